@@ -1,0 +1,36 @@
+# The two commands of a newcomer: make train, make test. Both set up .venv first.
+SHELL := bash
+PYTHON ?= python3
+BIN := .venv/bin
+# an outer Python's own torch (a GPU build, say) is kept; else the pinned one is installed
+HAS_TORCH := $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo --system-site-packages)
+
+.PHONY: train test lint clean setup
+
+setup: .venv/requirements
+
+.venv/bin/python:
+	$(PYTHON) -m venv $(HAS_TORCH) .venv
+
+.venv/requirements: constraints.txt pyproject.toml .venv/bin/python
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c $(if $(HAS_TORCH),<(grep -v '^torch==' constraints.txt),constraints.txt) -e '.[dev]'
+	touch $@
+
+train: setup
+	$(BIN)/python scripts/svi_train.py quick $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	# mypy does not follow editable installs: it gets the package laid out as installed
+	mkdir -p build/typed/econ_pyro
+	ln -sfn $(CURDIR)/econ_pyro/*.py $(CURDIR)/econ_pyro/py.typed $(CURDIR)/models \
+		$(CURDIR)/guides $(CURDIR)/scripts build/typed/econ_pyro/
+	cd build/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p econ_pyro
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv build *.egg-info

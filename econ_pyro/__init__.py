@@ -1,0 +1,24 @@
+"""ECON: layered generative scene models by competition of experts, in PyTorch and Pyro.
+
+``econ_pyro.load(run)`` gives a trained :class:`~econ_pyro.econ.Econ` with ``decompose``,
+``sample`` and ``experts``.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from econ_pyro._version import __version__
+from econ_pyro.errors import EconError
+
+if TYPE_CHECKING:
+    from econ_pyro.econ import Econ, load
+
+__all__ = ["Econ", "EconError", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # the roof imports model and guide, which import this package: it loads when first asked for
+    if name in ("Econ", "load"):
+        from econ_pyro import econ
+
+        return getattr(econ, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,99 @@
+"""What the entry points share: one clear line and exit status 2 for a mistake."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from econ_pyro.errors import EconError
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run an entry point; a user's mistake becomes one line on stderr and exit status 2."""
+    try:
+        main()
+    except EconError as error:
+        _exit(str(error))
+    except PermissionError as error:
+        _exit(f"expected permission to use {error.filename}, got {error.strerror}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        _exit(f"expected room to write, got {error.strerror}: free some space and try again")
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _exit(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        EconError: CUDA was asked for where there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise EconError("a CUDA device", "none on this machine", "use --device cpu")
+    return torch.device(name)
+
+
+@contextmanager
+def staged(out: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary folder that becomes ``out`` when the block ends without an error.
+
+    Args:
+        out: the folder to make.
+        overwrite: replace it if it exists.
+
+    Raises:
+        EconError: it exists and is not empty.
+    """
+    new_folder(out, overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp's folders are private
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def new_folder(path: Path, overwrite: bool) -> Path:
+    """Check that an output folder may be written, without touching it yet.
+
+    Raises:
+        EconError: it exists and is not empty, or is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise EconError("a folder to write to", f"the file {path}", "name another folder")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise EconError(
+            "a new or empty output folder", f"{path}, which has files", "add --overwrite"
+        )
+    return path
+
+
+def check_positive(option: str, value: int) -> None:
+    """Check a count that a user gave.
+
+    Raises:
+        EconError: it is not at least 1.
+    """
+    if value < 1:
+        raise EconError(f"at least 1 for {option}", str(value))

@@ -1,0 +1,227 @@
+r"""Competition of experts (section 5.2): greedy, O(K T), and its exhaustive yardstick.
+
+At each step all K experts propose an explanation of the remaining scope; one wins with
+
+.. math:: P(k) \propto \exp(-(\lambda L_x(k) + L_r(k)) / \tau)
+
+and the scope shrinks by its region (Eq. 14). tau = 1 is the paper, tau = 0 takes the best. No
+gradient is computed here: learning sees only the winners, through the ELBO.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor
+
+from econ_pyro.decomposition import Decomposition
+from econ_pyro.distributions import LayeredNormal, MeanBernoulli
+from econ_pyro.layers import next_scope
+from econ_pyro.terms import Terms, layer_terms, stack
+
+
+class Generator(Protocol):
+    """What the engine needs of p: :class:`econ_pyro.models.dead_leaves.DeadLeaves`."""
+
+    def decode(self, z_t: Tensor, k_t: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and shape of each image's expert."""
+
+    def latent_prior(self, batch: int) -> Distribution:
+        """p(z)."""
+
+    def region_prior(self, s_t: Tensor, shape: Tensor) -> Distribution:
+        """Eq. 7."""
+
+
+class Recogniser(Protocol):
+    """What the engine needs of q: :class:`econ_pyro.guides.recognition.Recognition`."""
+
+    def attend(self, x: Tensor, s_t: Tensor, k_t: int | Tensor) -> Tensor:
+        """Region that each image's expert proposes."""
+
+    def encode(
+        self, x: Tensor, r_t: Tensor, k_t: int | Tensor, noise: Tensor | None = None
+    ) -> Distribution:
+        """q(z)."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How winners are drawn.
+
+    Args:
+        experts: number of experts K.
+        steps: number of layers T.
+        sigma_x: standard deviation of the pixels.
+        lam: weight lambda of L_x.
+        temperature: tau in nats; 0 takes the best.
+    """
+
+    experts: int
+    steps: int
+    sigma_x: float
+    lam: float = 1.0
+    temperature: float = 0.0
+
+
+class Proposal(NamedTuple):
+    """One expert's explanation of the scope, batch first."""
+
+    r: Tensor
+    mean: Tensor
+    shape: Tensor
+    z: Tensor
+    terms: Terms
+
+
+def propose(
+    model: Generator,
+    guide: Recogniser,
+    x: Tensor,
+    s_t: Tensor,
+    k_t: int | Tensor,
+    noise: Tensor,
+    sigma_x: float,
+    r_t: Tensor | None = None,
+) -> Proposal:
+    """Attend, encode, decode and score one layer.
+
+    Args:
+        model: p.
+        guide: q.
+        x: images, ``(B, 3, H, W)``.
+        s_t: scope, ``(B, 1, H, W)``.
+        k_t: an expert, or ``(B,)``.
+        noise: of the latent, ``(B, L)``; zeros give the posterior mean.
+        sigma_x: standard deviation of the pixels.
+        r_t: the region, where it is not for the attention to choose: the last step, true regions.
+    """
+    if r_t is None:
+        r_t = guide.attend(x, s_t, k_t)
+    q_z = guide.encode(x, r_t, k_t, noise)
+    z_t = q_z.rsample()  # type: ignore[attr-defined]
+    mean, shape = model.decode(z_t, k_t)
+    error = LayeredNormal(r_t[:, None], mean[:, None], sigma_x).squared_error(x)[:, 0]
+    q_r = MeanBernoulli(r_t).to_event(3)
+    p_r, p_z = model.region_prior(s_t, shape), model.latent_prior(len(x))
+    return Proposal(r_t, mean, shape, z_t, layer_terms(error, q_z, p_z, q_r, p_r))
+
+
+def draw_winners(scores: Tensor, temperature: float) -> Tensor:
+    """Winner of each image: P(k) ~ exp(-score / temperature), from torch's global generator.
+
+    Args:
+        scores: ``(B, K)`` in nats, lower is better.
+        temperature: 0 takes the best.
+
+    Returns:
+        ``(B,)`` int64.
+    """
+    if temperature == 0:
+        return scores.argmin(dim=1)
+    gumbel = -torch.empty_like(scores).exponential_().log()
+    return (gumbel - scores / temperature).argmax(dim=1)
+
+
+def _fixed_region(s_t: Tensor, i: int, steps: int, regions: Tensor | None) -> Tensor | None:
+    if regions is not None:
+        return regions[:, i]
+    return s_t if i == steps - 1 else None  # the last layer takes the whole scope (footnote 7)
+
+
+@torch.no_grad()
+def compete(
+    model: Generator,
+    guide: Recogniser,
+    x: Tensor,
+    noise: Tensor,
+    rules: Rules,
+    regions: Tensor | None = None,
+) -> Decomposition:
+    """Explain images front to back, the experts competing at each step.
+
+    Args:
+        model: p.
+        guide: q.
+        x: images, ``(B, 3, H, W)`` in [0, 1].
+        noise: of the latents, shared by the experts, ``(B, T, L)``; zeros give the means.
+        rules: how winners are drawn.
+        regions: true regions in place of attention, ``(B, T, 1, H, W)``.
+    """
+    s_t, layers = torch.ones_like(x[:, :1]), []
+    rows = torch.arange(len(x), device=x.device)
+    for i in range(rules.steps):
+        r_t = _fixed_region(s_t, i, rules.steps, regions)
+        proposals = [
+            propose(model, guide, x, s_t, k, noise[:, i], rules.sigma_x, r_t)
+            for k in range(rules.experts)
+        ]
+        scores = torch.stack([p.terms.score(rules.lam) for p in proposals], 1)  # (B, K)
+        k_hat = draw_winners(scores, rules.temperature)
+        r, mean, shape, z = (
+            torch.stack([p[j] for p in proposals])[k_hat, rows] for j in range(4)
+        )
+        terms = stack([p.terms for p in proposals], 0).map(lambda a, k=k_hat: a[k, rows])
+        layers.append((k_hat, s_t, r, mean, shape, z, scores, terms))
+        s_t = next_scope(s_t, r)
+    k, scope, r, mean, shape, z, scores = (
+        torch.stack([layer[j] for layer in layers], 1) for j in range(7)
+    )
+    all_terms = stack([layer[7] for layer in layers], 1)
+    return Decomposition(x, k, scope, r, mean, shape, z, all_terms, scores)
+
+
+class Exhaustive(NamedTuple):
+    """The best assignment of experts to layers."""
+
+    k: Tensor
+    """``(B, T)``."""
+    loss: Tensor
+    """Its Eq. 13 (as a loss), ``(B,)`` nats."""
+
+
+@torch.no_grad()
+def exhaust(
+    model: Generator,
+    guide: Recogniser,
+    x: Tensor,
+    noise: Tensor,
+    rules: Rules,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+) -> Exhaustive:
+    """Minimise Eq. 13 over all K^T assignments, to measure what greediness costs.
+
+    Assignments that begin alike share their first layers, so the cost is K + K^2 + ... + K^T
+    evaluations of one expert.
+
+    Args:
+        model: p.
+        guide: q.
+        x: images, ``(B, 3, H, W)``.
+        noise: of the latents, ``(B, T, L)``.
+        rules: numbers of experts and steps; lambda and temperature play no part.
+        beta: weight of L_z.
+        gamma: weight of L_r.
+    """
+    best_loss = torch.full((len(x),), float("inf"), dtype=x.dtype, device=x.device)
+    best_k = torch.zeros(len(x), rules.steps, dtype=torch.long, device=x.device)
+
+    def descend(prefix: list[int], s_t: Tensor, loss: Tensor) -> None:
+        nonlocal best_loss, best_k
+        i = len(prefix)
+        if i == rules.steps:
+            better = loss < best_loss
+            best_loss = torch.where(better, loss, best_loss)
+            best_k = torch.where(better[:, None], torch.tensor(prefix, device=x.device), best_k)
+            return
+        r_t = _fixed_region(s_t, i, rules.steps, None)
+        for k in range(rules.experts):
+            p = propose(model, guide, x, s_t, k, noise[:, i], rules.sigma_x, r_t)
+            descend([*prefix, k], next_scope(s_t, p.r), loss + p.terms.loss(beta, gamma))
+
+    descend([], torch.ones_like(x[:, :1]), torch.zeros_like(best_loss))
+    return Exhaustive(best_k, best_loss)

@@ -1,0 +1,276 @@
+"""Every knob of a run, as frozen dataclasses. ``dataclasses.replace`` makes variants.
+
+Field docstrings are the ``--help`` texts of the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from econ_pyro.errors import EconError
+
+T = TypeVar("T")
+
+SHAPES = ("circle", "square", "triangle", "heart", "star", "cross", "ellipse")
+SCENE_KINDS = ("unique-colours", "random-colours")
+SELECTIONS = ("one-of-each", "random", "same")
+MAX_OBJECTS = 8
+"""Largest number of objects in a scene."""
+MIN_SIDE = 3
+"""Smallest side of an object in pixels: no shape of this size falls between pixel centres."""
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """What the renderer draws (appendix C.1)."""
+
+    kind: Literal["unique-colours", "random-colours"] = "unique-colours"
+    """unique-colours: circles red, squares green, triangles blue, one saturated colour for each
+    further class; random-colours: every channel a random integer from 128 to 255."""
+    size: int = 32
+    """Height and width of the image in pixels: a multiple of 8, up to 1024."""
+    objects: int = 3
+    """Number of objects in a scene, 0 to 8 (the largest number if min_objects is set)."""
+    min_objects: int | None = None
+    """If set, the number of objects is uniform from min_objects to objects."""
+    classes: tuple[str, ...] = ("circle", "square", "triangle")
+    """Classes of object that occur."""
+    class_weights: tuple[float, ...] | None = None
+    """Weights, in proportion, of the classes where one is drawn at random; uniform if not set.
+    (One-of-each with fewer objects than classes takes distinct classes, all equally likely.)"""
+    selection: Literal["one-of-each", "random", "same"] = "one-of-each"
+    """one-of-each: each class once, in random depth order, further objects at random; random:
+    each object's class independently; same: all objects of a scene share one class."""
+    object_size: tuple[float, float] = (0.375, 0.375)
+    """Smallest and largest side of an object's bounding box, before it is turned, as a fraction of
+    the image."""
+    rotate: bool = False
+    """Turn each object by a random angle about the centre of its bounding box."""
+    near_background: int | None = None
+    """If set, whatever the kind: each object channel is uniform within this distance (1-255) of
+    the background's, but no object has exactly the background's colour."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in SCENE_KINDS:
+            raise EconError(f"a kind of scene among {', '.join(SCENE_KINDS)}", repr(self.kind))
+        if self.selection not in SELECTIONS:
+            raise EconError(f"a selection among {', '.join(SELECTIONS)}", repr(self.selection))
+        if self.size <= 0 or self.size % 8 or self.size > 1024:
+            raise EconError(
+                "an image size that is a positive multiple of 8 up to 1024",
+                str(self.size),
+                f"try {min(1024, max(8, 8 * round(self.size / 8)))}",
+            )
+        if not 0 <= self.objects <= MAX_OBJECTS:
+            raise EconError(f"0 to {MAX_OBJECTS} objects", str(self.objects))
+        if self.min_objects is not None and not 0 <= self.min_objects <= self.objects:
+            raise EconError(
+                f"min_objects from 0 to objects, which is {self.objects}", str(self.min_objects)
+            )
+        self._check_classes()
+        self._check_sizes()
+        if self.near_background is not None and not 1 <= self.near_background <= 255:
+            raise EconError(
+                "near_background from 1 to 255",
+                str(self.near_background),
+                "leave it out for colours that do not depend on the background",
+            )
+
+    def _check_classes(self) -> None:
+        unknown = [name for name in self.classes if name not in SHAPES]
+        if unknown:
+            raise EconError(f"classes among {', '.join(SHAPES)}", repr(unknown[0]))
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise EconError(
+                "at least one class, and each once",
+                repr(" ".join(self.classes)),
+                "class_weights makes a class more frequent",
+            )
+        weights = self.class_weights
+        if weights is None:
+            return
+        if len(weights) != len(self.classes):
+            raise EconError(
+                f"one class weight for each of the {len(self.classes)} classes",
+                f"{len(weights)} weights",
+                "give as many --class-weights as --classes",
+            )
+        if not all(0 <= w < math.inf for w in weights) or not 0 < sum(weights) < math.inf:
+            raise EconError(
+                "class weights that are finite, not negative and not all 0",
+                " ".join(str(w) for w in weights),
+            )
+
+    def _check_sizes(self) -> None:
+        low, high = self.object_size
+        if not 0 < low <= high <= 1:
+            raise EconError(
+                "object_size as smallest and largest fraction of the image, in (0, 1]",
+                f"{low} {high}",
+            )
+        if low * self.size < MIN_SIDE:
+            raise EconError(
+                f"objects of at least {MIN_SIDE} pixels",
+                f"{low} * {self.size} = {low * self.size:g} pixels",
+                f"raise object_size to {MIN_SIDE / self.size:g} or more, or the image size",
+            )
+        if self.rotate and high > 0.7:
+            raise EconError(
+                "object_size up to 0.7 with rotate, so that the corners stay in the image",
+                str(high),
+            )
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """Sizes of the networks of one expert (appendix C.2)."""
+
+    latent: int = 5
+    """Dimensions L of an object's latent z."""
+    layers: int = 3
+    """Blocks of the encoder and of the decoder."""
+    features: int = 32
+    """Feature maps of each block of the encoder and of the decoder."""
+    channels: tuple[int, ...] = (32, 64, 64, 64)
+    """Output channels of the attention U-Net's down blocks."""
+    hidden: int = 128
+    """Units of the U-Net's two inner fully connected layers."""
+    attention_bias: float = -3.0
+    """Initial logit of the attention: negative lets the last step explain everything at first,
+    so that objects are carved out front to back. 0 is the paper."""
+    shape_bias: float = -3.0
+    """Initial logit of the shape; goes with attention_bias. 0 is the paper."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The scene model: how many experts, how many layers, which likelihood."""
+
+    experts: int = 4
+    """Number of experts K."""
+    steps: int = 4
+    """Number of layers T, the background included."""
+    size: int = 32
+    """Height and width of the image in pixels: a multiple of 8."""
+    sigma_x: float = 0.1
+    """Standard deviation of the pixel likelihood (Eq. 5)."""
+    expert: ExpertConfig = field(default_factory=ExpertConfig)
+
+    def __post_init__(self) -> None:
+        multiple = 2 ** max(len(self.expert.channels) - 1, self.expert.layers)
+        if self.size <= 0 or self.size % multiple:
+            raise EconError(
+                f"an image size that is a multiple of {multiple}",
+                str(self.size),
+                f"{multiple} is 2 to the number of halvings: change --model.size, or use "
+                "fewer layers or channels",
+            )
+        for name, value in (("experts", self.experts), ("steps", self.steps)):
+            if value < 1:
+                raise EconError(f"at least 1 for model.{name}", str(value))
+        if self.sigma_x <= 0:
+            raise EconError("a positive model.sigma-x", str(self.sigma_x))
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Learning objective (Eq. 13) and competition (section 5.2)."""
+
+    beta: float = 1.0
+    """Weight of L_z in Eq. 13."""
+    gamma: float = 0.5
+    """Weight of L_r in Eq. 13 at the start."""
+    gamma_end: float | None = None
+    """Weight of L_r after warm-up; gamma throughout if not set."""
+    gamma_steps: int = 1000
+    """Training steps over which gamma moves linearly to gamma_end."""
+    lam: float = 1.0
+    """Weight lambda of L_x in the competition; L_r has weight 1."""
+    temperature: float = 10.0
+    """Temperature of the competition in nats; 1 is the paper, 0 always takes the best."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation (appendix C.3)."""
+
+    steps: int = 30000
+    """Training steps at the most."""
+    minutes: float | None = None
+    """Wall-clock minutes of training at the most, over all resumptions; no limit if not set. A
+    run that this stops is not bit-exactly repeatable: it depends on the machine's speed."""
+    batch: int = 32
+    """Scenes in a training step."""
+    lr: float = 5e-4
+    """Adam's initial learning rate."""
+    validate_every: int = 100
+    """Training steps between two evaluations of the validation loss."""
+    patience: int = 5
+    """Evaluations without improvement before the rate falls by a factor of sqrt(10)."""
+    decreases: int = 5
+    """Decreases of the rate after which training stops."""
+    clip: float = 0.0
+    """Largest gradient norm; 0 does not clip."""
+    restart_below: float = 0.0
+    """Restart an expert that won less than this share of an even share over the last
+    restart_every steps, as a noisy copy of the busiest; 0 never does."""
+    restart_every: int = 500
+    """Training steps between two looks at starved experts."""
+    restart_until: int = 5000
+    """Last training step at which an expert is restarted."""
+    train_scenes: int = 50000
+    """Number of training scenes."""
+    valid_scenes: int = 100
+    """Number of validation scenes."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """All of a run."""
+
+    scenes: SceneConfig = field(default_factory=SceneConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    true_regions: bool = False
+    """Give the true visible regions instead of attention (the paper's Fig. 5)."""
+    seed: int = 0
+    """Seed of the weights, of the noise and of the scenes."""
+    amp: bool = True
+    """Run the networks in bfloat16 where the processor has it."""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as JSON-able dictionaries."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
+    """A configuration from what :func:`to_dict` made.
+
+    Args:
+        cls: the dataclass.
+        values: its fields; those left out take their defaults.
+        where: name of the place, for error messages.
+
+    Raises:
+        EconError: a field is unknown, so the file comes from another version.
+    """
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if unknown := set(values) - known:
+        raise EconError(
+            f"the fields of this version in {where}",
+            f"unknown {', '.join(sorted(unknown))}",
+            "it was written by another version of econ-pyro",
+        )
+    hints = get_type_hints(cls)
+    built = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            value = from_dict(hints[name], value, f"{where}.{name}")  # type: ignore[arg-type]
+        built[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**built)

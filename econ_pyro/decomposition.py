@@ -1,0 +1,89 @@
+r"""What inference says of images: winners, regions, appearances and shapes of their layers.
+
+The layer axis runs front to back, as everywhere (:mod:`econ_pyro.sites`). Index i of it holds
+inference step t' = i + 1 of the paper's Fig. 4; the last index is the background in a scene that
+was explained well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from econ_pyro.layers import compose
+
+if TYPE_CHECKING:
+    from econ_pyro.terms import Terms
+
+_TENSORS = ("image", "k", "scope", "region", "mean", "shape", "z", "scores")
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """What inference says of B images, layer axis front to back."""
+
+    image: Tensor
+    """The images, ``(B, 3, H, W)`` in [0, 1]."""
+    k: Tensor
+    """Winning expert of each layer, ``(B, T)`` int64."""
+    scope: Tensor
+    """Scope s_t before the step: what was left to explain, ``(B, T, 1, H, W)`` in [0, 1]."""
+    region: Tensor
+    """Soft region r_t, ``(B, T, 1, H, W)`` in [0, 1]; sums to 1 over layers."""
+    mean: Tensor
+    """Appearance mu, occluded parts included, ``(B, T, 3, H, W)``."""
+    shape: Tensor
+    """Probability m of the unoccluded shape, ``(B, T, 1, H, W)`` in [0, 1]."""
+    z: Tensor
+    """Latent properties, ``(B, T, L)``."""
+    terms: Terms
+    """L_x, L_z and L_r of each layer (Eqs. 10-12), each ``(B, T)`` in nats."""
+    scores: Tensor
+    """Score of every expert in the competition, ``(B, T, K)`` in nats; lower is better."""
+
+    @property
+    def reconstruction(self) -> Tensor:
+        """Eq. 3: sum of r_t mu_t, ``(B, 3, H, W)``."""
+        return compose(self.region, self.mean)
+
+    @property
+    def segmentation(self) -> Tensor:
+        """Index of the layer with the largest region at each pixel, ``(B, H, W)`` int64."""
+        return self.region.squeeze(2).argmax(dim=1)
+
+    @property
+    def area(self) -> Tensor:
+        """Sum of each soft region, ``(B, T)`` in pixels."""
+        return self.region.sum(dim=(2, 3, 4))
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, index: int | slice) -> Decomposition:
+        """Some of the images; the batch axis stays, also for a single index."""
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"image {index} of a decomposition of {len(self)}")
+            index = slice(index, index + 1 or None)  # -1: to the end
+        return self._map(lambda a: a[index])
+
+    def cpu(self) -> Decomposition:
+        """The same on the CPU, cut from any graph."""
+        return self._map(lambda a: a.detach().cpu())
+
+    @classmethod
+    def cat(cls, parts: Sequence[Decomposition]) -> Decomposition:
+        """Join batches that have equal T, K, L and image size."""
+        terms = [part.terms for part in parts]
+        return cls(
+            **{name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS},
+            terms=type(terms[0])(*(torch.cat(term) for term in zip(*terms, strict=True))),
+        )
+
+    def _map(self, f: Callable[[Tensor], Tensor]) -> Decomposition:
+        tensors = {name: f(getattr(self, name)) for name in _TENSORS}
+        return replace(self, **tensors, terms=self.terms.map(f))

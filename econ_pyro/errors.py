@@ -1,0 +1,19 @@
+"""Errors that a user can act on: what was expected, what came, what to try."""
+
+
+class EconError(Exception):
+    """A mistake in the input, or in the world outside, that the user can mend.
+
+    Entry points print it as one line and exit with status 2; the library raises it. Anything
+    else that escapes is a bug of ours and keeps its traceback.
+
+    Args:
+        expected: what would have been right, as a noun phrase.
+        got: what came instead.
+        hint: what to try; empty if there is nothing sensible to say.
+    """
+
+    def __init__(self, expected: str, got: str, hint: str = "") -> None:
+        self.expected, self.got, self.hint = expected, got, hint
+        tail = f": {hint}" if hint else ""
+        super().__init__(f"expected {expected}, got {got}{tail}")

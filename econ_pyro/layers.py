@@ -1,0 +1,79 @@
+r"""Algebra of layers: scope, regions and composition.
+
+With shapes m_t painted back to front, what is visible of layer t is what no nearer layer covers:
+
+.. math:: s_T = 1, \qquad r_t = s_t m_t, \qquad s_{t-1} = s_t - r_t, \qquad x = \sum_t r_t x_t
+
+(Eqs. 1-3). Inference replaces m_t by an attention a_t in [0, 1] (Eq. 14). For binary regions
+s - r equals the paper's s (1 - r); for soft ones only s - r makes the regions sum to 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SCOPE_EPS = 1e-5  # smallest scope and region that a network gets to see, as a log
+
+
+def region(s_t: Tensor, m_t: Tensor) -> Tensor:
+    """Eq. 2: the visible part of a shape (or of an attention) within the scope."""
+    return s_t * m_t
+
+
+def next_scope(s_t: Tensor, r_t: Tensor) -> Tensor:
+    """Eq. 14: what is left to explain."""
+    return (s_t - r_t).clamp_min(0.0)  # rounding may leave -1e-8
+
+
+def safe_log(probability: Tensor) -> Tensor:
+    """Log of a scope or region as networks see it, never below log SCOPE_EPS."""
+    return probability.clamp_min(SCOPE_EPS).log()
+
+
+def regions_of_shapes(m: Tensor) -> Tensor:
+    """Eqs. 1 and 2: visible regions of a stack of shapes.
+
+    Args:
+        m: shapes front to back, ``(B, T, 1, H, W)`` in [0, 1].
+
+    Returns:
+        Regions, same shape as ``m``; they sum to at most 1 over layers.
+    """
+    s = torch.cat([torch.ones_like(m[:, :1]), (1 - m[:, :-1]).cumprod(dim=1)], dim=1)
+    return region(s, m)
+
+
+def paint(canvas: Tensor, m_t: Tensor, x_t: Tensor) -> Tensor:
+    """Section 2, last line: place a layer on the canvas."""
+    return m_t * x_t + (1 - m_t) * canvas
+
+
+def compose(r: Tensor, x: Tensor) -> Tensor:
+    """Eq. 3: the scene from its visible regions.
+
+    Args:
+        r: regions, ``(B, T, 1, H, W)``.
+        x: appearances, ``(B, T, 3, H, W)``.
+
+    Returns:
+        Images, ``(B, 3, H, W)``.
+    """
+    return (r * x).sum(dim=1)
+
+
+def stages(m: Tensor, x: Tensor) -> Tensor:
+    """The canvas after each layer, as painting goes on from the back (Fig. 7).
+
+    Args:
+        m: shapes front to back, ``(B, T, 1, H, W)``.
+        x: appearances front to back, ``(B, T, 3, H, W)``.
+
+    Returns:
+        ``(B, T, 3, H, W)`` in the order of painting; the last is the scene.
+    """
+    canvas, seen = torch.zeros_like(x[:, 0]), []
+    for i in reversed(range(x.shape[1])):
+        canvas = paint(canvas, m[:, i], x[:, i])
+        seen.append(canvas)
+    return torch.stack(seen, 1)

@@ -1,0 +1,46 @@
+"""Restart starved experts as noisy copies of the busiest.
+
+An expert that wins almost nothing learns almost nothing and goes on losing. As in sprite
+clustering, it is replaced by a copy of the expert that wins most, its optimiser state too, so that
+the two can divide that one's objects between them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+NOISE = 0.02  # of each tensor's own root mean square
+
+
+def starved(wins: Tensor, below: float) -> list[tuple[int, int]]:
+    """Pairs (starved expert, busiest expert) to copy over.
+
+    Args:
+        wins: how often each expert won, ``(K,)``.
+        below: an expert is starved under this share of an even share.
+    """
+    share = wins.float() / wins.sum().clamp_min(1)
+    busiest = int(share.argmax())
+    return [(k, busiest) for k in range(len(wins)) if share[k] < below / len(wins)]
+
+
+@torch.no_grad()
+def copy_expert(modules: list[nn.ModuleList], optim: Optimizer, source: int, target: int) -> None:
+    """Make an expert a noisy copy of another.
+
+    Args:
+        modules: the ensembles, indexed by expert: decoders, attention nets, encoders.
+        optim: its per-parameter state is copied as well.
+        source: expert to copy.
+        target: expert to overwrite.
+    """
+    for experts in modules:
+        pairs = zip(experts[source].parameters(), experts[target].parameters(), strict=True)
+        for a, b in pairs:
+            size = a.square().mean().sqrt()
+            b.copy_(a + NOISE * size * torch.randn_like(a))
+            optim.state.pop(b, None)
+            if a in optim.state:
+                optim.state[b] = {name: v.clone() for name, v in optim.state[a].items()}

@@ -1,0 +1,45 @@
+r"""Names of the sample sites, and the one convention for the order of layers.
+
+The paper counts layers from the back: t = 1 is the background, t = T the nearest object. Inference
+runs the other way. Every stacked tensor in this project (``k``, regions, means, noise) has its
+layer axis **front to back**: index i holds layer t = T - i. Site names carry the paper's t, so
+``z_4`` is the nearest of four layers whichever program made it.
+"""
+
+IMAGE = "x"
+SCENES = "scenes"
+
+
+def k(t: int) -> str:
+    """Class of layer t (section 2)."""
+    return f"k_{t}"
+
+
+def z(t: int) -> str:
+    """Latent properties of layer t (section 2)."""
+    return f"z_{t}"
+
+
+def m(t: int) -> str:
+    """Unoccluded shape of layer t (Eq. 4)."""
+    return f"m_{t}"
+
+
+def x(t: int) -> str:
+    """Appearance of layer t (Eq. 5)."""
+    return f"x_{t}"
+
+
+def r(t: int) -> str:
+    """Visible region of layer t (Eqs. 7 and 9)."""
+    return f"r_{t}"
+
+
+def front_to_back(steps: int) -> range:
+    """The layers in the order of inference: T, T-1, ..., 1."""
+    return range(steps, 0, -1)
+
+
+def back_to_front(steps: int) -> range:
+    """The layers in the order of painting: 1, 2, ..., T."""
+    return range(1, steps + 1)

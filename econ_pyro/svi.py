@@ -1,0 +1,108 @@
+"""A step of learning by competition, in the manner of ``pyro.infer.SVI``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from econ_pyro.competition import Rules, compete
+from econ_pyro.decomposition import Decomposition
+from econ_pyro.elbo import ClassConditionalELBO
+from econ_pyro.terms import Terms
+
+
+class Step(NamedTuple):
+    """What a step of learning saw, detached."""
+
+    loss: Tensor
+    """Eq. 13 as a loss, mean over scenes, a scalar in nats."""
+    terms: Terms
+    """Of the winners, ``(B, T)``."""
+    k: Tensor
+    """The winners, front to back, ``(B, T)``."""
+
+
+class CompetitiveSVI:
+    """Greedy stochastic competition, then a gradient step of the class-conditional ELBO.
+
+    The competition runs without gradients on all K experts; the ELBO runs through Pyro's traces
+    on the winners alone, with the same noise. Losers are not in the graph: their gradients are
+    None and the optimiser leaves them bit-unchanged. Gradients do flow through the scope to
+    the attention of earlier winners.
+
+    Args:
+        model: p, callable as ``model(x, k, noise, regions)``, with the methods of
+            :class:`~econ_pyro.competition.Generator`.
+        guide: q, callable alike, with those of :class:`~econ_pyro.competition.Recogniser`.
+        optim: a torch optimiser over the parameters of both; None only evaluates.
+        elbo: the objective.
+        rules: the competition in training; at evaluation the best expert wins.
+        latent: dimension L of a latent.
+        amp: run the networks in bfloat16.
+        clip: largest gradient norm; 0 does not clip.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        optim: Optimizer | None,
+        elbo: ClassConditionalELBO,
+        rules: Rules,
+        latent: int,
+        amp: bool = False,
+        clip: float = 0.0,
+    ) -> None:
+        self.model, self.guide, self.optim, self.elbo = model, guide, optim, elbo
+        self.rules, self.latent, self.amp, self.clip = rules, latent, amp, clip
+        self.last: Step | None = None
+
+    def _precision(self, x: Tensor) -> torch.autocast:
+        # one context a pass: it casts each weight once; its cache must not outlive no_grad
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp)
+
+    def step(self, x: Tensor, regions: Tensor | None = None) -> float:
+        """One step of learning.
+
+        Args:
+            x: images, ``(B, 3, H, W)`` in [0, 1].
+            regions: true regions in place of attention, ``(B, T, 1, H, W)``.
+
+        Returns:
+            The loss: Eq. 13 negated, mean over scenes, in nats. Details are in ``last``.
+        """
+        if self.optim is None:
+            raise RuntimeError("this CompetitiveSVI has no optimiser: it can only evaluate")
+        shape = (len(x), self.rules.steps, self.latent)
+        noise = torch.randn(shape, dtype=x.dtype, device=x.device)
+        with self._precision(x):
+            k = compete(self.model, self.guide, x, noise, self.rules, regions).k  # type: ignore[arg-type]
+        self.optim.zero_grad(set_to_none=True)
+        # the optimiser holds the parameters: nothing goes into Pyro's global store
+        with self._precision(x), pyro.settings.context(module_local_params=True):
+            terms = self.elbo.terms(self.model, self.guide, x, k, noise, regions)
+            loss = terms.loss(self.elbo.beta, self.elbo.gamma).sum(dim=1).mean()
+        loss.backward()
+        if self.clip:
+            parameters = [p for group in self.optim.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.clip)
+        self.optim.step()
+        self.last = Step(loss.detach(), terms.map(torch.Tensor.detach), k)
+        return loss.item()
+
+    def explain(self, x: Tensor, regions: Tensor | None = None) -> Decomposition:
+        """Decompose with posterior means and the best expert at each step; draws no noise."""
+        noise = x.new_zeros(len(x), self.rules.steps, self.latent)
+        rules = dataclasses.replace(self.rules, temperature=0.0)
+        with self._precision(x):
+            return compete(self.model, self.guide, x, noise, rules, regions)  # type: ignore[arg-type]
+
+    def evaluate_loss(self, x: Tensor, regions: Tensor | None = None) -> float:
+        """Eq. 13 negated under deterministic competition, mean over scenes, in nats."""
+        terms = self.explain(x, regions).terms
+        return terms.loss(self.elbo.beta, self.elbo.gamma).sum(dim=1).mean().item()

@@ -1,0 +1,251 @@
+"""Training of a run: steps, validation, schedule, checkpoints (appendix C.3)."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from econ_pyro import checkpoint
+from econ_pyro.competition import Rules
+from econ_pyro.config import Config
+from econ_pyro.data import Source, batch_indices
+from econ_pyro.elbo import ClassConditionalELBO
+from econ_pyro.errors import EconError
+from econ_pyro.restarts import copy_expert, starved
+from econ_pyro.svi import CompetitiveSVI
+
+Row = dict[str, Any]
+
+
+def make_rules(config: Config) -> Rules:
+    """The competition of a configuration, as in training."""
+    model, objective = config.model, config.objective
+    return Rules(
+        model.experts, model.steps, model.sigma_x, objective.lam, objective.temperature
+    )
+
+
+def gamma_at(config: Config, step: int) -> float:
+    """Weight of L_r at a training step: linear from gamma to gamma_end."""
+    objective = config.objective
+    end = objective.gamma if objective.gamma_end is None else objective.gamma_end
+    share = min(1.0, step / max(1, objective.gamma_steps))
+    return objective.gamma + share * (end - objective.gamma)
+
+
+class Trainer:
+    """State of a training run; everything that a bit-exact resumption needs is in it.
+
+    Args:
+        config: of the run.
+        model: p, with ``decoders`` and a ``class_probs`` buffer.
+        guide: q, with ``attentions`` and ``encoders``.
+        train: source of training images.
+        valid: source of validation images.
+        run: folder of the run.
+        device: where the networks are.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: nn.Module,
+        guide: nn.Module,
+        train: Source,
+        valid: Source,
+        run: Path,
+        device: torch.device,
+    ) -> None:
+        self.config, self.model, self.guide = config, model, guide
+        self.train, self.valid, self.run, self.device = train, valid, run, device
+        parameters = [*model.parameters(), *guide.parameters()]
+        self.optim = torch.optim.Adam(parameters, lr=config.train.lr)
+        # "5 evaluations without improvement": torch counts those after the first
+        self.schedule = ReduceLROnPlateau(
+            self.optim,
+            factor=10**-0.5,
+            patience=config.train.patience - 1,
+            threshold=0.0,
+            threshold_mode="abs",
+        )
+        self.svi = CompetitiveSVI(
+            model,
+            guide,
+            self.optim,
+            ClassConditionalELBO(config.objective.beta, gamma_at(config, 0)),
+            make_rules(config),
+            config.model.expert.latent,
+            amp=config.amp,
+            clip=config.train.clip,
+        )
+        self.step, self.best, self.seconds = 0, math.inf, 0.0
+        self.window = torch.zeros(config.model.experts, dtype=torch.long)
+        self.rows: list[Row] = []
+
+    def state(self) -> dict[str, Any]:
+        """Everything that resumption needs, as plain containers and tensors."""
+        return {
+            "model": self.model.state_dict(),
+            "guide": self.guide.state_dict(),
+            "optim": self.optim.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "step": self.step,
+            "best": self.best,
+            "seconds": self.seconds,
+            "window": self.window,
+        }
+
+    def resume(self) -> None:
+        """Go back to the last checkpoint of the run."""
+        path = self.run / checkpoint.LAST
+        state = checkpoint.load_checkpoint(path)
+        checkpoint.load_weights(self.model, state["model"], path)
+        checkpoint.load_weights(self.guide, state["guide"], path)
+        self.optim.load_state_dict(state["optim"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
+        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self.window = state["window"]
+        # rows written after the checkpoint, before a kill, will be written again
+        rows = checkpoint.read_metrics(self.run / checkpoint.METRICS)
+        self.rows = [row for row in rows if row["step"] <= self.step]
+
+    def done(self) -> str:
+        """Why training is over; empty if it is not."""
+        limits = self.config.train
+        if self.step >= limits.steps:
+            return f"all {limits.steps} steps done"
+        if self.optim.param_groups[0]["lr"] < limits.lr * 10 ** (-0.5 * (limits.decreases - 0.5)):
+            return f"the rate fell {limits.decreases} times"
+        if limits.minutes is not None and self.seconds >= 60 * limits.minutes:
+            return f"{limits.minutes:g} minutes are up"
+        return ""
+
+    def fit(self, report: Callable[[int, Row | None], None] = lambda step, row: None) -> str:
+        """Train until done.
+
+        Args:
+            report: called after each step with the step's number, and a row of metrics after
+                each validation.
+
+        Returns:
+            Why training ended.
+
+        Raises:
+            EconError: the loss is not finite; the last checkpoint from before is kept.
+        """
+        sums: list[Tensor] = []
+        self._rewrite_metrics()
+        while not (reason := self.done()):
+            before, began = self.seconds, time.perf_counter()
+            x, regions = self._batch(self.train, self._training_indices())
+            self.svi.elbo.gamma = gamma_at(self.config, self.step)
+            loss = self.svi.step(x, regions)
+            self.step += 1
+            if not math.isfinite(loss):
+                raise EconError(
+                    "a finite loss",
+                    f"{loss} at step {self.step}",
+                    f"lower --train.lr or set --train.clip 100; {checkpoint.LAST} in {self.run} "
+                    "holds the state before",
+                )
+            assert self.svi.last is not None
+            self.window += torch.bincount(
+                self.svi.last.k.flatten().cpu(), minlength=len(self.window)
+            )
+            sums.append(torch.stack([t.sum(1).mean() for t in self.svi.last.terms]))
+            self._restart_starved()
+            self.seconds = before + time.perf_counter() - began
+            row = None
+            if self.step % self.config.train.validate_every == 0 or self.done():
+                row = self._validate(torch.stack(sums).mean(0))
+                sums.clear()
+            if row is not None:
+                self.seconds = before + time.perf_counter() - began
+                self._save(row)
+            report(self.step, row)
+        return reason
+
+    def _training_indices(self) -> Tensor:
+        limits = self.config.train
+        return batch_indices(len(self.train), limits.batch, self.step, self.config.seed)
+
+    def _batch(self, source: Source, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        if not self.config.true_regions:
+            return source.images(indices).to(self.device), None
+        scenes = source.scenes(indices)
+        if scenes is None:
+            raise EconError(
+                "scenes with true regions",
+                "images without ground truth",
+                "leave out --true-regions, or train on generated scenes",
+            )
+        regions = scenes.layers(self.config.model.steps)
+        return scenes.image.to(self.device), regions.to(self.device)
+
+    def _validate(self, terms: Tensor) -> Row:
+        objective, train = self.config.objective, self.config.train
+        x, regions = self._batch(self.valid, torch.arange(len(self.valid)))
+        d = self.svi.explain(x, regions)
+        # the schedule must not mistake a change of gamma for a change of the loss
+        final_gamma = gamma_at(self.config, objective.gamma_steps)
+        valid = d.terms.loss(objective.beta, final_gamma).sum(1).mean().item()
+        wins = torch.nn.functional.one_hot(d.k, self.config.model.experts).float()  # (B, T, K)
+        probs = (wins.sum(0) + 0.01).flip(0)  # back to front
+        self.model.class_probs.copy_(probs / probs.sum(1, keepdim=True))  # type: ignore[operator, union-attr]
+        lr = self.optim.param_groups[0]["lr"]
+        self.schedule.step(valid)
+        loss = terms[0] + objective.beta * terms[1] + self.svi.elbo.gamma * terms[2]
+        return {
+            "step": self.step,
+            "loss": loss.item(),
+            "valid_loss": valid,
+            "x": terms[0].item(),
+            "z": terms[1].item(),
+            "r": terms[2].item(),
+            "lr": lr,
+            "gamma": self.svi.elbo.gamma,
+            "usage": wins.mean((0, 1)).tolist(),
+            "scenes": self.step * train.batch,
+        }
+
+    def _restart_starved(self) -> None:
+        train = self.config.train
+        if self.step % train.restart_every:
+            return
+        if train.restart_below > 0 and self.step <= train.restart_until:
+            ensembles = [self.model.decoders, self.guide.attentions, self.guide.encoders]
+            for k, busiest in starved(self.window, train.restart_below):
+                copy_expert(ensembles, self.optim, busiest, k)  # type: ignore[arg-type]
+        self.window.zero_()
+
+    def _save(self, row: Row) -> None:
+        row["seconds"] = round(self.seconds, 3)
+        self.rows.append(row)
+        with open(self.run / checkpoint.METRICS, "a") as f:
+            f.write(json.dumps(row) + "\n")
+        better = row["valid_loss"] < self.best
+        if better:
+            self.best = row["valid_loss"]
+        state = self.state()
+        checkpoint.save_checkpoint(self.run / checkpoint.LAST, state)
+        if better:
+            checkpoint.save_checkpoint(self.run / checkpoint.BEST, state)
+
+    def _rewrite_metrics(self) -> None:
+        text = "".join(json.dumps(row) + "\n" for row in self.rows)
+        checkpoint.write_atomically(
+            self.run / checkpoint.METRICS, lambda path: path.write_text(text)
+        )

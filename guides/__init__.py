@@ -1,0 +1,1 @@
+"""q: attention, encoders and the amortised posterior program."""

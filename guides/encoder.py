@@ -1,0 +1,47 @@
+"""Encoder of one expert (appendix C.2.1)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from econ_pyro.config import ExpertConfig
+
+
+class Encoder(nn.Module):
+    """Image and log region to the parameters of q(z).
+
+    Blocks of 3x3 convolution, ReLU and 2x2 max pooling, then two fully connected layers, the
+    first with 4 L units.
+
+    Args:
+        config: sizes of the expert.
+        size: height and width of the image.
+    """
+
+    def __init__(self, config: ExpertConfig, size: int) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        channels = 4
+        for _ in range(config.layers):
+            blocks += [nn.Conv2d(channels, config.features, 3, padding=1), nn.ReLU()]
+            blocks += [nn.MaxPool2d(2)]
+            channels = config.features
+        self.blocks = nn.Sequential(*blocks)
+        inner = channels * (size // 2**config.layers) ** 2
+        self.head = nn.Sequential(
+            nn.Linear(inner, 4 * config.latent),
+            nn.ReLU(),
+            nn.Linear(4 * config.latent, 2 * config.latent),
+        )
+
+    def forward(self, x_and_log_r: Tensor) -> Tensor:
+        """Means and log variances.
+
+        Args:
+            x_and_log_r: image and log region, ``(n, 4, H, W)``. The whole image, not the image
+                times the region: with the latter all objects fell into one region.
+
+        Returns:
+            ``(n, 2 L)``.
+        """
+        return self.head(self.blocks(x_and_log_r).flatten(1))

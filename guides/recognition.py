@@ -1,0 +1,109 @@
+r"""The amortised posterior q, as a Pyro program over K attention nets and encoders.
+
+.. math:: q(r, z | x, k) = \prod_t q(r_t | x, s_t, k_t) \, q(z_t | x, r_t, k_t)
+
+front to back, with q(r_t) = Bern(s_t a_{k_t}(x, s_t)) (Eq. 9) and q(z_t) Gaussian. Regions are
+replaced by their means (section 5.1). The last layer takes all that is left (footnote 7).
+"""
+
+from __future__ import annotations
+
+import pyro
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor, nn
+
+from econ_pyro import sites
+from econ_pyro.config import ModelConfig
+from econ_pyro.distributions import FixedNoiseNormal, MeanBernoulli
+from econ_pyro.experts import dispatch, register
+from econ_pyro.guides.attention import AttentionUNet
+from econ_pyro.guides.encoder import Encoder
+from econ_pyro.layers import next_scope, region, safe_log
+
+LOG_SCALE_RANGE = (-7.0, 3.0)  # of q(z); outside, exp would meet the limits of float32 training
+
+
+class Recognition(nn.Module):
+    """K attention nets and encoders, and the program that explains an image with them.
+
+    Args:
+        config: number of experts and layers, sizes.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        experts = range(config.experts)
+        self.attentions = nn.ModuleList(
+            AttentionUNet(config.expert, config.size) for _ in experts
+        )
+        self.encoders = nn.ModuleList(Encoder(config.expert, config.size) for _ in experts)
+
+    def attend(self, x: Tensor, s_t: Tensor, k_t: int | Tensor) -> Tensor:
+        """Eq. 9: the region that each image's own expert (or one for all) proposes.
+
+        Args:
+            x: images, ``(B, 3, H, W)``.
+            s_t: scope, ``(B, 1, H, W)``.
+            k_t: an expert, or ``(B,)``.
+
+        Returns:
+            ``(B, 1, H, W)`` in [0, s_t].
+        """
+        logits = dispatch(self.attentions, k_t, _inputs(x, s_t))
+        return region(s_t, logits.sigmoid())
+
+    def encode(
+        self, x: Tensor, r_t: Tensor, k_t: int | Tensor, noise: Tensor | None = None
+    ) -> Distribution:
+        """q(z_t | x, r_t, k_t), batch ``(B,)``, event ``(L,)``.
+
+        Args:
+            x: images, ``(B, 3, H, W)``.
+            r_t: region, ``(B, 1, H, W)``.
+            k_t: an expert, or ``(B,)``.
+            noise: standard normal noise of the sample, ``(B, L)``; fresh if not given.
+        """
+        out = dispatch(self.encoders, k_t, _inputs(x, r_t))
+        loc, log_variance = out.chunk(2, dim=1)
+        scale = (0.5 * log_variance).clamp(*LOG_SCALE_RANGE).exp()
+        if noise is None:
+            noise = torch.randn_like(loc)
+        return FixedNoiseNormal(loc, scale, noise).to_event(1)
+
+    def forward(
+        self,
+        x: Tensor,
+        k: Tensor,
+        noise: Tensor | None = None,
+        regions: Tensor | None = None,
+    ) -> None:
+        """q as a program: sites ``r_t`` and ``z_t`` for t = T..1.
+
+        Args:
+            x: images, ``(B, 3, H, W)`` in [0, 1].
+            k: expert of each layer, front to back, ``(B, T)``.
+            noise: standard normal noise of the latents, ``(B, T, L)``; fresh if not given.
+            regions: true regions in place of attention, ``(B, T, 1, H, W)`` (Fig. 5).
+        """
+        register("attention", self.attentions)
+        register("encoder", self.encoders)
+        steps = k.shape[1]
+        s_t = torch.ones_like(x[:, :1])
+        with pyro.plate(sites.SCENES, len(x)):
+            for i, t in enumerate(sites.front_to_back(steps)):
+                k_t, last = k[:, i], i == steps - 1
+                if regions is not None:
+                    probs = regions[:, i]
+                else:
+                    probs = s_t if last else self.attend(x, s_t, k_t)
+                r_t = pyro.sample(sites.r(t), MeanBernoulli(probs).to_event(3))
+                q_z = self.encode(x, r_t, k_t, None if noise is None else noise[:, i])
+                pyro.sample(sites.z(t), q_z)
+                s_t = next_scope(s_t, r_t)
+
+
+def _inputs(x: Tensor, mask: Tensor) -> Tensor:
+    # channels_last is the fast layout of convolutions on CPUs and GPUs; outputs inherit it
+    return torch.cat([x, safe_log(mask)], 1).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,1 @@
+"""p: decoders and the layered generative programs."""

@@ -1,0 +1,159 @@
+r"""The layered generative model p, as two Pyro programs that share K decoders.
+
+The prior program is the box of section 2, back to front:
+
+.. math:: k_t \sim Cat, \; z_t \sim N(0, I), \; m_t \sim Bern(m_{k_t}(z_t)), \;
+          x_t \sim N(\mu_{k_t}(z_t), \sigma^2), \; x \leftarrow m_t x_t + (1 - m_t) x
+
+The class-conditional joint (Eq. 8) is written in terms of what is visible, front to back, because
+a region depends on the nearer ones through the scope:
+
+.. math:: p(x, r, z | k) = p(x | r, z, k) \prod_t p(r_t | s_t, z_t, k_t) \, p(z_t), \quad
+          p(r_t | s_t, z_t, k_t) = Bern(s_t m_{k_t}(z_t))
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pyro
+import torch
+from pyro.distributions import Bernoulli, Categorical, Distribution, Normal
+from torch import Tensor, nn
+
+from econ_pyro import sites
+from econ_pyro.config import ModelConfig
+from econ_pyro.distributions import LayeredNormal, MeanBernoulli
+from econ_pyro.experts import dispatch, register
+from econ_pyro.layers import next_scope, paint, region
+from econ_pyro.models.decoder import SpatialBroadcastDecoder
+
+
+class Decoded(NamedTuple):
+    """What a decoder says of a layer: Eqs. 4 and 5."""
+
+    mean: Tensor
+    """Appearance mu, ``(B, 3, H, W)`` in [0, 1]."""
+    shape: Tensor
+    """Shape probability m, ``(B, 1, H, W)`` in [0, 1]."""
+
+
+class Canvas(NamedTuple):
+    """A scene that the prior program painted; layer axis front to back."""
+
+    image: Tensor
+    """``(B, 3, H, W)``; pixel noise may leave [0, 1]."""
+    k: Tensor
+    """Expert of each layer, ``(B, T)``."""
+    shape: Tensor
+    """Binary unoccluded shapes, ``(B, T, 1, H, W)``."""
+    appearance: Tensor
+    """``(B, T, 3, H, W)``."""
+    z: Tensor
+    """``(B, T, L)``."""
+
+
+class DeadLeaves(nn.Module):
+    """K decoders, and the programs that paint with them.
+
+    Args:
+        config: number of experts and layers, sizes, sigma.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.decoders = nn.ModuleList(
+            SpatialBroadcastDecoder(config.expert, config.size) for _ in range(config.experts)
+        )
+        # p(k_t), back to front; training sets it to the share of steps that each expert won
+        even = torch.full((config.steps, config.experts), 1 / config.experts)
+        self.register_buffer("class_probs", even)
+        self.register_buffer("_zero", torch.zeros(()), persistent=False)
+        self.class_probs: Tensor
+        self._zero: Tensor
+
+    def decode(self, z_t: Tensor, k_t: int | Tensor) -> Decoded:
+        """Eqs. 4 and 5: appearance and shape of each image's own expert (or of one for all).
+
+        Args:
+            z_t: latents, ``(B, L)``.
+            k_t: an expert, or ``(B,)``.
+        """
+        out = dispatch(self.decoders, k_t, z_t).sigmoid()
+        return Decoded(out[:, :3], out[:, 3:])
+
+    def latent_prior(self, batch: int) -> Distribution:
+        """p(z_t) = N(0, I), batch ``(B,)``, event ``(L,)``."""
+        zero = self._zero.expand(batch, self.config.expert.latent)
+        return Normal(zero, torch.ones_like(zero)).to_event(1)
+
+    def region_prior(self, s_t: Tensor, shape: Tensor) -> Distribution:
+        """Eq. 7: region given scope and decoded shape, event ``(1, H, W)``."""
+        return MeanBernoulli(region(s_t, shape)).to_event(3)
+
+    def forward(
+        self,
+        x: Tensor,
+        k: Tensor,
+        noise: Tensor | None = None,
+        regions: Tensor | None = None,
+    ) -> None:
+        """Eq. 8 as a program: sites ``z_t`` and ``r_t`` for t = T..1, then the observed ``x``.
+
+        Args:
+            x: images, ``(B, 3, H, W)`` in [0, 1].
+            k: expert of each layer, front to back, ``(B, T)``.
+            noise: unused; model and guide take the same arguments.
+            regions: unused, likewise.
+        """
+        register("decoder", self.decoders)
+        s_t, regions_, means = torch.ones_like(x[:, :1]), [], []
+        with pyro.plate(sites.SCENES, len(x)):
+            for i, t in enumerate(sites.front_to_back(k.shape[1])):
+                z_t = pyro.sample(sites.z(t), self.latent_prior(len(x)))
+                mean, shape = self.decode(z_t, k[:, i])
+                r_t = pyro.sample(sites.r(t), self.region_prior(s_t, shape))
+                s_t = next_scope(s_t, r_t)
+                regions_.append(r_t)
+                means.append(mean)
+            likelihood = LayeredNormal(
+                torch.stack(regions_, 1), torch.stack(means, 1), self.config.sigma_x
+            )
+            pyro.sample(sites.IMAGE, likelihood, obs=x)
+
+    def prior(self, scenes: int = 1, k: Tensor | None = None, steps: int | None = None) -> Canvas:
+        """Section 2 as a program: sites ``k_t, z_t, m_t, x_t`` for t = 1..T, back to front.
+
+        The first layer fills the canvas (footnote 2). Classes can be given here, or clamped with
+        ``poutine.condition(model.prior, data={"k_1": ...})``.
+
+        Args:
+            scenes: number of scenes B.
+            k: expert of each layer, front to back, ``(B, T)``; drawn if not given.
+            steps: number of layers; the model's T, or that of ``k``, if not given.
+
+        Returns:
+            The painted scenes and their layers.
+        """
+        register("decoder", self.decoders)
+        steps = steps or (k.shape[1] if k is not None else self.config.steps)
+        size, sigma = self.config.size, self.config.sigma_x
+        canvas = self._zero.expand(scenes, 3, size, size)
+        layers = []
+        with pyro.plate(sites.SCENES, scenes):
+            for t in sites.back_to_front(steps):
+                # above the layers that were trained, the nearest one's classes
+                probs = self.class_probs[min(t, len(self.class_probs)) - 1]
+                given = None if k is None else k[:, steps - t]
+                k_t = pyro.sample(sites.k(t), Categorical(probs).expand((scenes,)), obs=given)
+                z_t = pyro.sample(sites.z(t), self.latent_prior(scenes))
+                mean, shape = self.decode(z_t, k_t)
+                if t == 1:
+                    shape = torch.ones_like(shape)
+                m_t = pyro.sample(sites.m(t), Bernoulli(shape).to_event(3))
+                x_t = pyro.sample(sites.x(t), Normal(mean, sigma).to_event(3))
+                canvas = paint(canvas, m_t, x_t)
+                layers.append((k_t, m_t, x_t, z_t))
+        k_, m, x, z = (torch.stack(part[::-1], 1) for part in zip(*layers, strict=True))
+        return Canvas(canvas, k_, m, x, z)

@@ -1,0 +1,62 @@
+"""Write a dataset of synthetic scenes with ground truth (appendix C.1).
+
+Example: python scripts/make_dataset.py data/random --kind random-colours --n 50000 --n-valid 100
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+from tqdm import tqdm
+
+from econ_pyro import cli
+from econ_pyro.config import SceneConfig
+from econ_pyro.dataset import is_dataset, write_dataset
+from econ_pyro.errors import EconError
+
+
+@dataclass(frozen=True)
+class MakeDataset:
+    """Write a dataset of synthetic scenes: images, masks, visible regions, classes, colours."""
+
+    out: tyro.conf.Positional[Path]
+    """Folder to make."""
+    scenes: tyro.conf.OmitArgPrefixes[SceneConfig] = field(default_factory=SceneConfig)
+    n: int = 50000
+    """Number of training scenes."""
+    n_valid: int = 100
+    """Number of validation scenes."""
+    seed: int = 0
+    """Seed of the scenes; training and validation scenes differ under one seed."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace the folder if it is a dataset."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point.
+
+    Args:
+        args: command line; that of the process if not given.
+    """
+    options = tyro.cli(MakeDataset, args=args, description=__doc__)
+    out, total = options.out, options.n + options.n_valid
+    if options.overwrite and out.is_dir() and any(out.iterdir()) and not is_dataset(out):
+        raise EconError(
+            "a dataset to replace", f"{out}, another folder with files", "name another"
+        )
+    with (
+        cli.staged(out, options.overwrite) as folder,
+        tqdm(total=total, unit=" scenes", disable=None) as bar,
+    ):
+        write_dataset(folder, options.scenes, options.seed, options.n, options.n_valid, bar.update)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    print(
+        f"{out}: {options.n} training and {options.n_valid} validation scenes, {size / 1e6:.1f} MB"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,205 @@
+"""Train a scene model: ``python scripts/svi_train.py quick --run runs/quick``.
+
+The run's folder gets config.json, metrics.jsonl, checkpoints/, experts/ and figures/.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy
+import pyro
+import torch
+import tyro
+from torch import Tensor
+from tqdm import tqdm
+
+import econ_pyro
+from econ_pyro import checkpoint, cli, plots, presets
+from econ_pyro.config import Config, from_dict, to_dict
+from econ_pyro.curves import training_curves
+from econ_pyro.data import open_split
+from econ_pyro.econ import Econ, load
+from econ_pyro.errors import EconError
+from econ_pyro.evaluation import as_json, evaluate, format_report, write_names
+from econ_pyro.layers import stages
+from econ_pyro.training import Row, Trainer
+
+
+@dataclass(frozen=True)
+class TrainArgs(Config):
+    """A preset, and how to run it."""
+
+    preset: tyro.conf.Suppress[str] = ""
+    """Name of the preset."""
+    run: Path | None = None
+    """Folder of the run; runs/PRESET-seed-SEED if not given."""
+    data: Path | None = None
+    """A dataset folder or a folder of images; scenes are generated if not given."""
+    fit: Literal["crop", "resize"] = "crop"
+    """How pictures of a folder are brought to the model's size."""
+    strict: bool = False
+    """Stop at a picture that cannot be read, instead of skipping it."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    steps: int | None = None
+    """Short for --train.steps."""
+    resume: bool = False
+    """Go on with the run, as if it had not been stopped."""
+    overwrite: bool = False
+    """Delete the run's folder first if it exists."""
+    dry_run: bool = False
+    """Print the configuration and its size, and stop."""
+    tensorboard: bool = False
+    """Also write TensorBoard logs to the run's folder (extra: tensorboard)."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    options = {
+        name: (text, TrainArgs(**vars(config), preset=name))
+        for name, (text, config) in presets.PRESETS.items()
+    }
+    parsed = tyro.extras.overridable_config_cli(options, args=args, description=__doc__)
+    run = parsed.run or Path("runs") / f"{parsed.preset}-seed-{parsed.seed}"
+    config = _resolve(parsed, run)
+    device = cli.pick_device(parsed.device)
+    if parsed.dry_run:
+        _describe(config, device, run)
+        return
+    limits = config.train
+    data = parsed.data
+    if parsed.resume and data is None:
+        stored = checkpoint.read_json(run / checkpoint.CONFIG)["data"]
+        data = None if stored is None else Path(stored)
+    source = open_split(
+        data, config.scenes, config.model.size, config.seed, limits.train_scenes,
+        limits.valid_scenes, parsed.fit, parsed.strict,
+    )  # fmt: skip
+    train, valid = source.train, source.valid
+    if not parsed.resume:
+        _prepare(run, config, parsed)
+    with pyro.validation_enabled(False):
+        pyro.set_rng_seed(config.seed)
+        econ = Econ(config, device)
+        trainer = Trainer(config, econ.model, econ.guide, train, valid, run, device)
+        if parsed.resume:
+            trainer.resume()
+        reason = _fit(trainer, run, parsed.tensorboard)
+    best = load(run, device)
+    checkpoint.save_experts(
+        run / "experts",
+        [{p: getattr(e, p) for p in ("decoder", "attention", "encoder")} for e in best.experts],
+    )
+    report = evaluate(best, valid)
+    best.names = write_names(run, report, best.names)
+    checkpoint.write_json(run / "evaluation.json", as_json(report))
+    _draw(run / "figures", best, valid.images(torch.arange(min(len(valid), 8))), trainer.rows)
+    print(f"\ntraining ended: {reason}, step {trainer.step}, {trainer.seconds / 60:.1f} minutes")
+    print(f"run: {run}")
+    for figure in sorted((run / "figures").iterdir()):
+        print(f"figure: {figure}")
+    print(format_report(report, f"{len(valid)} validation scenes"))
+
+
+def _resolve(parsed: TrainArgs, run: Path) -> Config:
+    if parsed.resume:
+        stored = checkpoint.read_json(run / checkpoint.CONFIG)
+        config = from_dict(Config, stored["config"])
+    else:
+        config = Config(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)})
+    if parsed.steps is not None:
+        config = dataclasses.replace(
+            config, train=dataclasses.replace(config.train, steps=parsed.steps)
+        )
+    return config
+
+
+def _prepare(run: Path, config: Config, parsed: TrainArgs) -> None:
+    if run.exists() and any(run.iterdir()) and not parsed.overwrite:
+        raise EconError(
+            "a new folder for the run", f"{run}, which has files", "add --resume or --overwrite"
+        )
+    with cli.staged(run, parsed.overwrite) as folder:
+        checkpoint.write_json(
+            folder / checkpoint.CONFIG,
+            {
+                "preset": parsed.preset,
+                "config": to_dict(config),
+                "data": None if parsed.data is None else str(parsed.data),
+                "versions": {
+                    "econ_pyro": econ_pyro.__version__,
+                    "torch": torch.__version__,
+                    "pyro": pyro.__version__,
+                    "numpy": numpy.__version__,
+                },
+                "commit": _commit(),
+            },
+        )
+
+
+def _commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    folder = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+def _describe(config: Config, device: torch.device, run: Path) -> None:
+    import json
+
+    econ = Econ(config)
+    sizes = [sum(p.numel() for p in m.parameters()) for m in (econ.model, econ.guide)]
+    print(json.dumps(to_dict(config), indent=2))
+    print(f"run: {run}\ndevice: {device}\nparameters: {sizes[0]:,} of p, {sizes[1]:,} of q")
+
+
+def _fit(trainer: Trainer, run: Path, tensorboard: bool) -> str:
+    writer = _writer(run) if tensorboard else None
+    total = trainer.config.train.steps
+    with tqdm(total=total, initial=trainer.step, unit="step", dynamic_ncols=True) as bar:
+
+        def report(step: int, row: Row | None) -> None:
+            bar.update(step - bar.n)
+            if row is None:
+                return
+            bar.set_postfix(loss=f"{row['loss']:.0f}", valid=f"{row['valid_loss']:.0f}")
+            if writer is not None:
+                for name in ("loss", "valid_loss", "x", "z", "r", "lr", "gamma"):
+                    writer.add_scalar(name, row[name], step)
+
+        return trainer.fit(report)
+
+
+def _draw(folder: Path, econ: Econ, images: Tensor, rows: list[Row]) -> None:
+    d = econ.decompose(images)
+    training_curves(rows, folder / "curves.png", econ.names)
+    plots.decomposition_strip(d[0:1], econ.names, folder / "strip.png")
+    plots.decomposition_grid(d, econ.names, folder / "decompositions.png")
+    mean, shape = econ.sample_experts(len(images))
+    plots.expert_samples(mean, shape, econ.names, folder / "experts.png", images)
+    scenes = econ.sample(len(images), seed=0)
+    painted = stages(scenes.shape, scenes.appearance)
+    plots.build_up(painted, folder / "samples.png", scenes.k.flip(1), econ.names)
+
+
+def _writer(run: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise EconError(
+            "the package tensorboard", "none installed", "pip install 'econ-pyro[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(run / "tensorboard"))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,68 @@
+"""Shared fixtures: tiny configurations, and a clean Pyro for each test."""
+
+import dataclasses
+
+import pyro
+import pytest
+import torch
+
+from econ_pyro.config import (
+    Config,
+    ExpertConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    SceneConfig,
+    TrainConfig,
+)
+
+torch.set_num_threads(1)
+
+TINY = Config(
+    scenes=SceneConfig(size=16),
+    model=ModelConfig(
+        experts=3,
+        steps=3,
+        size=16,
+        expert=ExpertConfig(latent=2, layers=2, features=4, channels=(4, 4), hidden=8),
+    ),
+    objective=ObjectiveConfig(temperature=5.0),
+    train=TrainConfig(
+        steps=6, batch=4, validate_every=2, train_scenes=32, valid_scenes=4, lr=1e-3
+    ),
+    amp=False,
+)
+
+
+@pytest.fixture(autouse=True)
+def clean_pyro():
+    """No parameter and no setting of one test reaches another."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    yield
+    pyro.clear_param_store()
+
+
+@pytest.fixture
+def tiny() -> Config:
+    """A configuration that runs in milliseconds."""
+    return TINY
+
+
+@pytest.fixture
+def pq(tiny):
+    """Model and guide of the tiny configuration in float64, with unbiased masks.
+
+    The initial biases of -3 make every region nearly empty, which would hide errors.
+    """
+    from econ_pyro.guides.recognition import Recognition
+    from econ_pyro.models.dead_leaves import DeadLeaves
+
+    expert = dataclasses.replace(tiny.model.expert, attention_bias=0.0, shape_bias=0.0)
+    config = dataclasses.replace(tiny.model, expert=expert)
+    return DeadLeaves(config).double(), Recognition(config).double()
+
+
+@pytest.fixture
+def images():
+    """Five random images, float64."""
+    return torch.rand(5, 3, 16, 16, dtype=torch.float64)

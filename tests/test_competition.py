@@ -1,0 +1,184 @@
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from econ_pyro.competition import Rules, compete, draw_winners, exhaust, propose
+from econ_pyro.elbo import ClassConditionalELBO
+from econ_pyro.svi import CompetitiveSVI
+
+RULES = Rules(experts=3, steps=3, sigma_x=0.1, lam=0.7, temperature=0.0)
+
+
+def naive_terms(model, guide, x, k, noise, sigma):
+    """Eqs. 10-14 pixel by pixel in plain Python, of one image and given classes."""
+    s = torch.ones(1, 1, 16, 16, dtype=torch.float64)
+    rows = []
+    for i in range(3):
+        last = i == 2
+        e = int(k[i])
+        inputs = torch.cat([x, s.clamp_min(1e-5).log()], 1)
+        r = s if last else s * torch.sigmoid(guide.attentions[e](inputs))
+        out = guide.encoders[e](torch.cat([x, r.clamp_min(1e-5).log()], 1))[0]
+        loc, log_var = out[:2], out[2:]
+        z = loc + (log_var / 2).exp() * noise[i]
+        decoded = torch.sigmoid(model.decoders[e](z[None]))[0]
+        l_x = l_r = 0.0
+        for row in range(16):
+            for column in range(16):
+                q, m = r[0, 0, row, column], decoded[3, row, column]
+                p = s[0, 0, row, column] * m
+                for c in range(3):
+                    error = x[0, c, row, column] - decoded[c, row, column]
+                    l_x = l_x + q * error**2 / (2 * sigma**2)
+                for a, b in ((q, p), (1 - q, 1 - p)):
+                    if a > 0:
+                        l_r = l_r + a * (torch.log(a) - torch.log(b))
+        l_z = sum(0.5 * (loc[j] ** 2 + log_var[j].exp() - 1 - log_var[j]) for j in range(2))
+        rows.append((l_x, l_z, l_r))
+        s = s - r
+    return rows
+
+
+def test_competition_elbo_and_a_naive_loop_agree_on_every_term(pq, images):
+    model, guide = pq
+    noise = torch.randn(5, 3, 2, dtype=torch.float64)
+    d = compete(model, guide, images, noise, RULES)
+    traced = ClassConditionalELBO().terms(model, guide, images, d.k, noise)
+    for a, b in zip(traced, d.terms, strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.no_grad():
+        rows = naive_terms(model, guide, images[:1], d.k[0], noise[0], 0.1)
+    for j, name in enumerate("xzr"):
+        naive = torch.stack([row[j] for row in rows])
+        torch.testing.assert_close(
+            getattr(traced, name)[0].detach(), naive, rtol=1e-3, atol=1e-3, msg=name
+        )
+
+
+def test_gradient_of_the_elbo_is_that_of_the_naive_loop(pq, images):
+    model, guide = pq
+    noise, k = torch.randn(1, 3, 2, dtype=torch.float64), torch.tensor([[0, 1, 2]])
+    parameters = [*model.parameters(), *guide.parameters()]
+    elbo = ClassConditionalELBO(beta=0.5, gamma=2.0)
+    ours = torch.autograd.grad(
+        elbo.differentiable_loss(model, guide, images[:1], k, noise), parameters, allow_unused=True
+    )
+    rows = naive_terms(model, guide, images[:1], k[0], noise[0], 0.1)
+    loss = sum(x + 0.5 * z + 2.0 * r for x, z, r in rows)
+    naive = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for a, b in zip(ours, naive, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)
+
+
+def test_greedy_step_is_the_best_of_all_experts(pq, images):
+    model, guide = pq
+    noise = torch.zeros(5, 3, 2, dtype=torch.float64)
+    d = compete(model, guide, images, noise, RULES)
+    scope = torch.ones(5, 1, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        for k in range(3):
+            p = propose(model, guide, images, scope, k, noise[:, 0], 0.1)
+            torch.testing.assert_close(d.scores[:, 0, k], 0.7 * p.terms.x + p.terms.r)
+    assert torch.equal(d.k, d.scores.argmin(2))
+    torch.testing.assert_close(d.region.sum(1), torch.ones_like(scope))
+    assert torch.equal(d.region[:, -1], d.scope[:, -1])  # footnote 7
+
+
+def test_winners_follow_the_softmax_of_scores():
+    scores = torch.tensor([0.0, 3.0, 6.0]).expand(20_000, 3)
+    share = torch.bincount(draw_winners(scores, 3.0), minlength=3) / 20_000
+    torch.testing.assert_close(share, (-scores[0] / 3.0).softmax(0), atol=0.02, rtol=0)
+    assert (draw_winners(scores, 0.0) == 0).all()
+
+
+def test_exhaustive_search_is_the_minimum_over_all_assignments(pq, images):
+    model, guide = pq
+    noise = torch.randn(5, 3, 2, dtype=torch.float64)
+    best = exhaust(model, guide, images, noise, RULES, beta=0.5, gamma=2.0)
+    losses = []
+    for ks in itertools.product(range(3), repeat=3):
+        k = torch.tensor(ks).expand(5, 3)
+        with torch.no_grad():
+            terms = ClassConditionalELBO().terms(model, guide, images, k, noise)
+        losses.append(terms.loss(0.5, 2.0).sum(1))
+    torch.testing.assert_close(best.loss, torch.stack(losses).min(0).values)
+    greedy = compete(model, guide, images, noise, RULES).terms.loss(0.5, 2.0).sum(1)
+    assert (best.loss <= greedy + 1e-9).all()
+
+
+def make_svi(pq, **changes):
+    model, guide = pq
+    optim = torch.optim.Adam([*model.parameters(), *guide.parameters()], 1e-2)
+    elbo = ClassConditionalELBO(beta=1.0, gamma=0.5)
+    return CompetitiveSVI(
+        model, guide, optim, elbo, dataclasses.replace(RULES, **changes), latent=2
+    )
+
+
+def test_losers_stay_bit_unchanged_even_with_adam_in_motion(pq, images):
+    svi = make_svi(pq, temperature=50.0)
+    for _ in range(3):
+        svi.step(images)  # Adam now has momentum for every expert that has won
+    svi.rules = dataclasses.replace(svi.rules, temperature=0.0)
+    with torch.no_grad():  # expert 1 cannot win: its appearance is far off
+        svi.model.decoders[1].head.bias[:3] = 50.0
+    ensembles = [svi.model.decoders, svi.guide.attentions, svi.guide.encoders]
+    before = [[p.clone() for p in e[1].parameters()] for e in ensembles]
+    svi.step(images)
+    assert 1 not in svi.last.k
+    for ensemble, old in zip(ensembles, before, strict=True):
+        for p, q in zip(ensemble[1].parameters(), old, strict=True):
+            assert p.grad is None and torch.equal(p, q)
+    winner = int(svi.last.k[0, 0])
+    assert any(p.grad is not None for p in ensembles[0][winner].parameters())
+
+
+def test_gradient_reaches_earlier_winners_through_the_scope(pq, images):
+    model, guide = pq
+    noise, k = torch.zeros(5, 3, 2, dtype=torch.float64), torch.tensor([[0, 1, 2]]).expand(5, 3)
+    terms = ClassConditionalELBO().terms(model, guide, images, k, noise)
+    last_layer_only = terms.loss(1.0, 1.0)[:, -1].sum()
+    gradient = torch.autograd.grad(last_layer_only, guide.attentions[0].head.weight)[0]
+    assert gradient.abs().max() > 0
+
+
+def test_step_learns_and_evaluate_is_deterministic(pq, images):
+    images = torch.full_like(images, 0.9)  # noise could not be learnt
+    svi = make_svi(pq, temperature=1.0)
+    first = svi.evaluate_loss(images)
+    assert svi.evaluate_loss(images) == first
+    for _ in range(15):
+        svi.step(images)
+    assert svi.evaluate_loss(images) < 0.8 * first
+
+
+def test_svi_without_an_optimiser_says_so(pq, images):
+    svi = make_svi(pq)
+    svi.optim = None
+    with pytest.raises(RuntimeError, match="only evaluate"):
+        svi.step(images)
+
+
+def test_true_regions_need_no_attention(pq, images):
+    svi = make_svi(pq)
+    regions = torch.nn.functional.one_hot(torch.randint(3, (5, 16, 16)), 3)
+    regions = regions.permute(0, 3, 1, 2)[:, :, None].double()
+    svi.step(images, regions)
+    assert all(p.grad is None for p in svi.guide.attentions.parameters())
+    assert torch.equal(svi.explain(images, regions).region, regions)
+
+
+def test_pyro_elbo_interface_gives_the_same_number(pq, images):
+    model, guide = pq
+    elbo, k = ClassConditionalELBO(0.5, 2.0), torch.zeros(5, 3, dtype=torch.long)
+    noise = torch.zeros(5, 3, 2, dtype=torch.float64)
+    value = elbo.differentiable_loss(model, guide, images, k, noise)
+    assert elbo.loss(model, guide, images, k, noise) == pytest.approx(value.item())
+    assert elbo.loss_and_grads(model, guide, images, k, noise) == pytest.approx(value.item())
+    assert model.decoders[0].head.weight.grad is not None
+    module = elbo(model, guide)
+    torch.testing.assert_close(module(images, k, noise), value)

@@ -1,0 +1,51 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from econ_pyro import layers
+
+
+def random_shapes(seed, steps, binary):
+    m = torch.rand(2, steps, 1, 3, 3, generator=torch.Generator().manual_seed(seed)).double()
+    return m.round() if binary else m
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 6), st.booleans())
+def test_regions_and_scopes_partition_the_canvas(seed, steps, binary):
+    m = random_shapes(seed, steps, binary)
+    s, total = torch.ones_like(m[:, 0]), 0
+    for i in range(steps):
+        r = layers.region(s, m[:, i])
+        total = total + r
+        s = layers.next_scope(s, r)
+        torch.testing.assert_close(total + s, torch.ones_like(s))
+        torch.testing.assert_close(r, layers.regions_of_shapes(m)[:, i])
+        assert (s >= 0).all() and (r >= 0).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 6))
+def test_composing_regions_is_painting_back_to_front(seed, steps):
+    m = random_shapes(seed, steps, binary=True)
+    m[:, -1] = 1  # the background fills the canvas
+    x = torch.rand(2, steps, 3, 3, 3).double()
+    canvas = torch.zeros(2, 3, 3, 3).double()
+    for i in reversed(range(steps)):
+        for b in range(2):
+            for row in range(3):
+                for column in range(3):
+                    if m[b, i, 0, row, column]:
+                        canvas[b, :, row, column] = x[b, i, :, row, column]
+    torch.testing.assert_close(layers.compose(layers.regions_of_shapes(m), x), canvas)
+
+
+def test_paint_keeps_the_canvas_outside_the_shape():
+    canvas, x = torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2)
+    m = torch.tensor([[[[1.0, 0.0], [0.0, 0.25]]]])
+    assert layers.paint(canvas, m, x)[0, 0].tolist() == [[1.0, 0.0], [0.0, 0.25]]
+
+
+def test_networks_never_see_the_log_of_zero():
+    log = layers.safe_log(torch.tensor([0.0, 1.0]))
+    assert log.tolist() == torch.tensor([1e-5, 1.0]).log().tolist()

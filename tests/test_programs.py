@@ -1,0 +1,86 @@
+"""The Pyro programs: sites, shapes, and the trace as the documented face of the model."""
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+
+from econ_pyro import layers, sites
+
+
+def test_model_and_guide_have_matching_sites_with_right_shapes(pq, images):
+    model, guide = pq
+    k = torch.randint(3, (5, 3))
+    q = poutine.trace(guide).get_trace(images, k)
+    p = poutine.trace(poutine.replay(model, trace=q)).get_trace(images, k)
+    p.compute_log_prob()
+    q.compute_log_prob()
+    latents = {f(t) for t in (1, 2, 3) for f in (sites.z, sites.r)}
+    assert set(q.stochastic_nodes) - {sites.SCENES} == latents
+    assert set(p.stochastic_nodes) - {sites.SCENES} == latents
+    assert p.observation_nodes == [sites.IMAGE]
+    for t in (1, 2, 3):
+        for trace in (p, q):
+            assert trace.nodes[sites.z(t)]["value"].shape == (5, 2)
+            assert trace.nodes[sites.r(t)]["value"].shape == (5, 1, 16, 16)
+            for name in (sites.z(t), sites.r(t)):
+                assert trace.nodes[name]["log_prob"].shape == (5,)
+                assert trace.nodes[name]["log_prob"].isfinite().all()
+    total = sum(q.nodes[sites.r(t)]["value"] for t in (1, 2, 3))
+    torch.testing.assert_close(total, torch.ones_like(total))
+
+
+def test_every_expert_is_registered_under_a_readable_name(pq, images):
+    model, guide = pq
+    k = torch.zeros(5, 3, dtype=torch.long)
+    poutine.trace(guide).get_trace(images, k)
+    poutine.trace(model).get_trace(images, k)
+    names = {name.split("$$$")[0] for name in pyro.get_param_store()}
+    assert names == {f"{p}_{k}" for p in ("decoder", "attention", "encoder") for k in range(3)}
+
+
+def test_module_local_params_registers_nothing(pq, images):
+    with pyro.settings.context(module_local_params=True):
+        pq[0](images, torch.zeros(5, 3, dtype=torch.long))
+    assert not list(pyro.get_param_store())
+
+
+def test_a_detached_second_module_is_not_silent(tiny, pq):
+    from econ_pyro.models.dead_leaves import DeadLeaves
+
+    pq[0].prior(1)
+    with pytest.warns(UserWarning, match="clear_param_store"):
+        DeadLeaves(tiny.model).prior(1)
+
+
+def test_prior_paints_its_own_layers(pq):
+    model, _ = pq
+    trace = poutine.trace(model.prior).get_trace(4)
+    trace.compute_log_prob()
+    assert set(trace.stochastic_nodes) - {sites.SCENES} == {
+        f(t) for t in (1, 2, 3) for f in (sites.k, sites.z, sites.m, sites.x)
+    }
+    assert trace.log_prob_sum().isfinite()
+    canvas = trace.nodes["_RETURN"]["value"]
+    assert (canvas.shape[:, -1] == 1).all()  # footnote 2
+    regions = layers.regions_of_shapes(canvas.shape)
+    torch.testing.assert_close(layers.compose(regions, canvas.appearance), canvas.image)
+    assert torch.equal(canvas.k[:, -1], trace.nodes[sites.k(1)]["value"])
+
+
+def test_prior_classes_can_be_given_or_conditioned(pq):
+    model, _ = pq
+    k = torch.tensor([[2, 1, 0, 1], [0, 0, 2, 2]])
+    assert torch.equal(model.prior(2, k).k, k)
+    fixed = {sites.k(1): torch.full((3,), 2)}
+    assert (poutine.condition(model.prior, data=fixed)(3).k[:, -1] == 2).all()
+    assert model.prior(2, steps=5).k.shape == (2, 5)
+
+
+def test_last_layer_takes_what_is_left_and_true_regions_are_used(pq, images):
+    _, guide = pq
+    regions = torch.rand(5, 3, 1, 16, 16).double().softmax(1)
+    k = torch.zeros(5, 3, dtype=torch.long)
+    trace = poutine.trace(guide).get_trace(images, k, None, regions)
+    for i, t in enumerate(sites.front_to_back(3)):
+        assert torch.equal(trace.nodes[sites.r(t)]["value"], regions[:, i])

@@ -1,0 +1,193 @@
+"""Training: bit-exact resumption, schedule, restarts, checkpoints that survive anything."""
+
+import dataclasses
+import json
+import math
+
+import pyro
+import pytest
+import torch
+
+from econ_pyro import checkpoint
+from econ_pyro.data import GeneratedScenes
+from econ_pyro.econ import Econ, load
+from econ_pyro.errors import EconError
+from econ_pyro.restarts import copy_expert, starved
+from econ_pyro.training import Trainer, gamma_at
+
+
+def make_trainer(config, run, steps=None):
+    if steps is not None:
+        config = dataclasses.replace(
+            config, train=dataclasses.replace(config.train, steps=steps)
+        )
+    run.mkdir(exist_ok=True)
+    econ = Econ(config)
+    train = GeneratedScenes(config.scenes, config.seed, config.train.train_scenes)
+    valid = GeneratedScenes(config.scenes, config.seed, config.train.valid_scenes, "valid")
+    pyro.set_rng_seed(config.seed)
+    return Trainer(config, econ.model, econ.guide, train, valid, run, torch.device("cpu"))
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def without_clock(state):
+    return {k: v for k, v in state.items() if k != "seconds"}
+
+
+def test_resumed_run_is_bit_equal_to_an_unbroken_one(tiny, tmp_path):
+    restarts = dataclasses.replace(tiny.train, restart_below=1.0, restart_every=3)
+    tiny = dataclasses.replace(tiny, train=restarts)
+    whole = make_trainer(tiny, tmp_path / "whole", 8)
+    whole.fit()
+    make_trainer(tiny, tmp_path / "parts", 4).fit()
+    with open(tmp_path / "parts" / checkpoint.METRICS, "a") as f:
+        f.write('{"step": 6, "loss": 1}\n{"step": 7, "lo')  # killed while writing
+    torch.randn(7)  # another process has another generator
+    resumed = make_trainer(tiny, tmp_path / "parts", 8)
+    resumed.resume()
+    assert resumed.step == 4
+    resumed.fit()
+    assert same(without_clock(whole.state()), without_clock(resumed.state()))
+    rows = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in
+         checkpoint.read_metrics(tmp_path / name / checkpoint.METRICS)]
+        for name in ("whole", "parts")
+    ]  # fmt: skip
+    assert rows[0] == rows[1] and [row["step"] for row in rows[0]] == [2, 4, 6, 8]
+
+
+def test_best_checkpoint_is_the_one_of_the_lowest_validation_loss(tiny, tmp_path):
+    trainer = make_trainer(tiny, tmp_path / "run")
+    trainer.fit()
+    best = checkpoint.load_checkpoint(tmp_path / "run" / checkpoint.BEST)
+    lowest = min(trainer.rows, key=lambda row: row["valid_loss"])
+    assert best["step"] == lowest["step"] and best["best"] == lowest["valid_loss"]
+
+
+def test_rate_falls_after_five_evaluations_without_improvement(tiny, tmp_path):
+    schedule = make_trainer(tiny, tmp_path / "run").schedule
+    rates = []
+    for loss in [-10.0, -9.0, -9.0, -9.0, -9.0, -9.0, -11.0]:
+        schedule.step(loss)
+        rates.append(schedule.get_last_lr()[0])
+    assert rates[:5] == [1e-3] * 5
+    assert rates[5] == pytest.approx(1e-3 / math.sqrt(10))
+
+
+def test_training_stops_after_the_fifth_decrease(tiny, tmp_path):
+    trainer = make_trainer(tiny, tmp_path / "run")
+    group = trainer.optim.param_groups[0]
+    group["lr"] = 1e-3 * 10 ** (-0.5 * 4)
+    assert trainer.done() == ""
+    group["lr"] = 1e-3 * 10 ** (-0.5 * 5)
+    assert "5 times" in trainer.done()
+
+
+def test_training_stops_when_the_minutes_are_up(tiny, tmp_path):
+    limited = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, minutes=1e-6))
+    trainer = make_trainer(limited, tmp_path / "run")
+    assert "minutes are up" in trainer.fit()
+    assert trainer.step == 1
+    assert checkpoint.load_checkpoint(tmp_path / "run" / checkpoint.LAST)["step"] == 1
+
+
+def test_divergence_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path):
+    trainer = make_trainer(tiny, tmp_path / "run", 20)
+
+    def poison(step, row):
+        if step == 3:
+            with torch.no_grad():
+                for p in trainer.model.parameters():
+                    p.fill_(math.nan)
+
+    with pyro.validation_enabled(False), pytest.raises(EconError, match="finite loss.*step 4"):
+        trainer.fit(poison)
+    state = checkpoint.load_checkpoint(tmp_path / "run" / checkpoint.LAST)
+    assert state["step"] == 2
+    assert all(t.isfinite().all() for t in state["model"].values())
+
+
+def test_gamma_moves_linearly(tiny):
+    objective = dataclasses.replace(tiny.objective, gamma=1.0, gamma_end=3.0, gamma_steps=10)
+    config = dataclasses.replace(tiny, objective=objective)
+    assert [gamma_at(config, s) for s in (0, 5, 10, 99)] == [1.0, 2.0, 3.0, 3.0]
+    assert gamma_at(tiny, 99) == tiny.objective.gamma
+
+
+def test_starved_experts_become_noisy_copies_of_the_busiest(tiny, tmp_path):
+    assert starved(torch.tensor([90, 10, 0]), below=0.2) == [(2, 0)]
+    assert starved(torch.tensor([1, 1, 1]), below=0.2) == []
+    trainer = make_trainer(tiny, tmp_path / "run")
+    trainer.fit()
+    ensembles = [trainer.model.decoders, trainer.guide.attentions, trainer.guide.encoders]
+    copy_expert(ensembles, trainer.optim, source=0, target=2)
+    for ensemble in ensembles:
+        for a, b in zip(ensemble[0].parameters(), ensemble[2].parameters(), strict=True):
+            assert not torch.equal(a, b) or not a.any()
+            assert (a - b).square().mean() <= (0.05**2) * a.square().mean()
+            assert same(trainer.optim.state.get(a), trainer.optim.state.get(b))
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
+def test_cut_checkpoints_are_named_and_explained(tiny, tmp_path, keep):
+    path = tmp_path / "last.pt"
+    checkpoint.save_checkpoint(path, {"weights": torch.randn(1000)})
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(EconError, match="damaged"):
+        checkpoint.load_checkpoint(path)
+
+
+def test_loading_never_executes_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "pwned"), "w"))
+
+    torch.save({"model": Evil()}, tmp_path / "last.pt")
+    with pytest.raises(EconError):
+        checkpoint.load_checkpoint(tmp_path / "last.pt")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "config.json"
+    checkpoint.write_json(path, {"a": 1})
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.write_atomically(path, fail)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_weights_of_another_configuration_are_refused(tiny, tmp_path):
+    run = tmp_path / "run"
+    make_trainer(tiny, run, 2).fit()
+    model = dataclasses.replace(tiny.model, experts=2)
+    from econ_pyro.config import to_dict
+
+    other = to_dict(dataclasses.replace(tiny, model=model))
+    checkpoint.write_json(run / checkpoint.CONFIG, {"config": other})
+    with pytest.raises(EconError, match="another configuration"):
+        load(run)
+
+
+def test_single_expert_with_true_regions_trains(tiny, tmp_path):
+    scenes = dataclasses.replace(tiny.scenes, objects=2)
+    model = dataclasses.replace(tiny.model, experts=1)
+    config = dataclasses.replace(tiny, scenes=scenes, model=model, true_regions=True)
+    trainer = make_trainer(config, tmp_path / "run", 20)
+    trainer.fit()
+    assert trainer.rows[-1]["valid_loss"] < trainer.rows[0]["valid_loss"]
