@@ -24,9 +24,11 @@ def run(main: Callable[[], None]) -> None:
     except PermissionError as error:
         _exit(f"expected permission to use {error.filename}, got {error.strerror}")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _exit(f"expected room to write, got {error.strerror}: free some space and try again")
+        if error.errno not in (errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise
-        _exit(f"expected room to write, got {error.strerror}: free some space and try again")
+        _exit(f"expected a usable path, got {error.filename} ({error.strerror})")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
@@ -51,17 +53,22 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextmanager
-def staged(out: Path, overwrite: bool = False) -> Iterator[Path]:
+def staged(out: Path, overwrite: bool = False, marker: str = "") -> Iterator[Path]:
     """A temporary folder that becomes ``out`` when the block ends without an error.
 
     Args:
         out: the folder to make.
         overwrite: replace it if it exists.
+        marker: pattern of a file that a folder of our making has; no other folder is replaced.
 
     Raises:
-        EconError: it exists and is not empty.
+        EconError: it exists and is not empty, or is not of our making.
     """
     new_folder(out, overwrite)
+    if marker and out.is_dir() and any(out.iterdir()) and not any(out.glob(marker)):
+        raise EconError(
+            f"a folder with {marker}, to overwrite", f"{out}, without one", "name another folder"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

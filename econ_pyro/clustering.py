@@ -46,8 +46,7 @@ def ari(pred: Tensor, true: Tensor, foreground: bool = False) -> Tensor:
         ``(B,)`` float64, at most 1. NaN where no pixel is looked at. Where the truth is a single
         segment, 1 if the prediction is one too and 0 if not, as in scikit-learn.
     """
-    looked_at = true != BACKGROUND if foreground else torch.ones_like(true, dtype=torch.bool)
-    n = contingency(pred, true, looked_at)
+    n = contingency(pred, true, true != BACKGROUND if foreground else None)
     total = n.sum(dim=(1, 2))
     joined = n.square().sum(dim=(1, 2))
     tp = joined - total
@@ -75,7 +74,7 @@ def segmentation_covering(pred: Tensor, true: Tensor) -> Covering:
         pred: predicted labels, ``(B, H, W)`` of any integers.
         true: true labels, ``(B, H, W)``; ``BACKGROUND`` is not an object and not averaged over.
     """
-    n = contingency(pred, true, torch.ones_like(true, dtype=torch.bool))
+    n = contingency(pred, true)
     union = n.sum(dim=2, keepdim=True) + n.sum(dim=1, keepdim=True) - n
     best = (n / union.clamp_min(1)).amax(dim=1)  # (B, Q)
     area = n.sum(dim=1) * (_ranks(true)[0] != BACKGROUND)
@@ -86,13 +85,13 @@ def segmentation_covering(pred: Tensor, true: Tensor) -> Covering:
     )
 
 
-def contingency(pred: Tensor, true: Tensor, looked_at: Tensor) -> Tensor:
+def contingency(pred: Tensor, true: Tensor, looked_at: Tensor | None = None) -> Tensor:
     """Pixels with each predicted and true label.
 
     Args:
         pred: labels, ``(B, H, W)`` of any integers.
         true: labels, ``(B, H, W)`` of any integers.
-        looked_at: pixels that count, ``(B, H, W)`` bool.
+        looked_at: pixels that count, ``(B, H, W)`` bool; all if not given.
 
     Returns:
         Counts, ``(B, P, Q)`` float64; labels ascend, and some may not occur.
@@ -100,7 +99,8 @@ def contingency(pred: Tensor, true: Tensor, looked_at: Tensor) -> Tensor:
     (p_labels, p), (q_labels, q) = _ranks(pred), _ranks(true)
     b = torch.arange(len(pred), device=pred.device)[:, None, None]
     shape = (len(pred), len(p_labels), len(q_labels))
-    cell = ((b * shape[1] + p) * shape[2] + q)[looked_at]
+    cell = (b * shape[1] + p) * shape[2] + q
+    cell = cell.flatten() if looked_at is None else cell[looked_at]
     return torch.bincount(cell, minlength=shape[0] * shape[1] * shape[2]).view(shape).double()
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from econ_pyro.decomposition import Decomposition
@@ -29,10 +29,10 @@ class Generator(Protocol):
     def decode(self, z_t: Tensor, k_t: int | Tensor) -> tuple[Tensor, Tensor]:
         """Mean and shape of each image's expert."""
 
-    def latent_prior(self, batch: int) -> Distribution:
+    def latent_prior(self, batch: int) -> TorchDistribution:
         """p(z)."""
 
-    def region_prior(self, s_t: Tensor, shape: Tensor) -> Distribution:
+    def region_prior(self, s_t: Tensor, shape: Tensor) -> TorchDistribution:
         """Eq. 7."""
 
 
@@ -44,7 +44,7 @@ class Recogniser(Protocol):
 
     def encode(
         self, x: Tensor, r_t: Tensor, k_t: int | Tensor, noise: Tensor | None = None
-    ) -> Distribution:
+    ) -> TorchDistribution:
         """q(z)."""
 
 
@@ -102,7 +102,7 @@ def propose(
     if r_t is None:
         r_t = guide.attend(x, s_t, k_t)
     q_z = guide.encode(x, r_t, k_t, noise)
-    z_t = q_z.rsample()  # type: ignore[attr-defined]
+    z_t = q_z.rsample()
     mean, shape = model.decode(z_t, k_t)
     error = LayeredNormal(r_t[:, None], mean[:, None], sigma_x).squared_error(x)[:, 0]
     q_r = MeanBernoulli(r_t).to_event(3)
@@ -151,7 +151,9 @@ def compete(
         rules: how winners are drawn.
         regions: true regions in place of attention, ``(B, T, 1, H, W)``.
     """
-    s_t, layers = torch.ones_like(x[:, :1]), []
+    s_t = torch.ones_like(x[:, :1])
+    layers: list[tuple[Tensor, ...]] = []
+    terms: list[Terms] = []
     rows = torch.arange(len(x), device=x.device)
     for i in range(rules.steps):
         r_t = _fixed_region(s_t, i, rules.steps, regions)
@@ -161,17 +163,16 @@ def compete(
         ]
         scores = torch.stack([p.terms.score(rules.lam) for p in proposals], 1)  # (B, K)
         k_hat = draw_winners(scores, rules.temperature)
-        r, mean, shape, z = (
-            torch.stack([p[j] for p in proposals])[k_hat, rows] for j in range(4)
-        )
-        terms = stack([p.terms for p in proposals], 0).map(lambda a, k=k_hat: a[k, rows])
-        layers.append((k_hat, s_t, r, mean, shape, z, scores, terms))
+        stacked = [torch.stack(parts) for parts in zip(*(p[:4] for p in proposals), strict=True)]
+        r, mean, shape, z = (a[k_hat, rows] for a in stacked)
+        all_terms = stack([p.terms for p in proposals], 0)
+        terms.append(Terms(*(a[k_hat, rows] for a in all_terms)))
+        layers.append((k_hat, s_t, r, mean, shape, z, scores))
         s_t = next_scope(s_t, r)
     k, scope, r, mean, shape, z, scores = (
-        torch.stack([layer[j] for layer in layers], 1) for j in range(7)
+        torch.stack(parts, 1) for parts in zip(*layers, strict=True)
     )
-    all_terms = stack([layer[7] for layer in layers], 1)
-    return Decomposition(x, k, scope, r, mean, shape, z, all_terms, scores)
+    return Decomposition(x, k, scope, r, mean, shape, z, stack(terms, 1), scores)
 
 
 class Exhaustive(NamedTuple):

@@ -271,6 +271,6 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
     built = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):
-            value = from_dict(hints[name], value, f"{where}.{name}")  # type: ignore[arg-type]
+            value = from_dict(hints[name], value, f"{where}.{name}")
         built[name] = tuple(value) if isinstance(value, list) else value
     return cls(**built)

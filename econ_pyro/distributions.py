@@ -1,7 +1,7 @@
 r"""Three small distributions that make the paper's approximations explicit in a Pyro trace.
 
-* :class:`MeanBernoulli`: section 5.1 replaces a region by its mean; its ``rsample`` does just that,
-  and its KL is the analytic one of Eq. 12.
+* :class:`MeanBernoulli`: section 5.1 replaces a region by its mean; its ``rsample`` does that, and
+  its KL is the analytic one of Eq. 12.
 * :class:`FixedNoiseNormal`: the reparametrised Gaussian with its noise given, so that the ELBO
   scores the very sample that won the competition.
 * :class:`LayeredNormal`: Eq. 6 for soft regions, where Eq. 10 weights each layer's squared error.
@@ -48,7 +48,7 @@ class MeanBernoulli(Bernoulli):
         return self.probs.expand(self._extended_shape(torch.Size(sample_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log probability; for soft values the expected one, value log p + (1 - value) log(1-p)."""
+        """Log probability; of a soft value the mean, value log p + (1 - value) log(1 - p)."""
         if self._validate_args:
             self._validate_sample(value)
         p = self.probs
@@ -80,8 +80,8 @@ class FixedNoiseNormal(Normal):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FixedNoiseNormal:
         """A copy with a larger batch shape."""
-        parts = (a.expand(batch_shape) for a in (self.loc, self.scale, self.noise))
-        new = type(self)(*parts, validate_args=False)
+        loc, scale, noise = (a.expand(batch_shape) for a in (self.loc, self.scale, self.noise))
+        new = type(self)(loc, scale, noise, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
@@ -146,7 +146,7 @@ class LayeredNormal(TorchDistribution):
             )
 
     def squared_error(self, value: Tensor) -> Tensor:
-        """Weighted squared error of each layer in nats, ``(..., T)``: Eq. 10 summed over pixels."""
+        """Squared error of each layer in nats, ``(..., T)``: Eq. 10 summed over pixels."""
         error = (value.unsqueeze(-4) - self.means).square().sum(dim=-3, keepdim=True)
         return (self.regions * error).sum(dim=(-3, -2, -1)) / (2 * self.sigma**2)
 

@@ -191,9 +191,7 @@ def check_images(images: Tensor, size: int) -> None:
         raise EconError(expected, f"values from {low:g} to {high:g}", "divide by 255")
 
 
-def load(
-    run: str | Path, device: torch.device | str = "cpu", which: str = "best"
-) -> Econ:
+def load(run: str | Path, device: torch.device | str = "cpu", which: str = "best") -> Econ:
     """Load a trained run; never executes code from it.
 
     Args:

@@ -43,14 +43,17 @@ class ClassConditionalELBO(ELBO):
     ) -> Terms:
         """Terms of Eqs. 10-12 of every layer, ``(B, T)`` each, front to back, differentiable."""
         p, q = self._get_trace(model, guide, args, kwargs)
-        likelihood = p.nodes[sites.IMAGE]["fn"]
+        likelihood: Any = p.nodes[sites.IMAGE]["fn"]
         while not isinstance(likelihood, LayeredNormal):  # inside Independent or Expanded
             likelihood = likelihood.base_dist
-        errors = likelihood.squared_error(p.nodes[sites.IMAGE]["value"])  # (B, T)
+        image: Any = p.nodes[sites.IMAGE]["value"]
+        errors = likelihood.squared_error(image)  # (B, T)
         layers = []
         for i, t in enumerate(sites.front_to_back(errors.shape[1])):
-            pairs = (t_.nodes[name]["fn"] for name in (sites.z(t), sites.r(t)) for t_ in (q, p))
-            layers.append(layer_terms(errors[:, i], *pairs))
+            fns: list[Any] = [
+                trace.nodes[name]["fn"] for name in (sites.z(t), sites.r(t)) for trace in (q, p)
+            ]
+            layers.append(layer_terms(errors[:, i], *fns))
         return stack(layers, 1)
 
     def _get_trace(

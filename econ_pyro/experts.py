@@ -17,7 +17,9 @@ from torch import Tensor, nn
 GROUP = 8
 
 
-def dispatch(experts: Sequence[nn.Module] | nn.ModuleList, k: int | Tensor, *args: Tensor) -> Tensor:
+def dispatch(
+    experts: Sequence[nn.Module] | nn.ModuleList, k: int | Tensor, *args: Tensor
+) -> Tensor:
     """Output of expert k[b] for image b, in float32.
 
     Args:
@@ -57,9 +59,9 @@ def register(prefix: str, experts: nn.ModuleList) -> None:
         stored = pyro.get_param_store()._params[f"{name}$$${first[0]}"]
         if stored is not first[1]:
             warnings.warn(
-                f"the parameters that Pyro holds as {name!r} are not this module's (another module "
-                "came first, or its weights are channels_last), so Pyro's optimisers will not "
-                "train it: call pyro.clear_param_store() before the first step, or "
+                f"the parameters that Pyro holds as {name!r} are not this module's (another "
+                "module came first, or its weights are channels_last), so Pyro's optimisers will "
+                "not train it: call pyro.clear_param_store() before the first step, or "
                 "pyro.settings.set(module_local_params=True) and use a torch optimiser",
                 stacklevel=3,
             )

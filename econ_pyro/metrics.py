@@ -123,7 +123,8 @@ def evaluate_scenes(
         EconError: if the ground truth is of other images or has other classes.
     """
     d = decomposition.cpu()
-    hard = matching.hard_regions(d.segmentation, d.k.shape[1])
+    segments = d.segmentation
+    hard = matching.hard_regions(segments, d.k.shape[1])
     present = matching.present_layers(hard, min_area)
     usage = specialisation.expert_usage(d.k, present, d.scores.shape[2])
     scores = {
@@ -136,11 +137,11 @@ def evaluate_scenes(
     label, mask, region = (a.cpu() for a in (scenes.label, scenes.mask, scenes.region))
     _check(d, label, region, class_names)
     true = clustering.true_segmentation(region)
-    covering = clustering.segmentation_covering(d.segmentation, true)
+    covering = clustering.segmentation_covering(segments, true)
     found = matching.match(hard, label, region, min_area)
     scores |= {
-        "ari": clustering.ari(d.segmentation, true),
-        "ari_fg": clustering.ari(d.segmentation, true, foreground=True),
+        "ari": clustering.ari(segments, true),
+        "ari_fg": clustering.ari(segments, true, foreground=True),
         "msc": covering.mean,
         "sc": covering.weighted,
         "visible_iou": matching.visible_iou(found),

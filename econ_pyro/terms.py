@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -48,7 +48,11 @@ def stack(terms: list[Terms], dim: int) -> Terms:
 
 
 def layer_terms(
-    error: Tensor, q_z: Distribution, p_z: Distribution, q_r: Distribution, p_r: Distribution
+    error: Tensor,
+    q_z: TorchDistribution,
+    p_z: TorchDistribution,
+    q_r: TorchDistribution,
+    p_r: TorchDistribution,
 ) -> Terms:
     """Eqs. 10-12 of one layer.
 

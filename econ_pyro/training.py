@@ -28,9 +28,7 @@ Row = dict[str, Any]
 def make_rules(config: Config) -> Rules:
     """The competition of a configuration, as in training."""
     model, objective = config.model, config.objective
-    return Rules(
-        model.experts, model.steps, model.sigma_x, objective.lam, objective.temperature
-    )
+    return Rules(model.experts, model.steps, model.sigma_x, objective.lam, objective.temperature)
 
 
 def gamma_at(config: Config, step: int) -> float:
@@ -204,7 +202,7 @@ class Trainer:
         valid = d.terms.loss(objective.beta, final_gamma).sum(1).mean().item()
         wins = torch.nn.functional.one_hot(d.k, self.config.model.experts).float()  # (B, T, K)
         probs = (wins.sum(0) + 0.01).flip(0)  # back to front
-        self.model.class_probs.copy_(probs / probs.sum(1, keepdim=True))  # type: ignore[operator, union-attr]
+        self.model.class_probs.copy_(probs / probs.sum(1, keepdim=True))  # type: ignore[operator]
         lr = self.optim.param_groups[0]["lr"]
         self.schedule.step(valid)
         loss = terms[0] + objective.beta * terms[1] + self.svi.elbo.gamma * terms[2]

@@ -74,5 +74,3 @@ class AttentionUNet(nn.Module):
             if i < len(self.up) - 1:
                 h = F.interpolate(h, scale_factor=2, mode="nearest")
         return self.head(h)
-
-

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pyro
 import torch
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from econ_pyro import sites
@@ -35,9 +35,7 @@ class Recognition(nn.Module):
         super().__init__()
         self.config = config
         experts = range(config.experts)
-        self.attentions = nn.ModuleList(
-            AttentionUNet(config.expert, config.size) for _ in experts
-        )
+        self.attentions = nn.ModuleList(AttentionUNet(config.expert, config.size) for _ in experts)
         self.encoders = nn.ModuleList(Encoder(config.expert, config.size) for _ in experts)
 
     def attend(self, x: Tensor, s_t: Tensor, k_t: int | Tensor) -> Tensor:
@@ -56,7 +54,7 @@ class Recognition(nn.Module):
 
     def encode(
         self, x: Tensor, r_t: Tensor, k_t: int | Tensor, noise: Tensor | None = None
-    ) -> Distribution:
+    ) -> TorchDistribution:
         """q(z_t | x, r_t, k_t), batch ``(B,)``, event ``(L,)``.
 
         Args:
@@ -79,7 +77,7 @@ class Recognition(nn.Module):
         noise: Tensor | None = None,
         regions: Tensor | None = None,
     ) -> None:
-        """q as a program: sites ``r_t`` and ``z_t`` for t = T..1.
+        """Q as a program: sites ``r_t`` and ``z_t`` for t = T..1.
 
         Args:
             x: images, ``(B, 3, H, W)`` in [0, 1].

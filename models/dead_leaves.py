@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pyro
 import torch
-from pyro.distributions import Bernoulli, Categorical, Distribution, Normal
+from pyro.distributions import Bernoulli, Categorical, Normal, TorchDistribution
 from torch import Tensor, nn
 
 from econ_pyro import sites
@@ -83,12 +83,12 @@ class DeadLeaves(nn.Module):
         out = dispatch(self.decoders, k_t, z_t).sigmoid()
         return Decoded(out[:, :3], out[:, 3:])
 
-    def latent_prior(self, batch: int) -> Distribution:
+    def latent_prior(self, batch: int) -> TorchDistribution:
         """p(z_t) = N(0, I), batch ``(B,)``, event ``(L,)``."""
         zero = self._zero.expand(batch, self.config.expert.latent)
         return Normal(zero, torch.ones_like(zero)).to_event(1)
 
-    def region_prior(self, s_t: Tensor, shape: Tensor) -> Distribution:
+    def region_prior(self, s_t: Tensor, shape: Tensor) -> TorchDistribution:
         """Eq. 7: region given scope and decoded shape, event ``(1, H, W)``."""
         return MeanBernoulli(region(s_t, shape)).to_event(3)
 

@@ -15,9 +15,9 @@ import torch
 import tyro
 
 from econ_pyro import cli
-from econ_pyro.images import find_images, read_image
 from econ_pyro.econ import load
 from econ_pyro.export import write_scene
+from econ_pyro.images import find_images, read_image
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> None:
     paths = find_images(parsed.images)
     images = torch.stack([read_image(p, econ.config.model.size, parsed.fit) for p in paths])
     names = _unique([p.stem for p in paths])
-    with cli.staged(parsed.out, parsed.overwrite) as out:
+    with cli.staged(parsed.out, parsed.overwrite, "*/scene.json") as out:
         d = econ.decompose(images, steps=parsed.steps_per_scene)
         for i, name in enumerate(names):
             write_scene(out / name, d[i : i + 1], econ.names, str(paths[i]))

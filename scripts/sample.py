@@ -48,7 +48,7 @@ def main(args: Sequence[str] | None = None) -> None:
     cli.check_positive("--n", parsed.n)
     econ = load(parsed.run, cli.pick_device(parsed.device))
     canvas = econ.sample(parsed.n, parsed.scene, parsed.experts, parsed.steps, parsed.seed)
-    with cli.staged(parsed.out, parsed.overwrite) as out:
+    with cli.staged(parsed.out, parsed.overwrite, "build-up.png") as out:
         for i, image in enumerate(canvas.image):
             write_image(out / f"scene-{i:03d}.png", image)
         painted = stages(canvas.shape, canvas.appearance)

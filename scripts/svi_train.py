@@ -125,7 +125,7 @@ def _prepare(run: Path, config: Config, parsed: TrainArgs) -> None:
         raise EconError(
             "a new folder for the run", f"{run}, which has files", "add --resume or --overwrite"
         )
-    with cli.staged(run, parsed.overwrite) as folder:
+    with cli.staged(run, parsed.overwrite, checkpoint.CONFIG) as folder:
         checkpoint.write_json(
             folder / checkpoint.CONFIG,
             {

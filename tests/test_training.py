@@ -18,9 +18,7 @@ from econ_pyro.training import Trainer, gamma_at
 
 def make_trainer(config, run, steps=None):
     if steps is not None:
-        config = dataclasses.replace(
-            config, train=dataclasses.replace(config.train, steps=steps)
-        )
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
     run.mkdir(exist_ok=True)
     econ = Econ(config)
     train = GeneratedScenes(config.scenes, config.seed, config.train.train_scenes)

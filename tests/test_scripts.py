@@ -1,0 +1,226 @@
+"""Every script from the command line, on a tiny configuration, and its error messages."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import econ_pyro
+from econ_pyro import checkpoint, cli
+from econ_pyro.export import write_image
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = """--model.size 16 --scenes.size 16 --model.experts 3 --model.steps 3 --scenes.objects 2
+    --model.expert.latent 2 --model.expert.layers 2 --model.expert.features 4
+    --model.expert.channels 4 4 --model.expert.hidden 8 --train.batch 4 --train.validate-every 2
+    --train.valid-scenes 8 --device cpu --no-amp""".split()
+
+
+def script(name, *args):
+    """Run a script's main in this process, as ``python scripts/name.py`` would."""
+    importlib.import_module(f"econ_pyro.scripts.{name}").main([str(a) for a in args])
+
+
+def fails(capsys, name, *args):
+    """The single line on stderr of a script that ends with status 2."""
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda: script(name, *args))
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in "".join(lines)
+    return errors[0]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of four steps."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    script("svi_train", "quick", *TINY, "--steps", 4, "--run", folder)
+    return folder
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    write_image(path, torch.rand(3, 24, 20))
+    return path
+
+
+def test_training_leaves_a_complete_run(run):
+    names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
+    assert names == {
+        "config.json", "metrics.jsonl", "experts.json", "evaluation.json",
+        "checkpoints/last.pt", "checkpoints/best.pt",
+        "experts/expert_0.safetensors", "experts/expert_1.safetensors",
+        "experts/expert_2.safetensors", "figures/curves.png", "figures/strip.png",
+        "figures/decompositions.png", "figures/experts.png", "figures/samples.png",
+    }  # fmt: skip
+    stored = json.loads((run / "config.json").read_text())
+    assert stored["preset"] == "quick" and stored["config"]["model"]["experts"] == 3
+    assert stored["versions"]["torch"] == torch.__version__
+
+
+def test_experts_alone_hold_the_weights_of_the_best_checkpoint(run):
+    econ = econ_pyro.load(run)
+    other = econ_pyro.Econ(econ.config)
+    for a, b in zip(econ.experts, other.experts, strict=True):
+        parts = {p: getattr(b, p) for p in ("decoder", "attention", "encoder")}
+        checkpoint.load_expert(run / f"experts/expert_{b.index}.safetensors", parts)
+        for part, module in parts.items():
+            for x, y in zip(getattr(a, part).parameters(), module.parameters(), strict=True):
+                assert torch.equal(x, y)
+
+
+def test_dry_run_writes_nothing(tmp_path, capsys):
+    script("svi_train", "random-colours", "--run", tmp_path / "r", "--dry-run")
+    assert '"kind": "random-colours"' in capsys.readouterr().out
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_existing_run_is_kept_and_can_be_resumed(run, tmp_path, capsys):
+    args = ["quick", *TINY, "--steps", 2, "--run", tmp_path / "r"]
+    script("svi_train", *args)
+    assert "--resume" in fails(capsys, "svi_train", *args)
+    script("svi_train", "quick", "--steps", 4, "--run", tmp_path / "r", "--resume")
+    resumed, whole = (
+        checkpoint.load_checkpoint(r / checkpoint.LAST)["model"] for r in (tmp_path / "r", run)
+    )
+    assert all(torch.equal(resumed[k], whole[k]) for k in whole)
+
+
+def test_training_on_a_dataset_and_on_pictures(tmp_path, run):
+    data = tmp_path / "data"
+    script("make_dataset", data, "--size", 16, "--n", 12, "--n-valid", 4)
+    script("svi_train", "quick", *TINY, "--steps", 1, "--data", data, "--run", tmp_path / "a")
+    script("evaluate", run, "--data", data)
+    pictures = tmp_path / "pictures"
+    for i in range(5):
+        write_image(pictures / "nested" / f"{i}.png", torch.rand(3, 20, 30))
+    script("svi_train", "quick", *TINY, "--steps", 1, "--data", pictures, "--run", tmp_path / "b")
+    assert not (tmp_path / "b" / checkpoint.NAMES).exists()  # no truth, no names
+
+
+def test_evaluate(run, capsys):
+    script("evaluate", run, "--n", 6, "--shifted", "--json")
+    out = json.loads(capsys.readouterr().out)
+    assert set(out) == {
+        "held-out", "4 objects", "5 objects", "3 of one class", "near background",
+        "2 spare steps",
+    }  # fmt: skip
+    assert 0 <= out["held-out"]["metrics"]["amodal_iou"] <= 1
+    script("evaluate", run, "--n", 6)
+    assert "depth-order" in capsys.readouterr().out
+    assert len(json.loads((run / checkpoint.NAMES).read_text())["names"]) == 3
+
+
+def test_decompose(run, picture, tmp_path):
+    out = tmp_path / "out"
+    script("decompose", run, picture, "--out", out, "--steps-per-scene", 5)
+    folder = out / "picture"
+    scene = json.loads((folder / "scene.json").read_text())
+    assert [layer["t"] for layer in scene["layers"]] == [5, 4, 3, 2, 1]
+    with Image.open(folder / "layer-1.png") as layer:
+        assert layer.mode == "RGBA" and layer.size == (16, 16)
+        alpha = np.asarray(layer)[..., 3] > 127
+    assert scene["layers"][0]["area"] == pytest.approx(alpha.sum(), abs=2)
+    assert sum(layer["visible_area"] for layer in scene["layers"]) == 16 * 16
+    with Image.open(folder / "strip.png") as strip:
+        assert strip.size[0] > 300
+
+
+def test_sample(run, tmp_path):
+    out = tmp_path / "out"
+    script("sample", run, "--experts", 2, 0, 1, 1, "--n", 2, "--seed", 3, "--out", out)
+    names = sorted(p.name for p in out.iterdir())
+    assert names == ["build-up.png", "experts.png", "scene-000.png", "scene-001.png"]
+    econ = econ_pyro.load(run)
+    a, b = (econ.sample(2, experts=[2, 0], seed=5) for _ in range(2))
+    assert torch.equal(a.image, b.image) and a.k.tolist() == [[0, 2], [0, 2]]
+
+
+def test_library_face(run):
+    econ = econ_pyro.load(run)
+    d = econ.decompose(torch.rand(3, 3, 16, 16))
+    torch.testing.assert_close(d.region.sum(1), torch.ones(3, 1, 16, 16))
+    assert [e.name for e in econ.experts] == econ.names
+    assert econ_pyro.__version__ == econ_pyro._version.__version__
+
+
+BAD = [
+    ("decompose", "{run} {tmp}/none.png --out {tmp}/o", "none.png"),
+    ("decompose", "{run} {tmp}/text.png --out {tmp}/o", "text.png"),
+    ("decompose", "{run} {tmp}/empty --out {tmp}/o", "empty"),
+    ("decompose", "{tmp} {tmp}/text.png --out {tmp}/o", "config.json"),
+    ("sample", "{run} --experts 7 --out {tmp}/o", "0 to 2, got 7"),
+    ("sample", "{run} --scene horse --out {tmp}/o", "'horse'"),
+    ("sample", "{run} --n 0 --out {tmp}/o", "--n"),
+    ("evaluate", "{tmp}/none", "none"),
+    ("svi_train", "quick --model.size 30 --run {tmp}/o", "multiple"),
+    ("svi_train", "quick --data {tmp}/empty --run {tmp}/o", "empty"),
+    ("svi_train", "quick --device cuda --run {tmp}/o", "CUDA"),
+    ("svi_train", "quick --resume --run {tmp}/none", "none"),
+    ("make_dataset", "{tmp}/o --classes horse", "horse"),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "message"), BAD)
+def test_bad_input_is_one_clear_line(run, tmp_path, capsys, name, args, message):
+    if "cuda" in args and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.png").write_text("not a picture")
+    line = fails(capsys, name, *args.format(run=run, tmp=tmp_path).split())
+    assert message in line and "expected" in line and "got" in line
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "text.png"]
+
+
+def test_unknown_preset_exits_with_status_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        script("svi_train", "slow")
+    assert stop.value.code == 2
+    assert "slow" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("images", "hint"),
+    [
+        (torch.rand(3, 16, 16), "batch axis"),
+        (torch.rand(1, 3, 32, 32), "resize"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "divide by 255"),
+        (torch.full((1, 3, 16, 16), 255.0), "divide by 255"),
+        (torch.full((1, 3, 16, 16), float("nan")), "nan"),
+        (np.zeros((1, 3, 16, 16)), "as_tensor"),
+    ],
+)
+def test_wrong_images_are_explained(run, images, hint):
+    with pytest.raises(econ_pyro.EconError, match=hint):
+        econ_pyro.load(run).decompose(images)
+
+
+def test_killed_training_leaves_a_loadable_run(tmp_path):
+    """SIGKILL at whatever moment it comes: checkpoints are written at every step here."""
+    run = tmp_path / "run"
+    command = [sys.executable, ROOT / "scripts/svi_train.py", "quick", *TINY, "--run", run]
+    command += ["--steps", "100000", "--train.validate-every", "1", "--train.valid-scenes", "2"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        for _ in range(1200):
+            if len(checkpoint.read_metrics(run / checkpoint.METRICS)) >= 3:
+                break
+            assert child.poll() is None, "training ended by itself"
+            time.sleep(0.1)
+        os.kill(child.pid, signal.SIGKILL)
+    for name in (checkpoint.LAST, checkpoint.BEST):
+        assert checkpoint.load_checkpoint(run / name)["step"] >= 1
+    step = checkpoint.load_checkpoint(run / checkpoint.LAST)["step"]
+    script("svi_train", "quick", "--steps", step + 1, "--run", run, "--resume", "--device", "cpu")
+    assert checkpoint.read_metrics(run / checkpoint.METRICS)[-1]["step"] == step + 1
