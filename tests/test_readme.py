@@ -1,0 +1,59 @@
+"""The README's examples run: shell lines on a tiny run, Python blocks as they stand."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from econ_pyro.export import write_image
+from test_scripts import TINY, script
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^python scripts/(\w+)\.py (.*)$", README, re.MULTILINE)
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with pictures and a tiny run called runs/quick, as the README has it."""
+    monkeypatch.chdir(tmp_path)
+    for i in range(3):
+        write_image(Path(f"pictures/{i}.png"), torch.rand(3, 40, 40))
+    tiny = [a.replace("3", "4") if before == "--model.experts" else a
+            for before, a in zip(["", *TINY], TINY, strict=False)]  # fmt: skip
+    script("svi_train", "quick", *tiny, "--steps", 2, "--run", "runs/quick")
+    return tiny
+
+
+def test_readme_commands_run(here):
+    assert len(COMMANDS) >= 8
+    for name, line in COMMANDS:
+        args = shlex.split(line)
+        if name == "svi_train" and "--resume" in args:
+            args[args.index("--steps") + 1] = "3"
+        elif name == "svi_train":
+            args += [*here, "--steps", "1", "--overwrite"]
+            if "runs/quick" in args:
+                args[args.index("runs/quick")] = "runs/other"
+        elif name == "make_dataset":
+            args[args.index("--n") + 1] = "12"
+            args += ["--size", "16", "--n-valid", "4"]
+        elif name == "evaluate":
+            args += ["--n", "4"]
+        script(name, *args)
+
+
+def test_readme_python_runs(here):
+    assert len(BLOCKS) == 2
+    for block in BLOCKS:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_files_that_the_readme_names_exist():
+    for path in re.findall(r"`((?:econ_pyro|models|guides)/\w+\.py)`", README):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"\]\(((?!http|#)[^)]+)\)", README):
+        assert (ROOT / path).exists(), path
