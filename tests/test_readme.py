@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_scripts import TINY, script
 
 from econ_pyro.export import write_image
-from test_scripts import TINY, script
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
