@@ -7,6 +7,7 @@ beneath receives them, as Pyro's own SVI does.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.errors import EconError
 from econ_pyro.guides.recognition import Recognition
+from econ_pyro.handlers import CleanLayers
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
 from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.training import make_rules
@@ -101,6 +103,7 @@ class Econ:
         experts: Sequence[int] | None = None,
         steps: int | None = None,
         seed: int | None = None,
+        noisy: bool = False,
     ) -> Canvas:
         """Paint new scenes with the prior program.
 
@@ -110,6 +113,7 @@ class Econ:
             experts: their indices back to front, instead.
             steps: number of layers, where neither is given: classes are then drawn.
             seed: of the sample; the global generator is then left as it was.
+            noisy: draw pixels and shapes too, as the likelihoods have it (Eqs. 4 and 5).
 
         Raises:
             EconError: an expert is unknown.
@@ -127,7 +131,8 @@ class Econ:
         with torch.no_grad(), torch.random.fork_rng(cuda, enabled=seed is not None), local:
             if seed is not None:
                 torch.manual_seed(seed)
-            return self.model.prior(n, k, steps)
+            with nullcontext() if noisy else CleanLayers():
+                return self.model.prior(n, k, steps)
 
     @torch.no_grad()
     def sample_experts(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:

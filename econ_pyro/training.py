@@ -50,6 +50,9 @@ class Trainer:
         valid: source of validation images.
         run: folder of the run.
         device: where the networks are.
+
+    Raises:
+        EconError: true regions are asked for, and the images have none.
     """
 
     def __init__(
@@ -87,6 +90,8 @@ class Trainer:
         self.step, self.best, self.seconds = 0, math.inf, 0.0
         self.window = torch.zeros(config.model.experts, dtype=torch.long)
         self.rows: list[Row] = []
+        if config.true_regions:  # fail before anything is written
+            self._batch(train, torch.zeros(1, dtype=torch.long))
 
     def state(self) -> dict[str, Any]:
         """Everything that resumption needs, as plain containers and tensors."""

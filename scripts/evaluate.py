@@ -10,7 +10,8 @@ from pathlib import Path
 import tyro
 
 from econ_pyro import checkpoint, cli
-from econ_pyro.data import open_split
+from econ_pyro.data import ImageFolder, Source, open_split
+from econ_pyro.dataset import is_dataset
 from econ_pyro.econ import load
 from econ_pyro.evaluation import (
     TEST_SEED,
@@ -49,7 +50,11 @@ def main(args: Sequence[str] | None = None) -> None:
     econ = load(parsed.run, cli.pick_device(parsed.device))
     size = econ.config.model.size
     scenes = replace(econ.config.scenes, size=size)
-    source = open_split(parsed.data, scenes, size, TEST_SEED, 1, parsed.n).valid
+    source: Source
+    if parsed.data is None or is_dataset(parsed.data):
+        source = open_split(parsed.data, scenes, size, TEST_SEED, 1, parsed.n).valid
+    else:
+        source = ImageFolder(parsed.data, size)
     report = evaluate(econ, source)
     if parsed.data is None:
         econ.names = write_names(parsed.run, report, econ.names)

@@ -82,14 +82,14 @@ def main(args: Sequence[str] | None = None) -> None:
         limits.valid_scenes, parsed.fit, parsed.strict,
     )  # fmt: skip
     train, valid = source.train, source.valid
-    if not parsed.resume:
-        _prepare(run, config, parsed)
     with pyro.validation_enabled(False):
         pyro.set_rng_seed(config.seed)
         econ = Econ(config, device)
         trainer = Trainer(config, econ.model, econ.guide, train, valid, run, device)
         if parsed.resume:
             trainer.resume()
+        else:
+            _prepare(run, config, parsed)
         reason = _fit(trainer, run, parsed.tensorboard)
     best = load(run, device)
     checkpoint.save_experts(
@@ -176,7 +176,11 @@ def _fit(trainer: Trainer, run: Path, tensorboard: bool) -> str:
                 for name in ("loss", "valid_loss", "x", "z", "r", "lr", "gamma"):
                     writer.add_scalar(name, row[name], step)
 
-        return trainer.fit(report)
+        try:
+            return trainer.fit(report)
+        finally:
+            if writer is not None:
+                writer.close()
 
 
 def _draw(folder: Path, econ: Econ, images: Tensor, rows: list[Row]) -> None:

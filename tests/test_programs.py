@@ -6,6 +6,7 @@ import torch
 from pyro import poutine
 
 from econ_pyro import layers, sites
+from econ_pyro.handlers import CleanLayers
 
 
 def test_model_and_guide_have_matching_sites_with_right_shapes(pq, images):
@@ -75,6 +76,17 @@ def test_prior_classes_can_be_given_or_conditioned(pq):
     fixed = {sites.k(1): torch.full((3,), 2)}
     assert (poutine.condition(model.prior, data=fixed)(3).k[:, -1] == 2).all()
     assert model.prior(2, steps=5).k.shape == (2, 5)
+
+
+def test_clean_layers_are_means_and_most_likely_shapes(pq):
+    model, _ = pq
+    with CleanLayers():
+        trace = poutine.trace(model.prior).get_trace(4)
+    canvas = trace.nodes["_RETURN"]["value"]
+    for i, t in enumerate(sites.front_to_back(3)):
+        mean, shape = model.decode(trace.nodes[sites.z(t)]["value"], canvas.k[:, i])
+        assert torch.equal(canvas.appearance[:, i], mean)
+        assert t == 1 or torch.equal(canvas.shape[:, i] == 1, shape > 0.5)
 
 
 def test_last_layer_takes_what_is_left_and_true_regions_are_used(pq, images):

@@ -167,6 +167,7 @@ BAD = [
     ("evaluate", "{tmp}/none", "none"),
     ("svi_train", "quick --model.size 30 --run {tmp}/o", "multiple"),
     ("svi_train", "quick --data {tmp}/empty --run {tmp}/o", "empty"),
+    ("svi_train", "single-expert --data {run}/figures --run {tmp}/o", "true regions"),
     ("svi_train", "quick --device cuda --run {tmp}/o", "CUDA"),
     ("svi_train", "quick --resume --run {tmp}/none", "none"),
     ("make_dataset", "{tmp}/o --classes horse", "horse"),
