@@ -48,7 +48,9 @@ class TrainArgs(Config):
     device: str = "auto"
     """auto, cpu or cuda."""
     steps: int | None = None
-    """Short for --train.steps."""
+    """Short for --train.steps; also counts when resuming."""
+    minutes: float | None = None
+    """Short for --train.minutes; also counts when resuming."""
     resume: bool = False
     """Go on with the run, as if it had not been stopped."""
     overwrite: bool = False
@@ -113,11 +115,9 @@ def _resolve(parsed: TrainArgs, run: Path) -> Config:
         config = from_dict(Config, stored["config"])
     else:
         config = Config(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)})
-    if parsed.steps is not None:
-        config = dataclasses.replace(
-            config, train=dataclasses.replace(config.train, steps=parsed.steps)
-        )
-    return config
+    given: dict[str, Any] = {"steps": parsed.steps, "minutes": parsed.minutes}
+    limits = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **limits))
 
 
 def _prepare(run: Path, config: Config, parsed: TrainArgs) -> None:
