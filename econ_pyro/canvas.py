@@ -7,7 +7,6 @@ the sheet. Sheets are Pillow images, put together with :func:`grid`, :func:`besi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from econ_pyro.errors import EconError
+from econ_pyro.files import write_atomically
 
 Colour = tuple[int, int, int]
 
@@ -196,13 +196,7 @@ def write_whole(path: str | Path, endings: Sequence[str], write: Callable[[Path]
     path = Path(path)
     if path.suffix.lower() not in endings:
         raise EconError(f"a figure's name that ends in {' or '.join(endings)}", str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(path, write)
     return path
 
 

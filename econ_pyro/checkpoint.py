@@ -8,10 +8,9 @@ safetensors, the rest is JSON.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,44 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from econ_pyro.errors import EconError
+from econ_pyro.files import write_atomically
 
 LAST, BEST = "checkpoints/last.pt", "checkpoints/best.pt"
 CONFIG, METRICS, NAMES = "config.json", "metrics.jsonl", "experts.json"
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` on a temporary path beside ``path``, flush to disk, and rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """A JSON file, atomically."""
-    text = json.dumps(value, indent=2) + "\n"
-    write_atomically(path, lambda p: p.write_text(text))
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file.
-
-    Raises:
-        EconError: there is none, or it is not JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise EconError(
-            f"a run's folder with {path.name}", str(path.parent), "train one: make train"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise EconError(f"JSON in {path}", f"a damaged file ({error})") from None
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

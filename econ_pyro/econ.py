@@ -16,7 +16,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from econ_pyro import checkpoint
+from econ_pyro import checkpoint, files
 from econ_pyro.config import Config, from_dict
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
@@ -208,10 +208,10 @@ def load(run: str | Path, device: torch.device | str = "cpu", which: str = "best
         EconError: the folder is no run, or is damaged.
     """
     run = Path(run)
-    config = from_dict(Config, checkpoint.read_json(run / checkpoint.CONFIG)["config"])
+    config = from_dict(Config, files.read_json(run / checkpoint.CONFIG)["config"])
     names: Any = None
     if (run / checkpoint.NAMES).exists():
-        names = checkpoint.read_json(run / checkpoint.NAMES)["names"]
+        names = files.read_json(run / checkpoint.NAMES)["names"]
     econ = Econ(config, device, names)
     path = run / {"best": checkpoint.BEST, "last": checkpoint.LAST}[which]
     state = checkpoint.load_checkpoint(path, device)

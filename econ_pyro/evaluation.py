@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from econ_pyro import checkpoint
+from econ_pyro import checkpoint, files
 from econ_pyro.data import GeneratedScenes, Source
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.econ import Econ
@@ -86,7 +86,7 @@ def write_names(run: Path, metrics: SceneMetrics, current: list[str]) -> list[st
     if metrics.confusion is None:
         return current
     names = metrics.expert_names
-    checkpoint.write_json(
+    files.write_json(
         run / checkpoint.NAMES,
         {"names": names, "usage": metrics.usage.tolist(), **as_json(metrics)},
     )

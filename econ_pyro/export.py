@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from econ_pyro import checkpoint, matching, plots
+from econ_pyro import files, matching, plots
 from econ_pyro.decomposition import Decomposition
 
 SHAPE_THRESHOLD = 0.5  # a pixel belongs to an object's full mask from this probability on
@@ -25,7 +25,7 @@ def to_bytes(image: Tensor) -> np.ndarray:
 def write_image(path: Path, image: Tensor) -> None:
     """An RGB or RGBA PNG of ``(3 or 4, H, W)`` in [0, 1]."""
     picture = Image.fromarray(to_bytes(image))
-    checkpoint.write_atomically(path, lambda p: picture.save(p, format="PNG"))
+    files.write_atomically(path, lambda p: picture.save(p, format="PNG"))
 
 
 def scene_json(d: Decomposition, names: list[str], source: str) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def write_scene(folder: Path, d: Decomposition, names: list[str], source: str) -
         rgba = torch.cat([d.mean[0, i], d.shape[0, i]])
         write_image(folder / f"layer-{i + 1}.png", rgba)
     plots.decomposition_strip(d, names, folder / "strip.png")
-    checkpoint.write_json(folder / "scene.json", scene_json(d, names, source))
+    files.write_json(folder / "scene.json", scene_json(d, names, source))
 
 
 def _box(mask: Tensor) -> list[int] | None:

@@ -11,6 +11,8 @@ from econ_pyro.config import (
     TrainConfig,
 )
 
+# masks that start at one half, as published
+_PAPER_EXPERT = ExpertConfig(latent=2, layers=4, features=32, attention_bias=0.0, shape_bias=0.0)
 _RECIPE = ObjectiveConfig(beta=1.0, gamma=0.5, lam=1.0, temperature=10.0)
 
 PRESETS: dict[str, tuple[str, Config]] = {
@@ -47,9 +49,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         Config(
             model=ModelConfig(
                 experts=1,
-                expert=ExpertConfig(
-                    latent=2, layers=4, features=32, attention_bias=0.0, shape_bias=0.0
-                ),
+                expert=_PAPER_EXPERT,
             ),
             objective=ObjectiveConfig(beta=1.0, gamma=1.0),
             true_regions=True,
@@ -58,22 +58,14 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "paper-unique-colours": (
         "Fig. 1 as published, beta and gamma as printed (9.54 and 0.52).",
         Config(
-            model=ModelConfig(
-                expert=ExpertConfig(
-                    latent=2, layers=4, features=32, attention_bias=0.0, shape_bias=0.0
-                )
-            ),
+            model=ModelConfig(expert=_PAPER_EXPERT),
             objective=ObjectiveConfig(beta=9.54, gamma=0.52, lam=1.0, temperature=1.0),
         ),
     ),
     "paper-unique-colours-swapped": (
         "Fig. 1 with beta and gamma swapped (0.52 and 9.54), as their stated ranges suggest.",
         Config(
-            model=ModelConfig(
-                expert=ExpertConfig(
-                    latent=2, layers=4, features=32, attention_bias=0.0, shape_bias=0.0
-                )
-            ),
+            model=ModelConfig(expert=_PAPER_EXPERT),
             objective=ObjectiveConfig(beta=0.52, gamma=9.54, lam=1.0, temperature=1.0),
         ),
     ),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from econ_pyro import checkpoint
+from econ_pyro import checkpoint, files
 from econ_pyro.competition import Rules
 from econ_pyro.config import Config
 from econ_pyro.data import Source, batch_indices
@@ -249,6 +249,4 @@ class Trainer:
 
     def _rewrite_metrics(self) -> None:
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
-        checkpoint.write_atomically(
-            self.run / checkpoint.METRICS, lambda path: path.write_text(text)
-        )
+        files.write_atomically(self.run / checkpoint.METRICS, lambda path: path.write_text(text))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from econ_pyro import checkpoint, cli
+from econ_pyro import cli, files
 from econ_pyro.data import ImageFolder, Source, open_split
 from econ_pyro.dataset import is_dataset
 from econ_pyro.econ import load
@@ -63,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> None:
         for name, (shifted, steps) in shifted_sources(econ, parsed.n).items():
             reports[name] = evaluate(econ, shifted, steps)
     out = {name: as_json(r) for name, r in reports.items()}
-    checkpoint.write_json(parsed.run / "evaluation.json", out)
+    files.write_json(parsed.run / "evaluation.json", out)
     if parsed.json:
         print(json.dumps(out, indent=2))
         return

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import econ_pyro
-from econ_pyro import checkpoint, cli, plots, presets
+from econ_pyro import checkpoint, cli, files, plots, presets
 from econ_pyro.config import Config, from_dict, to_dict
 from econ_pyro.curves import training_curves
 from econ_pyro.data import open_split
@@ -77,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> None:
     limits = config.train
     data = parsed.data
     if parsed.resume and data is None:
-        stored = checkpoint.read_json(run / checkpoint.CONFIG)["data"]
+        stored = files.read_json(run / checkpoint.CONFIG)["data"]
         data = None if stored is None else Path(stored)
     source = open_split(
         data, config.scenes, config.model.size, config.seed, limits.train_scenes,
@@ -100,7 +100,7 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     report = evaluate(best, valid)
     best.names = write_names(run, report, best.names)
-    checkpoint.write_json(run / "evaluation.json", as_json(report))
+    files.write_json(run / "evaluation.json", as_json(report))
     _draw(run / "figures", best, valid.images(torch.arange(min(len(valid), 8))), trainer.rows)
     print(f"\ntraining ended: {reason}, step {trainer.step}, {trainer.seconds / 60:.1f} minutes")
     print(f"run: {run}")
@@ -111,7 +111,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _resolve(parsed: TrainArgs, run: Path) -> Config:
     if parsed.resume:
-        stored = checkpoint.read_json(run / checkpoint.CONFIG)
+        stored = files.read_json(run / checkpoint.CONFIG)
         config = from_dict(Config, stored["config"])
     else:
         config = Config(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)})
@@ -126,7 +126,7 @@ def _prepare(run: Path, config: Config, parsed: TrainArgs) -> None:
             "a new folder for the run", f"{run}, which has files", "add --resume or --overwrite"
         )
     with cli.staged(run, parsed.overwrite, checkpoint.CONFIG) as folder:
-        checkpoint.write_json(
+        files.write_json(
             folder / checkpoint.CONFIG,
             {
                 "preset": parsed.preset,

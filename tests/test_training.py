@@ -8,7 +8,7 @@ import pyro
 import pytest
 import torch
 
-from econ_pyro import checkpoint
+from econ_pyro import checkpoint, files
 from econ_pyro.data import GeneratedScenes
 from econ_pyro.econ import Econ, load
 from econ_pyro.errors import EconError
@@ -158,14 +158,14 @@ def test_loading_never_executes_code(tmp_path):
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "config.json"
-    checkpoint.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
 
     def fail(temporary):
         temporary.write_text("half")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        checkpoint.write_atomically(path, fail)
+        files.write_atomically(path, fail)
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
 
@@ -177,7 +177,7 @@ def test_weights_of_another_configuration_are_refused(tiny, tmp_path):
     from econ_pyro.config import to_dict
 
     other = to_dict(dataclasses.replace(tiny, model=model))
-    checkpoint.write_json(run / checkpoint.CONFIG, {"config": other})
+    files.write_json(run / checkpoint.CONFIG, {"config": other})
     with pytest.raises(EconError, match="another configuration"):
         load(run)
 
