@@ -26,10 +26,10 @@ from econ_pyro.terms import Terms, layer_terms, stack
 class Generator(Protocol):
     """What the engine needs of p: :class:`econ_pyro.models.dead_leaves.DeadLeaves`."""
 
-    def decode(self, z_t: Tensor, k_t: int | Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and shape of each image's expert."""
+    def decode_all(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and shape by every expert."""
 
-    def latent_prior(self, batch: int) -> TorchDistribution:
+    def latent_prior(self, *batch: int) -> TorchDistribution:
         """p(z)."""
 
     def region_prior(self, s_t: Tensor, shape: Tensor) -> TorchDistribution:
@@ -39,13 +39,11 @@ class Generator(Protocol):
 class Recogniser(Protocol):
     """What the engine needs of q: :class:`econ_pyro.guides.recognition.Recognition`."""
 
-    def attend(self, x: Tensor, s_t: Tensor, k_t: int | Tensor) -> Tensor:
-        """Region that each image's expert proposes."""
+    def attend_all(self, x: Tensor, s_t: Tensor) -> Tensor:
+        """Region that every expert proposes."""
 
-    def encode(
-        self, x: Tensor, r_t: Tensor, k_t: int | Tensor, noise: Tensor | None = None
-    ) -> TorchDistribution:
-        """q(z)."""
+    def encode_all(self, x: Tensor, r: Tensor, noise: Tensor) -> TorchDistribution:
+        """q(z) by every expert, of its own region."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,8 @@ class Rules:
     temperature: float = 0.0
 
 
-class Proposal(NamedTuple):
-    """One expert's explanation of the scope, batch first."""
+class Proposals(NamedTuple):
+    """What each of K experts makes of the scope; all fields ``(B, K, ...)``."""
 
     r: Tensor
     mean: Tensor
@@ -76,38 +74,46 @@ class Proposal(NamedTuple):
     z: Tensor
     terms: Terms
 
+    def of(self, k: Tensor) -> Proposals:
+        """Those of expert k[b] for image b, fields ``(B, ...)``."""
+        rows = torch.arange(len(k), device=k.device)
+        r, mean, shape, z = (a[rows, k] for a in self[:4])
+        return Proposals(r, mean, shape, z, self.terms.map(lambda a: a[rows, k]))
 
+
+@torch.no_grad()
 def propose(
     model: Generator,
     guide: Recogniser,
     x: Tensor,
     s_t: Tensor,
-    k_t: int | Tensor,
     noise: Tensor,
-    sigma_x: float,
+    rules: Rules,
     r_t: Tensor | None = None,
-) -> Proposal:
-    """Attend, encode, decode and score one layer.
+) -> Proposals:
+    """Attend, encode, decode and score one layer by all experts.
 
     Args:
         model: p.
         guide: q.
         x: images, ``(B, 3, H, W)``.
         s_t: scope, ``(B, 1, H, W)``.
-        k_t: an expert, or ``(B,)``.
         noise: of the latent, ``(B, L)``; zeros give the posterior mean.
-        sigma_x: standard deviation of the pixels.
-        r_t: the region, where it is not for the attention to choose: the last step, true regions.
+        rules: number of experts and sigma; the rest plays no part.
+        r_t: the region, ``(B, 1, H, W)``, where it is not for the attention to choose: the last
+            step, true regions.
     """
     if r_t is None:
-        r_t = guide.attend(x, s_t, k_t)
-    q_z = guide.encode(x, r_t, k_t, noise)
-    z_t = q_z.rsample()
-    mean, shape = model.decode(z_t, k_t)
-    error = LayeredNormal(r_t[:, None], mean[:, None], sigma_x).squared_error(x)[:, 0]
-    q_r = MeanBernoulli(r_t).to_event(3)
-    p_r, p_z = model.region_prior(s_t, shape), model.latent_prior(len(x))
-    return Proposal(r_t, mean, shape, z_t, layer_terms(error, q_z, p_z, q_r, p_r))
+        r = guide.attend_all(x, s_t)
+    else:
+        r = r_t[:, None].expand(-1, rules.experts, -1, -1, -1)
+    q_z = guide.encode_all(x, r, noise)  # batch (B, K)
+    z = q_z.rsample()
+    mean, shape = model.decode_all(z)
+    error = LayeredNormal(r, mean, rules.sigma_x).squared_error(x)
+    q_r = MeanBernoulli(r).to_event(3)
+    p_r, p_z = model.region_prior(s_t[:, None], shape), model.latent_prior(*r.shape[:2])
+    return Proposals(r, mean, shape, z, layer_terms(error, q_z, p_z, q_r, p_r))
 
 
 def draw_winners(scores: Tensor, temperature: float) -> Tensor:
@@ -154,21 +160,15 @@ def compete(
     s_t = torch.ones_like(x[:, :1])
     layers: list[tuple[Tensor, ...]] = []
     terms: list[Terms] = []
-    rows = torch.arange(len(x), device=x.device)
     for i in range(rules.steps):
         r_t = _fixed_region(s_t, i, rules.steps, regions)
-        proposals = [
-            propose(model, guide, x, s_t, k, noise[:, i], rules.sigma_x, r_t)
-            for k in range(rules.experts)
-        ]
-        scores = torch.stack([p.terms.score(rules.lam) for p in proposals], 1)  # (B, K)
+        proposals = propose(model, guide, x, s_t, noise[:, i], rules, r_t)
+        scores = proposals.terms.score(rules.lam)  # (B, K)
         k_hat = draw_winners(scores, rules.temperature)
-        stacked = [torch.stack(parts) for parts in zip(*(p[:4] for p in proposals), strict=True)]
-        r, mean, shape, z = (a[k_hat, rows] for a in stacked)
-        all_terms = stack([p.terms for p in proposals], 0)
-        terms.append(Terms(*(a[k_hat, rows] for a in all_terms)))
-        layers.append((k_hat, s_t, r, mean, shape, z, scores))
-        s_t = next_scope(s_t, r)
+        won = proposals.of(k_hat)
+        terms.append(won.terms)
+        layers.append((k_hat, s_t, *won[:4], scores))
+        s_t = next_scope(s_t, won.r)
     k, scope, r, mean, shape, z, scores = (
         torch.stack(parts, 1) for parts in zip(*layers, strict=True)
     )
@@ -220,9 +220,10 @@ def exhaust(
             best_k = torch.where(better[:, None], torch.tensor(prefix, device=x.device), best_k)
             return
         r_t = _fixed_region(s_t, i, rules.steps, None)
+        proposals = propose(model, guide, x, s_t, noise[:, i], rules, r_t)
+        losses = proposals.terms.loss(beta, gamma)  # (B, K)
         for k in range(rules.experts):
-            p = propose(model, guide, x, s_t, k, noise[:, i], rules.sigma_x, r_t)
-            descend([*prefix, k], next_scope(s_t, p.r), loss + p.terms.loss(beta, gamma))
+            descend([*prefix, k], next_scope(s_t, proposals.r[:, k]), loss + losses[:, k])
 
     descend([], torch.ones_like(x[:, :1]), torch.zeros_like(best_loss))
     return Exhaustive(best_k, best_loss)

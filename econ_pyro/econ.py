@@ -143,8 +143,8 @@ class Econ:
         """
         generator = torch.Generator().manual_seed(seed)
         z = torch.randn(n, self.config.model.expert.latent, generator=generator).to(self.device)
-        decoded = [self.model.decode(z, k) for k in range(self.config.model.experts)]
-        return torch.stack([d.mean for d in decoded]), torch.stack([d.shape for d in decoded])
+        mean, shape = self.model.decode_all(z[:, None].expand(-1, self.config.model.experts, -1))
+        return mean.transpose(0, 1), shape.transpose(0, 1)
 
     def find_experts(self, names: Sequence[str]) -> list[int]:
         """Indices of experts by name; an index works as a name.

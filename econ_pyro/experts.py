@@ -1,45 +1,70 @@
-"""Apply an ensemble of K experts, each to the images that it won.
+"""An ensemble of K networks of one architecture: each for the images that it won, or all at once.
 
-The networks of the K experts are separate modules: a loser of a step is not in the graph at all,
-so its gradient is None and no optimiser moves it.
+The networks are separate modules: a loser of a step is not in the graph at all, so its gradient is
+None and no optimiser moves it.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import pyro
 import torch
 from torch import Tensor, nn
 
 # oneDNN builds a kernel for every new batch size: groups are padded up to a multiple of this
-GROUP = 8
+GROUP = 4
 
 
-def dispatch(
-    experts: Sequence[nn.Module] | nn.ModuleList, k: int | Tensor, *args: Tensor
-) -> Tensor:
-    """Output of expert k[b] for image b, in float32.
+class Ensemble(nn.ModuleList):
+    """K networks.
 
     Args:
-        experts: K modules of the same signature, tensors ``(n, ...)`` to a tensor ``(n, ...)``.
-        k: one expert for the whole batch, or ``(B,)`` int64, an expert for each image.
-        *args: inputs, each ``(B, ...)``.
-
-    Returns:
-        ``(B, ...)`` in the order of the batch.
+        make: makes one of them.
+        experts: number of networks K.
     """
-    if isinstance(k, int):
-        return experts[k](*args).float() if args[0].dtype != torch.float64 else experts[k](*args)
-    groups = [(k == e).nonzero().squeeze(1) for e in range(len(experts))]
-    outputs = []
-    for expert, rows in enumerate(groups):
-        n = len(rows)
-        if n:
-            padded = torch.cat([rows, rows[:1].expand(-n % GROUP)]) if n % GROUP else rows
-            outputs.append(dispatch(experts, expert, *(a[padded] for a in args))[:n])
-    return torch.cat(outputs)[torch.cat(groups).argsort()]
+
+    def __init__(self, make: Callable[[], nn.Module], experts: int) -> None:
+        super().__init__(make() for _ in range(experts))
+
+    def of_winners(self, k: Tensor, *args: Tensor) -> Tensor:
+        """Output of network k[b] for image b, in float32 or better, differentiable.
+
+        Args:
+            k: ``(B,)`` int64.
+            *args: inputs, each ``(B, ...)``.
+
+        Returns:
+            ``(B, ...)`` in the order of the batch.
+        """
+        groups = [(k == e).nonzero().squeeze(1) for e in range(len(self))]
+        outputs = []
+        for network, rows in zip(self, groups, strict=True):
+            n = len(rows)
+            if n == len(k):
+                return _at_least_float32(network(*args))
+            if n:
+                padded = torch.cat([rows, rows[:1].expand(-n % GROUP)]) if n % GROUP else rows
+                outputs.append(network(*(a[padded] for a in args))[:n])
+        return _at_least_float32(torch.cat(outputs)[torch.cat(groups).argsort()])
+
+    @torch.no_grad()
+    def of_all(self, *args: Tensor) -> Tensor:
+        """Output of every network, in float32 or better, without gradients.
+
+        Args:
+            *args: inputs, each ``(B, K, ...)``, of each network its own.
+
+        Returns:
+            ``(B, K, ...)``.
+        """
+        outputs = [network(*(a[:, k] for a in args)) for k, network in enumerate(self)]
+        return _at_least_float32(torch.stack(outputs, 1))
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def register(prefix: str, experts: nn.ModuleList) -> None:

@@ -68,7 +68,7 @@ class Trainer:
         self.config, self.model, self.guide = config, model, guide
         self.train, self.valid, self.run, self.device = train, valid, run, device
         parameters = [*model.parameters(), *guide.parameters()]
-        self.optim = torch.optim.Adam(parameters, lr=config.train.lr)
+        self.optim = torch.optim.Adam(parameters, lr=config.train.lr, fused=True)
         # "5 evaluations without improvement": torch counts those after the first
         self.schedule = ReduceLROnPlateau(
             self.optim,

@@ -23,14 +23,14 @@ class Encoder(nn.Module):
         blocks: list[nn.Module] = []
         channels = 4
         for _ in range(config.layers):
-            blocks += [nn.Conv2d(channels, config.features, 3, padding=1), nn.ReLU()]
+            blocks += [nn.Conv2d(channels, config.features, 3, padding=1), nn.ReLU(inplace=True)]
             blocks += [nn.MaxPool2d(2)]
             channels = config.features
         self.blocks = nn.Sequential(*blocks)
         inner = channels * (size // 2**config.layers) ** 2
         self.head = nn.Sequential(
             nn.Linear(inner, 4 * config.latent),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Linear(4 * config.latent, 2 * config.latent),
         )
 

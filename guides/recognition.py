@@ -8,6 +8,8 @@ replaced by their means (section 5.1). The last layer takes all that is left (fo
 
 from __future__ import annotations
 
+from functools import partial
+
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from econ_pyro import sites
 from econ_pyro.config import ModelConfig
 from econ_pyro.distributions import FixedNoiseNormal, MeanBernoulli
-from econ_pyro.experts import dispatch, register
+from econ_pyro.experts import Ensemble, register
 from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.encoder import Encoder
 from econ_pyro.layers import next_scope, region, safe_log
@@ -34,41 +36,51 @@ class Recognition(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        experts = range(config.experts)
-        self.attentions = nn.ModuleList(AttentionUNet(config.expert, config.size) for _ in experts)
-        self.encoders = nn.ModuleList(Encoder(config.expert, config.size) for _ in experts)
+        sizes = (config.expert, config.size)
+        self.attentions = Ensemble(partial(AttentionUNet, *sizes), config.experts)
+        self.encoders = Ensemble(partial(Encoder, *sizes), config.experts)
 
-    def attend(self, x: Tensor, s_t: Tensor, k_t: int | Tensor) -> Tensor:
-        """Eq. 9: the region that each image's own expert (or one for all) proposes.
+    def attend(self, x: Tensor, s_t: Tensor, k_t: Tensor) -> Tensor:
+        """Eq. 9: the region that each image's own expert proposes.
 
         Args:
             x: images, ``(B, 3, H, W)``.
             s_t: scope, ``(B, 1, H, W)``.
-            k_t: an expert, or ``(B,)``.
+            k_t: experts, ``(B,)``.
 
         Returns:
             ``(B, 1, H, W)`` in [0, s_t].
         """
-        logits = dispatch(self.attentions, k_t, _inputs(x, s_t))
-        return region(s_t, logits.sigmoid())
+        return region(s_t, self.attentions.of_winners(k_t, _inputs(x, s_t)).sigmoid())
+
+    def attend_all(self, x: Tensor, s_t: Tensor) -> Tensor:
+        """The regions that all experts propose, without gradients, ``(B, K, 1, H, W)``."""
+        inputs = _inputs(x, s_t)[:, None].expand(-1, self.config.experts, -1, -1, -1)
+        return region(s_t[:, None], self.attentions.of_all(inputs).sigmoid())
 
     def encode(
-        self, x: Tensor, r_t: Tensor, k_t: int | Tensor, noise: Tensor | None = None
+        self, x: Tensor, r_t: Tensor, k_t: Tensor, noise: Tensor | None = None
     ) -> TorchDistribution:
-        """q(z_t | x, r_t, k_t), batch ``(B,)``, event ``(L,)``.
+        """q(z_t | x, r_t, k_t) by each image's own expert, batch ``(B,)``, event ``(L,)``.
 
         Args:
             x: images, ``(B, 3, H, W)``.
             r_t: region, ``(B, 1, H, W)``.
-            k_t: an expert, or ``(B,)``.
+            k_t: experts, ``(B,)``.
             noise: standard normal noise of the sample, ``(B, L)``; fresh if not given.
         """
-        out = dispatch(self.encoders, k_t, _inputs(x, r_t))
-        loc, log_variance = out.chunk(2, dim=1)
-        scale = (0.5 * log_variance).clamp(*LOG_SCALE_RANGE).exp()
-        if noise is None:
-            noise = torch.randn_like(loc)
-        return FixedNoiseNormal(loc, scale, noise).to_event(1)
+        return _posterior(self.encoders.of_winners(k_t, _inputs(x, r_t)), noise)
+
+    def encode_all(self, x: Tensor, r: Tensor, noise: Tensor) -> TorchDistribution:
+        """The same by every expert of its own region, without gradients, batch ``(B, K)``.
+
+        Args:
+            x: images, ``(B, 3, H, W)``.
+            r: regions, ``(B, K, 1, H, W)``.
+            noise: of the samples, ``(B, L)``, shared by the experts.
+        """
+        inputs = torch.stack([_inputs(x, r_k) for r_k in r.unbind(1)], 1)
+        return _posterior(self.encoders.of_all(inputs), noise[:, None])
 
     def forward(
         self,
@@ -105,3 +117,10 @@ class Recognition(nn.Module):
 def _inputs(x: Tensor, mask: Tensor) -> Tensor:
     # channels_last is the fast layout of convolutions on CPUs and GPUs; outputs inherit it
     return torch.cat([x, safe_log(mask)], 1).contiguous(memory_format=torch.channels_last)
+
+
+def _posterior(out: Tensor, noise: Tensor | None) -> TorchDistribution:
+    loc, log_variance = out.chunk(2, dim=-1)
+    scale = (0.5 * log_variance).clamp(*LOG_SCALE_RANGE).exp()
+    noise = torch.randn_like(loc) if noise is None else noise.expand_as(loc)
+    return FixedNoiseNormal(loc, scale, noise).to_event(1)

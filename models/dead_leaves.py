@@ -14,6 +14,7 @@ a region depends on the nearer ones through the scope:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import pyro
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from econ_pyro import sites
 from econ_pyro.config import ModelConfig
 from econ_pyro.distributions import LayeredNormal, MeanBernoulli
-from econ_pyro.experts import dispatch, register
+from econ_pyro.experts import Ensemble, register
 from econ_pyro.layers import next_scope, paint, region
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
 
@@ -63,8 +64,8 @@ class DeadLeaves(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.decoders = nn.ModuleList(
-            SpatialBroadcastDecoder(config.expert, config.size) for _ in range(config.experts)
+        self.decoders = Ensemble(
+            partial(SpatialBroadcastDecoder, config.expert, config.size), config.experts
         )
         # p(k_t), back to front; training sets it to the share of steps that each expert won
         even = torch.full((config.steps, config.experts), 1 / config.experts)
@@ -73,19 +74,26 @@ class DeadLeaves(nn.Module):
         self.class_probs: Tensor
         self._zero: Tensor
 
-    def decode(self, z_t: Tensor, k_t: int | Tensor) -> Decoded:
-        """Eqs. 4 and 5: appearance and shape of each image's own expert (or of one for all).
+    def decode(self, z_t: Tensor, k_t: Tensor) -> Decoded:
+        """Eqs. 4 and 5: appearance and shape by each image's own expert.
 
         Args:
             z_t: latents, ``(B, L)``.
-            k_t: an expert, or ``(B,)``.
+            k_t: experts, ``(B,)``.
         """
-        out = dispatch(self.decoders, k_t, z_t).sigmoid()
-        return Decoded(out[:, :3], out[:, 3:])
+        return _decoded(self.decoders.of_winners(k_t, z_t))
 
-    def latent_prior(self, batch: int) -> TorchDistribution:
-        """p(z_t) = N(0, I), batch ``(B,)``, event ``(L,)``."""
-        zero = self._zero.expand(batch, self.config.expert.latent)
+    def decode_all(self, z: Tensor) -> Decoded:
+        """The same by every expert, without gradients: ``(B, K, 3, H, W)``, ``(B, K, 1, H, W)``.
+
+        Args:
+            z: latents, ``(B, K, L)``.
+        """
+        return _decoded(self.decoders.of_all(z))
+
+    def latent_prior(self, *batch: int) -> TorchDistribution:
+        """p(z_t) = N(0, I) of the batch shape, event ``(L,)``."""
+        zero = self._zero.expand(*batch, self.config.expert.latent)
         return Normal(zero, torch.ones_like(zero)).to_event(1)
 
     def region_prior(self, s_t: Tensor, shape: Tensor) -> TorchDistribution:
@@ -157,3 +165,8 @@ class DeadLeaves(nn.Module):
                 layers.append((k_t, m_t, x_t, z_t))
         k_, m, x, z = (torch.stack(part[::-1], 1) for part in zip(*layers, strict=True))
         return Canvas(canvas, k_, m, x, z)
+
+
+def _decoded(logits: Tensor) -> Decoded:
+    mean, shape = logits.sigmoid().split([3, 1], dim=-3)
+    return Decoded(mean, shape)

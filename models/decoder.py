@@ -24,7 +24,7 @@ class SpatialBroadcastDecoder(nn.Module):
         blocks: list[nn.Module] = []
         channels = config.latent + 2
         for _ in range(config.layers):
-            blocks += [nn.Conv2d(channels, config.features, 3, padding=1), nn.ReLU()]
+            blocks += [nn.Conv2d(channels, config.features, 3, padding=1), nn.ReLU(inplace=True)]
             channels = config.features
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Conv2d(channels, 4, 1)
