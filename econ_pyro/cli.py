@@ -6,7 +6,7 @@ import errno
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -104,3 +104,9 @@ def check_positive(option: str, value: int) -> None:
     """
     if value < 1:
         raise EconError(f"at least 1 for {option}", str(value))
+
+
+def check_choice(what: str, value: str, known: Iterable[str]) -> None:
+    """Raise EconError unless a value is a known one."""
+    if value not in (names := list(known)):
+        raise EconError(f"{what} among {', '.join(names)}", repr(value))

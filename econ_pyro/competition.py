@@ -10,6 +10,7 @@ gradient is computed here: learning sees only the winners, through the ELBO.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -116,19 +117,26 @@ def propose(
     return Proposals(r, mean, shape, z, layer_terms(error, q_z, p_z, q_r, p_r))
 
 
-def draw_winners(scores: Tensor, temperature: float) -> Tensor:
-    """Winner of each image: P(k) ~ exp(-score / temperature), from torch's global generator.
+def draw_gumbel(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Standard Gumbel noise from torch's global generator: the luck of a competition."""
+    return -torch.empty(tuple(shape), dtype=like.dtype, device=like.device).exponential_().log()
+
+
+def draw_winners(scores: Tensor, temperature: float, gumbel: Tensor | None = None) -> Tensor:
+    """Winner of each image: P(k) ~ exp(-score / temperature).
 
     Args:
-        scores: ``(B, K)`` in nats, lower is better.
+        scores: ``(B, K)`` in nats, lower is better, handicaps included.
         temperature: 0 takes the best.
+        gumbel: the luck of each expert, ``(B, K)``; drawn if not given.
 
     Returns:
         ``(B,)`` int64.
     """
     if temperature == 0:
         return scores.argmin(dim=1)
-    gumbel = -torch.empty_like(scores).exponential_().log()
+    if gumbel is None:
+        gumbel = draw_gumbel(scores.shape, scores)
     return (gumbel - scores / temperature).argmax(dim=1)
 
 
@@ -146,6 +154,8 @@ def compete(
     noise: Tensor,
     rules: Rules,
     regions: Tensor | None = None,
+    handicap: Tensor | None = None,
+    gumbel: Tensor | None = None,
 ) -> Decomposition:
     """Explain images front to back, the experts competing at each step.
 
@@ -156,6 +166,8 @@ def compete(
         noise: of the latents, shared by the experts, ``(B, T, L)``; zeros give the means.
         rules: how winners are drawn.
         regions: true regions in place of attention, ``(B, T, 1, H, W)``.
+        handicap: nats added to each expert's scores before winners are drawn, ``(K,)``.
+        gumbel: luck of each expert at each step, ``(B, T, K)``; drawn if not given.
     """
     s_t = torch.ones_like(x[:, :1])
     layers: list[tuple[Tensor, ...]] = []
@@ -164,7 +176,9 @@ def compete(
         r_t = _fixed_region(s_t, i, rules.steps, regions)
         proposals = propose(model, guide, x, s_t, noise[:, i], rules, r_t)
         scores = proposals.terms.score(rules.lam)  # (B, K)
-        k_hat = draw_winners(scores, rules.temperature)
+        handicapped = scores if handicap is None else scores + handicap
+        luck = None if gumbel is None else gumbel[:, i]
+        k_hat = draw_winners(handicapped, rules.temperature, luck)
         won = proposals.of(k_hat)
         terms.append(won.terms)
         layers.append((k_hat, s_t, *won[:4], scores))

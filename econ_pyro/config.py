@@ -192,6 +192,17 @@ class ObjectiveConfig:
     """Weight lambda of L_x in the competition; L_r has weight 1."""
     temperature: float = 10.0
     """Temperature of the competition in nats; 1 is the paper, 0 always takes the best."""
+    temperature_end: float | None = None
+    """Temperature after annealing, above 0; temperature throughout if not set."""
+    temperature_steps: int = 1000
+    """Training steps over which the temperature moves geometrically to temperature_end."""
+    balance: float = 0.0
+    """Handicap in the training's competition: nats a step that an expert loses for each even share
+    by which it wins more than an even share, and gains for each by which it wins less."""
+    balance_limit: float = 30.0
+    """Largest handicap in nats."""
+    balance_until: int = 3000
+    """Training step from which there is no handicap."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +218,11 @@ class TrainConfig:
     """Scenes in a training step."""
     lr: float = 5e-4
     """Adam's initial learning rate."""
+    schedule: Literal["plateau", "cosine"] = "plateau"
+    """plateau: the rate falls when the validation loss does not; cosine: it falls over the given
+    number of steps, to a hundredth."""
+    warmup: int = 0
+    """Training steps over which the rate rises at first (cosine)."""
     validate_every: int = 100
     """Training steps between two evaluations of the validation loss."""
     patience: int = 5

@@ -1,8 +1,9 @@
-"""Restart starved experts as noisy copies of the busiest.
+"""Keep experts in the competition: handicaps, and restarts of starved experts.
 
 An expert that wins almost nothing learns almost nothing and goes on losing. As in sprite
 clustering, it is replaced by a copy of the expert that wins most, its optimiser state too, so that
-the two can divide that one's objects between them.
+the two can divide that one's objects between them. A handicap for winners keeps experts of nearly
+equal scores at even shares while they grow apart, as in load balancing without an auxiliary loss.
 """
 
 from __future__ import annotations
@@ -12,6 +13,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 NOISE = 0.02  # of each tensor's own root mean square
+
+
+def handicapped(handicap: Tensor, wins: Tensor, rate: float, limit: float) -> Tensor:
+    """Handicaps after a step.
+
+    Args:
+        handicap: before the step, ``(K,)`` in nats.
+        wins: how often each expert won in the step, ``(K,)``.
+        rate: nats for each even share above an even share.
+        limit: largest absolute handicap.
+    """
+    excess = len(wins) * wins / wins.sum().clamp_min(1) - 1
+    return (handicap + rate * excess).clamp(-limit, limit)
 
 
 def starved(wins: Tensor, below: float) -> list[tuple[int, int]]:

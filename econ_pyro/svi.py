@@ -45,6 +45,9 @@ class CompetitiveSVI:
         latent: dimension L of a latent.
         amp: run the networks in bfloat16.
         clip: largest gradient norm; 0 does not clip.
+
+    Attributes:
+        handicap: nats added to each expert's scores in training, ``(K,)``; None adds nothing.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class CompetitiveSVI:
         self.model, self.guide, self.optim, self.elbo = model, guide, optim, elbo
         self.rules, self.latent, self.amp, self.clip = rules, latent, amp, clip
         self.last: Step | None = None
+        self.handicap: Tensor | None = None
 
     def _precision(self, x: Tensor) -> torch.autocast:
         # one context a pass: it casts each weight once; its cache must not outlive no_grad
@@ -81,18 +85,18 @@ class CompetitiveSVI:
         shape = (len(x), self.rules.steps, self.latent)
         noise = torch.randn(shape, dtype=x.dtype, device=x.device)
         with self._precision(x):
-            k = compete(self.model, self.guide, x, noise, self.rules, regions).k  # type: ignore[arg-type]
+            d = compete(self.model, self.guide, x, noise, self.rules, regions, self.handicap)  # type: ignore[arg-type]
         self.optim.zero_grad(set_to_none=True)
         # the optimiser holds the parameters: nothing goes into Pyro's global store
         with self._precision(x), pyro.settings.context(module_local_params=True):
-            terms = self.elbo.terms(self.model, self.guide, x, k, noise, regions)
+            terms = self.elbo.terms(self.model, self.guide, x, d.k, noise, regions)
             loss = terms.loss(self.elbo.beta, self.elbo.gamma).sum(dim=1).mean()
         loss.backward()
         if self.clip:
             parameters = [p for group in self.optim.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optim.step()
-        self.last = Step(loss.detach(), terms.map(torch.Tensor.detach), k)
+        self.last = Step(loss.detach(), terms.map(torch.Tensor.detach), d.k)
         return loss.item()
 
     def explain(self, x: Tensor, regions: Tensor | None = None) -> Decomposition:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -19,7 +20,8 @@ from econ_pyro.config import Config
 from econ_pyro.data import Source, batch_indices
 from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.errors import EconError
-from econ_pyro.restarts import copy_expert, starved
+from econ_pyro.restarts import copy_expert, handicapped, starved
+from econ_pyro.schedules import gamma_at, rate_at, temperature_at
 from econ_pyro.svi import CompetitiveSVI
 
 Row = dict[str, Any]
@@ -29,14 +31,6 @@ def make_rules(config: Config) -> Rules:
     """The competition of a configuration, as in training."""
     model, objective = config.model, config.objective
     return Rules(model.experts, model.steps, model.sigma_x, objective.lam, objective.temperature)
-
-
-def gamma_at(config: Config, step: int) -> float:
-    """Weight of L_r at a training step: linear from gamma to gamma_end."""
-    objective = config.objective
-    end = objective.gamma if objective.gamma_end is None else objective.gamma_end
-    share = min(1.0, step / max(1, objective.gamma_steps))
-    return objective.gamma + share * (end - objective.gamma)
 
 
 class Trainer:
@@ -89,6 +83,7 @@ class Trainer:
         )
         self.step, self.best, self.seconds = 0, math.inf, 0.0
         self.window = torch.zeros(config.model.experts, dtype=torch.long)
+        self.handicap = torch.zeros(config.model.experts, device=device)
         self.rows: list[Row] = []
         if config.true_regions:  # fail before anything is written
             self._batch(train, torch.zeros(1, dtype=torch.long))
@@ -106,6 +101,7 @@ class Trainer:
             "best": self.best,
             "seconds": self.seconds,
             "window": self.window,
+            "handicap": self.handicap,
         }
 
     def resume(self) -> None:
@@ -120,7 +116,7 @@ class Trainer:
         if state["cuda_rng"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        self.window = state["window"]
+        self.window, self.handicap = state["window"], state["handicap"].to(self.device)
         # rows written after the checkpoint, before a kill, will be written again
         rows = checkpoint.read_metrics(self.run / checkpoint.METRICS)
         self.rows = [row for row in rows if row["step"] <= self.step]
@@ -130,7 +126,10 @@ class Trainer:
         limits = self.config.train
         if self.step >= limits.steps:
             return f"all {limits.steps} steps done"
-        if self.optim.param_groups[0]["lr"] < limits.lr * 10 ** (-0.5 * (limits.decreases - 0.5)):
+        rate = self.optim.param_groups[0]["lr"]
+        if limits.schedule == "plateau" and rate < limits.lr * 10 ** (
+            -0.5 * (limits.decreases - 0.5)
+        ):
             return f"the rate fell {limits.decreases} times"
         if limits.minutes is not None and self.seconds >= 60 * limits.minutes:
             return f"{limits.minutes:g} minutes are up"
@@ -154,7 +153,7 @@ class Trainer:
         while not (reason := self.done()):
             before, began = self.seconds, time.perf_counter()
             x, regions = self._batch(self.train, self._training_indices())
-            self.svi.elbo.gamma = gamma_at(self.config, self.step)
+            self._apply_schedules()
             loss = self.svi.step(x, regions)
             self.step += 1
             if not math.isfinite(loss):
@@ -165,9 +164,7 @@ class Trainer:
                     "holds the state before",
                 )
             assert self.svi.last is not None
-            self.window += torch.bincount(
-                self.svi.last.k.flatten().cpu(), minlength=len(self.window)
-            )
+            self._count_wins(self.svi.last.k)
             sums.append(torch.stack([t.sum(1).mean() for t in self.svi.last.terms]))
             self._restart_starved()
             self.seconds = before + time.perf_counter() - began
@@ -180,6 +177,26 @@ class Trainer:
                 self._save(row)
             report(self.step, row)
         return reason
+
+    def _apply_schedules(self) -> None:
+        self.svi.elbo.gamma = gamma_at(self.config, self.step)
+        temperature = temperature_at(self.config, self.step)
+        self.svi.rules = dataclasses.replace(self.svi.rules, temperature=temperature)
+        objective = self.config.objective
+        balanced = objective.balance > 0 and self.step < objective.balance_until
+        self.svi.handicap = self.handicap if balanced else None
+        if self.config.train.schedule == "cosine":
+            for group in self.optim.param_groups:
+                group["lr"] = rate_at(self.config, self.step)
+
+    def _count_wins(self, k: Tensor) -> None:
+        wins = torch.bincount(k.flatten(), minlength=len(self.window))
+        self.window += wins.cpu()
+        objective = self.config.objective
+        if self.svi.handicap is not None:
+            self.handicap = handicapped(
+                self.handicap, wins, objective.balance, objective.balance_limit
+            )
 
     def _training_indices(self) -> Tensor:
         limits = self.config.train
@@ -209,7 +226,8 @@ class Trainer:
         probs = (wins.sum(0) + 0.01).flip(0)  # back to front
         self.model.class_probs.copy_(probs / probs.sum(1, keepdim=True))  # type: ignore[operator]
         lr = self.optim.param_groups[0]["lr"]
-        self.schedule.step(valid)
+        if train.schedule == "plateau":
+            self.schedule.step(valid)
         loss = terms[0] + objective.beta * terms[1] + self.svi.elbo.gamma * terms[2]
         return {
             "step": self.step,
@@ -220,6 +238,7 @@ class Trainer:
             "r": terms[2].item(),
             "lr": lr,
             "gamma": self.svi.elbo.gamma,
+            "temperature": self.svi.rules.temperature,
             "usage": wins.mean((0, 1)).tolist(),
             "scenes": self.step * train.batch,
         }
@@ -232,6 +251,7 @@ class Trainer:
             ensembles = [self.model.decoders, self.guide.attentions, self.guide.encoders]
             for k, busiest in starved(self.window, train.restart_below):
                 copy_expert(ensembles, self.optim, busiest, k)  # type: ignore[arg-type]
+                self.handicap[k] = self.handicap[busiest]
         self.window.zero_()
 
     def _save(self, row: Row) -> None:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import econ_pyro
-from econ_pyro import checkpoint, cli
+from econ_pyro import checkpoint, cli, presets
 from econ_pyro.export import write_image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -225,3 +225,17 @@ def test_killed_training_leaves_a_loadable_run(tmp_path):
     step = checkpoint.load_checkpoint(run / checkpoint.LAST)["step"]
     script("svi_train", "quick", "--steps", step + 1, "--run", run, "--resume", "--device", "cpu")
     assert checkpoint.read_metrics(run / checkpoint.METRICS)[-1]["step"] == step + 1
+
+
+def test_benchmark_prints_tables_and_writes_json(monkeypatch, tmp_path, capsys, tiny):
+    monkeypatch.setattr(presets, "PRESETS", {"quick": ("tiny", tiny)})
+    out = tmp_path / "figures.json"
+    script("benchmark", "quick", "--device", "cpu", "--rounds", 2, "--out", out)
+    figures = json.loads(out.read_text())
+    rows = figures["step"]["rows"]
+    plain, ours = rows["plain: all experts with gradients, float32"], rows["winners only, float32"]
+    assert len(ours["seconds"]) == 2 and figures["use"]["decompose"] > 0
+    # K = 3: plain runs all forward and back, ours all forward and one forward and back
+    assert 0.5 < ours["flop"] / plain["flop"] < 0.85
+    assert "| econ-pyro: winners only" in capsys.readouterr().out
+    assert "a preset among quick, got 'swift'" in fails(capsys, "benchmark", "swift")

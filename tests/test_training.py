@@ -13,7 +13,7 @@ from econ_pyro.data import GeneratedScenes
 from econ_pyro.econ import Econ, load
 from econ_pyro.errors import EconError
 from econ_pyro.restarts import copy_expert, starved
-from econ_pyro.training import Trainer, gamma_at
+from econ_pyro.training import Trainer
 
 
 def make_trainer(config, run, steps=None):
@@ -112,13 +112,6 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path):
     state = checkpoint.load_checkpoint(tmp_path / "run" / checkpoint.LAST)
     assert state["step"] == 2
     assert all(t.isfinite().all() for t in state["model"].values())
-
-
-def test_gamma_moves_linearly(tiny):
-    objective = dataclasses.replace(tiny.objective, gamma=1.0, gamma_end=3.0, gamma_steps=10)
-    config = dataclasses.replace(tiny, objective=objective)
-    assert [gamma_at(config, s) for s in (0, 5, 10, 99)] == [1.0, 2.0, 3.0, 3.0]
-    assert gamma_at(tiny, 99) == tiny.objective.gamma
 
 
 def test_starved_experts_become_noisy_copies_of_the_busiest(tiny, tmp_path):

@@ -1,0 +1,93 @@
+r"""The step of learning without any speed: what fast paths are tested and timed against.
+
+All K experts are run with gradients, one after the other, and the terms of Eqs. 10-12 are written
+out; neither Pyro nor :mod:`econ_pyro.terms` is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from econ_pyro.competition import Rules
+
+PROB_EPS, SCOPE_EPS = 1e-6, 1e-5
+
+
+class PlainStep(NamedTuple):
+    """What :func:`plain_loss` finds."""
+
+    loss: Tensor
+    """Eq. 13 as a loss, mean over scenes, differentiable."""
+    k: Tensor
+    """Winners, front to back, ``(B, T)``."""
+
+
+def plain_loss(
+    model: nn.Module,
+    guide: nn.Module,
+    x: Tensor,
+    noise: Tensor,
+    gumbel: Tensor,
+    rules: Rules,
+    beta: float,
+    gamma: float,
+) -> PlainStep:
+    """Competition and class-conditional ELBO in one pass.
+
+    Args:
+        model: with ``decoders``, K networks.
+        guide: with ``attentions`` and ``encoders``, K networks each.
+        x: images, ``(B, 3, H, W)``.
+        noise: of the latents, ``(B, T, L)``.
+        gumbel: luck of each expert at each step, ``(B, T, K)``.
+        rules: of the competition.
+        beta: weight of L_z.
+        gamma: weight of L_r.
+    """
+    scope, total, winners = torch.ones_like(x[:, :1]), x.new_zeros(len(x)), []
+    for i in range(rules.steps):
+        last = i == rules.steps - 1
+        proposals = [
+            _one(model, guide, k, x, scope, noise[:, i], rules.sigma_x, last)
+            for k in range(rules.experts)
+        ]
+        r, l_x, l_z, l_r = (torch.stack(part, 1) for part in zip(*proposals, strict=True))
+        scores = (rules.lam * l_x + l_r).detach()
+        if rules.temperature > 0:
+            k = (gumbel[:, i] - scores / rules.temperature).argmax(1)
+        else:
+            k = scores.argmin(1)
+        rows = torch.arange(len(x), device=x.device)
+        total = total + (l_x + beta * l_z + gamma * l_r)[rows, k]
+        scope = (scope - r[rows, k]).clamp_min(0.0)
+        winners.append(k)
+    return PlainStep(total.mean(), torch.stack(winners, 1))
+
+
+def _one(
+    model: Any,
+    guide: Any,
+    k: int,
+    x: Tensor,
+    scope: Tensor,
+    noise: Tensor,
+    sigma: float,
+    last: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Region and terms of one expert."""
+    r = scope
+    if not last:
+        seen = torch.cat([x, scope.clamp_min(SCOPE_EPS).log()], 1)
+        r = scope * guide.attentions[k](seen).sigmoid()
+    out = guide.encoders[k](torch.cat([x, r.clamp_min(SCOPE_EPS).log()], 1))
+    loc, log_scale = out.chunk(2, 1)[0], (out.chunk(2, 1)[1] / 2).clamp(-7.0, 3.0)
+    decoded = model.decoders[k](loc + log_scale.exp() * noise).sigmoid()
+    mean, p = decoded[:, :3], scope * decoded[:, 3:]
+    l_x = (r * (x - mean) ** 2).sum((1, 2, 3)) / (2 * sigma**2)
+    l_z = (0.5 * (loc**2 + (2 * log_scale).exp() - 1) - log_scale).sum(1)
+    yes = r * ((r + PROB_EPS).log() - (p + PROB_EPS).log())
+    no = (1 - r) * ((1 - r + PROB_EPS).log() - (1 - p + PROB_EPS).log())
+    return r, l_x, l_z, (yes + no).sum((1, 2, 3))

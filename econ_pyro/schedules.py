@@ -1,0 +1,34 @@
+"""Weights and rates that change over training, as functions of the step."""
+
+from __future__ import annotations
+
+import math
+
+from econ_pyro.config import Config
+
+
+def gamma_at(config: Config, step: int) -> float:
+    """Weight of L_r: linear from gamma to gamma_end."""
+    objective = config.objective
+    end = objective.gamma if objective.gamma_end is None else objective.gamma_end
+    share = min(1.0, step / max(1, objective.gamma_steps))
+    return objective.gamma + share * (end - objective.gamma)
+
+
+def temperature_at(config: Config, step: int) -> float:
+    """Temperature of the competition in nats: geometric from temperature to temperature_end."""
+    objective = config.objective
+    start, end = objective.temperature, objective.temperature_end
+    if end is None:
+        return start
+    share = min(1.0, step / max(1, objective.temperature_steps))
+    return start * (end / start) ** share
+
+
+def rate_at(config: Config, step: int) -> float:
+    """Learning rate of the cosine schedule: linear warm-up, then down to a hundredth."""
+    train = config.train
+    if step < train.warmup:
+        return train.lr * (step + 1) / train.warmup
+    share = min(1.0, (step - train.warmup) / max(1, train.steps - train.warmup))
+    return train.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))

@@ -1,0 +1,223 @@
+"""Time the training step against a plain one: ``python scripts/benchmark.py quick``.
+
+All rows of a table are timed in one process, in turns, beside a matrix product that measures the
+machine's own peak in the same minutes.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pyro
+import torch
+import tyro
+from torch import Tensor
+
+from econ_pyro import cli, files, presets
+from econ_pyro.competition import draw_gumbel
+from econ_pyro.config import Config
+from econ_pyro.data import GeneratedScenes
+from econ_pyro.econ import Econ
+from econ_pyro.elbo import ClassConditionalELBO
+from econ_pyro.plain import plain_loss
+from econ_pyro.svi import CompetitiveSVI
+from econ_pyro.timing import (
+    fit_line,
+    interleaved,
+    matrix_product,
+    milliseconds,
+    operations,
+    peak_memory,
+)
+from econ_pyro.training import make_rules
+
+Job = Callable[[], object]
+PEAK = "matrix product"
+
+
+@dataclass(frozen=True)
+class Args:
+    """What to time."""
+
+    preset: tyro.conf.Positional[str] = "quick"
+    """Preset whose step is timed."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    rounds: int = 15
+    """Timed turns of each row."""
+    batch: int | None = None
+    """Scenes in a step; the preset's if not given."""
+    scaling: bool = False
+    """Also the step over numbers of experts and layers, image sizes and batches."""
+    out: Path | None = None
+    """JSON file for the figures."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    parsed = tyro.cli(Args, args=args, description=__doc__)
+    cli.check_positive("--rounds", parsed.rounds)
+    cli.check_choice("a preset", parsed.preset, presets.PRESETS)
+    device = cli.pick_device(parsed.device)
+    config = presets.PRESETS[parsed.preset][1]
+    if parsed.batch is not None:
+        cli.check_positive("--batch", parsed.batch)
+        config = replace(config, train=replace(config.train, batch=parsed.batch))
+    with pyro.validation_enabled(False):
+        figures: dict[str, Any] = {"machine": _machine(device), "preset": parsed.preset}
+        figures["step"] = _compare(config, device, parsed.rounds)
+        figures["use"] = _use(config, device, parsed.rounds)
+        if parsed.scaling:
+            figures["scaling"] = _scale(config, device, parsed.rounds)
+    if parsed.out is not None:
+        files.write_json(parsed.out, figures)
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    name = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    machine = {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    return machine
+
+
+class _Step:
+    """A training step on rendered scenes, plain or the project's own."""
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self.config, self.econ = config, Econ(config, device)
+        scenes = replace(config.scenes, size=config.model.size)
+        source = GeneratedScenes(scenes, config.seed, config.train.batch, "train")
+        self.x = source.images(torch.arange(config.train.batch)).to(device)
+        self.rules = make_rules(config)
+        parameters = [*self.econ.model.parameters(), *self.econ.guide.parameters()]
+        self.optim = torch.optim.Adam(parameters, config.train.lr, fused=True)
+        objective = config.objective
+        self.svi = CompetitiveSVI(
+            self.econ.model, self.econ.guide, self.optim,
+            ClassConditionalELBO(objective.beta, objective.gamma),
+            self.rules, config.model.expert.latent, amp=config.amp,
+        )  # fmt: skip
+
+    def ours(self) -> None:
+        """Competition, then the winners' ELBO through Pyro's traces."""
+        self.svi.step(self.x)
+
+    def competition(self) -> None:
+        """The competition alone, posterior means."""
+        self.svi.explain(self.x)
+
+    def plain(self) -> None:
+        """All experts with gradients."""
+        objective, rules = self.config.objective, self.rules
+        noise = _noise(self.x, rules.steps, self.config.model.expert.latent)
+        gumbel = draw_gumbel((len(self.x), rules.steps, rules.experts), self.x)
+        self.optim.zero_grad(set_to_none=True)
+        plain_loss(
+            self.econ.model, self.econ.guide, self.x, noise, gumbel, rules,
+            objective.beta, objective.gamma,
+        ).loss.backward()  # fmt: skip
+        self.optim.step()
+
+
+def _noise(x: Tensor, steps: int, latent: int) -> Tensor:
+    return torch.randn(len(x), steps, latent, device=x.device)
+
+
+def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:
+    full, half = _Step(replace(config, amp=False), device), _Step(config, device)
+    jobs: dict[str, Job] = {
+        "plain: all experts with gradients, float32": full.plain,
+        "winners only, float32": full.ours,
+        "econ-pyro: winners only, bfloat16": half.ours,
+        "of it the competition": half.competition,
+    }
+    peak_dtype = torch.bfloat16 if config.amp else torch.float32
+    size = 8192 if device.type == "cuda" else 1024
+    product = matrix_product(device, peak_dtype, size)
+    work = {name: operations(job) for name, job in jobs.items()}
+    seconds = interleaved({**jobs, PEAK: product}, device, rounds)
+    memory = {name: peak_memory(job, device) for name, job in jobs.items()}
+    peak = 2 * size**3 / median(seconds.pop(PEAK))
+    batch, reference = config.train.batch, median(seconds[next(iter(jobs))])
+    print(f"\npeak ({str(peak_dtype)[6:]} product of {size}): {peak / 1e9:.0f} GFLOP/s")
+    print(f"batch {batch}, K {config.model.experts}, T {config.model.steps}\n")
+    print("| step | ms, median (range) | scenes/s | GFLOP | of peak | memory MB | ratio |")
+    print("|---|---|---|---|---|---|---|")
+    table = {}
+    for name, times in seconds.items():
+        middle = median(times)
+        row = {
+            "seconds": times,
+            "scenes_per_second": batch / middle,
+            "flop": work[name],
+            "of_peak": work[name] / middle / peak,
+            "memory": memory[name],
+            "ratio": reference / middle,
+        }
+        table[name] = row
+        print(
+            f"| {name} | {milliseconds(times)} | {row['scenes_per_second']:.0f} "
+            f"| {work[name] / 1e9:.1f} | {row['of_peak']:.0%} | {_megabytes(memory[name])} "
+            f"| {row['ratio']:.1f} |"
+        )
+    return {"peak_flops": peak, "rows": table}
+
+
+def _use(config: Config, device: torch.device, rounds: int) -> dict[str, float]:
+    """Scenes a second when decomposing and when drawing."""
+    step = _Step(config, device)
+    source = GeneratedScenes(config.scenes, 1, 4096, "train")
+    images = source.images(torch.arange(256))
+    drawn = torch.arange(4096)
+    jobs: dict[str, Job] = {
+        "decompose": lambda: step.econ.decompose(images),
+        "draw": lambda: source.images(drawn),
+    }
+    seconds = interleaved(jobs, device, max(3, rounds // 3), warmup=1)
+    rates = {
+        "decompose": len(images) / median(seconds["decompose"]),
+        "draw": len(drawn) / median(seconds["draw"]),
+    }
+    print("\n" + ", ".join(f"{name}: {rate:.0f} scenes/s" for name, rate in rates.items()))
+    return rates
+
+
+def _scale(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:
+    model, train = config.model, config.train
+    axes: dict[str, dict[int, Config]] = {
+        "K": {k: replace(config, model=replace(model, experts=k)) for k in (2, 4, 8, 16)},
+        "T": {t: replace(config, model=replace(model, steps=t)) for t in (2, 4, 6, 8)},
+        "image": {s: replace(config, model=replace(model, size=s)) for s in (16, 32, 64, 128)},
+        "batch": {b: replace(config, train=replace(train, batch=b)) for b in (8, 32, 128, 256)},
+    }
+    found: dict[str, Any] = {}
+    for axis, configs in axes.items():
+        steps = {str(value): _Step(c, device) for value, c in configs.items()}
+        seconds = interleaved(
+            {v: s.ours for v, s in steps.items()}, device, max(3, rounds // 3), warmup=2
+        )
+        memory = {v: peak_memory(s.ours, device) for v, s in steps.items()}
+        print(f"\n| {axis} | ms, median (range) | memory MB |\n|---|---|---|")
+        for v, times in seconds.items():
+            print(f"| {v} | {milliseconds(times)} | {_megabytes(memory[v])} |")
+        values = [float(v) for v in steps]
+        a, b, r2 = fit_line(values, [1e3 * median(t) for t in seconds.values()])
+        if axis in ("K", "T"):
+            print(f"\nms = {a:.1f} + {b:.1f} {axis}, R^2 {r2:.3f}")
+        found[axis] = {"seconds": seconds, "memory": memory, "fit": [a, b, r2]}
+    return found
+
+
+def _megabytes(amount: int | None) -> str:
+    return "?" if amount is None else f"{amount / 1e6:.0f}"
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,52 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from econ_pyro.restarts import handicapped
+from econ_pyro.schedules import gamma_at, rate_at, temperature_at
+
+
+def test_gamma_moves_linearly(tiny):
+    objective = dataclasses.replace(tiny.objective, gamma=1.0, gamma_end=3.0, gamma_steps=10)
+    config = dataclasses.replace(tiny, objective=objective)
+    assert [gamma_at(config, s) for s in (0, 5, 10, 99)] == [1.0, 2.0, 3.0, 3.0]
+    assert gamma_at(tiny, 99) == tiny.objective.gamma
+
+
+def test_temperature_moves_geometrically(tiny):
+    objective = dataclasses.replace(
+        tiny.objective, temperature=100.0, temperature_end=1.0, temperature_steps=4
+    )
+    config = dataclasses.replace(tiny, objective=objective)
+    found = [temperature_at(config, s) for s in (0, 2, 4, 99)]
+    assert found == pytest.approx([100.0, 10.0, 1.0, 1.0])
+    assert temperature_at(tiny, 99) == tiny.objective.temperature
+
+
+def test_cosine_rate_warms_up_and_ends_at_a_hundredth(tiny):
+    train = dataclasses.replace(tiny.train, lr=1.0, steps=110, warmup=10, schedule="cosine")
+    config = dataclasses.replace(tiny, train=train)
+    assert rate_at(config, 0) == pytest.approx(0.1)
+    assert rate_at(config, 10) == pytest.approx(1.0)
+    assert rate_at(config, 60) == pytest.approx(0.505)
+    assert rate_at(config, 110) == rate_at(config, 999) == pytest.approx(0.01)
+
+
+def test_handicap_makes_shares_even():
+    torch.manual_seed(0)
+    advantage, handicap = torch.tensor([0.0, 4.0, -7.0]), torch.zeros(3)
+    total = torch.zeros(3)
+    for step in range(600):
+        gumbel = -torch.empty(32, 3).exponential_().log()
+        winners = (gumbel - (advantage + handicap)).argmax(1)
+        wins = torch.bincount(winners, minlength=3)
+        handicap = handicapped(handicap, wins, rate=0.1, limit=30.0)
+        total += wins if step >= 300 else 0
+    share = total / total.sum()
+    assert (share - 1 / 3).abs().max() < 0.03
+    assert (handicap - (-advantage)).std() < 0.5  # it found what made them unequal
+    bounded = handicapped(torch.zeros(2), torch.tensor([8, 0]), rate=100.0, limit=5.0)
+    assert bounded.tolist() == [5.0, -5.0]
+    assert math.isfinite(handicapped(torch.zeros(2), torch.zeros(2), 1.0, 5.0).sum())

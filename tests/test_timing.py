@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from econ_pyro.timing import fit_line, interleaved, matrix_product, operations, peak_memory
+
+CPU = torch.device("cpu")
+
+
+def test_jobs_take_turns():
+    order = []
+    jobs = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    seconds = interleaved(jobs, CPU, rounds=2, warmup=1)
+    assert order == ["a", "b"] * 3
+    assert [len(times) for times in seconds.values()] == [2, 2]
+
+
+def test_operations_of_a_product_are_counted():
+    assert operations(matrix_product(CPU, torch.float32, 16)) == 2 * 16**3
+
+
+def test_memory_of_a_job_is_what_it_holds_at_once():
+    def job():
+        torch.ones(50_000_000).sum()  # 200 MB
+
+    found = peak_memory(job, CPU)
+    assert found is None or 180e6 < found < 260e6
+
+
+def test_line_is_fitted():
+    assert fit_line([1, 2, 4], [5, 7, 11]) == pytest.approx((3, 2, 1))
+    assert fit_line([1, 2, 3], [1, 4, 9])[2] < 1
