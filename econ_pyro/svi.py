@@ -8,12 +8,14 @@ from typing import NamedTuple
 import pyro
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from econ_pyro.competition import Rules, compete
+from econ_pyro.competition import Rules, compete, draw_gumbel
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.terms import Terms
+from econ_pyro.world import World
 
 
 class Step(NamedTuple):
@@ -45,6 +47,7 @@ class CompetitiveSVI:
         latent: dimension L of a latent.
         amp: run the networks in bfloat16.
         clip: largest gradient norm; 0 does not clip.
+        world: the processes that share each batch; ``step`` then takes this one's share of it.
 
     Attributes:
         handicap: nats added to each expert's scores in training, ``(K,)``; None adds nothing.
@@ -60,9 +63,15 @@ class CompetitiveSVI:
         latent: int,
         amp: bool = False,
         clip: float = 0.0,
+        world: World | None = None,
     ) -> None:
         self.model, self.guide, self.optim, self.elbo = model, guide, optim, elbo
         self.rules, self.latent, self.amp, self.clip = rules, latent, amp, clip
+        self.world = world or World()
+        self._terms: nn.Module = _WinnersTerms(model, guide, elbo)
+        if self.world.size > 1 and optim is not None:
+            # experts that lost in all processes keep their gradients of None
+            self._terms = DistributedDataParallel(self._terms, find_unused_parameters=True)
         self.last: Step | None = None
         self.handicap: Tensor | None = None
 
@@ -82,14 +91,15 @@ class CompetitiveSVI:
         """
         if self.optim is None:
             raise RuntimeError("this CompetitiveSVI has no optimiser: it can only evaluate")
-        shape = (len(x), self.rules.steps, self.latent)
-        noise = torch.randn(shape, dtype=x.dtype, device=x.device)
+        noise, gumbel = self._draw(x)
         with self._precision(x):
-            d = compete(self.model, self.guide, x, noise, self.rules, regions, self.handicap)  # type: ignore[arg-type]
+            d = compete(
+                self.model, self.guide, x, noise, self.rules, regions, self.handicap, gumbel  # type: ignore[arg-type]
+            )  # fmt: skip
         self.optim.zero_grad(set_to_none=True)
         # the optimiser holds the parameters: nothing goes into Pyro's global store
         with self._precision(x), pyro.settings.context(module_local_params=True):
-            terms = self.elbo.terms(self.model, self.guide, x, d.k, noise, regions)
+            terms = Terms(*self._terms(x, d.k, noise, regions))
             loss = terms.loss(self.elbo.beta, self.elbo.gamma).sum(dim=1).mean()
         loss.backward()
         if self.clip:
@@ -98,6 +108,13 @@ class CompetitiveSVI:
         self.optim.step()
         self.last = Step(loss.detach(), terms.map(torch.Tensor.detach), d.k)
         return loss.item()
+
+    def _draw(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise of the latents and luck of the experts, of this process's share of the batch."""
+        scenes, steps = len(x) * self.world.size, self.rules.steps
+        noise = torch.randn(scenes, steps, self.latent, dtype=x.dtype, device=x.device)
+        gumbel = draw_gumbel((scenes, steps, self.rules.experts), x)
+        return self.world.share(noise), self.world.share(gumbel)
 
     def explain(self, x: Tensor, regions: Tensor | None = None) -> Decomposition:
         """Decompose with posterior means and the best expert at each step; draws no noise."""
@@ -110,3 +127,16 @@ class CompetitiveSVI:
         """Eq. 13 negated under deterministic competition, mean over scenes, in nats."""
         terms = self.explain(x, regions).terms
         return terms.loss(self.elbo.beta, self.elbo.gamma).sum(dim=1).mean().item()
+
+
+class _WinnersTerms(nn.Module):
+    """The ELBO's terms as a module, the unit that torch distributes."""
+
+    def __init__(self, model: nn.Module, guide: nn.Module, elbo: ClassConditionalELBO) -> None:
+        super().__init__()
+        self.model, self.guide, self.elbo = model, guide, elbo
+
+    def forward(
+        self, x: Tensor, k: Tensor, noise: Tensor, regions: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        return tuple(self.elbo.terms(self.model, self.guide, x, k, noise, regions))

@@ -23,6 +23,7 @@ from econ_pyro.errors import EconError
 from econ_pyro.restarts import copy_expert, handicapped, starved
 from econ_pyro.schedules import gamma_at, rate_at, temperature_at
 from econ_pyro.svi import CompetitiveSVI
+from econ_pyro.world import World
 
 Row = dict[str, Any]
 
@@ -44,6 +45,7 @@ class Trainer:
         valid: source of validation images.
         run: folder of the run.
         device: where the networks are.
+        world: the processes that share each batch.
 
     Raises:
         EconError: true regions are asked for, and the images have none.
@@ -58,7 +60,9 @@ class Trainer:
         valid: Source,
         run: Path,
         device: torch.device,
+        world: World | None = None,
     ) -> None:
+        self.world = world or World()
         self.config, self.model, self.guide = config, model, guide
         self.train, self.valid, self.run, self.device = train, valid, run, device
         parameters = [*model.parameters(), *guide.parameters()]
@@ -80,6 +84,7 @@ class Trainer:
             config.model.expert.latent,
             amp=config.amp,
             clip=config.train.clip,
+            world=self.world,
         )
         self.step, self.best, self.seconds = 0, math.inf, 0.0
         self.window = torch.zeros(config.model.experts, dtype=torch.long)
@@ -149,14 +154,15 @@ class Trainer:
             EconError: the loss is not finite; the last checkpoint from before is kept.
         """
         sums: list[Tensor] = []
-        self._rewrite_metrics()
+        if self.world.first:
+            self._rewrite_metrics()
         while not (reason := self.done()):
             before, began = self.seconds, time.perf_counter()
             x, regions = self._batch(self.train, self._training_indices())
             self._apply_schedules()
             loss = self.svi.step(x, regions)
             self.step += 1
-            if not math.isfinite(loss):
+            if self.world.any(not math.isfinite(loss), self.device):
                 raise EconError(
                     "a finite loss",
                     f"{loss} at step {self.step}",
@@ -167,16 +173,23 @@ class Trainer:
             self._count_wins(self.svi.last.k)
             sums.append(torch.stack([t.sum(1).mean() for t in self.svi.last.terms]))
             self._restart_starved()
-            self.seconds = before + time.perf_counter() - began
+            self.seconds = self._agreed(before + time.perf_counter() - began)
             row = None
             if self.step % self.config.train.validate_every == 0 or self.done():
                 row = self._validate(torch.stack(sums).mean(0))
                 sums.clear()
             if row is not None:
-                self.seconds = before + time.perf_counter() - began
+                self.seconds = self._agreed(before + time.perf_counter() - began)
                 self._save(row)
             report(self.step, row)
         return reason
+
+    def _agreed(self, seconds: float) -> float:
+        """The first process's clock, so that all stop at the same step."""
+        if self.world.size == 1:
+            return seconds
+        clock = torch.tensor(seconds * self.world.first, dtype=torch.float64, device=self.device)
+        return self.world.sum(clock).item()
 
     def _apply_schedules(self) -> None:
         self.svi.elbo.gamma = gamma_at(self.config, self.step)
@@ -190,7 +203,7 @@ class Trainer:
                 group["lr"] = rate_at(self.config, self.step)
 
     def _count_wins(self, k: Tensor) -> None:
-        wins = torch.bincount(k.flatten(), minlength=len(self.window))
+        wins = self.world.sum(torch.bincount(k.flatten(), minlength=len(self.window)))
         self.window += wins.cpu()
         objective = self.config.objective
         if self.svi.handicap is not None:
@@ -200,7 +213,8 @@ class Trainer:
 
     def _training_indices(self) -> Tensor:
         limits = self.config.train
-        return batch_indices(len(self.train), limits.batch, self.step, self.config.seed)
+        whole = batch_indices(len(self.train), limits.batch, self.step, self.config.seed)
+        return self.world.share(whole)
 
     def _batch(self, source: Source, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         if not self.config.true_regions:
@@ -217,13 +231,16 @@ class Trainer:
 
     def _validate(self, terms: Tensor) -> Row:
         objective, train = self.config.objective, self.config.train
-        x, regions = self._batch(self.valid, torch.arange(len(self.valid)))
+        x, regions = self._batch(self.valid, self.world.share(torch.arange(len(self.valid))))
         d = self.svi.explain(x, regions)
         # the schedule must not mistake a change of gamma for a change of the loss
         final_gamma = gamma_at(self.config, objective.gamma_steps)
-        valid = d.terms.loss(objective.beta, final_gamma).sum(1).mean().item()
+        losses = d.terms.loss(objective.beta, final_gamma).sum(1).double()
+        valid = self.world.sum(losses.sum()).item() / len(self.valid)
+        terms = self.world.sum(terms) / self.world.size
         wins = torch.nn.functional.one_hot(d.k, self.config.model.experts).float()  # (B, T, K)
-        probs = (wins.sum(0) + 0.01).flip(0)  # back to front
+        wins = self.world.sum(wins.sum(0)) / len(self.valid)  # (T, K)
+        probs = (wins + 1e-4).flip(0)  # back to front
         self.model.class_probs.copy_(probs / probs.sum(1, keepdim=True))  # type: ignore[operator]
         lr = self.optim.param_groups[0]["lr"]
         if train.schedule == "plateau":
@@ -239,7 +256,7 @@ class Trainer:
             "lr": lr,
             "gamma": self.svi.elbo.gamma,
             "temperature": self.svi.rules.temperature,
-            "usage": wins.mean((0, 1)).tolist(),
+            "usage": wins.mean(0).tolist(),
             "scenes": self.step * train.batch,
         }
 
@@ -257,15 +274,16 @@ class Trainer:
     def _save(self, row: Row) -> None:
         row["seconds"] = round(self.seconds, 3)
         self.rows.append(row)
-        with open(self.run / checkpoint.METRICS, "a") as f:
-            f.write(json.dumps(row) + "\n")
         better = row["valid_loss"] < self.best
-        if better:
-            self.best = row["valid_loss"]
-        state = self.state()
-        checkpoint.save_checkpoint(self.run / checkpoint.LAST, state)
-        if better:
-            checkpoint.save_checkpoint(self.run / checkpoint.BEST, state)
+        self.best = min(self.best, row["valid_loss"])
+        if self.world.first:
+            with open(self.run / checkpoint.METRICS, "a") as f:
+                f.write(json.dumps(row) + "\n")
+            state = self.state()
+            checkpoint.save_checkpoint(self.run / checkpoint.LAST, state)
+            if better:
+                checkpoint.save_checkpoint(self.run / checkpoint.BEST, state)
+        self.world.wait()
 
     def _rewrite_metrics(self) -> None:
         text = "".join(json.dumps(row) + "\n" for row in self.rows)

@@ -1,5 +1,7 @@
 """Train a scene model: ``python scripts/svi_train.py quick --run runs/quick``.
 
+On several GPUs or processors: ``torchrun --nproc-per-node 2 scripts/svi_train.py quick ...``.
+
 The run's folder gets config.json, metrics.jsonl, checkpoints/, experts/ and figures/.
 """
 
@@ -23,12 +25,13 @@ import econ_pyro
 from econ_pyro import checkpoint, cli, files, plots, presets
 from econ_pyro.config import Config, from_dict, to_dict
 from econ_pyro.curves import training_curves
-from econ_pyro.data import open_split
+from econ_pyro.data import Source, open_split
 from econ_pyro.econ import Econ, load
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation import as_json, evaluate, format_report, write_names
 from econ_pyro.layers import stages
 from econ_pyro.training import Row, Trainer
+from econ_pyro.world import join
 
 
 @dataclass(frozen=True)
@@ -84,16 +87,22 @@ def main(args: Sequence[str] | None = None) -> None:
         limits.valid_scenes, parsed.fit, parsed.strict,
     )  # fmt: skip
     train, valid = source.train, source.valid
-    with pyro.validation_enabled(False):
+    with join(device, limits.batch) as (world, device), pyro.validation_enabled(False):
         pyro.set_rng_seed(config.seed)
         econ = Econ(config, device)
-        trainer = Trainer(config, econ.model, econ.guide, train, valid, run, device)
+        trainer = Trainer(config, econ.model, econ.guide, train, valid, run, device, world)
         if parsed.resume:
             trainer.resume()
-        else:
+        elif world.first:
             _prepare(run, config, parsed)
+        world.wait()
         reason = _fit(trainer, run, parsed.tensorboard)
-    best = load(run, device)
+    if world.first:
+        _report(trainer, run, valid, reason)
+
+
+def _report(trainer: Trainer, run: Path, valid: Source, reason: str) -> None:
+    best = load(run, trainer.device)
     checkpoint.save_experts(
         run / "experts",
         [{p: getattr(e, p) for p in ("decoder", "attention", "encoder")} for e in best.experts],
@@ -163,9 +172,11 @@ def _describe(config: Config, device: torch.device, run: Path) -> None:
 
 
 def _fit(trainer: Trainer, run: Path, tensorboard: bool) -> str:
-    writer = _writer(run) if tensorboard else None
-    total = trainer.config.train.steps
-    with tqdm(total=total, initial=trainer.step, unit="step", dynamic_ncols=True) as bar:
+    first, total = trainer.world.first, trainer.config.train.steps
+    writer = _writer(run) if tensorboard and first else None
+    with tqdm(
+        total=total, initial=trainer.step, unit="step", dynamic_ncols=True, disable=not first
+    ) as bar:
 
         def report(step: int, row: Row | None) -> None:
             bar.update(step - bar.n)

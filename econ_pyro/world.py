@@ -1,0 +1,87 @@
+"""Data-parallel training on torch's own engine: the processes that ``torchrun`` started.
+
+All processes draw the same random numbers, for the whole batch, and each works on its share of
+the scenes. A run is therefore the same, up to rounding, whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+from econ_pyro.errors import EconError
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a training.
+
+    Args:
+        rank: number of this process.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and talks to people."""
+        return self.rank == 0
+
+    def share(self, whole: Tensor) -> Tensor:
+        """This process's rows of what all have."""
+        return whole[self.rank :: self.size]
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum over the processes, the same in each; overwrites ``value``."""
+        if self.size > 1:
+            distributed.all_reduce(value)
+        return value
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether any process says so."""
+        if self.size == 1:
+            return flag
+        return bool(self.sum(torch.tensor(float(flag), device=device)).item())
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def join(device: torch.device, batch: int) -> Iterator[tuple[World, torch.device]]:
+    """The world that ``torchrun`` made, or that of one process.
+
+    Args:
+        device: where training runs; of several GPUs each process takes its own.
+        batch: scenes in a training step, divided among the processes.
+
+    Raises:
+        EconError: the batch cannot be divided evenly.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(), device
+        return
+    if batch % size:
+        raise EconError(
+            f"a batch that {size} processes share evenly",
+            str(batch),
+            f"set --train.batch {batch + -batch % size}",
+        )
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(distributed.get_rank(), size), device
+    finally:
+        distributed.destroy_process_group()
