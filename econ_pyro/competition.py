@@ -57,6 +57,8 @@ class Rules:
         sigma_x: standard deviation of the pixels.
         lam: weight lambda of L_x.
         temperature: tau in nats; 0 takes the best.
+        lookahead: count in a score also what the rest of the scope would cost if the scene ended
+            there. Without it, a step that explains nothing costs nothing, and wins.
     """
 
     experts: int
@@ -64,6 +66,7 @@ class Rules:
     sigma_x: float
     lam: float = 1.0
     temperature: float = 0.0
+    lookahead: bool = False
 
 
 class Proposals(NamedTuple):
@@ -176,6 +179,10 @@ def compete(
         r_t = _fixed_region(s_t, i, rules.steps, regions)
         proposals = propose(model, guide, x, s_t, noise[:, i], rules, r_t)
         scores = proposals.terms.score(rules.lam)  # (B, K)
+        if rules.lookahead and r_t is None:
+            rest = _errors_of_ending(model, guide, x, s_t, noise[:, i], rules)
+            left = (s_t[:, None] - proposals.r) * rest[:, None]
+            scores = scores + rules.lam * left.sum((2, 3, 4))
         handicapped = scores if handicap is None else scores + handicap
         luck = None if gumbel is None else gumbel[:, i]
         k_hat = draw_winners(handicapped, rules.temperature, luck)
@@ -187,6 +194,15 @@ def compete(
         torch.stack(parts, 1) for parts in zip(*layers, strict=True)
     )
     return Decomposition(x, k, scope, r, mean, shape, z, stack(terms, 1), scores)
+
+
+def _errors_of_ending(
+    model: Generator, guide: Recogniser, x: Tensor, s_t: Tensor, noise: Tensor, rules: Rules
+) -> Tensor:
+    """Squared error in nats of each pixel if the best expert took all the scope, (B, 1, H, W)."""
+    endings = propose(model, guide, x, s_t, noise, rules, s_t)
+    best = endings.of(endings.terms.score(rules.lam).argmin(1))
+    return (x - best.mean).square().sum(1, keepdim=True) / (2 * rules.sigma_x**2)
 
 
 class Exhaustive(NamedTuple):

@@ -182,6 +182,11 @@ class ObjectiveConfig:
 
     beta: float = 1.0
     """Weight of L_z in Eq. 13."""
+    beta_start: float | None = None
+    """Weight of L_z at the start, where large: no expert can then encode where an object is, so
+    the background cannot take one over. beta throughout if not set."""
+    beta_steps: int = 1000
+    """Training steps over which beta_start moves geometrically to beta."""
     gamma: float = 0.5
     """Weight of L_r in Eq. 13 at the start."""
     gamma_end: float | None = None
@@ -190,6 +195,9 @@ class ObjectiveConfig:
     """Training steps over which gamma moves linearly to gamma_end."""
     lam: float = 1.0
     """Weight lambda of L_x in the competition; L_r has weight 1."""
+    lookahead: bool = False
+    """Count in the competition also what the rest of the scope would cost if the scene ended
+    there. Without it (the paper), a step that explains nothing costs nothing, and wins."""
     temperature: float = 10.0
     """Temperature of the competition in nats; 1 is the paper, 0 always takes the best."""
     temperature_end: float | None = None
@@ -201,8 +209,10 @@ class ObjectiveConfig:
     by which it wins more than an even share, and gains for each by which it wins less."""
     balance_limit: float = 30.0
     """Largest handicap in nats."""
+    balance_from: int = 0
+    """Training step from which there are handicaps: earlier ones disturb the carving out."""
     balance_until: int = 3000
-    """Training step from which there is no handicap."""
+    """Training step from which there are none."""
 
 
 @dataclass(frozen=True)
@@ -219,8 +229,8 @@ class TrainConfig:
     lr: float = 5e-4
     """Adam's initial learning rate."""
     schedule: Literal["plateau", "cosine"] = "plateau"
-    """plateau: the rate falls when the validation loss does not; cosine: it falls over the given
-    number of steps, to a hundredth."""
+    """plateau: the rate falls when the validation loss does not; cosine: it falls to a hundredth
+    over the given number of steps, or over the given minutes if these are up earlier."""
     warmup: int = 0
     """Training steps over which the rate rises at first (cosine)."""
     validate_every: int = 100
@@ -229,6 +239,9 @@ class TrainConfig:
     """Evaluations without improvement before the rate falls by a factor of sqrt(10)."""
     decreases: int = 5
     """Decreases of the rate after which training stops."""
+    flat_until: int = 0
+    """Training step until which the appearance of a layer is one colour, so that no layer can
+    explain objects of different colours, nor the background take one over."""
     clip: float = 0.0
     """Largest gradient norm; 0 does not clip."""
     restart_below: float = 0.0

@@ -217,4 +217,5 @@ def load(run: str | Path, device: torch.device | str = "cpu", which: str = "best
     state = checkpoint.load_checkpoint(path, device)
     checkpoint.load_weights(econ.model, state["model"], path)
     checkpoint.load_weights(econ.guide, state["guide"], path)
+    econ.model.flat = state["step"] <= config.train.flat_until
     return econ

@@ -50,12 +50,13 @@ def plain_loss(
     scope, total, winners = torch.ones_like(x[:, :1]), x.new_zeros(len(x)), []
     for i in range(rules.steps):
         last = i == rules.steps - 1
-        proposals = [
-            _one(model, guide, k, x, scope, noise[:, i], rules.sigma_x, last)
-            for k in range(rules.experts)
-        ]
-        r, l_x, l_z, l_r = (torch.stack(part, 1) for part in zip(*proposals, strict=True))
-        scores = (rules.lam * l_x + l_r).detach()
+        r, l_x, l_z, l_r, _ = _all(model, guide, x, scope, noise[:, i], rules, last)
+        scores = rules.lam * l_x + l_r
+        if rules.lookahead and not last:
+            _, end_x, _, end_r, error = _all(model, guide, x, scope, noise[:, i], rules, True)
+            for b, k in enumerate((rules.lam * end_x + end_r).argmin(1)):
+                scores[b] += rules.lam * ((scope[b] - r[b]) * error[b, k]).sum((1, 2, 3))
+        scores = scores.detach()
         if rules.temperature > 0:
             k = (gumbel[:, i] - scores / rules.temperature).argmax(1)
         else:
@@ -67,6 +68,16 @@ def plain_loss(
     return PlainStep(total.mean(), torch.stack(winners, 1))
 
 
+def _all(
+    model: Any, guide: Any, x: Tensor, scope: Tensor, noise: Tensor, rules: Rules, last: bool
+) -> list[Tensor]:
+    """What each expert makes of a step: fields of :func:`_one`, stacked along axis 1."""
+    proposals = [
+        _one(model, guide, k, x, scope, noise, rules.sigma_x, last) for k in range(rules.experts)
+    ]
+    return [torch.stack(part, 1) for part in zip(*proposals, strict=True)]
+
+
 def _one(
     model: Any,
     guide: Any,
@@ -76,8 +87,8 @@ def _one(
     noise: Tensor,
     sigma: float,
     last: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Region and terms of one expert."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Region, terms and error of each pixel of one expert."""
     r = scope
     if not last:
         seen = torch.cat([x, scope.clamp_min(SCOPE_EPS).log()], 1)
@@ -86,8 +97,9 @@ def _one(
     loc, log_scale = out.chunk(2, 1)[0], (out.chunk(2, 1)[1] / 2).clamp(-7.0, 3.0)
     decoded = model.decoders[k](loc + log_scale.exp() * noise).sigmoid()
     mean, p = decoded[:, :3], scope * decoded[:, 3:]
-    l_x = (r * (x - mean) ** 2).sum((1, 2, 3)) / (2 * sigma**2)
+    error = ((x - mean) ** 2).sum(1, keepdim=True) / (2 * sigma**2)
+    l_x = (r * error).sum((1, 2, 3))
     l_z = (0.5 * (loc**2 + (2 * log_scale).exp() - 1) - log_scale).sum(1)
     yes = r * ((r + PROB_EPS).log() - (p + PROB_EPS).log())
     no = (1 - r) * ((1 - r + PROB_EPS).log() - (1 - p + PROB_EPS).log())
-    return r, l_x, l_z, (yes + no).sum((1, 2, 3))
+    return r, l_x, l_z, (yes + no).sum((1, 2, 3)), error

@@ -13,18 +13,37 @@ from econ_pyro.config import (
 
 # masks that start at one half, as published
 _PAPER_EXPERT = ExpertConfig(latent=2, layers=4, features=32, attention_bias=0.0, shape_bias=0.0)
-_RECIPE = ObjectiveConfig(beta=1.0, gamma=0.5, lam=1.0, temperature=10.0)
+_RECIPE = ObjectiveConfig(
+    beta=1.0,
+    gamma=0.5,
+    gamma_end=2.0,
+    gamma_steps=2000,
+    lam=1.0,
+    lookahead=True,
+    temperature=10.0,
+    temperature_end=1.0,
+    temperature_steps=2000,
+    balance=0.05,
+    balance_from=400,
+    balance_until=3000,
+)
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "quick": (
-        "Uniquely coloured objects with small networks: at most 12 minutes on two CPU cores.",
+        "Uniquely coloured objects with small networks: at most 14 minutes on two CPU cores.",
         Config(
             model=ModelConfig(
                 expert=ExpertConfig(latent=4, layers=3, features=16, channels=(16, 32, 32, 32))
             ),
             objective=_RECIPE,
             train=TrainConfig(
-                steps=6000, batch=16, lr=1e-3, patience=10, minutes=12.0, restart_below=0.2
+                steps=4000,
+                batch=16,
+                lr=1e-3,
+                schedule="cosine",
+                minutes=14.0,
+                flat_until=1000,
+                restart_below=0.2,
             ),
         ),
     ),
@@ -33,7 +52,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         Config(
             model=ModelConfig(expert=ExpertConfig(latent=2, layers=4, features=32)),
             objective=_RECIPE,
-            train=TrainConfig(restart_below=0.2),
+            train=TrainConfig(flat_until=1000, restart_below=0.2),
         ),
     ),
     "random-colours": (
@@ -41,7 +60,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         Config(
             scenes=SceneConfig(kind="random-colours"),
             objective=_RECIPE,
-            train=TrainConfig(restart_below=0.2),
+            train=TrainConfig(flat_until=1000, restart_below=0.2),
         ),
     ),
     "single-expert": (

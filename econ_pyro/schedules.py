@@ -15,6 +15,15 @@ def gamma_at(config: Config, step: int) -> float:
     return objective.gamma + share * (end - objective.gamma)
 
 
+def beta_at(config: Config, step: int) -> float:
+    """Weight of L_z: geometric from beta_start to beta."""
+    objective = config.objective
+    if objective.beta_start is None:
+        return objective.beta
+    share = min(1.0, step / max(1, objective.beta_steps))
+    return objective.beta_start * (objective.beta / objective.beta_start) ** share
+
+
 def temperature_at(config: Config, step: int) -> float:
     """Temperature of the competition in nats: geometric from temperature to temperature_end."""
     objective = config.objective
@@ -25,10 +34,18 @@ def temperature_at(config: Config, step: int) -> float:
     return start * (end / start) ** share
 
 
-def rate_at(config: Config, step: int) -> float:
-    """Learning rate of the cosine schedule: linear warm-up, then down to a hundredth."""
+def rate_at(config: Config, step: int, seconds: float = 0.0) -> float:
+    """Learning rate of the cosine schedule: linear warm-up, then down to a hundredth.
+
+    Args:
+        config: of the run.
+        step: number of the step.
+        seconds: spent so far; where there is a limit of minutes, the rate is down by then.
+    """
     train = config.train
     if step < train.warmup:
         return train.lr * (step + 1) / train.warmup
-    share = min(1.0, (step - train.warmup) / max(1, train.steps - train.warmup))
-    return train.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+    share = (step - train.warmup) / max(1, train.steps - train.warmup)
+    if train.minutes is not None:
+        share = max(share, seconds / (60 * train.minutes))
+    return train.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))

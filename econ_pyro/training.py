@@ -21,7 +21,7 @@ from econ_pyro.data import Source, batch_indices
 from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.errors import EconError
 from econ_pyro.restarts import copy_expert, handicapped, starved
-from econ_pyro.schedules import gamma_at, rate_at, temperature_at
+from econ_pyro.schedules import beta_at, gamma_at, rate_at, temperature_at
 from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.world import World
 
@@ -31,7 +31,14 @@ Row = dict[str, Any]
 def make_rules(config: Config) -> Rules:
     """The competition of a configuration, as in training."""
     model, objective = config.model, config.objective
-    return Rules(model.experts, model.steps, model.sigma_x, objective.lam, objective.temperature)
+    return Rules(
+        model.experts,
+        model.steps,
+        model.sigma_x,
+        objective.lam,
+        objective.temperature,
+        objective.lookahead,
+    )
 
 
 class Trainer:
@@ -79,7 +86,7 @@ class Trainer:
             model,
             guide,
             self.optim,
-            ClassConditionalELBO(config.objective.beta, gamma_at(config, 0)),
+            ClassConditionalELBO(beta_at(config, 0), gamma_at(config, 0)),
             make_rules(config),
             config.model.expert.latent,
             amp=config.amp,
@@ -192,15 +199,18 @@ class Trainer:
         return self.world.sum(clock).item()
 
     def _apply_schedules(self) -> None:
+        self.model.flat = self.step < self.config.train.flat_until  # type: ignore[assignment]
+        self.svi.elbo.beta = beta_at(self.config, self.step)
         self.svi.elbo.gamma = gamma_at(self.config, self.step)
         temperature = temperature_at(self.config, self.step)
         self.svi.rules = dataclasses.replace(self.svi.rules, temperature=temperature)
         objective = self.config.objective
-        balanced = objective.balance > 0 and self.step < objective.balance_until
+        in_time = objective.balance_from <= self.step < objective.balance_until
+        balanced = objective.balance > 0 and in_time
         self.svi.handicap = self.handicap if balanced else None
         if self.config.train.schedule == "cosine":
             for group in self.optim.param_groups:
-                group["lr"] = rate_at(self.config, self.step)
+                group["lr"] = rate_at(self.config, self.step, self.seconds)
 
     def _count_wins(self, k: Tensor) -> None:
         wins = self.world.sum(torch.bincount(k.flatten(), minlength=len(self.window)))
@@ -233,7 +243,7 @@ class Trainer:
         objective, train = self.config.objective, self.config.train
         x, regions = self._batch(self.valid, self.world.share(torch.arange(len(self.valid))))
         d = self.svi.explain(x, regions)
-        # the schedule must not mistake a change of gamma for a change of the loss
+        # the schedule must not mistake a change of weights for a change of the loss
         final_gamma = gamma_at(self.config, objective.gamma_steps)
         losses = d.terms.loss(objective.beta, final_gamma).sum(1).double()
         valid = self.world.sum(losses.sum()).item() / len(self.valid)
@@ -245,7 +255,7 @@ class Trainer:
         lr = self.optim.param_groups[0]["lr"]
         if train.schedule == "plateau":
             self.schedule.step(valid)
-        loss = terms[0] + objective.beta * terms[1] + self.svi.elbo.gamma * terms[2]
+        loss = terms[0] + self.svi.elbo.beta * terms[1] + self.svi.elbo.gamma * terms[2]
         return {
             "step": self.step,
             "loss": loss.item(),
@@ -254,6 +264,7 @@ class Trainer:
             "z": terms[1].item(),
             "r": terms[2].item(),
             "lr": lr,
+            "beta": self.svi.elbo.beta,
             "gamma": self.svi.elbo.gamma,
             "temperature": self.svi.rules.temperature,
             "usage": wins.mean(0).tolist(),

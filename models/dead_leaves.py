@@ -59,6 +59,9 @@ class DeadLeaves(nn.Module):
 
     Args:
         config: number of experts and layers, sizes, sigma.
+
+    Attributes:
+        flat: whether a layer's appearance is one colour, the mean of what its decoder draws.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -70,6 +73,7 @@ class DeadLeaves(nn.Module):
         # p(k_t), back to front; training sets it to the share of steps that each expert won
         even = torch.full((config.steps, config.experts), 1 / config.experts)
         self.register_buffer("class_probs", even)
+        self.flat = False
         self.register_buffer("_zero", torch.zeros(()), persistent=False)
         self.class_probs: Tensor
         self._zero: Tensor
@@ -81,7 +85,7 @@ class DeadLeaves(nn.Module):
             z_t: latents, ``(B, L)``.
             k_t: experts, ``(B,)``.
         """
-        return _decoded(self.decoders.of_winners(k_t, z_t))
+        return self._decoded(self.decoders.of_winners(k_t, z_t))
 
     def decode_all(self, z: Tensor) -> Decoded:
         """The same by every expert, without gradients: ``(B, K, 3, H, W)``, ``(B, K, 1, H, W)``.
@@ -89,7 +93,7 @@ class DeadLeaves(nn.Module):
         Args:
             z: latents, ``(B, K, L)``.
         """
-        return _decoded(self.decoders.of_all(z))
+        return self._decoded(self.decoders.of_all(z))
 
     def latent_prior(self, *batch: int) -> TorchDistribution:
         """p(z_t) = N(0, I) of the batch shape, event ``(L,)``."""
@@ -166,7 +170,8 @@ class DeadLeaves(nn.Module):
         k_, m, x, z = (torch.stack(part[::-1], 1) for part in zip(*layers, strict=True))
         return Canvas(canvas, k_, m, x, z)
 
-
-def _decoded(logits: Tensor) -> Decoded:
-    mean, shape = logits.sigmoid().split([3, 1], dim=-3)
-    return Decoded(mean, shape)
+    def _decoded(self, logits: Tensor) -> Decoded:
+        mean, shape = logits.sigmoid().split([3, 1], dim=-3)
+        if self.flat:
+            mean = mean.mean((-2, -1), keepdim=True).expand_as(mean)
+        return Decoded(mean, shape)

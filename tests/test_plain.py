@@ -13,13 +13,13 @@ RULES = Rules(experts=3, steps=3, sigma_x=0.1, lam=0.7, temperature=0.0)
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("temperature", [0.0, 30.0])
+@pytest.mark.parametrize(("temperature", "lookahead"), [(0.0, False), (0.0, True), (30.0, True)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-3)])
-def test_two_passes_are_the_plain_step(pq, seed, temperature, dtype, tolerance):
+def test_two_passes_are_the_plain_step(pq, seed, temperature, lookahead, dtype, tolerance):
     torch.manual_seed(seed)
     model, guide = (part.to(dtype) for part in pq)
     x = torch.rand(5, 3, 16, 16, dtype=dtype)
-    rules = dataclasses.replace(RULES, temperature=temperature)
+    rules = dataclasses.replace(RULES, temperature=temperature, lookahead=lookahead)
     noise, gumbel = torch.randn(5, 3, 2, dtype=dtype), draw_gumbel((5, 3, 3), x)
     plain = plain_loss(model, guide, x, noise, gumbel, rules, 0.5, 2.0)
     d = compete(model, guide, x, noise, rules, gumbel=gumbel)

@@ -96,3 +96,13 @@ def test_last_layer_takes_what_is_left_and_true_regions_are_used(pq, images):
     trace = poutine.trace(guide).get_trace(images, k, None, regions)
     for i, t in enumerate(sites.front_to_back(3)):
         assert torch.equal(trace.nodes[sites.r(t)]["value"], regions[:, i])
+
+
+def test_flat_appearances_are_the_mean_colour_and_shapes_are_untouched(pq):
+    model, _ = pq
+    z, k = torch.randn(4, 2, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    mean, shape = model.decode(z, k)
+    model.flat = True
+    colour, same = model.decode(z, k)
+    assert torch.equal(same, shape)
+    torch.testing.assert_close(colour, mean.mean((2, 3), keepdim=True).expand_as(mean))

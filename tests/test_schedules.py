@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from econ_pyro.restarts import handicapped
-from econ_pyro.schedules import gamma_at, rate_at, temperature_at
+from econ_pyro.schedules import beta_at, gamma_at, rate_at, temperature_at
 
 
 def test_gamma_moves_linearly(tiny):
@@ -25,6 +25,13 @@ def test_temperature_moves_geometrically(tiny):
     assert temperature_at(tiny, 99) == tiny.objective.temperature
 
 
+def test_beta_falls_geometrically(tiny):
+    objective = dataclasses.replace(tiny.objective, beta=2.0, beta_start=200.0, beta_steps=2)
+    config = dataclasses.replace(tiny, objective=objective)
+    assert [beta_at(config, s) for s in (0, 1, 9)] == pytest.approx([200.0, 20.0, 2.0])
+    assert beta_at(tiny, 0) == tiny.objective.beta
+
+
 def test_cosine_rate_warms_up_and_ends_at_a_hundredth(tiny):
     train = dataclasses.replace(tiny.train, lr=1.0, steps=110, warmup=10, schedule="cosine")
     config = dataclasses.replace(tiny, train=train)
@@ -32,6 +39,9 @@ def test_cosine_rate_warms_up_and_ends_at_a_hundredth(tiny):
     assert rate_at(config, 10) == pytest.approx(1.0)
     assert rate_at(config, 60) == pytest.approx(0.505)
     assert rate_at(config, 110) == rate_at(config, 999) == pytest.approx(0.01)
+    timed = dataclasses.replace(config, train=dataclasses.replace(train, minutes=2.0))
+    assert rate_at(timed, 10, seconds=60) == pytest.approx(0.505)
+    assert rate_at(timed, 60, seconds=6) == pytest.approx(0.505)
 
 
 def test_handicap_makes_shares_even():
