@@ -229,8 +229,8 @@ class TrainConfig:
     lr: float = 5e-4
     """Adam's initial learning rate."""
     schedule: Literal["plateau", "cosine"] = "plateau"
-    """plateau: the rate falls when the validation loss does not; cosine: it falls to a hundredth
-    over the given number of steps, or over the given minutes if these are up earlier."""
+    """plateau: the rate falls when the validation loss does not; cosine: it falls over the given
+    number of steps, to a hundredth."""
     warmup: int = 0
     """Training steps over which the rate rises at first (cosine)."""
     validate_every: int = 100

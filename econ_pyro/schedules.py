@@ -34,18 +34,10 @@ def temperature_at(config: Config, step: int) -> float:
     return start * (end / start) ** share
 
 
-def rate_at(config: Config, step: int, seconds: float = 0.0) -> float:
-    """Learning rate of the cosine schedule: linear warm-up, then down to a hundredth.
-
-    Args:
-        config: of the run.
-        step: number of the step.
-        seconds: spent so far; where there is a limit of minutes, the rate is down by then.
-    """
+def rate_at(config: Config, step: int) -> float:
+    """Learning rate of the cosine schedule: linear warm-up, then down to a hundredth."""
     train = config.train
     if step < train.warmup:
         return train.lr * (step + 1) / train.warmup
-    share = (step - train.warmup) / max(1, train.steps - train.warmup)
-    if train.minutes is not None:
-        share = max(share, seconds / (60 * train.minutes))
-    return train.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+    share = min(1.0, (step - train.warmup) / max(1, train.steps - train.warmup))
+    return train.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))

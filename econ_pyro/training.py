@@ -210,7 +210,7 @@ class Trainer:
         self.svi.handicap = self.handicap if balanced else None
         if self.config.train.schedule == "cosine":
             for group in self.optim.param_groups:
-                group["lr"] = rate_at(self.config, self.step, self.seconds)
+                group["lr"] = rate_at(self.config, self.step)
 
     def _count_wins(self, k: Tensor) -> None:
         wins = self.world.sum(torch.bincount(k.flatten(), minlength=len(self.window)))

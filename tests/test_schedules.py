@@ -39,9 +39,6 @@ def test_cosine_rate_warms_up_and_ends_at_a_hundredth(tiny):
     assert rate_at(config, 10) == pytest.approx(1.0)
     assert rate_at(config, 60) == pytest.approx(0.505)
     assert rate_at(config, 110) == rate_at(config, 999) == pytest.approx(0.01)
-    timed = dataclasses.replace(config, train=dataclasses.replace(train, minutes=2.0))
-    assert rate_at(timed, 10, seconds=60) == pytest.approx(0.505)
-    assert rate_at(timed, 60, seconds=6) == pytest.approx(0.505)
 
 
 def test_handicap_makes_shares_even():

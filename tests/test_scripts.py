@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY = """--model.size 16 --scenes.size 16 --model.experts 3 --model.steps 3 --scenes.objects 2
     --model.expert.latent 2 --model.expert.layers 2 --model.expert.features 4
     --model.expert.channels 4 4 --model.expert.hidden 8 --train.batch 4 --train.validate-every 2
-    --train.valid-scenes 8 --device cpu --no-amp""".split()
+    --train.valid-scenes 8 --train.schedule plateau --device cpu --no-amp""".split()
 
 
 def script(name, *args):
