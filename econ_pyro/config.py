@@ -239,6 +239,12 @@ class TrainConfig:
     """Evaluations without improvement before the rate falls by a factor of sqrt(10)."""
     decreases: int = 5
     """Decreases of the rate after which training stops."""
+    tries: int = 1
+    """Beginnings, each from weights of its own; training goes on from the one of the smallest
+    validation loss. Schedules count from the beginning of each; the paper took the best of 512
+    whole runs."""
+    try_steps: int = 300
+    """Training steps of each beginning, where there are several."""
     flat_until: int = 0
     """Training step until which the appearance of a layer is one colour, so that no layer can
     explain objects of different colours, nor the background take one over."""

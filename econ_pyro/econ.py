@@ -24,6 +24,7 @@ from econ_pyro.errors import EconError
 from econ_pyro.guides.recognition import Recognition
 from econ_pyro.handlers import CleanLayers
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
+from econ_pyro.schedules import age
 from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.training import make_rules
 
@@ -217,5 +218,5 @@ def load(run: str | Path, device: torch.device | str = "cpu", which: str = "best
     state = checkpoint.load_checkpoint(path, device)
     checkpoint.load_weights(econ.model, state["model"], path)
     checkpoint.load_weights(econ.guide, state["guide"], path)
-    econ.model.flat = state["step"] <= config.train.flat_until
+    econ.model.flat = age(config, state["step"]) <= config.train.flat_until
     return econ

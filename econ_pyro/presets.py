@@ -16,13 +16,13 @@ _PAPER_EXPERT = ExpertConfig(latent=2, layers=4, features=32, attention_bias=0.0
 _RECIPE = ObjectiveConfig(
     beta=1.0,
     gamma=0.5,
-    gamma_end=2.0,
-    gamma_steps=2000,
+    gamma_end=1.0,
+    gamma_steps=3000,
     lam=1.0,
     lookahead=True,
     temperature=10.0,
     temperature_end=1.0,
-    temperature_steps=2000,
+    temperature_steps=3000,
     balance=0.05,
     balance_from=400,
     balance_until=3000,
@@ -30,18 +30,19 @@ _RECIPE = ObjectiveConfig(
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "quick": (
-        "Uniquely coloured objects with small networks: at most 14 minutes on two CPU cores.",
+        "Uniquely coloured objects with small networks: at most 15 minutes on two CPU cores.",
         Config(
             model=ModelConfig(
                 expert=ExpertConfig(latent=4, layers=3, features=16, channels=(16, 32, 32, 32))
             ),
             objective=_RECIPE,
             train=TrainConfig(
-                steps=4000,
+                steps=3800,
                 batch=16,
                 lr=1e-3,
                 schedule="cosine",
-                minutes=14.0,
+                minutes=15.0,
+                tries=3,
                 flat_until=1000,
                 restart_below=0.2,
             ),

@@ -1,4 +1,4 @@
-"""Weights and rates that change over training, as functions of the step."""
+"""Weights and rates that change over training, as functions of the step since its beginning."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ def gamma_at(config: Config, step: int) -> float:
     end = objective.gamma if objective.gamma_end is None else objective.gamma_end
     share = min(1.0, step / max(1, objective.gamma_steps))
     return objective.gamma + share * (end - objective.gamma)
+
+
+def age(config: Config, step: int) -> int:
+    """Steps since the beginning that is being trained (``train.tries``)."""
+    train = config.train
+    if step < train.tries * train.try_steps:
+        return step % train.try_steps
+    return step - (train.tries - 1) * train.try_steps
 
 
 def beta_at(config: Config, step: int) -> float:
@@ -39,5 +47,6 @@ def rate_at(config: Config, step: int) -> float:
     train = config.train
     if step < train.warmup:
         return train.lr * (step + 1) / train.warmup
-    share = min(1.0, (step - train.warmup) / max(1, train.steps - train.warmup))
+    steps = train.steps - (train.tries - 1) * train.try_steps  # of the one that goes on
+    share = min(1.0, (step - train.warmup) / max(1, steps - train.warmup))
     return train.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))

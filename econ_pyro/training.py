@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -18,14 +19,16 @@ from econ_pyro import checkpoint, files
 from econ_pyro.competition import Rules
 from econ_pyro.config import Config
 from econ_pyro.data import Source, batch_indices
+from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.errors import EconError
 from econ_pyro.restarts import copy_expert, handicapped, starved
-from econ_pyro.schedules import beta_at, gamma_at, rate_at, temperature_at
+from econ_pyro.schedules import age, beta_at, gamma_at, rate_at, temperature_at
 from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.world import World
 
 Row = dict[str, Any]
+Begin = Callable[[int], tuple[nn.Module, nn.Module]]
 
 
 def make_rules(config: Config) -> Rules:
@@ -53,6 +56,7 @@ class Trainer:
         run: folder of the run.
         device: where the networks are.
         world: the processes that share each batch.
+        begin: makes a new model and guide for a further beginning (``train.tries``), by number.
 
     Raises:
         EconError: true regions are asked for, and the images have none.
@@ -68,8 +72,9 @@ class Trainer:
         run: Path,
         device: torch.device,
         world: World | None = None,
+        begin: Begin | None = None,
     ) -> None:
-        self.world = world or World()
+        self.world, self.begin = world or World(), begin
         self.config, self.model, self.guide = config, model, guide
         self.train, self.valid, self.run, self.device = train, valid, run, device
         parameters = [*model.parameters(), *guide.parameters()]
@@ -82,6 +87,7 @@ class Trainer:
             threshold=0.0,
             threshold_mode="abs",
         )
+        self._new_schedule = copy.deepcopy(self.schedule.state_dict())
         self.svi = CompetitiveSVI(
             model,
             guide,
@@ -96,6 +102,7 @@ class Trainer:
         self.step, self.best, self.seconds = 0, math.inf, 0.0
         self.window = torch.zeros(config.model.experts, dtype=torch.long)
         self.handicap = torch.zeros(config.model.experts, device=device)
+        self.rival: dict[str, Any] | None = None
         self.rows: list[Row] = []
         if config.true_regions:  # fail before anything is written
             self._batch(train, torch.zeros(1, dtype=torch.long))
@@ -103,35 +110,77 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Everything that resumption needs, as plain containers and tensors."""
         return {
-            "model": self.model.state_dict(),
-            "guide": self.guide.state_dict(),
-            "optim": self.optim.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            **self._learnt(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
             "step": self.step,
             "best": self.best,
             "seconds": self.seconds,
-            "window": self.window,
-            "handicap": self.handicap,
+            "rival": self.rival,
         }
 
     def resume(self) -> None:
         """Go back to the last checkpoint of the run."""
         path = self.run / checkpoint.LAST
         state = checkpoint.load_checkpoint(path)
-        checkpoint.load_weights(self.model, state["model"], path)
-        checkpoint.load_weights(self.guide, state["guide"], path)
-        self.optim.load_state_dict(state["optim"])
-        self.schedule.load_state_dict(state["schedule"])
+        self._learn(state, path)
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        self.window, self.handicap = state["window"], state["handicap"].to(self.device)
+        self.rival = state["rival"]
         # rows written after the checkpoint, before a kill, will be written again
         rows = checkpoint.read_metrics(self.run / checkpoint.METRICS)
         self.rows = [row for row in rows if row["step"] <= self.step]
+
+    def _learnt(self) -> dict[str, Any]:
+        """What training changes in a beginning, and what goes on with it."""
+        return {
+            "model": self.model.state_dict(),
+            "guide": self.guide.state_dict(),
+            "optim": self.optim.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "window": self.window,
+            "handicap": self.handicap,
+        }
+
+    def _learn(self, state: dict[str, Any], path: Path) -> None:
+        checkpoint.load_weights(self.model, state["model"], path)
+        checkpoint.load_weights(self.guide, state["guide"], path)
+        self.optim.load_state_dict(state["optim"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.window, self.handicap = state["window"], state["handicap"].to(self.device)
+
+    @property
+    def age(self) -> int:
+        """Step of the beginning that is being trained: what schedules count."""
+        return age(self.config, self.step)
+
+    def _judge(self) -> None:
+        """At the end of a beginning: make the next one, or go on with the best."""
+        train = self.config.train
+        if (
+            train.tries == 1
+            or self.step % train.try_steps
+            or not (0 < self.step <= train.tries * train.try_steps)
+        ):
+            return
+        _, valid = self._explain_valid()
+        if self.rival is None or valid < self.rival["valid_loss"]:
+            self.rival = {**copy.deepcopy(self._learnt()), "valid_loss": valid}
+        number = self.step // train.try_steps
+        if number == train.tries:
+            self._learn(self.rival, self.run)
+            self.rival = None
+            return
+        assert self.begin is not None, "several beginnings need a way to make them"
+        for old, new in zip((self.model, self.guide), self.begin(number), strict=True):
+            old.load_state_dict(new.state_dict())
+        self.optim.state.clear()
+        self.optim.param_groups[0]["lr"] = train.lr
+        self.schedule.load_state_dict(self._new_schedule)
+        self.window.zero_()
+        self.handicap.zero_()
 
     def done(self) -> str:
         """Why training is over; empty if it is not."""
@@ -185,6 +234,8 @@ class Trainer:
             if self.step % self.config.train.validate_every == 0 or self.done():
                 row = self._validate(torch.stack(sums).mean(0))
                 sums.clear()
+                self._keep_best(row)
+            self._judge()
             if row is not None:
                 self.seconds = self._agreed(before + time.perf_counter() - began)
                 self._save(row)
@@ -199,18 +250,18 @@ class Trainer:
         return self.world.sum(clock).item()
 
     def _apply_schedules(self) -> None:
-        self.model.flat = self.step < self.config.train.flat_until  # type: ignore[assignment]
-        self.svi.elbo.beta = beta_at(self.config, self.step)
-        self.svi.elbo.gamma = gamma_at(self.config, self.step)
-        temperature = temperature_at(self.config, self.step)
+        self.model.flat = self.age < self.config.train.flat_until  # type: ignore[assignment]
+        self.svi.elbo.beta = beta_at(self.config, self.age)
+        self.svi.elbo.gamma = gamma_at(self.config, self.age)
+        temperature = temperature_at(self.config, self.age)
         self.svi.rules = dataclasses.replace(self.svi.rules, temperature=temperature)
         objective = self.config.objective
-        in_time = objective.balance_from <= self.step < objective.balance_until
+        in_time = objective.balance_from <= self.age < objective.balance_until
         balanced = objective.balance > 0 and in_time
         self.svi.handicap = self.handicap if balanced else None
         if self.config.train.schedule == "cosine":
             for group in self.optim.param_groups:
-                group["lr"] = rate_at(self.config, self.step)
+                group["lr"] = rate_at(self.config, self.age)
 
     def _count_wins(self, k: Tensor) -> None:
         wins = self.world.sum(torch.bincount(k.flatten(), minlength=len(self.window)))
@@ -239,14 +290,18 @@ class Trainer:
         regions = scenes.layers(self.config.model.steps)
         return scenes.image.to(self.device), regions.to(self.device)
 
-    def _validate(self, terms: Tensor) -> Row:
-        objective, train = self.config.objective, self.config.train
+    def _explain_valid(self) -> tuple[Decomposition, float]:
+        """This process's share of the validation scenes, and the loss on all of them."""
         x, regions = self._batch(self.valid, self.world.share(torch.arange(len(self.valid))))
         d = self.svi.explain(x, regions)
         # the schedule must not mistake a change of weights for a change of the loss
-        final_gamma = gamma_at(self.config, objective.gamma_steps)
-        losses = d.terms.loss(objective.beta, final_gamma).sum(1).double()
-        valid = self.world.sum(losses.sum()).item() / len(self.valid)
+        gamma = gamma_at(self.config, self.config.objective.gamma_steps)
+        losses = d.terms.loss(self.config.objective.beta, gamma).sum(1).double()
+        return d, self.world.sum(losses.sum()).item() / len(self.valid)
+
+    def _validate(self, terms: Tensor) -> Row:
+        train = self.config.train
+        d, valid = self._explain_valid()
         terms = self.world.sum(terms) / self.world.size
         wins = torch.nn.functional.one_hot(d.k, self.config.model.experts).float()  # (B, T, K)
         wins = self.world.sum(wins.sum(0)) / len(self.valid)  # (T, K)
@@ -273,27 +328,28 @@ class Trainer:
 
     def _restart_starved(self) -> None:
         train = self.config.train
-        if self.step % train.restart_every:
+        if self.age % train.restart_every:
             return
-        if train.restart_below > 0 and self.step <= train.restart_until:
+        if train.restart_below > 0 and 0 < self.age <= train.restart_until:
             ensembles = [self.model.decoders, self.guide.attentions, self.guide.encoders]
             for k, busiest in starved(self.window, train.restart_below):
                 copy_expert(ensembles, self.optim, busiest, k)  # type: ignore[arg-type]
                 self.handicap[k] = self.handicap[busiest]
         self.window.zero_()
 
+    def _keep_best(self, row: Row) -> None:
+        if row["valid_loss"] < self.best:
+            self.best = row["valid_loss"]
+            if self.world.first:
+                checkpoint.save_checkpoint(self.run / checkpoint.BEST, self.state())
+
     def _save(self, row: Row) -> None:
         row["seconds"] = round(self.seconds, 3)
         self.rows.append(row)
-        better = row["valid_loss"] < self.best
-        self.best = min(self.best, row["valid_loss"])
         if self.world.first:
             with open(self.run / checkpoint.METRICS, "a") as f:
                 f.write(json.dumps(row) + "\n")
-            state = self.state()
-            checkpoint.save_checkpoint(self.run / checkpoint.LAST, state)
-            if better:
-                checkpoint.save_checkpoint(self.run / checkpoint.BEST, state)
+            checkpoint.save_checkpoint(self.run / checkpoint.LAST, self.state())
         self.world.wait()
 
     def _rewrite_metrics(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pyro
 import torch
 import tyro
-from torch import Tensor
+from torch import Tensor, nn
 
 from econ_pyro import cli, files, presets
 from econ_pyro.competition import draw_gumbel
@@ -24,6 +24,7 @@ from econ_pyro.config import Config
 from econ_pyro.data import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.elbo import ClassConditionalELBO
+from econ_pyro.guides.norm import InstanceNorm2d
 from econ_pyro.plain import plain_loss
 from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.timing import (
@@ -132,9 +133,12 @@ def _noise(x: Tensor, steps: int, latent: int) -> Tensor:
 
 def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:
     full, half = _Step(replace(config, amp=False), device), _Step(config, device)
+    stock = _Step(config, device)
+    _use_torch_norms(stock.econ.guide)
     jobs: dict[str, Job] = {
         "plain: all experts with gradients, float32": full.plain,
         "winners only, float32": full.ours,
+        "winners only, bfloat16, torch's norm": stock.ours,
         "econ-pyro: winners only, bfloat16": half.ours,
         "of it the competition": half.competition,
     }
@@ -168,6 +172,20 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
             f"| {row['ratio']:.1f} |"
         )
     return {"peak_flops": peak, "rows": table}
+
+
+class _GroupNorm(nn.GroupNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
+
+
+def _use_torch_norms(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, InstanceNorm2d):
+            channels = len(child.weight)
+            setattr(module, name, _GroupNorm(channels, channels, device=child.weight.device))
+        else:
+            _use_torch_norms(child)
 
 
 def _use(config: Config, device: torch.device, rounds: int) -> dict[str, float]:

@@ -18,7 +18,7 @@ import numpy
 import pyro
 import torch
 import tyro
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import econ_pyro
@@ -90,7 +90,14 @@ def main(args: Sequence[str] | None = None) -> None:
     with join(device, limits.batch) as (world, device), pyro.validation_enabled(False):
         pyro.set_rng_seed(config.seed)
         econ = Econ(config, device)
-        trainer = Trainer(config, econ.model, econ.guide, train, valid, run, device, world)
+
+        def begin(number: int) -> tuple[nn.Module, nn.Module]:
+            other = Econ(dataclasses.replace(config, seed=config.seed + 1000 * number), device)
+            return other.model, other.guide
+
+        trainer = Trainer(
+            config, econ.model, econ.guide, train, valid, run, device, world, begin
+        )  # fmt: skip
         if parsed.resume:
             trainer.resume()
         elif world.first:

@@ -16,7 +16,7 @@ from econ_pyro.restarts import copy_expert, starved
 from econ_pyro.training import Trainer
 
 
-def make_trainer(config, run, steps=None):
+def make_trainer(config, run, steps=None, begin=None):
     if steps is not None:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
     run.mkdir(exist_ok=True)
@@ -24,7 +24,9 @@ def make_trainer(config, run, steps=None):
     train = GeneratedScenes(config.scenes, config.seed, config.train.train_scenes)
     valid = GeneratedScenes(config.scenes, config.seed, config.train.valid_scenes, "valid")
     pyro.set_rng_seed(config.seed)
-    return Trainer(config, econ.model, econ.guide, train, valid, run, torch.device("cpu"))
+    return Trainer(
+        config, econ.model, econ.guide, train, valid, run, torch.device("cpu"), begin=begin
+    )
 
 
 def same(a, b):
@@ -182,3 +184,42 @@ def test_single_expert_with_true_regions_trains(tiny, tmp_path):
     trainer = make_trainer(config, tmp_path / "run", 20)
     trainer.fit()
     assert trainer.rows[-1]["valid_loss"] < trainer.rows[0]["valid_loss"]
+
+
+def beginnings(tiny, path, steps, made):
+    """A run of three beginnings of two steps each."""
+    config = dataclasses.replace(
+        tiny, train=dataclasses.replace(tiny.train, tries=3, try_steps=2, steps=steps)
+    )
+
+    def begin(number):
+        made.append(number)
+        other = Econ(dataclasses.replace(config, seed=100 + number))
+        return other.model, other.guide
+
+    return make_trainer(config, path, begin=begin)
+
+
+def test_training_goes_on_from_the_best_of_its_beginnings(tiny, tmp_path):
+    made, rivals = [], []
+    trainer = beginnings(tiny, tmp_path / "run", 6, made)
+
+    def watch(step, row):
+        if row is not None:
+            rivals.append(row["valid_loss"])
+
+    trainer.fit(watch)
+    assert made == [1, 2] and trainer.age == 2 and trainer.rival is None
+    assert len(set(rivals)) == 3
+    assert trainer._explain_valid()[1] == pytest.approx(min(rivals))
+
+
+def test_resuming_within_the_beginnings_is_bit_exact(tiny, tmp_path):
+    whole = beginnings(tiny, tmp_path / "whole", 8, [])
+    whole.fit()
+    beginnings(tiny, tmp_path / "parts", 4, []).fit()
+    resumed = beginnings(tiny, tmp_path / "parts", 8, [])
+    resumed.resume()
+    resumed.fit()
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name
