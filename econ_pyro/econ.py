@@ -23,10 +23,10 @@ from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.errors import EconError
 from econ_pyro.guides.recognition import Recognition
 from econ_pyro.handlers import CleanLayers
+from econ_pyro.learner import make_rules
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
 from econ_pyro.schedules import age
 from econ_pyro.svi import CompetitiveSVI
-from econ_pyro.training import make_rules
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import math
 import time
@@ -13,35 +12,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from econ_pyro import checkpoint, files
-from econ_pyro.competition import Rules
 from econ_pyro.config import Config
 from econ_pyro.data import Source, batch_indices
 from econ_pyro.decomposition import Decomposition
-from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.errors import EconError
-from econ_pyro.restarts import copy_expert, handicapped, starved
-from econ_pyro.schedules import age, beta_at, gamma_at, rate_at, temperature_at
-from econ_pyro.svi import CompetitiveSVI
+from econ_pyro.learner import Learner
+from econ_pyro.schedules import age, gamma_at
 from econ_pyro.world import World
 
 Row = dict[str, Any]
 Begin = Callable[[int], tuple[nn.Module, nn.Module]]
-
-
-def make_rules(config: Config) -> Rules:
-    """The competition of a configuration, as in training."""
-    model, objective = config.model, config.objective
-    return Rules(
-        model.experts,
-        model.steps,
-        model.sigma_x,
-        objective.lam,
-        objective.temperature,
-        objective.lookahead,
-    )
 
 
 class Trainer:
@@ -75,33 +57,10 @@ class Trainer:
         begin: Begin | None = None,
     ) -> None:
         self.world, self.begin = world or World(), begin
-        self.config, self.model, self.guide = config, model, guide
-        self.train, self.valid, self.run, self.device = train, valid, run, device
-        parameters = [*model.parameters(), *guide.parameters()]
-        self.optim = torch.optim.Adam(parameters, lr=config.train.lr, fused=True)
-        # "5 evaluations without improvement": torch counts those after the first
-        self.schedule = ReduceLROnPlateau(
-            self.optim,
-            factor=10**-0.5,
-            patience=config.train.patience - 1,
-            threshold=0.0,
-            threshold_mode="abs",
-        )
-        self._new_schedule = copy.deepcopy(self.schedule.state_dict())
-        self.svi = CompetitiveSVI(
-            model,
-            guide,
-            self.optim,
-            ClassConditionalELBO(beta_at(config, 0), gamma_at(config, 0)),
-            make_rules(config),
-            config.model.expert.latent,
-            amp=config.amp,
-            clip=config.train.clip,
-            world=self.world,
-        )
+        self.config, self.train, self.valid = config, train, valid
+        self.run, self.device = run, device
+        self.learner = Learner(config, model, guide, device, self.world)
         self.step, self.best, self.seconds = 0, math.inf, 0.0
-        self.window = torch.zeros(config.model.experts, dtype=torch.long)
-        self.handicap = torch.zeros(config.model.experts, device=device)
         self.rival: dict[str, Any] | None = None
         self.rows: list[Row] = []
         if config.true_regions:  # fail before anything is written
@@ -110,7 +69,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Everything that resumption needs, as plain containers and tensors."""
         return {
-            **self._learnt(),
+            **self.learner.state(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
             "step": self.step,
@@ -123,7 +82,7 @@ class Trainer:
         """Go back to the last checkpoint of the run."""
         path = self.run / checkpoint.LAST
         state = checkpoint.load_checkpoint(path)
-        self._learn(state, path)
+        self.learner.load(state, path)
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
@@ -132,24 +91,6 @@ class Trainer:
         # rows written after the checkpoint, before a kill, will be written again
         rows = checkpoint.read_metrics(self.run / checkpoint.METRICS)
         self.rows = [row for row in rows if row["step"] <= self.step]
-
-    def _learnt(self) -> dict[str, Any]:
-        """What training changes in a beginning, and what goes on with it."""
-        return {
-            "model": self.model.state_dict(),
-            "guide": self.guide.state_dict(),
-            "optim": self.optim.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "window": self.window,
-            "handicap": self.handicap,
-        }
-
-    def _learn(self, state: dict[str, Any], path: Path) -> None:
-        checkpoint.load_weights(self.model, state["model"], path)
-        checkpoint.load_weights(self.guide, state["guide"], path)
-        self.optim.load_state_dict(state["optim"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.window, self.handicap = state["window"], state["handicap"].to(self.device)
 
     @property
     def age(self) -> int:
@@ -167,30 +108,22 @@ class Trainer:
             return
         _, valid = self._explain_valid()
         if self.rival is None or valid < self.rival["valid_loss"]:
-            self.rival = {**copy.deepcopy(self._learnt()), "valid_loss": valid}
+            self.rival = {**copy.deepcopy(self.learner.state()), "valid_loss": valid}
         number = self.step // train.try_steps
         if number == train.tries:
-            self._learn(self.rival, self.run)
+            self.learner.load(self.rival, self.run)
             self.rival = None
             return
         assert self.begin is not None, "several beginnings need a way to make them"
-        for old, new in zip((self.model, self.guide), self.begin(number), strict=True):
-            old.load_state_dict(new.state_dict())
-        self.optim.state.clear()
-        self.optim.param_groups[0]["lr"] = train.lr
-        self.schedule.load_state_dict(self._new_schedule)
-        self.window.zero_()
-        self.handicap.zero_()
+        self.learner.begin_anew(*self.begin(number))
 
     def done(self) -> str:
         """Why training is over; empty if it is not."""
         limits = self.config.train
         if self.step >= limits.steps:
             return f"all {limits.steps} steps done"
-        rate = self.optim.param_groups[0]["lr"]
-        if limits.schedule == "plateau" and rate < limits.lr * 10 ** (
-            -0.5 * (limits.decreases - 0.5)
-        ):
+        lowest = limits.lr * 10 ** (-0.5 * (limits.decreases - 0.5))
+        if limits.schedule == "plateau" and self.learner.rate < lowest:
             return f"the rate fell {limits.decreases} times"
         if limits.minutes is not None and self.seconds >= 60 * limits.minutes:
             return f"{limits.minutes:g} minutes are up"
@@ -215,8 +148,7 @@ class Trainer:
         while not (reason := self.done()):
             before, began = self.seconds, time.perf_counter()
             x, regions = self._batch(self.train, self._training_indices())
-            self._apply_schedules()
-            loss = self.svi.step(x, regions)
+            loss = self.learner.step(x, regions, self.age)
             self.step += 1
             if self.world.any(not math.isfinite(loss), self.device):
                 raise EconError(
@@ -225,10 +157,9 @@ class Trainer:
                     f"lower --train.lr or set --train.clip 100; {checkpoint.LAST} in {self.run} "
                     "holds the state before",
                 )
-            assert self.svi.last is not None
-            self._count_wins(self.svi.last.k)
-            sums.append(torch.stack([t.sum(1).mean() for t in self.svi.last.terms]))
-            self._restart_starved()
+            last = self.learner.svi.last
+            assert last is not None
+            sums.append(torch.stack([t.sum(1).mean() for t in last.terms]))
             self.seconds = self._agreed(before + time.perf_counter() - began)
             row = None
             if self.step % self.config.train.validate_every == 0 or self.done():
@@ -248,29 +179,6 @@ class Trainer:
             return seconds
         clock = torch.tensor(seconds * self.world.first, dtype=torch.float64, device=self.device)
         return self.world.sum(clock).item()
-
-    def _apply_schedules(self) -> None:
-        self.model.flat = self.age < self.config.train.flat_until  # type: ignore[assignment]
-        self.svi.elbo.beta = beta_at(self.config, self.age)
-        self.svi.elbo.gamma = gamma_at(self.config, self.age)
-        temperature = temperature_at(self.config, self.age)
-        self.svi.rules = dataclasses.replace(self.svi.rules, temperature=temperature)
-        objective = self.config.objective
-        in_time = objective.balance_from <= self.age < objective.balance_until
-        balanced = objective.balance > 0 and in_time
-        self.svi.handicap = self.handicap if balanced else None
-        if self.config.train.schedule == "cosine":
-            for group in self.optim.param_groups:
-                group["lr"] = rate_at(self.config, self.age)
-
-    def _count_wins(self, k: Tensor) -> None:
-        wins = self.world.sum(torch.bincount(k.flatten(), minlength=len(self.window)))
-        self.window += wins.cpu()
-        objective = self.config.objective
-        if self.svi.handicap is not None:
-            self.handicap = handicapped(
-                self.handicap, wins, objective.balance, objective.balance_limit
-            )
 
     def _training_indices(self) -> Tensor:
         limits = self.config.train
@@ -293,24 +201,23 @@ class Trainer:
     def _explain_valid(self) -> tuple[Decomposition, float]:
         """This process's share of the validation scenes, and the loss on all of them."""
         x, regions = self._batch(self.valid, self.world.share(torch.arange(len(self.valid))))
-        d = self.svi.explain(x, regions)
+        d = self.learner.svi.explain(x, regions)
         # the schedule must not mistake a change of weights for a change of the loss
         gamma = gamma_at(self.config, self.config.objective.gamma_steps)
         losses = d.terms.loss(self.config.objective.beta, gamma).sum(1).double()
         return d, self.world.sum(losses.sum()).item() / len(self.valid)
 
     def _validate(self, terms: Tensor) -> Row:
-        train = self.config.train
         d, valid = self._explain_valid()
         terms = self.world.sum(terms) / self.world.size
         wins = torch.nn.functional.one_hot(d.k, self.config.model.experts).float()  # (B, T, K)
         wins = self.world.sum(wins.sum(0)) / len(self.valid)  # (T, K)
         probs = (wins + 1e-4).flip(0)  # back to front
-        self.model.class_probs.copy_(probs / probs.sum(1, keepdim=True))  # type: ignore[operator]
-        lr = self.optim.param_groups[0]["lr"]
-        if train.schedule == "plateau":
-            self.schedule.step(valid)
-        loss = terms[0] + self.svi.elbo.beta * terms[1] + self.svi.elbo.gamma * terms[2]
+        learner, svi = self.learner, self.learner.svi
+        learner.model.class_probs.copy_(probs / probs.sum(1, keepdim=True))  # type: ignore[operator]
+        rate = learner.rate
+        learner.evaluated(valid)
+        loss = terms[0] + svi.elbo.beta * terms[1] + svi.elbo.gamma * terms[2]
         return {
             "step": self.step,
             "loss": loss.item(),
@@ -318,24 +225,13 @@ class Trainer:
             "x": terms[0].item(),
             "z": terms[1].item(),
             "r": terms[2].item(),
-            "lr": lr,
-            "beta": self.svi.elbo.beta,
-            "gamma": self.svi.elbo.gamma,
-            "temperature": self.svi.rules.temperature,
+            "lr": rate,
+            "beta": svi.elbo.beta,
+            "gamma": svi.elbo.gamma,
+            "temperature": svi.rules.temperature,
             "usage": wins.mean(0).tolist(),
-            "scenes": self.step * train.batch,
+            "scenes": self.step * self.config.train.batch,
         }
-
-    def _restart_starved(self) -> None:
-        train = self.config.train
-        if self.age % train.restart_every:
-            return
-        if train.restart_below > 0 and 0 < self.age <= train.restart_until:
-            ensembles = [self.model.decoders, self.guide.attentions, self.guide.encoders]
-            for k, busiest in starved(self.window, train.restart_below):
-                copy_expert(ensembles, self.optim, busiest, k)  # type: ignore[arg-type]
-                self.handicap[k] = self.handicap[busiest]
-        self.window.zero_()
 
     def _keep_best(self, row: Row) -> None:
         if row["valid_loss"] < self.best:

@@ -25,6 +25,7 @@ from econ_pyro.data import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.guides.norm import InstanceNorm2d
+from econ_pyro.learner import make_rules
 from econ_pyro.plain import plain_loss
 from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.timing import (
@@ -35,7 +36,6 @@ from econ_pyro.timing import (
     operations,
     peak_memory,
 )
-from econ_pyro.training import make_rules
 
 Job = Callable[[], object]
 PEAK = "matrix product"

@@ -74,7 +74,7 @@ def test_best_checkpoint_is_the_one_of_the_lowest_validation_loss(tiny, tmp_path
 
 
 def test_rate_falls_after_five_evaluations_without_improvement(tiny, tmp_path):
-    schedule = make_trainer(tiny, tmp_path / "run").schedule
+    schedule = make_trainer(tiny, tmp_path / "run").learner.schedule
     rates = []
     for loss in [-10.0, -9.0, -9.0, -9.0, -9.0, -9.0, -11.0]:
         schedule.step(loss)
@@ -85,7 +85,7 @@ def test_rate_falls_after_five_evaluations_without_improvement(tiny, tmp_path):
 
 def test_training_stops_after_the_fifth_decrease(tiny, tmp_path):
     trainer = make_trainer(tiny, tmp_path / "run")
-    group = trainer.optim.param_groups[0]
+    group = trainer.learner.optim.param_groups[0]
     group["lr"] = 1e-3 * 10 ** (-0.5 * 4)
     assert trainer.done() == ""
     group["lr"] = 1e-3 * 10 ** (-0.5 * 5)
@@ -106,7 +106,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path):
     def poison(step, row):
         if step == 3:
             with torch.no_grad():
-                for p in trainer.model.parameters():
+                for p in trainer.learner.model.parameters():
                     p.fill_(math.nan)
 
     with pyro.validation_enabled(False), pytest.raises(EconError, match="finite loss.*step 4"):
@@ -121,13 +121,17 @@ def test_starved_experts_become_noisy_copies_of_the_busiest(tiny, tmp_path):
     assert starved(torch.tensor([1, 1, 1]), below=0.2) == []
     trainer = make_trainer(tiny, tmp_path / "run")
     trainer.fit()
-    ensembles = [trainer.model.decoders, trainer.guide.attentions, trainer.guide.encoders]
-    copy_expert(ensembles, trainer.optim, source=0, target=2)
+    ensembles = [
+        trainer.learner.model.decoders,
+        trainer.learner.guide.attentions,
+        trainer.learner.guide.encoders,
+    ]
+    copy_expert(ensembles, trainer.learner.optim, source=0, target=2)
     for ensemble in ensembles:
         for a, b in zip(ensemble[0].parameters(), ensemble[2].parameters(), strict=True):
             assert not torch.equal(a, b) or not a.any()
             assert (a - b).square().mean() <= (0.05**2) * a.square().mean()
-            assert same(trainer.optim.state.get(a), trainer.optim.state.get(b))
+            assert same(trainer.learner.optim.state.get(a), trainer.learner.optim.state.get(b))
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
@@ -221,5 +225,5 @@ def test_resuming_within_the_beginnings_is_bit_exact(tiny, tmp_path):
     resumed = beginnings(tiny, tmp_path / "parts", 8, [])
     resumed.resume()
     resumed.fit()
-    for name, weight in whole.model.state_dict().items():
-        assert torch.equal(weight, resumed.model.state_dict()[name]), name
+    for name, weight in whole.learner.model.state_dict().items():
+        assert torch.equal(weight, resumed.learner.model.state_dict()[name]), name

@@ -1,0 +1,172 @@
+"""What training changes, and how it changes with its age: weights, optimiser, rate, handicaps."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from econ_pyro import checkpoint
+from econ_pyro.competition import Rules
+from econ_pyro.config import Config
+from econ_pyro.elbo import ClassConditionalELBO
+from econ_pyro.restarts import copy_expert, handicapped, starved
+from econ_pyro.schedules import beta_at, gamma_at, rate_at, temperature_at
+from econ_pyro.svi import CompetitiveSVI
+from econ_pyro.world import World
+
+
+def make_rules(config: Config) -> Rules:
+    """The competition of a configuration, as in training."""
+    model, objective = config.model, config.objective
+    return Rules(
+        model.experts,
+        model.steps,
+        model.sigma_x,
+        objective.lam,
+        objective.temperature,
+        objective.lookahead,
+    )
+
+
+class Learner:
+    """Model and guide with all that goes with their learning.
+
+    Args:
+        config: of the run.
+        model: p, with ``decoders`` and ``flat``.
+        guide: q, with ``attentions`` and ``encoders``.
+        device: where the networks are.
+        world: the processes that share each batch.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: nn.Module,
+        guide: nn.Module,
+        device: torch.device,
+        world: World,
+    ) -> None:
+        self.config, self.model, self.guide, self.world = config, model, guide, world
+        parameters = [*model.parameters(), *guide.parameters()]
+        self.optim = torch.optim.Adam(parameters, lr=config.train.lr, fused=True)
+        # "5 evaluations without improvement": torch counts those after the first
+        self.schedule = ReduceLROnPlateau(
+            self.optim,
+            factor=10**-0.5,
+            patience=config.train.patience - 1,
+            threshold=0.0,
+            threshold_mode="abs",
+        )
+        self._new_schedule = copy.deepcopy(self.schedule.state_dict())
+        self.svi = CompetitiveSVI(
+            model,
+            guide,
+            self.optim,
+            ClassConditionalELBO(beta_at(config, 0), gamma_at(config, 0)),
+            make_rules(config),
+            config.model.expert.latent,
+            amp=config.amp,
+            clip=config.train.clip,
+            world=world,
+        )
+        self.window = torch.zeros(config.model.experts, dtype=torch.long)
+        self.handicap = torch.zeros(config.model.experts, device=device)
+
+    @property
+    def rate(self) -> float:
+        """The optimiser's learning rate."""
+        return self.optim.param_groups[0]["lr"]
+
+    def step(self, x: Tensor, regions: Tensor | None, age: int) -> float:
+        """A step of learning.
+
+        Args:
+            x: this process's images, ``(B, 3, H, W)``.
+            regions: true regions, if they are given, ``(B, T, 1, H, W)``.
+            age: steps before this one, what schedules count.
+
+        Returns:
+            The loss, as ``CompetitiveSVI.step``.
+        """
+        self._apply_schedules(age)
+        loss = self.svi.step(x, regions)
+        assert self.svi.last is not None
+        self._count_wins(self.svi.last.k)
+        self._restart_starved(age + 1)
+        return loss
+
+    def evaluated(self, loss: float) -> None:
+        """Tell the plateau schedule the validation loss."""
+        if self.config.train.schedule == "plateau":
+            self.schedule.step(loss)
+
+    def state(self) -> dict[str, Any]:
+        """All of it, as plain containers and tensors."""
+        return {
+            "model": self.model.state_dict(),
+            "guide": self.guide.state_dict(),
+            "optim": self.optim.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "window": self.window,
+            "handicap": self.handicap,
+        }
+
+    def load(self, state: dict[str, Any], source: Path) -> None:
+        """Go back to a state; ``source`` is named where it does not fit."""
+        checkpoint.load_weights(self.model, state["model"], source)
+        checkpoint.load_weights(self.guide, state["guide"], source)
+        self.optim.load_state_dict(state["optim"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.window = state["window"]
+        self.handicap = state["handicap"].to(self.handicap.device)
+
+    def begin_anew(self, model: nn.Module, guide: nn.Module) -> None:
+        """Take other weights, and forget what was learnt."""
+        self.model.load_state_dict(model.state_dict())
+        self.guide.load_state_dict(guide.state_dict())
+        self.optim.state.clear()
+        self.optim.param_groups[0]["lr"] = self.config.train.lr
+        self.schedule.load_state_dict(self._new_schedule)
+        self.window.zero_()
+        self.handicap.zero_()
+
+    def _apply_schedules(self, age: int) -> None:
+        objective, train = self.config.objective, self.config.train
+        self.model.flat = age < train.flat_until  # type: ignore[assignment]
+        self.svi.elbo.beta = beta_at(self.config, age)
+        self.svi.elbo.gamma = gamma_at(self.config, age)
+        self.svi.rules = dataclasses.replace(
+            self.svi.rules, temperature=temperature_at(self.config, age)
+        )
+        in_time = objective.balance_from <= age < objective.balance_until
+        self.svi.handicap = self.handicap if objective.balance > 0 and in_time else None
+        if train.schedule == "cosine":
+            for group in self.optim.param_groups:
+                group["lr"] = rate_at(self.config, age)
+
+    def _count_wins(self, k: Tensor) -> None:
+        wins = self.world.sum(torch.bincount(k.flatten(), minlength=len(self.window)))
+        self.window += wins.cpu()
+        objective = self.config.objective
+        if self.svi.handicap is not None:
+            self.handicap = handicapped(
+                self.handicap, wins, objective.balance, objective.balance_limit
+            )
+
+    def _restart_starved(self, age: int) -> None:
+        train = self.config.train
+        if age % train.restart_every:
+            return
+        if train.restart_below > 0 and age <= train.restart_until:
+            ensembles = [self.model.decoders, self.guide.attentions, self.guide.encoders]
+            for k, busiest in starved(self.window, train.restart_below):
+                copy_expert(ensembles, self.optim, busiest, k)  # type: ignore[arg-type]
+                self.handicap[k] = self.handicap[busiest]
+        self.window.zero_()
