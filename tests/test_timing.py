@@ -22,8 +22,9 @@ def test_memory_of_a_job_is_what_it_holds_at_once():
     def job():
         torch.ones(50_000_000).sum()  # 200 MB
 
-    found = peak_memory(job, CPU)
-    assert found is None or 180e6 < found < 260e6
+    for _ in range(2):  # what the first call freed must not hide the second
+        found = peak_memory(job, CPU)
+        assert found is None or 180e6 < found < 260e6
 
 
 def test_line_is_fitted():
