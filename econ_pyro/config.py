@@ -214,6 +214,19 @@ class ObjectiveConfig:
     balance_until: int = 3000
     """Training step from which there are none."""
 
+    def __post_init__(self) -> None:
+        for name in ("temperature_end", "beta_start"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise EconError(
+                    f"a positive objective.{name.replace('_', '-')}", str(value), "try 1"
+                )
+        if self.temperature < 0 or (self.temperature == 0 and self.temperature_end is not None):
+            raise EconError(
+                "an objective.temperature of 0 or more, above 0 where it is to change",
+                str(self.temperature),
+            )
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -261,6 +274,14 @@ class TrainConfig:
     """Number of training scenes."""
     valid_scenes: int = 100
     """Number of validation scenes."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "validate_every", "tries", "try_steps", "restart_every"):
+            value = getattr(self, name)
+            if value < 1:
+                raise EconError(f"at least 1 for train.{name.replace('_', '-')}", str(value))
+        if self.lr <= 0:
+            raise EconError("a positive train.lr", str(self.lr))
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,22 @@ def test_killed_training_leaves_a_loadable_run(tmp_path):
     assert checkpoint.read_metrics(run / checkpoint.METRICS)[-1]["step"] == step + 1
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--train.tries", 0, "at least 1 for train.tries, got 0"),
+        ("--train.validate-every", 0, "at least 1 for train.validate-every, got 0"),
+        ("--train.lr", -1, "a positive train.lr, got -1"),
+        ("--objective.temperature-end", 0, "a positive objective.temperature-end, got 0"),
+        ("--objective.temperature", -1, "objective.temperature of 0 or more"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(capsys, tmp_path, option, value, message):
+    error = fails(capsys, "svi_train", "quick", option, value, "--run", tmp_path / "run")
+    assert message in error
+    assert not (tmp_path / "run").exists()
+
+
 def test_benchmark_prints_tables_and_writes_json(monkeypatch, tmp_path, capsys, tiny):
     monkeypatch.setattr(presets, "PRESETS", {"quick": ("tiny", tiny)})
     out = tmp_path / "figures.json"
