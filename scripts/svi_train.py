@@ -1,6 +1,6 @@
 """Train a scene model: ``python scripts/svi_train.py quick --run runs/quick``.
 
-On several GPUs or processors: ``torchrun --nproc-per-node 2 scripts/svi_train.py quick ...``.
+On several GPUs or processors: ``torchrun --nproc-per-node 2 -- scripts/svi_train.py quick ...``.
 
 The run's folder gets config.json, metrics.jsonl, checkpoints/, experts/ and figures/.
 """
