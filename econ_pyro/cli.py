@@ -6,7 +6,7 @@ import errno
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -94,19 +94,3 @@ def new_folder(path: Path, overwrite: bool) -> Path:
             "a new or empty output folder", f"{path}, which has files", "add --overwrite"
         )
     return path
-
-
-def check_positive(option: str, value: int) -> None:
-    """Check a count that a user gave.
-
-    Raises:
-        EconError: it is not at least 1.
-    """
-    if value < 1:
-        raise EconError(f"at least 1 for {option}", str(value))
-
-
-def check_choice(what: str, value: str, known: Iterable[str]) -> None:
-    """Raise EconError unless a value is a known one."""
-    if value not in (names := list(known)):
-        raise EconError(f"{what} among {', '.join(names)}", repr(value))

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_type_hints
 
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, check_choice, check_positive
 
 T = TypeVar("T")
 
@@ -55,10 +55,8 @@ class SceneConfig:
     the background's, but no object has exactly the background's colour."""
 
     def __post_init__(self) -> None:
-        if self.kind not in SCENE_KINDS:
-            raise EconError(f"a kind of scene among {', '.join(SCENE_KINDS)}", repr(self.kind))
-        if self.selection not in SELECTIONS:
-            raise EconError(f"a selection among {', '.join(SELECTIONS)}", repr(self.selection))
+        check_choice("a kind of scene", self.kind, SCENE_KINDS)
+        check_choice("a selection", self.selection, SELECTIONS)
         if self.size <= 0 or self.size % 8 or self.size > 1024:
             raise EconError(
                 "an image size that is a positive multiple of 8 up to 1024",
@@ -169,9 +167,8 @@ class ModelConfig:
                 f"{multiple} is 2 to the number of halvings: change --model.size, or use "
                 "fewer layers or channels",
             )
-        for name, value in (("experts", self.experts), ("steps", self.steps)):
-            if value < 1:
-                raise EconError(f"at least 1 for model.{name}", str(value))
+        check_positive("model.experts", self.experts)
+        check_positive("model.steps", self.steps)
         if self.sigma_x <= 0:
             raise EconError("a positive model.sigma-x", str(self.sigma_x))
 
@@ -277,9 +274,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch", "validate_every", "tries", "try_steps", "restart_every"):
-            value = getattr(self, name)
-            if value < 1:
-                raise EconError(f"at least 1 for train.{name.replace('_', '-')}", str(value))
+            check_positive(f"train.{name.replace('_', '-')}", getattr(self, name))
         if self.lr <= 0:
             raise EconError("a positive train.lr", str(self.lr))
 

@@ -1,5 +1,9 @@
 """Errors that a user can act on: what was expected, what came, what to try."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class EconError(Exception):
     """A mistake in the input, or in the world outside, that the user can mend.
@@ -17,3 +21,23 @@ class EconError(Exception):
         self.expected, self.got, self.hint = expected, got, hint
         tail = f": {hint}" if hint else ""
         super().__init__(f"expected {expected}, got {got}{tail}")
+
+
+def check_positive(option: str, value: int) -> None:
+    """Check a count that a user gave.
+
+    Raises:
+        EconError: it is not at least 1.
+    """
+    if value < 1:
+        raise EconError(f"at least 1 for {option}", str(value))
+
+
+def check_choice(what: str, value: str, known: Iterable[str]) -> None:
+    """Check a name that a user gave.
+
+    Raises:
+        EconError: it is not a known one.
+    """
+    if value not in (names := list(known)):
+        raise EconError(f"{what} among {', '.join(names)}", repr(value))

@@ -11,7 +11,7 @@ def gamma_at(config: Config, step: int) -> float:
     """Weight of L_r: linear from gamma to gamma_end."""
     objective = config.objective
     end = objective.gamma if objective.gamma_end is None else objective.gamma_end
-    share = min(1.0, step / max(1, objective.gamma_steps))
+    share = _share(step, objective.gamma_steps)
     return objective.gamma + share * (end - objective.gamma)
 
 
@@ -28,8 +28,7 @@ def beta_at(config: Config, step: int) -> float:
     objective = config.objective
     if objective.beta_start is None:
         return objective.beta
-    share = min(1.0, step / max(1, objective.beta_steps))
-    return objective.beta_start * (objective.beta / objective.beta_start) ** share
+    return _geometric(objective.beta_start, objective.beta, _share(step, objective.beta_steps))
 
 
 def temperature_at(config: Config, step: int) -> float:
@@ -38,8 +37,7 @@ def temperature_at(config: Config, step: int) -> float:
     start, end = objective.temperature, objective.temperature_end
     if end is None:
         return start
-    share = min(1.0, step / max(1, objective.temperature_steps))
-    return start * (end / start) ** share
+    return _geometric(start, end, _share(step, objective.temperature_steps))
 
 
 def rate_at(config: Config, step: int) -> float:
@@ -48,5 +46,13 @@ def rate_at(config: Config, step: int) -> float:
     if step < train.warmup:
         return train.lr * (step + 1) / train.warmup
     steps = train.steps - (train.tries - 1) * train.try_steps  # of the one that goes on
-    share = min(1.0, (step - train.warmup) / max(1, steps - train.warmup))
+    share = _share(step - train.warmup, steps - train.warmup)
     return train.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def _share(step: int, steps: int) -> float:
+    return min(1.0, step / max(1, steps))
+
+
+def _geometric(start: float, end: float, share: float) -> float:
+    return start * (end / start) ** share

@@ -91,7 +91,7 @@ class CompetitiveSVI:
         """
         if self.optim is None:
             raise RuntimeError("this CompetitiveSVI has no optimiser: it can only evaluate")
-        noise, gumbel = self._draw(x)
+        noise, gumbel = self.draw(x)
         with self._precision(x):
             d = compete(
                 self.model, self.guide, x, noise, self.rules, regions, self.handicap, gumbel  # type: ignore[arg-type]
@@ -109,8 +109,16 @@ class CompetitiveSVI:
         self.last = Step(loss.detach(), terms.map(torch.Tensor.detach), d.k)
         return loss.item()
 
-    def _draw(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise of the latents and luck of the experts, of this process's share of the batch."""
+    def draw(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise of the latents and luck of the experts for a step.
+
+        Args:
+            x: this process's images, ``(B, 3, H, W)``.
+
+        Returns:
+            Standard normal ``(B, T, L)`` and standard Gumbel ``(B, T, K)``, its share of what all
+            processes draw alike.
+        """
         scenes, steps = len(x) * self.world.size, self.rules.steps
         noise = torch.randn(scenes, steps, self.latent, dtype=x.dtype, device=x.device)
         gumbel = draw_gumbel((scenes, steps, self.rules.experts), x)

@@ -97,7 +97,7 @@ class Trainer:
         """Step of the beginning that is being trained: what schedules count."""
         return age(self.config, self.step)
 
-    def _judge(self) -> None:
+    def _judge(self, row: Row | None) -> None:
         """At the end of a beginning: make the next one, or go on with the best."""
         train = self.config.train
         if (
@@ -106,7 +106,7 @@ class Trainer:
             or not (0 < self.step <= train.tries * train.try_steps)
         ):
             return
-        _, valid = self._explain_valid()
+        valid = self._explain_valid()[1] if row is None else row["valid_loss"]
         if self.rival is None or valid < self.rival["valid_loss"]:
             self.rival = {**copy.deepcopy(self.learner.state()), "valid_loss": valid}
         number = self.step // train.try_steps
@@ -166,7 +166,7 @@ class Trainer:
                 row = self._validate(torch.stack(sums).mean(0))
                 sums.clear()
                 self._keep_best(row)
-            self._judge()
+            self._judge(row)
             if row is not None:
                 self.seconds = self._agreed(before + time.perf_counter() - began)
                 self._save(row)

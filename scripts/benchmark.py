@@ -18,16 +18,13 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from econ_pyro import cli, files, presets
-from econ_pyro.competition import draw_gumbel
+from econ_pyro import cli, errors, files, presets
 from econ_pyro.config import Config
 from econ_pyro.data import GeneratedScenes
 from econ_pyro.econ import Econ
-from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.guides.norm import InstanceNorm2d
-from econ_pyro.learner import make_rules
+from econ_pyro.learner import Learner
 from econ_pyro.plain import plain_loss
-from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.timing import (
     fit_line,
     interleaved,
@@ -36,6 +33,7 @@ from econ_pyro.timing import (
     operations,
     peak_memory,
 )
+from econ_pyro.world import World
 
 Job = Callable[[], object]
 PEAK = "matrix product"
@@ -62,12 +60,12 @@ class Args:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
-    cli.check_positive("--rounds", parsed.rounds)
-    cli.check_choice("a preset", parsed.preset, presets.PRESETS)
+    errors.check_positive("--rounds", parsed.rounds)
+    errors.check_choice("a preset", parsed.preset, presets.PRESETS)
     device = cli.pick_device(parsed.device)
     config = presets.PRESETS[parsed.preset][1]
     if parsed.batch is not None:
-        cli.check_positive("--batch", parsed.batch)
+        errors.check_positive("--batch", parsed.batch)
         config = replace(config, train=replace(config.train, batch=parsed.batch))
     with pyro.validation_enabled(False):
         figures: dict[str, Any] = {"machine": _machine(device), "preset": parsed.preset}
@@ -92,19 +90,12 @@ class _Step:
     """A training step on rendered scenes, plain or the project's own."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        self.config, self.econ = config, Econ(config, device)
+        self.econ = Econ(config, device)
         scenes = replace(config.scenes, size=config.model.size)
         source = GeneratedScenes(scenes, config.seed, config.train.batch, "train")
         self.x = source.images(torch.arange(config.train.batch)).to(device)
-        self.rules = make_rules(config)
-        parameters = [*self.econ.model.parameters(), *self.econ.guide.parameters()]
-        self.optim = torch.optim.Adam(parameters, config.train.lr, fused=True)
-        objective = config.objective
-        self.svi = CompetitiveSVI(
-            self.econ.model, self.econ.guide, self.optim,
-            ClassConditionalELBO(objective.beta, objective.gamma),
-            self.rules, config.model.expert.latent, amp=config.amp,
-        )  # fmt: skip
+        learner = Learner(config, self.econ.model, self.econ.guide, device, World())
+        self.svi, self.optim = learner.svi, learner.optim
 
     def ours(self) -> None:
         """Competition, then the winners' ELBO through Pyro's traces."""
@@ -116,19 +107,13 @@ class _Step:
 
     def plain(self) -> None:
         """All experts with gradients."""
-        objective, rules = self.config.objective, self.rules
-        noise = _noise(self.x, rules.steps, self.config.model.expert.latent)
-        gumbel = draw_gumbel((len(self.x), rules.steps, rules.experts), self.x)
+        svi = self.svi
+        noise, gumbel = svi.draw(self.x)
         self.optim.zero_grad(set_to_none=True)
         plain_loss(
-            self.econ.model, self.econ.guide, self.x, noise, gumbel, rules,
-            objective.beta, objective.gamma,
+            svi.model, svi.guide, self.x, noise, gumbel, svi.rules, svi.elbo.beta, svi.elbo.gamma
         ).loss.backward()  # fmt: skip
         self.optim.step()
-
-
-def _noise(x: Tensor, steps: int, latent: int) -> Tensor:
-    return torch.randn(len(x), steps, latent, device=x.device)
 
 
 def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from econ_pyro import cli, files
+from econ_pyro import cli, errors, files
 from econ_pyro.data import ImageFolder, Source, open_split
 from econ_pyro.dataset import is_dataset
 from econ_pyro.econ import load
@@ -46,7 +46,7 @@ class Args:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
-    cli.check_positive("--n", parsed.n)
+    errors.check_positive("--n", parsed.n)
     econ = load(parsed.run, cli.pick_device(parsed.device))
     size = econ.config.model.size
     scenes = replace(econ.config.scenes, size=size)

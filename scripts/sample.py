@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tyro
 
-from econ_pyro import cli, plots
+from econ_pyro import cli, errors, plots
 from econ_pyro.econ import load
 from econ_pyro.export import write_image
 from econ_pyro.layers import stages
@@ -45,7 +45,7 @@ class Args:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
-    cli.check_positive("--n", parsed.n)
+    errors.check_positive("--n", parsed.n)
     econ = load(parsed.run, cli.pick_device(parsed.device))
     canvas = econ.sample(parsed.n, parsed.scene, parsed.experts, parsed.steps, parsed.seed)
     with cli.staged(parsed.out, parsed.overwrite, "build-up.png") as out:
