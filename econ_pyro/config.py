@@ -133,6 +133,9 @@ class ExpertConfig:
     """Blocks of the encoder and of the decoder."""
     features: int = 32
     """Feature maps of each block of the encoder and of the decoder."""
+    decoder_kernel: Literal[1, 3] = 3
+    """Kernel of the decoder's convolutions: 3 is the paper; 1 draws each pixel from its place and
+    the latent alone, for a fraction of the work."""
     channels: tuple[int, ...] = (32, 64, 64, 64)
     """Output channels of the attention U-Net's down blocks."""
     hidden: int = 128
@@ -195,6 +198,9 @@ class ObjectiveConfig:
     lookahead: bool = False
     """Count in the competition also what the rest of the scope would cost if the scene ended
     there. Without it (the paper), a step that explains nothing costs nothing, and wins."""
+    rollout_from: int | None = None
+    """Training step from which the lookahead goes on with the other experts' proposals in place of
+    ending: that puts the nearer of two objects first, whatever their sizes. Never if not set."""
     temperature: float = 10.0
     """Temperature of the competition in nats; 1 is the paper, 0 always takes the best."""
     temperature_end: float | None = None
@@ -261,8 +267,9 @@ class TrainConfig:
     clip: float = 0.0
     """Largest gradient norm; 0 does not clip."""
     restart_below: float = 0.0
-    """Restart an expert that won less than this share of an even share over the last
-    restart_every steps, as a noisy copy of the busiest; 0 never does."""
+    """Restart an expert that won less than this share of an even share of the objects' steps over
+    the last restart_every training steps, as a noisy copy of the busiest; 0 never does. (The
+    expert that wins most last steps, the background's, is left out.)"""
     restart_every: int = 500
     """Training steps between two looks at starved experts."""
     restart_until: int = 5000

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from econ_pyro.competition import Rules, compete, draw_gumbel
+from econ_pyro.competition import compete, draw_gumbel
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
+from econ_pyro.proposals import Rules
 from econ_pyro.terms import Terms
 from econ_pyro.world import World
 

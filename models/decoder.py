@@ -22,9 +22,10 @@ class SpatialBroadcastDecoder(nn.Module):
     def __init__(self, config: ExpertConfig, size: int) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
-        channels = config.latent + 2
+        channels, kernel = config.latent + 2, config.decoder_kernel
         for _ in range(config.layers):
-            blocks += [nn.Conv2d(channels, config.features, 3, padding=1), nn.ReLU(inplace=True)]
+            blocks += [nn.Conv2d(channels, config.features, kernel, padding=kernel // 2)]
+            blocks += [nn.ReLU(inplace=True)]
             channels = config.features
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Conv2d(channels, 4, 1)
