@@ -136,6 +136,9 @@ class ExpertConfig:
     decoder_kernel: Literal[1, 3] = 3
     """Kernel of the decoder's convolutions: 3 is the paper; 1 draws each pixel from its place and
     the latent alone, for a fraction of the work."""
+    centred: bool = False
+    """The first two latents are a place, and the decoder draws about it: an object once learnt
+    is the same anywhere. The paper's decoder has to learn each place."""
     channels: tuple[int, ...] = (32, 64, 64, 64)
     """Output channels of the attention U-Net's down blocks."""
     hidden: int = 128
@@ -268,8 +271,11 @@ class TrainConfig:
     """Largest gradient norm; 0 does not clip."""
     restart_below: float = 0.0
     """Restart an expert that won less than this share of an even share of the objects' steps over
-    the last restart_every training steps, as a noisy copy of the busiest; 0 never does. (The
-    expert that wins most last steps, the background's, is left out.)"""
+    the last restart_every training steps; 0 never does. (The expert that wins most last steps,
+    the background's, is left out.)"""
+    restart_as: Literal["copy", "new"] = "copy"
+    """What a starved expert becomes: a noisy copy of the busiest, to divide its objects, or a new
+    one with a bonus, to take objects that nobody takes."""
     restart_every: int = 500
     """Training steps between two looks at starved experts."""
     restart_until: int = 5000

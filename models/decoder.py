@@ -1,4 +1,4 @@
-"""Spatial broadcast decoder of one expert (appendix C.2.1)."""
+"""Spatial broadcast decoder of one expert (appendix C.2.1), and one that draws about a place."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from torch import Tensor, nn
 
 from econ_pyro.config import ExpertConfig
 
+PLACE = 0.5  # of half an image: two standard deviations of the prior reach the border
+UNIT = 0.3  # of half an image: about an object's radius, so that its edge lies near 1
+
 
 class SpatialBroadcastDecoder(nn.Module):
     """A latent to appearance and shape logits.
 
     The latent is repeated over the image, two coordinate grids in [-1, 1] are added, and blocks
     of 3x3 convolution and ReLU follow; a 1x1 convolution gives RGB and shape.
+
+    With ``centred``, the first two latents are a place, and the decoder sees coordinates from
+    there (and a bump around it) in place of the image's own. What it has learnt to draw it can
+    then draw anywhere, so that a sample of the prior is an object wherever it falls.
 
     Args:
         config: sizes of the expert.
@@ -22,7 +29,8 @@ class SpatialBroadcastDecoder(nn.Module):
     def __init__(self, config: ExpertConfig, size: int) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
-        channels, kernel = config.latent + 2, config.decoder_kernel
+        self.centred, kernel = config.centred, config.decoder_kernel
+        channels = config.latent + (1 if self.centred else 2)
         for _ in range(config.layers):
             blocks += [nn.Conv2d(channels, config.features, kernel, padding=kernel // 2)]
             blocks += [nn.ReLU(inplace=True)]
@@ -47,7 +55,12 @@ class SpatialBroadcastDecoder(nn.Module):
             ``(n, 4, H, W)``; the sigmoid of the first three is the mean, of the last the shape.
         """
         n, height, width = len(z), self.grid.shape[2], self.grid.shape[3]
-        h = z[:, :, None, None].expand(-1, -1, height, width)
-        h = torch.cat([h, self.grid.expand(n, -1, -1, -1)], dim=1)
+        if self.centred:
+            place, z = z.split([2, z.shape[1] - 2], dim=1)
+            away = (self.grid - PLACE * place[:, :, None, None]) / UNIT
+            grid = [away, (-0.5 * away.square().sum(1, keepdim=True)).exp()]
+        else:
+            grid = [self.grid.expand(n, -1, -1, -1)]
+        h = torch.cat([z[:, :, None, None].expand(-1, -1, height, width), *grid], dim=1)
         h = h.contiguous(memory_format=torch.channels_last)
         return self.head(self.blocks(h))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -22,6 +24,7 @@ from econ_pyro.evaluation import (
     shifted_sources,
     write_names,
 )
+from econ_pyro.judge import score_samples, train_judge
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Args:
     """Number of generated scenes."""
     shifted: bool = False
     """Also on shifted data: more objects, one class, colours near the background, spare steps."""
+    samples: bool = False
+    """Also judge samples of the prior, with a classifier trained on rendered shapes."""
     json: bool = False
     """Print JSON."""
     device: str = "auto"
@@ -62,7 +67,10 @@ def main(args: Sequence[str] | None = None) -> None:
     if parsed.shifted:
         for name, (shifted, steps) in shifted_sources(econ, parsed.n).items():
             reports[name] = evaluate(econ, shifted, steps)
-    out = {name: as_json(r) for name, r in reports.items()}
+    out: dict[str, Any] = {name: as_json(r) for name, r in reports.items()}
+    if parsed.samples:
+        judged = score_samples(econ, train_judge(scenes), min(parsed.n, 500))
+        out["samples"] = dataclasses.asdict(judged)
     files.write_json(parsed.run / "evaluation.json", out)
     if parsed.json:
         print(json.dumps(out, indent=2))
@@ -70,6 +78,13 @@ def main(args: Sequence[str] | None = None) -> None:
     print(format_report(report, f"{len(source)} scenes"))
     if parsed.shifted:
         print("\n" + format_table(reports))
+    if parsed.samples:
+        print("\nsamples that show what they should")
+        for name, share in judged.alone.items():
+            print(f"  {name + ', alone':<28}{share:.3f}")
+        print(
+            f"  {'asked-for scenes':<28}{'-' if judged.asked is None else f'{judged.asked:.3f}'}"
+        )
 
 
 if __name__ == "__main__":

@@ -255,3 +255,17 @@ def test_benchmark_prints_tables_and_writes_json(monkeypatch, tmp_path, capsys, 
     assert 0.5 < ours["flop"] / plain["flop"] < 0.85
     assert "| econ-pyro: winners only" in capsys.readouterr().out
     assert "a preset among quick, got 'swift'" in fails(capsys, "benchmark", "swift")
+
+
+def test_seeds_are_trained_once_and_counted(tmp_path, capsys):
+    options = ["quick", "--seeds", "3", "--out", tmp_path, "--n", 8, "--jobs", 2]
+    script("seeds", *options, "--options=" + " ".join([*TINY, "--steps 2"]))
+    first = capsys.readouterr().out
+    assert "| 3 |" in first and "0 of 1" in first
+    script("seeds", *options)  # all there
+    assert capsys.readouterr().out == first
+    assert "--seeds" not in fails(capsys, "seeds", "quick", "--seeds", "a-b", "--out", tmp_path)
+    error = fails(
+        capsys, "seeds", "quick", "--seeds", "4", "--out", tmp_path, "--options", "--bad"
+    )
+    assert "svi_train.py" in error and "quick-seed-4.log" in error
