@@ -137,8 +137,9 @@ class ExpertConfig:
     """Kernel of the decoder's convolutions: 3 is the paper; 1 draws each pixel from its place and
     the latent alone, for a fraction of the work."""
     centred: bool = False
-    """The first two latents are a place, and the decoder draws about it: an object once learnt
-    is the same anywhere. The paper's decoder has to learn each place."""
+    """The first two latents are a place, which the encoder finds about the region's centre, and
+    the decoder draws about it: an object once learnt is the same anywhere. The paper's networks
+    have to learn each place."""
     channels: tuple[int, ...] = (32, 64, 64, 64)
     """Output channels of the attention U-Net's down blocks."""
     hidden: int = 128
@@ -148,6 +149,11 @@ class ExpertConfig:
     so that objects are carved out front to back. 0 is the paper."""
     shape_bias: float = -3.0
     """Initial logit of the shape; goes with attention_bias. 0 is the paper."""
+
+    def __post_init__(self) -> None:
+        least = 2 if self.centred else 1
+        if self.latent < least:
+            raise EconError(f"at least {least} latents", str(self.latent), "raise expert.latent")
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from econ_pyro.config import ExpertConfig
+from econ_pyro.place import centre, coordinates
 
 
 class Encoder(nn.Module):
     """Image and log region to the parameters of q(z).
 
     Blocks of 3x3 convolution, ReLU and 2x2 max pooling, then two fully connected layers, the
-    first with 4 L units.
+    first with 4 L units. With ``centred``, the first two means are what these add to the centre of
+    mass of the region: an object's place is about right before anything is learnt.
 
     Args:
         config: sizes of the expert.
@@ -33,6 +36,9 @@ class Encoder(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(4 * config.latent, 2 * config.latent),
         )
+        self.centred = config.centred
+        self.register_buffer("grid", coordinates(size), persistent=False)  # (1, 2, H, W)
+        self.grid: Tensor
 
     def forward(self, x_and_log_r: Tensor) -> Tensor:
         """Means and log variances.
@@ -44,4 +50,7 @@ class Encoder(nn.Module):
         Returns:
             ``(n, 2 L)``.
         """
-        return self.head(self.blocks(x_and_log_r).flatten(1))
+        out = self.head(self.blocks(x_and_log_r).flatten(1))
+        if not self.centred:
+            return out
+        return F.pad(centre(x_and_log_r[:, 3:].exp(), self.grid), (0, out.shape[1] - 2)) + out

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from econ_pyro.config import ExpertConfig
-
-PLACE = 0.5  # of half an image: two standard deviations of the prior reach the border
-UNIT = 0.3  # of half an image: about an object's radius, so that its edge lies near 1
+from econ_pyro.place import about, coordinates
 
 
 class SpatialBroadcastDecoder(nn.Module):
@@ -40,9 +38,7 @@ class SpatialBroadcastDecoder(nn.Module):
         with torch.no_grad():
             assert self.head.bias is not None
             self.head.bias[3] = config.shape_bias
-        axis = torch.linspace(-1, 1, size)
-        grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"))
-        self.register_buffer("grid", grid[None], persistent=False)  # (1, 2, H, W)
+        self.register_buffer("grid", coordinates(size), persistent=False)  # (1, 2, H, W)
         self.grid: Tensor
 
     def forward(self, z: Tensor) -> Tensor:
@@ -57,10 +53,9 @@ class SpatialBroadcastDecoder(nn.Module):
         n, height, width = len(z), self.grid.shape[2], self.grid.shape[3]
         if self.centred:
             place, z = z.split([2, z.shape[1] - 2], dim=1)
-            away = (self.grid - PLACE * place[:, :, None, None]) / UNIT
-            grid = [away, (-0.5 * away.square().sum(1, keepdim=True)).exp()]
+            grid = about(place, self.grid)
         else:
-            grid = [self.grid.expand(n, -1, -1, -1)]
-        h = torch.cat([z[:, :, None, None].expand(-1, -1, height, width), *grid], dim=1)
+            grid = self.grid.expand(n, -1, -1, -1)
+        h = torch.cat([z[:, :, None, None].expand(-1, -1, height, width), grid], dim=1)
         h = h.contiguous(memory_format=torch.channels_last)
         return self.head(self.blocks(h))

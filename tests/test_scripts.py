@@ -265,7 +265,6 @@ def test_seeds_are_trained_once_and_counted(tmp_path, capsys):
     script("seeds", *options)  # all there
     assert capsys.readouterr().out == first
     assert "--seeds" not in fails(capsys, "seeds", "quick", "--seeds", "a-b", "--out", tmp_path)
-    error = fails(
-        capsys, "seeds", "quick", "--seeds", "4", "--out", tmp_path, "--options", "--bad"
-    )
-    assert "svi_train.py" in error and "quick-seed-4.log" in error
+    bad = ["--seeds", "4", "--out", tmp_path, "--options=--train.batch 0"]
+    error = fails(capsys, "seeds", "quick", *bad)
+    assert "svi_train.py" in error and "train.batch" in error and "quick-seed-4.log" in error
