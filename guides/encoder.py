@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,4 +54,6 @@ class Encoder(nn.Module):
         out = self.head(self.blocks(x_and_log_r).flatten(1))
         if not self.centred:
             return out
-        return F.pad(centre(x_and_log_r[:, 3:].exp(), self.grid), (0, out.shape[1] - 2)) + out
+        # bounded, or a place far outside becomes the quickest way to change a new decoder's output
+        place = centre(x_and_log_r[:, 3:].exp(), self.grid) + F.softsign(out[:, :2])
+        return torch.cat([place, out[:, 2:]], 1)
