@@ -1,9 +1,10 @@
-"""Layers as files that other tools open: transparent PNGs and ``scene.json``."""
+"""Layers as files that other tools open: transparent PNGs, OpenRaster and ``scene.json``."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,8 +13,15 @@ from torch import Tensor
 
 from econ_pyro import files, matching, plots
 from econ_pyro.decomposition import Decomposition
+from econ_pyro.openraster import RasterLayer, write_ora
+from econ_pyro.painting import Rendered
+from econ_pyro.scene_file import Scene
 
 SHAPE_THRESHOLD = 0.5  # a pixel belongs to an object's full mask from this probability on
+LAYERED = "layers.ora"
+"""Name of the layered file."""
+Format = Literal["png", "ora"]
+"""How layers are written: a transparent PNG each, or one layered OpenRaster file."""
 
 
 def to_bytes(image: Tensor) -> np.ndarray:
@@ -24,8 +32,47 @@ def to_bytes(image: Tensor) -> np.ndarray:
 
 def write_image(path: Path, image: Tensor) -> None:
     """An RGB or RGBA PNG of ``(3 or 4, H, W)`` in [0, 1]."""
-    picture = Image.fromarray(to_bytes(image))
+    write_pixels(path, to_bytes(image))
+
+
+def write_pixels(path: Path, pixels: np.ndarray) -> None:
+    """The same of ``(H, W, 3 or 4)`` uint8; RGB where no pixel of four channels is transparent."""
+    if pixels.shape[2] == 4 and (pixels[..., 3] == 255).all():
+        pixels = pixels[..., :3]
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
     files.write_atomically(path, lambda p: picture.save(p, format="PNG"))
+
+
+def raster_layers(rendered: Rendered, scene: Scene, names: Sequence[str]) -> list[RasterLayer]:
+    """The layers of a painted scene, front to back, named by class and step.
+
+    Args:
+        rendered: the painted scene.
+        scene: what was painted.
+        names: of the experts.
+    """
+    return [
+        RasterLayer(f"{names[layer.expert]} (step {i + 1})", to_bytes(x), visible=layer.visible)
+        for i, (layer, x) in enumerate(zip(scene.layers, rendered.layers, strict=True))
+    ]
+
+
+def write_layers(
+    folder: Path, layers: Sequence[RasterLayer], formats: Collection[Format], size: tuple[int, int]
+) -> None:
+    """``layer-1.png``, ... front to back, and ``layers.ora``.
+
+    Args:
+        folder: made if needed.
+        layers: front to back, each as large as the canvas.
+        formats: which of the two.
+        size: width and height of the canvas.
+    """
+    if "png" in formats:
+        for i, layer in enumerate(layers):
+            write_pixels(folder / f"layer-{i + 1}.png", layer.pixels)
+    if "ora" in formats:
+        write_ora(folder / LAYERED, layers, *size)
 
 
 def scene_json(d: Decomposition, names: list[str], source: str) -> dict[str, Any]:
