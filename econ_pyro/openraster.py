@@ -125,9 +125,18 @@ def merge(layers: Sequence[RasterLayer], width: int, height: int) -> Image.Image
         if layer.opacity < 1:
             factor = layer.opacity
             pixels.putalpha(pixels.getchannel("A").point(lambda a, f=factor: round(a * f)))
-        over = Image.new("RGBA", (width, height))
-        over.paste(pixels, (layer.x, layer.y))  # cuts what lies outside
-        canvas.alpha_composite(over)
+        canvas.alpha_composite(_placed(pixels, layer, width, height))
+    return canvas
+
+
+def on_canvas(layer: RasterLayer, width: int, height: int) -> np.ndarray:
+    """A layer's pixels where they lie, transparent around, ``(height, width, 4)`` uint8."""
+    return np.asarray(_placed(Image.fromarray(layer.pixels), layer, width, height))
+
+
+def _placed(pixels: Image.Image, layer: RasterLayer, width: int, height: int) -> Image.Image:
+    canvas = Image.new("RGBA", (width, height))
+    canvas.paste(pixels, (layer.x, layer.y))  # cuts what lies outside
     return canvas
 
 
