@@ -1,12 +1,17 @@
 r"""Layers of a picture in its own pixels, from a decomposition at the model's size.
 
-Regions r, shapes m and appearances mu are brought to the picture's pixels, bilinearly, through the
-same crop or stretch by which the model saw it. Small shares of a soft region are first cut off
-(what is seen of a layer is its own, and what is hidden is hidden). Then, front to back,
+Regions r, shapes m and appearances mu are brought to the picture's pixels, bilinearly, through
+the same crop or stretch by which the model saw it. At the soft edges the picture x decides: the
+regions are the prior, and the likelihood is the model's own (Eq. 5),
 
-.. math:: \alpha_t = r_t / s_t \text{ where } s_t > 0, \quad m_t \text{ where the layer is hidden}
+.. math:: r'_t \propto r_t \, N(x | \mu_t, \sigma^2)
 
-so that layers laid one over the other weigh exactly r_t at each pixel. A layer has the picture's
+Without this a background keeps a rim of what stood before it. Small shares are cut off: what is
+hidden is hidden. Then, front to back,
+
+.. math:: \alpha_t = r'_t / s'_t \text{ where } s'_t > 0, \quad m_t \text{ where it is hidden}
+
+so that layers laid one over the other weigh exactly r' at each pixel. A layer has the picture's
 own colour where anything is seen of it, mu elsewhere: together they give the picture back.
 """
 
@@ -39,6 +44,7 @@ def full_layers(
     rendered: Rendered,
     names: Sequence[str],
     fit: Fit = "crop",
+    sigma: float = 0.1,
 ) -> list[RasterLayer]:
     """The layers of one picture, front to back, placed on a canvas of the picture's size.
 
@@ -49,24 +55,27 @@ def full_layers(
         rendered: the same painted, for the hidden parts.
         names: of the experts.
         fit: how the picture was brought to the model's size.
+        sigma: of a pixel, the model's sigma_x.
     """
     box = source_box(picture.shape[1], picture.shape[0], fit)
     # pixels whose centres lie in the box
     left, top, right, bottom = (ceil(edge - 0.5) for edge in box)
-    seen_picture = picture[top:bottom, left:right]
-    window = (left, top, right, bottom)
-    shares = _shares(resample(_shown(d, scene), box, window))
+    inside, window = picture[top:bottom, left:right], (left, top, right, bottom)
+    x = torch.from_numpy(inside).permute(2, 0, 1) / 255
+    means = [resample(mean, box, window) for mean in rendered.mean]
+    shares = _cut(resample(_shown(d, scene), box, window))
+    likelihood = torch.stack([-((x - mean) ** 2).sum(0) / (2 * sigma**2) for mean in means])
+    shares = _cut((shares.log() + likelihood).softmax(0))
     left_over, layers = torch.ones_like(shares[0]), []
     for i, (layer, share) in enumerate(zip(scene.layers, shares, strict=True)):
-        mean = resample(rendered.mean[i], box, window)
         alpha = resample(rendered.shape[i], box, window)
         if layer.visible:
             visible = left_over > SCOPE_LEFT
             alpha[0][visible] = share[visible] / left_over[visible]
             left_over = next_scope(left_over, share)
-        pixels = to_bytes(torch.cat([mean, alpha]))
+        pixels = to_bytes(torch.cat([means[i], alpha]))
         seen = (share > 0).numpy()
-        pixels[seen, :3] = seen_picture[seen]
+        pixels[seen, :3] = inside[seen]
         name = layer_name(names[layer.expert], i + 1)
         layers.append(RasterLayer(name, pixels, left, top, layer.visible))
     return layers
@@ -104,7 +113,7 @@ def _shown(d: Decomposition, scene: Scene) -> Tensor:
     return region / region.sum(0)
 
 
-def _shares(region: Tensor) -> Tensor:
-    """Regions without small shares; they sum to 1, and most pixels are one layer's alone."""
-    cut = (region - min(SMALL_SHARE, 0.5 / len(region))).clamp_min(0)
-    return cut / cut.sum(0)
+def _cut(shares: Tensor) -> Tensor:
+    """Shares of pixels, ``(T, h, w)``, without the small ones; they sum to 1."""
+    large = (shares - min(SMALL_SHARE, 0.5 / len(shares))).clamp_min(0)
+    return large / large.sum(0)

@@ -65,7 +65,9 @@ def main(args: Sequence[str] | None = None) -> None:
             write_painted(out / name, scene, rendered, econ.names, parsed.format)
             if parsed.full_resolution:
                 picture = decode(path)
-                layers = full_layers(picture, d, scene, rendered, econ.names, parsed.fit)
+                layers = full_layers(
+                    picture, d, scene, rendered, econ.names, parsed.fit, econ.config.model.sigma_x
+                )
                 size = picture.shape[1], picture.shape[0]
                 write_layers(out / name / FULL, layers, *size, parsed.format)
     for name in names:
