@@ -16,7 +16,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from econ_pyro import checkpoint, files
+from econ_pyro import checkpoint, files, painting
 from econ_pyro.config import Config, from_dict
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
@@ -25,6 +25,8 @@ from econ_pyro.guides.recognition import Recognition
 from econ_pyro.handlers import CleanLayers
 from econ_pyro.learner import make_rules
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
+from econ_pyro.painting import Rendered
+from econ_pyro.scene_file import Scene
 from econ_pyro.schedules import age
 from econ_pyro.svi import CompetitiveSVI
 
@@ -146,6 +148,14 @@ class Econ:
         z = torch.randn(n, self.config.model.expert.latent, generator=generator).to(self.device)
         mean, shape = self.model.decode_all(z[:, None].expand(-1, self.config.model.experts, -1))
         return mean.transpose(0, 1), shape.transpose(0, 1)
+
+    def render(self, scene: Scene) -> Rendered:
+        """Paint the layers of an edited scene (:mod:`econ_pyro.scene_file`).
+
+        Raises:
+            EconError: the scene does not fit the model.
+        """
+        return painting.render(self.model, scene, self.device)
 
     def find_experts(self, names: Sequence[str]) -> list[int]:
         """Indices of experts by name; an index works as a name.

@@ -67,6 +67,24 @@ def decode(path: Path | str, size: int | None = None, fit: Fit = "crop") -> np.n
         raise EconError("a readable PNG or JPEG image", f"{path} ({_reason(error)})") from error
 
 
+def source_box(width: int, height: int, fit: Fit) -> tuple[float, float, float, float]:
+    """What of a picture becomes the square one, in its own pixels.
+
+    Args:
+        width: of the picture.
+        height: of the picture.
+        fit: how it becomes square.
+
+    Returns:
+        Left, top, right and bottom; halves of pixels occur.
+    """
+    if fit == "resize":
+        return 0.0, 0.0, float(width), float(height)
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
 def find_images(paths: Sequence[Path | str]) -> list[Path]:
     """Image files by name: each path that is a file, and the PNG and JPEG files of each folder.
 
@@ -133,6 +151,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _fit(image: Image.Image, size: int | None, fit: Fit) -> Image.Image:
     if size is None or image.size == (size, size):
         return image
-    if fit == "crop":
-        return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-    return image.resize((size, size), Image.Resampling.BILINEAR)
+    box = source_box(*image.size, fit)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box)

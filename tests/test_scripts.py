@@ -138,11 +138,43 @@ def test_decompose(run, picture, tmp_path):
         assert strip.size[0] > 300
 
 
+def test_scene_json_paints_what_decompose_painted(run, picture, tmp_path):
+    script("decompose", run, picture, "--out", tmp_path / "a", "--format", "png", "ora")
+    first, again = tmp_path / "a/picture", tmp_path / "b"
+    written = {p.name for p in first.iterdir()}
+    assert written == {
+        "scene.json", "strip.png", "composed.png", "build-up.gif", "layers.ora",
+        "layer-1.png", "layer-2.png", "layer-3.png",
+    }  # fmt: skip
+    script("sample", run, "--from", first / "scene.json", "--out", again, "--format", "png", "ora")
+    assert {p.name for p in again.iterdir()} == written - {"strip.png"}
+    for name in written - {"strip.png", "scene.json"}:
+        assert (first / name).read_bytes() == (again / name).read_bytes(), name
+    script("sample", run, "--from", again / "scene.json", "--out", again, "--overwrite")
+    assert (first / "composed.png").read_bytes() == (again / "composed.png").read_bytes()
+    with Image.open(first / "composed.png") as composed:
+        assert composed.mode == "RGB" and composed.size == (16, 16)
+
+
+def test_full_resolution(run, picture, tmp_path):
+    script("decompose", run, picture, "--out", tmp_path / "a", "--full-resolution",
+           "--format", "ora", "png")  # fmt: skip
+    folder = tmp_path / "a/picture/full-resolution"
+    names = {"layers.ora", "layer-1.png", "layer-2.png", "layer-3.png"}
+    assert {p.name for p in folder.iterdir()} == names
+    with Image.open(folder / "layer-3.png") as layer:
+        assert layer.size == (20, 24) and layer.mode == "RGBA"
+        assert np.asarray(layer)[:2, :, 3].max() == 0  # the picture is 20 x 24, cut in the middle
+        assert np.asarray(layer)[2:22, :, 3].min() == 255  # the background
+
+
 def test_sample(run, tmp_path):
     out = tmp_path / "out"
     script("sample", run, "--experts", 2, 0, 1, 1, "--n", 2, "--seed", 3, "--out", out)
     names = sorted(p.name for p in out.iterdir())
-    assert names == ["build-up.png", "experts.png", "scene-000.png", "scene-001.png"]
+    assert names == [
+        "build-up.gif", "build-up.png", "experts.png", "scene-000.png", "scene-001.png"
+    ]  # fmt: skip
     econ = econ_pyro.load(run)
     a, b = (econ.sample(2, experts=[2, 0], seed=5) for _ in range(2))
     assert torch.equal(a.image, b.image) and a.k.tolist() == [[0, 2], [0, 2]]
@@ -164,6 +196,9 @@ BAD = [
     ("sample", "{run} --experts 7 --out {tmp}/o", "0 to 2, got 7"),
     ("sample", "{run} --scene horse --out {tmp}/o", "'horse'"),
     ("sample", "{run} --n 0 --out {tmp}/o", "--n"),
+    ("sample", "{run} --from {tmp}/none.json --out {tmp}/o", "a scene.json"),
+    ("sample", "{run} --from {tmp}/text.png --out {tmp}/o", "JSON in"),
+    ("sample", "{run} --from {tmp}/text.png --scene circle --out {tmp}/o", "both"),
     ("evaluate", "{tmp}/none", "none"),
     ("svi_train", "quick --model.size 30 --run {tmp}/o", "multiple"),
     ("svi_train", "quick --data {tmp}/empty --run {tmp}/o", "empty"),
