@@ -72,7 +72,7 @@ def compete(
         noise: of the latents, shared by the experts, ``(B, T, L)``; zeros give the means.
         rules: how winners are drawn.
         regions: true regions in place of attention, ``(B, T, 1, H, W)``.
-        handicap: nats added to each expert's scores before winners are drawn, ``(K,)``.
+        handicap: nats added to each expert's scores before winners are drawn, ``(T, K)``.
         gumbel: luck of each expert at each step, ``(B, T, K)``; drawn if not given.
     """
     s_t = torch.ones_like(x[:, :1])
@@ -87,7 +87,7 @@ def compete(
             if end is None:
                 end = ending(model, guide, x, noise[:, i], rules)
             scores = looked_ahead(proposals, end, model, x, s_t, rules)
-        handicapped = scores if handicap is None else scores + handicap
+        handicapped = scores if handicap is None else scores + handicap[i]
         luck = None if gumbel is None else gumbel[:, i]
         k_hat = draw_winners(handicapped, rules.temperature, luck)
         won = proposals.of(k_hat)

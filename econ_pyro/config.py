@@ -219,6 +219,9 @@ class ObjectiveConfig:
     balance: float = 0.0
     """Handicap in the training's competition: nats a step that an expert loses for each even share
     by which it wins more than an even share, and gains for each by which it wins less."""
+    balance_last: bool = False
+    """Apply handicaps to the last step alone, where an expert that has objects of its own is to
+    leave the backgrounds to others; elsewhere they would disturb the depth order."""
     balance_limit: float = 30.0
     """Largest handicap in nats."""
     balance_from: int = 0
@@ -277,11 +280,8 @@ class TrainConfig:
     """Largest gradient norm; 0 does not clip."""
     restart_below: float = 0.0
     """Restart an expert that won less than this share of an even share of the objects' steps over
-    the last restart_every training steps; 0 never does. (The expert that wins most last steps,
-    the background's, is left out.)"""
-    restart_as: Literal["copy", "new"] = "copy"
-    """What a starved expert becomes: a noisy copy of the busiest, to divide its objects, or a new
-    one with a bonus, to take objects that nobody takes."""
+    the last restart_every training steps, as a noisy copy of the busiest; 0 never does. (The
+    expert that wins most last steps, the background's, is left out.)"""
     restart_every: int = 500
     """Training steps between two looks at starved experts."""
     restart_until: int = 5000

@@ -27,7 +27,6 @@ class Ensemble(nn.ModuleList):
 
     def __init__(self, make: Callable[[], nn.Module], experts: int) -> None:
         super().__init__(make() for _ in range(experts))
-        self.make = make
 
     def of_winners(self, k: Tensor, *args: Tensor) -> Tensor:
         """Output of network k[b] for image b, in float32 or better, differentiable.

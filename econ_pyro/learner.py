@@ -16,14 +16,7 @@ from econ_pyro.batched import BatchedELBO
 from econ_pyro.config import Config
 from econ_pyro.precision import has_bfloat16
 from econ_pyro.proposals import Rules
-from econ_pyro.restarts import (
-    BONUS,
-    FADING,
-    copy_expert,
-    handicapped,
-    renew_expert,
-    starved,
-)
+from econ_pyro.restarts import copy_expert, handicapped, starved
 from econ_pyro.schedules import beta_at, gamma_at, rate_at, temperature_at
 from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.world import World
@@ -87,7 +80,6 @@ class Learner:
         )
         self.window = torch.zeros(config.model.steps, config.model.experts, dtype=torch.long)
         self.handicap = torch.zeros(config.model.experts, device=device)
-        self.bonus = torch.zeros(config.model.experts, device=device)
         self.balancing = False
 
     @property
@@ -127,7 +119,6 @@ class Learner:
             "schedule": self.schedule.state_dict(),
             "window": self.window,
             "handicap": self.handicap,
-            "bonus": self.bonus,
         }
 
     def load(self, state: dict[str, Any], source: Path) -> None:
@@ -138,7 +129,6 @@ class Learner:
         self.schedule.load_state_dict(state["schedule"])
         self.window = state["window"]
         self.handicap = state["handicap"].to(self.handicap.device)
-        self.bonus = state["bonus"].to(self.bonus.device)
 
     def begin_anew(self, model: nn.Module, guide: nn.Module) -> None:
         """Take other weights, and forget what was learnt."""
@@ -149,7 +139,6 @@ class Learner:
         self.schedule.load_state_dict(self._new_schedule)
         self.window.zero_()
         self.handicap.zero_()
-        self.bonus.zero_()
 
     def _apply_schedules(self, age: int) -> None:
         objective, train = self.config.objective, self.config.train
@@ -163,7 +152,8 @@ class Learner:
         )
         in_time = objective.balance_from <= age < objective.balance_until
         self.balancing = objective.balance > 0 and in_time
-        self.svi.handicap = self.handicap - self.bonus if self.balancing else -self.bonus
+        self.svi.handicap = self.handicap if self.balancing else None
+        self.svi.handicap_last = objective.balance_last
         if train.schedule == "cosine":
             for group in self.optim.param_groups:
                 group["lr"] = rate_at(self.config, age)
@@ -173,7 +163,6 @@ class Learner:
         window = self.world.sum(one_hot.sum(0))
         self.window += window.cpu()
         objective = self.config.objective
-        self.bonus *= FADING
         if self.balancing:
             self.handicap = handicapped(
                 self.handicap, window.sum(0), objective.balance, objective.balance_limit
@@ -186,10 +175,6 @@ class Learner:
         if train.restart_below > 0 and age <= train.restart_until:
             ensembles = [self.model.decoders, self.guide.attentions, self.guide.encoders]
             for k, busiest in starved(self.window, train.restart_below):
-                if train.restart_as == "new":
-                    renew_expert(ensembles, self.optim, k)  # type: ignore[arg-type]
-                    self.bonus[k] = BONUS
-                else:
-                    copy_expert(ensembles, self.optim, busiest, k)  # type: ignore[arg-type]
-                    self.handicap[k] = self.handicap[busiest]
+                copy_expert(ensembles, self.optim, busiest, k)  # type: ignore[arg-type]
+                self.handicap[k] = self.handicap[busiest]
         self.window.zero_()

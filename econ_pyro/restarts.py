@@ -1,12 +1,9 @@
 """Keep experts in the competition: handicaps, and restarts of starved experts.
 
-An expert that wins almost nothing learns almost nothing and goes on losing. It is replaced: by a
-new one, where there are objects that no expert has learnt to take; or, as in sprite clustering, by
-a copy of the expert that wins most, its optimiser state too, so that the two can divide that one's
-objects between them. A new expert gets a bonus at first: with the lookahead, taking an object
-saves thousands of nats and an empty region none, so the bonus wins it the steps in which nobody
-takes anything, and no others. A handicap for winners keeps experts of nearly equal scores at even
-shares while they grow apart, as in load balancing without an auxiliary loss.
+An expert that wins almost nothing learns almost nothing and goes on losing. As in sprite
+clustering, it is replaced by a copy of the expert that wins most, its optimiser state too, so that
+the two can divide that one's objects between them. A handicap for winners keeps experts of nearly
+equal scores at even shares while they grow apart, as in load balancing without an auxiliary loss.
 """
 
 from __future__ import annotations
@@ -15,10 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from econ_pyro.experts import Ensemble
-
 NOISE = 0.02  # of each tensor's own root mean square
-BONUS, FADING = 1000.0, 0.97  # of a new expert, in nats; what is left of it a step later
 
 
 def handicapped(handicap: Tensor, wins: Tensor, rate: float, limit: float) -> Tensor:
@@ -52,22 +46,6 @@ def starved(wins: Tensor, below: float) -> list[tuple[int, int]]:
     busiest = int(share.argmax())
     others = [k for k in range(wins.shape[1]) if k != int(wins[-1].argmax())]
     return [(k, busiest) for k in others if share[k] < below / len(others)]
-
-
-@torch.no_grad()
-def renew_expert(modules: list[Ensemble], optim: Optimizer, target: int) -> None:
-    """Give an expert new weights.
-
-    Args:
-        modules: the ensembles, indexed by expert.
-        optim: it forgets the old ones.
-        target: expert to overwrite.
-    """
-    for experts in modules:
-        new = experts.make().parameters()
-        for a, b in zip(new, experts[target].parameters(), strict=True):
-            b.copy_(a)
-            optim.state.pop(b, None)
 
 
 @torch.no_grad()

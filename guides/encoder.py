@@ -14,8 +14,9 @@ class Encoder(nn.Module):
     """Image and log region to the parameters of q(z).
 
     Blocks of 3x3 convolution, ReLU and 2x2 max pooling, then two fully connected layers, the
-    first with 4 L units. With ``centred``, the first two means are what these add to the centre of
-    mass of the region: an object's place is about right before anything is learnt.
+    first with 4 L units. With ``centred``, the first two means are the region's centre of mass and
+    what these add to it, up to 1: an object's place is about right before anything is learnt. The
+    other means are then inverse hyperbolic sines.
 
     Args:
         config: sizes of the expert.
@@ -54,6 +55,9 @@ class Encoder(nn.Module):
         out = self.head(self.blocks(x_and_log_r).flatten(1))
         if not self.centred:
             return out
-        # bounded, or a place far outside becomes the quickest way to change a new decoder's output
-        place = centre(x_and_log_r[:, 3:].exp(), self.grid) + F.softsign(out[:, :2])
-        return torch.cat([place, out[:, 2:]], 1)
+        # unbounded, latents far from the prior are the quickest way to change a new decoder's
+        # output, and stay there
+        centre_of_mass = centre(x_and_log_r[:, 3:].exp(), self.grid)
+        place = centre_of_mass + F.softsign(out[:, :2])
+        latents = out.shape[1] // 2
+        return torch.cat([place, out[:, 2:latents].asinh(), out[:, latents:]], 1)

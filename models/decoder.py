@@ -35,6 +35,9 @@ class SpatialBroadcastDecoder(nn.Module):
             channels = config.features
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Conv2d(channels, 4, 1)
+        if self.centred:  # torch's own start fades out what is drawn, and with it the gradient
+            for block in blocks[::2]:
+                nn.init.kaiming_normal_(block.weight, nonlinearity="relu")  # type: ignore[arg-type]
         with torch.no_grad():
             assert self.head.bias is not None
             self.head.bias[3] = config.shape_bias
