@@ -30,7 +30,7 @@ from econ_pyro.plan import Plan, levels
 
 MAX_CLASSES = 127
 """Largest number of classes: labels are stored in a signed byte."""
-_GRID = 2  # samples on each side of a pixel, each the mean of a texel of about their distance
+_GRID = 3  # samples on each side of a pixel; odd, as an even number lets edges cover one half
 _MAX_TEXELS = 256  # on each side of a sprite; more would not be seen
 _FRACTION = 20  # bits behind the point of a texel's coordinate
 _ONE = 256  # cosine of 0, as in shapes
@@ -161,11 +161,12 @@ class SpriteCast:
         self, look: Tensor, centre: Tensor, side: Tensor, turn: Tensor, corner: Tensor, window: int
     ) -> Tensor:
         """Objects in their windows, premultiplied, ``(n, 4, window, window)`` int64."""
-        step, r = shapes.UNIT // _GRID, self._texels
-        sample = torch.arange(window * _GRID, device=look.device) * step + step // 2
-        dx, dy = (corner[:, i, None] * shapes.UNIT + sample - centre[:, i, None] for i in (0, 1))
+        r = self._texels
+        sample = torch.arange(window * _GRID, device=look.device) * shapes.UNIT + shapes.UNIT // 2
+        start = (corner * shapes.UNIT - centre) * _GRID  # in units / _GRID, as all samples are
+        dx, dy = (start[:, axis, None] + sample for axis in (0, 1))
         rotation = shapes.rotations().to(look.device)[turn] * (r << _FRACTION)
-        cos, sin = (rotation // (_ONE * side[:, None])).split(1, 1)
+        cos, sin = (rotation // (_GRID * _ONE * side[:, None])).split(1, 1)
         half = r << (_FRACTION - 1)
         u, v = (
             (((a * dx + half)[:, None, :] + (b * dy)[:, :, None]) >> _FRACTION)
