@@ -190,9 +190,10 @@ def load_sprite(path: Path, texels: int) -> np.ndarray:
     Raises:
         EconError: the file is no picture, has no alpha, or nothing in it can be seen.
     """
-    image = Image.fromarray(decode_cutout(path))
+    rgba = decode_cutout(path)
+    image = Image.fromarray(rgba)
     box = image.getchannel("A").getbbox()
-    if box is None or image.getchannel("A").getextrema()[1] <= 127:
+    if box is None or rgba[..., 3].max() <= 127:
         raise EconError("a sprite that can be seen", f"{path}, which is transparent all over")
     image = image.crop(box)
     side = max(image.size)
