@@ -16,7 +16,9 @@ from econ_pyro.errors import EconError, check_choice, check_positive
 T = TypeVar("T")
 
 SHAPES = ("circle", "square", "triangle", "heart", "star", "cross", "ellipse")
+DEFAULT_CLASSES = ("circle", "square", "triangle")
 SCENE_KINDS = ("unique-colours", "random-colours")
+BACKGROUNDS = ("dark", "grey", "any")
 SELECTIONS = ("one-of-each", "random", "same")
 MAX_OBJECTS = 8
 """Largest number of objects in a scene."""
@@ -30,15 +32,19 @@ class SceneConfig:
 
     kind: Literal["unique-colours", "random-colours"] = "unique-colours"
     """unique-colours: circles red, squares green, triangles blue, one saturated colour for each
-    further class; random-colours: every channel a random integer from 128 to 255."""
+    further class; random-colours: every channel a random integer from 128 to 255. Sprites keep
+    their colours, or are tinted so that their mean is such a colour."""
+    sprites: str | None = None
+    """A folder of PNG files with transparent backgrounds to compose scenes of instead of shapes:
+    each file or sub-folder in it is a class, called by its name."""
     size: int = 32
     """Height and width of the image in pixels: a multiple of 8, up to 1024."""
     objects: int = 3
     """Number of objects in a scene, 0 to 8 (the largest number if min_objects is set)."""
     min_objects: int | None = None
     """If set, the number of objects is uniform from min_objects to objects."""
-    classes: tuple[str, ...] = ("circle", "square", "triangle")
-    """Classes of object that occur."""
+    classes: tuple[str, ...] = DEFAULT_CLASSES
+    """Classes of object that occur; of sprites, all that the folder has unless set."""
     class_weights: tuple[float, ...] | None = None
     """Weights, in proportion, of the classes where one is drawn at random; uniform if not set.
     (One-of-each with fewer objects than classes takes distinct classes, all equally likely.)"""
@@ -50,6 +56,9 @@ class SceneConfig:
     the image."""
     rotate: bool = False
     """Turn each object by a random angle about the centre of its bounding box."""
+    background: Literal["dark", "grey", "any"] = "dark"
+    """Colour of the background, one a scene; dark: every channel a random integer up to 127; grey:
+    any grey; any: any colour."""
     near_background: int | None = None
     """If set, whatever the kind: each object channel is uniform within this distance (1-255) of
     the background's, but no object has exactly the background's colour."""
@@ -57,6 +66,7 @@ class SceneConfig:
     def __post_init__(self) -> None:
         check_choice("a kind of scene", self.kind, SCENE_KINDS)
         check_choice("a selection", self.selection, SELECTIONS)
+        check_choice("a background", self.background, BACKGROUNDS)
         if self.size <= 0 or self.size % 8 or self.size > 1024:
             raise EconError(
                 "an image size that is a positive multiple of 8 up to 1024",
@@ -80,7 +90,7 @@ class SceneConfig:
 
     def _check_classes(self) -> None:
         unknown = [name for name in self.classes if name not in SHAPES]
-        if unknown:
+        if unknown and self.sprites is None:
             raise EconError(f"classes among {', '.join(SHAPES)}", repr(unknown[0]))
         if not self.classes or len(set(self.classes)) < len(self.classes):
             raise EconError(
@@ -89,7 +99,9 @@ class SceneConfig:
                 "class_weights makes a class more frequent",
             )
         weights = self.class_weights
-        if weights is None:
+        # whoever opens the sprites checks again, with the classes that are there
+        open_ended = self.sprites is not None and self.classes == DEFAULT_CLASSES
+        if weights is None or open_ended:
             return
         if len(weights) != len(self.classes):
             raise EconError(

@@ -73,9 +73,9 @@ class GeneratedScenes:
             raise EconError("a split called train or valid", repr(split))
         if not 1 <= n < SPLITS["valid"]:
             raise EconError("at least 1 scene and fewer than 2^31", str(n))
-        self.size, self.classes = config.size, config.classes
         self._n, self._first = n, SPLITS[split]
         self._renderer = SceneRenderer(config, seed)
+        self.size, self.classes = config.size, self._renderer.config.classes
 
     def __len__(self) -> int:
         return self._n

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +45,19 @@ def read_image(path: Path | str, size: int | None = None, fit: Fit = "crop") -> 
 
 def decode(path: Path | str, size: int | None = None, fit: Fit = "crop") -> np.ndarray:
     """The same as :func:`read_image` but ``(H, W, 3)`` uint8."""
+    return _decode(path, lambda image: _fit(_to_rgb(image), size, fit))
+
+
+def decode_cutout(path: Path | str) -> np.ndarray:
+    """One picture with its alpha, ``(H, W, 4)`` uint8, not premultiplied.
+
+    Raises:
+        EconError: it cannot be read as a picture, or has no alpha.
+    """
+    return _decode(path, _to_rgba)
+
+
+def _decode(path: Path | str, convert: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     path = Path(path)
     if not path.exists():
         raise EconError("an image file", f"{path}, which does not exist")
@@ -56,13 +69,15 @@ def decode(path: Path | str, size: int | None = None, fit: Fit = "crop") -> np.n
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=("PNG", "JPEG")) as image:
-                return np.array(_fit(_to_rgb(image), size, fit))
+                return np.array(convert(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise EconError(
             f"an image of at most {Image.MAX_IMAGE_PIXELS:,} pixels",
             f"{path}, which is larger",
             "scale it down first",
         ) from error
+    except EconError as error:
+        raise EconError(error.expected, f"{path}, {error.got}", error.hint) from None
     except Exception as error:  # Pillow's decoders raise whatever they stumble on
         raise EconError("a readable PNG or JPEG image", f"{path} ({_reason(error)})") from error
 
@@ -146,6 +161,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _to_rgba(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        raise EconError(
+            "a picture with a transparent background", "which has no transparency", "cut it out"
+        )
+    return ImageOps.exif_transpose(image).convert("RGBA")
 
 
 def _fit(image: Image.Image, size: int | None, fit: Fit) -> Image.Image:

@@ -30,6 +30,7 @@ from econ_pyro.econ import Econ, load
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation import as_json, evaluate, format_report, write_names
 from econ_pyro.layers import stages
+from econ_pyro.sprites import sprite_classes
 from econ_pyro.training import Row, Trainer
 from econ_pyro.world import join
 
@@ -133,7 +134,12 @@ def _resolve(parsed: TrainArgs, run: Path) -> Config:
         config = Config(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)})
     given: dict[str, Any] = {"steps": parsed.steps, "minutes": parsed.minutes}
     limits = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, **limits))
+    scenes = config.scenes
+    if scenes.sprites and not parsed.resume:  # by name, should the folder grow some day
+        scenes = dataclasses.replace(scenes, classes=sprite_classes(scenes))
+    return dataclasses.replace(
+        config, scenes=scenes, train=dataclasses.replace(config.train, **limits)
+    )
 
 
 def _prepare(run: Path, config: Config, parsed: TrainArgs) -> None:

@@ -110,6 +110,27 @@ def test_training_on_a_dataset_and_on_pictures(tmp_path, run):
     assert not (tmp_path / "b" / checkpoint.NAMES).exists()  # no truth, no names
 
 
+def test_emoji_are_drawn_trained_on_and_measured(tmp_path, capsys):
+    sprites, run = tmp_path / "sprites", tmp_path / "run"
+    script("make_sprites", sprites, "apple", "butterfly")
+    with Image.open(sprites / "apple.png") as apple:
+        red, green, blue, alpha = np.asarray(apple).astype(int)[55, 55]
+        assert apple.mode == "RGBA" and alpha == 255 and red > 2 * max(green, blue)
+    options = ["--scenes.sprites", sprites, "--scenes.background", "grey", "--steps", 2]
+    script("svi_train", "quick", *TINY, *options, "--run", run)
+    assert json.loads((run / "config.json").read_text())["config"]["scenes"]["classes"] == [
+        "apple", "butterfly",
+    ]  # fmt: skip
+    capsys.readouterr()
+    script("evaluate", run, "--n", 4, "--shifted", "--json")
+    out = json.loads(capsys.readouterr().out)
+    assert len(out) == 6 and out["held-out"]["classes"] == ["apple", "butterfly", "background"]
+    assert out["near background"]["metrics"]["amodal_iou"] is not None
+    data = tmp_path / "data"
+    script("make_dataset", data, "--sprites", sprites, "--size", 16, "--n", 4, "--n-valid", 2)
+    script("evaluate", run, "--data", data)
+
+
 def test_evaluate(run, capsys):
     script("evaluate", run, "--n", 6, "--shifted", "--json")
     out = json.loads(capsys.readouterr().out)
@@ -206,6 +227,12 @@ BAD = [
     ("svi_train", "quick --device cuda --run {tmp}/o", "CUDA"),
     ("svi_train", "quick --resume --run {tmp}/none", "none"),
     ("make_dataset", "{tmp}/o --classes horse", "horse"),
+    ("make_dataset", "{tmp}/o --sprites {tmp}/empty", "without PNG files: see"),
+    ("svi_train", "quick --scenes.sprites {tmp}/none --run {tmp}/o", "none, which does not exist"),
+    ("make_sprites", "{tmp}/o", "apple frog butterfly"),
+    ("make_sprites", "{tmp}/o aple", "'aple'"),
+    ("make_sprites", "{tmp}/o apple --font {tmp}/none.ttf", "none.ttf, which does not exist"),
+    ("make_sprites", "{tmp}/o apple --font {tmp}/text.png", "text.png, which is none"),
 ]
 
 
