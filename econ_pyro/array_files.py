@@ -50,7 +50,7 @@ def open_npz(path: Path) -> Arrays:
         EconError: it is damaged, holds Python objects, or has no images.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             names = _found(path, archive.files)
             rows = {name: archive[stored] for name, stored in names.items()}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:

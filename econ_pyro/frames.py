@@ -82,7 +82,7 @@ def _video(path: Path, size: int | None, fit: Fit) -> Iterator[Frame]:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise EconError("a video", f"{path}, which holds no pictures")
+                raise EconError("a readable video", f"{path}, which holds no pictures")
             for frame in container.decode(video=0):
                 image = frame.to_image()
                 if turn := getattr(frame, "rotation", 0):  # how the camera was held

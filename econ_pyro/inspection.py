@@ -94,7 +94,7 @@ def _open(path: Path, fit: Fit, limit: int) -> tuple[Source, About]:
     stored = StoredScenes(path)
     n, size, names = len(stored), stored.size, ", ".join(stored.classes)
     truth = (
-        "visible masks (background: part)",
+        "visible masks",
         "whole objects (amodal masks), depth order",
         f"{len(stored.classes)} classes: {names}",
     )
@@ -167,8 +167,8 @@ def report(seen: Inspection, advice: Advice, fit: Fit) -> str:
     lines.append(f"  truth        {about.truth[0] if about.truth else 'none'}")
     lines += [f"               {known}" for known in about.truth[1:]]
     if seen.objects:
-        counted = ", ".join(f"{k} ({v:,})" for k, v in sorted(seen.objects.items()))
-        lines.append(f"  objects      {counted}: number in an image (images)")
+        counted = ", ".join(f"{k} in {v:,}" for k, v in sorted(seen.objects.items()))
+        lines.append(f"  objects      {counted} images")
     lines += [f"  skipped      {reason}" for reason in about.skipped]
     if n < FEW:
         lines.append(f"  few images   below {FEW}, networks tend to learn each by heart")

@@ -73,8 +73,8 @@ class Masks:
     @property
     def known(self) -> tuple[str, ...]:
         """What ground truth there is, for people."""
-        parts = "part" if self._first == 1 else f"{self._first} parts"
-        said = [f"visible masks (background: {parts})"]
+        parts = "" if self._first == 1 else f", {self._first} parts of background"
+        said = [f"visible masks{parts}"]
         if "amodal" in self._rows:
             said.append("whole objects (amodal masks), depth order")
         if self._label is not None:

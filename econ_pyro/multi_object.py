@@ -91,7 +91,7 @@ def read_records(paths: Sequence[Path], size: int, fit: Fit, limit: int) -> Arra
     return Arrays(
         path=paths[0],
         kind=f"TFRecords of {layout.name}",
-        kept=f"{size}x{size} pixels and object numbers of each image, in a temporary file",
+        kept="pixels and masks at the model's size, in a temporary file",
         rows={name: spool.array()[:limit] for name, spool in spools.items() if len(spool) == n},
         background=layout.background,
         native=(layout.width, layout.height),

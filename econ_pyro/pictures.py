@@ -108,7 +108,7 @@ class ImageFolder:
             kind = f"a video or animation, {self.paths[0].name}"
         return About(
             kind=kind,
-            kept=f"{self.size}x{self.size} pixels of each image, in a temporary file",
+            kept="pixels at the model's size, in a temporary file",
             native=self._native,
             modes=self._modes,
             sequential=self._moving,

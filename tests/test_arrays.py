@@ -179,7 +179,9 @@ def test_whole_objects_front_to_back(tmp_path, scenes):
 
 def test_depth_order_is_told_from_masks_in_any_order(tmp_path, scenes):
     shuffle = np.array([2, 0, 3, 1])
-    numbers = np.where(scenes.numbers > 0, np.argsort(shuffle)[scenes.numbers - 1] + 1, 0)
+    numbers = np.where(
+        scenes.numbers > 0, np.argsort(shuffle)[scenes.numbers.astype(int) - 1] + 1, 0
+    )
     np.savez(
         tmp_path / "a.npz", image=scenes.images, mask=numbers, amodal=scenes.amodal[:, shuffle],
         label=np.tile(shuffle, (3, 1)), classes=np.array(["a", "b", "c", "d"]),
@@ -198,7 +200,6 @@ def test_depth_order_is_told_from_masks_in_any_order(tmp_path, scenes):
 
 
 def test_depth_order_of_three_in_a_chain():
-    amodal, numbers, _ = blocks(1, 3, 1, 8)
     amodal = np.zeros((3, 1, 8), bool)
     amodal[0, 0, 0:3], amodal[1, 0, 2:5], amodal[2, 0, 4:7] = True, True, True
     region = amodal.copy()
