@@ -28,9 +28,9 @@ from torch import Tensor
 
 from econ_pyro import shapes
 from econ_pyro.config import SceneConfig
-from econ_pyro.errors import EconError
 from econ_pyro.plan import Cast, Plan, levels, make_plan
 from econ_pyro.sprites import SpriteCast
+from econ_pyro.truth import layers_of
 
 COLOURS = {
     "circle": (255, 0, 0),
@@ -86,30 +86,8 @@ class Scenes:
         return Scenes(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
     def layers(self, steps: int) -> Tensor:
-        """True regions as the model's layers, front to back, with the background last.
-
-        Args:
-            steps: number of layers T. Those between the last object and the background are empty.
-
-        Returns:
-            :math:`(B, T, 1, H, W)` float32 in {0, 1}; sums to 1 over T.
-
-        Raises:
-            EconError: if some scene has more than T - 1 objects.
-        """
-        most = int(self.count.max()) if self.label.numel() else 0
-        if steps < most + 1:
-            raise EconError(
-                f"at least {most + 1} steps, for {most} objects and the background",
-                str(steps),
-                "use more steps or scenes with fewer objects",
-            )
-        order = torch.argsort((self.label < 0).long(), dim=1, stable=True)[:, : steps - 1]
-        objects = self.region.gather(1, order[:, :, None, None].expand(-1, -1, *self.size))
-        out = self.image.new_zeros(len(self), steps, 1, *self.size)
-        out[:, : objects.shape[1], 0] = objects.to(out.dtype)
-        out[:, -1, 0] = self.background_region.to(out.dtype)
-        return out
+        """True regions as the model's layers; see :func:`econ_pyro.truth.layers_of`."""
+        return layers_of(self.region, self.label >= 0, steps)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -7,12 +7,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
-from econ_pyro import cli, errors, files
-from econ_pyro.data import ImageFolder, Source, open_split
+from econ_pyro import checkpoint, cli, errors, files
+from econ_pyro.about import LIMIT
+from econ_pyro.config import SceneConfig
+from econ_pyro.data import Source, open_split
 from econ_pyro.dataset import is_dataset
 from econ_pyro.econ import load
 from econ_pyro.evaluation import (
@@ -25,6 +27,7 @@ from econ_pyro.evaluation import (
     write_names,
 )
 from econ_pyro.judge import score_samples, train_judge
+from econ_pyro.opening import open_images
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,13 @@ class Args:
     run: tyro.conf.Positional[Path]
     """Folder of a trained run."""
     data: Path | None = None
-    """A dataset folder (its validation scenes) or a folder of images; held-out scenes of the
-    run's own kind are generated if not given."""
+    """Whatever --data of svi_train.py takes: of a dataset folder and of what the run was trained
+    on, the images held out are measured; held-out scenes of the run's own kind are generated if
+    not given."""
     n: int = 1000
-    """Number of generated scenes."""
+    """Number of generated scenes; most images taken of a file or a folder of images."""
+    fit: Literal["crop", "resize"] | None = None
+    """How images are brought to the model's size; as in training if not given."""
     shifted: bool = False
     """Also on shifted data: more objects, one class, colours near the background, spare steps."""
     samples: bool = False
@@ -59,7 +65,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if parsed.data is None or is_dataset(parsed.data):
         source = open_split(parsed.data, scenes, size, TEST_SEED, 1, parsed.n).valid
     else:
-        source = ImageFolder(parsed.data, size)
+        source = _own_images(parsed, size)
     report = evaluate(econ, source)
     if parsed.data is None:
         econ.names = write_names(parsed.run, report, econ.names)
@@ -85,6 +91,17 @@ def main(args: Sequence[str] | None = None) -> None:
         print(
             f"  {'asked-for scenes':<28}{'-' if judged.asked is None else f'{judged.asked:.3f}'}"
         )
+
+
+def _own_images(args: Args, size: int) -> Source:
+    """A file or a folder of images; of what the run was trained on, those held out."""
+    assert args.data is not None
+    trained = files.read_json(args.run / checkpoint.CONFIG)
+    fit = args.fit or trained.get("fit", "crop")
+    if trained["data"] is None or Path(trained["data"]).resolve() != args.data.resolve():
+        return open_images(args.data, size, fit, limit=args.n)
+    limit = trained.get("limit", LIMIT)
+    return open_split(args.data, SceneConfig(), size, 0, 1, args.n, fit, limit=limit).valid
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import econ_pyro
 from econ_pyro import checkpoint, cli, files, plots, presets
+from econ_pyro.about import LIMIT
 from econ_pyro.config import Config, from_dict, to_dict
 from econ_pyro.curves import training_curves
 from econ_pyro.data import Source, open_split
@@ -44,11 +45,14 @@ class TrainArgs(Config):
     run: Path | None = None
     """Folder of the run; runs/PRESET-seed-SEED if not given."""
     data: Path | None = None
-    """A dataset folder or a folder of images; scenes are generated if not given."""
+    """A dataset folder, a folder of images and videos, a video or animation, .npy, .npz, HDF5 or
+    TFRecords; scenes are generated if not given."""
     fit: Literal["crop", "resize"] = "crop"
-    """How pictures of a folder are brought to the model's size."""
+    """How images are brought to the model's size."""
     strict: bool = False
     """Stop at a picture that cannot be read, instead of skipping it."""
+    limit: int = LIMIT
+    """Most images to take of a file or a folder of images."""
     device: str = "auto"
     """auto, cpu or cuda."""
     steps: int | None = None
@@ -79,13 +83,14 @@ def main(args: Sequence[str] | None = None) -> None:
         _describe(config, device, run)
         return
     limits = config.train
-    data = parsed.data
+    data, fit, limit = parsed.data, parsed.fit, parsed.limit
     if parsed.resume and data is None:
-        stored = files.read_json(run / checkpoint.CONFIG)["data"]
-        data = None if stored is None else Path(stored)
+        stored = files.read_json(run / checkpoint.CONFIG)
+        data = None if stored["data"] is None else Path(stored["data"])
+        fit, limit = stored.get("fit", fit), stored.get("limit", limit)
     source = open_split(
         data, config.scenes, config.model.size, config.seed, limits.train_scenes,
-        limits.valid_scenes, parsed.fit, parsed.strict,
+        limits.valid_scenes, fit, parsed.strict, limit,
     )  # fmt: skip
     train, valid = source.train, source.valid
     with join(device, limits.batch) as (world, device), pyro.validation_enabled(False):
@@ -154,6 +159,8 @@ def _prepare(run: Path, config: Config, parsed: TrainArgs) -> None:
                 "preset": parsed.preset,
                 "config": to_dict(config),
                 "data": None if parsed.data is None else str(parsed.data),
+                "fit": parsed.fit,
+                "limit": parsed.limit,
                 "versions": {
                     "econ_pyro": econ_pyro.__version__,
                     "torch": torch.__version__,

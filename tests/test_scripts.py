@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_files import blocks
 from PIL import Image
 
 import econ_pyro
@@ -131,6 +133,45 @@ def test_emoji_are_drawn_trained_on_and_measured(tmp_path, capsys):
     script("evaluate", run, "--data", data)
 
 
+def test_inspect_data_prints_a_command_that_trains(tmp_path, capsys):
+    amodal, numbers, images = blocks(60, 3, 32, 40)
+    label = np.tile([0, 1, 0], (60, 1))
+    data = tmp_path / "my scenes.npz"
+    np.savez(data, image=images, mask=numbers, label=label)
+    script("inspect_data", data, "--out", tmp_path / "sheet.png")
+    out = capsys.readouterr().out
+    for said in (
+        "a NumPy archive",
+        "60",
+        "40x32 (the middle is kept)",
+        "RGB (60)",
+        "2 classes: class-0, class-1",
+        "T 4: up to 3 objects",
+        "K 3: 2 classes",
+    ):
+        assert said in out  # fmt: skip
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 700
+    (command,) = [line for line in out.splitlines() if line.startswith("python ")]
+    python, path, *args = shlex.split(command)
+    assert path == "scripts/svi_train.py" and "--data" in args
+    run = tmp_path / "run"
+    args[args.index("--run") + 1] = str(run)
+    small = TINY[TINY.index("--model.expert.latent") :]
+    script("svi_train", *args, *small, "--steps", 1)
+    stored = json.loads((run / "config.json").read_text())
+    assert stored["config"]["model"]["steps"] == 4 and stored["config"]["model"]["size"] == 32
+    measured = json.loads((run / "evaluation.json").read_text())
+    assert measured["metrics"]["scenes"] == 3  # every 20th image is held out
+    assert {"ari_fg", "visible_iou", "class_accuracy"} < set(measured["metrics"])
+    assert "amodal_iou" not in measured["metrics"] and "ooa" not in measured["metrics"]
+    capsys.readouterr()
+    script("evaluate", run, "--data", data, "--json")
+    (again,) = json.loads(capsys.readouterr().out).values()
+    assert again["metrics"]["scenes"] == 3  # those held out, as it was trained on the others
+    assert again["metrics"]["ari_fg"] == pytest.approx(measured["metrics"]["ari_fg"])
+
+
 def test_evaluate(run, capsys):
     script("evaluate", run, "--n", 6, "--shifted", "--json")
     out = json.loads(capsys.readouterr().out)
@@ -233,6 +274,10 @@ BAD = [
     ("make_sprites", "{tmp}/o aple", "'aple'"),
     ("make_sprites", "{tmp}/o apple --font {tmp}/none.ttf", "none.ttf, which does not exist"),
     ("make_sprites", "{tmp}/o apple --font {tmp}/text.png", "text.png, which is none"),
+    ("inspect_data", "{tmp}/none", "none, which does not exist"),
+    ("inspect_data", "{tmp}/empty", "empty"),
+    ("svi_train", "quick --data {tmp}/text.png --run {tmp}/o", "none of these"),
+    ("evaluate", "{run} --data {tmp}/text.png", "none of these"),
 ]
 
 
