@@ -96,7 +96,10 @@ def random_scene(econ: Machine, seed: int, layers: int | None = None) -> Scene:
     last = len(k) - 1
     return Scene(
         econ.config.model.size,
-        tuple(Layer(e, tuple(v), background=i == last) for i, (e, v) in enumerate(zip(k, z))),
+        tuple(
+            Layer(e, tuple(v), background=i == last)
+            for i, (e, v) in enumerate(zip(k, z, strict=True))
+        ),
     )
 
 
