@@ -120,10 +120,11 @@ def check_seed(seed: Any) -> int:
     Raises:
         EconError: it is not a whole number from 0 to ``LARGEST_SEED``.
     """
-    if not isinstance(seed, int | float) or seed != seed or seed != int(seed):
-        raise EconError("a whole number as seed", "none" if seed is None else str(seed))
-    if not 0 <= seed <= LARGEST_SEED:
-        raise EconError(f"a seed from 0 to {LARGEST_SEED:,}", f"{seed:.0f}")
+    if not isinstance(seed, int | float) or not 0 <= seed <= LARGEST_SEED:  # NaN fails too
+        got = "none" if seed is None else f"{seed}"
+        raise EconError(f"a seed from 0 to {LARGEST_SEED:,}", got)
+    if seed != int(seed):
+        raise EconError("a whole number as seed", f"{seed}")
     return int(seed)
 
 

@@ -36,8 +36,9 @@ CSS = """
 .econ h3 { margin: 0.75rem 0 0.35rem; font-size: 1rem; font-weight: 600; }
 .econ.scroll { overflow-x: auto; max-width: 100%; }
 .econ table { border-collapse: separate; border-spacing: 6px; }
-.econ th { font-weight: normal; font-size: 0.85rem; text-align: center; }
-.econ th[scope=row] { text-align: left; padding-right: 0.5rem; white-space: nowrap; }
+.econ th, .econ td { padding: 0 !important; border: 0 !important; font-size: 0.85rem;
+  font-weight: normal; text-align: center; }
+.econ th[scope=row] { text-align: left; white-space: nowrap; }
 .econ p { margin: 0; }
 .econ .error { border-left: 4px solid #c0392b; padding: 0.4rem 0.75rem; overflow-wrap: anywhere;
   background: var(--background-fill-secondary); }

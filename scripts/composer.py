@@ -26,8 +26,8 @@ from econ_pyro.scenes import SceneRenderer
 class Args:
     """What to serve, and where."""
 
-    run: tyro.conf.Positional[Path]
-    """Folder of a trained run."""
+    run: tyro.conf.Positional[str]
+    """Trained weights: the folder of a run, or whatever else ``econ_pyro.load`` takes."""
     port: int | None = None
     """Port; the first free one from 7860 on if not given."""
     host: str = serve.LOOPBACK
@@ -66,9 +66,10 @@ def _take_apart(econ: Econ, image: Tensor) -> scene_file.Scene:
     return scene_file.of_decomposition(econ.decompose(image))
 
 
-def _examples(econ: Econ, run: Path) -> Callable[[int], Tensor] | None:
+def _examples(econ: Econ, run: str) -> Callable[[int], Tensor] | None:
     """Scenes as the run was trained on; of a run on someone's own images there are none."""
-    stored: dict[str, Any] = files.read_json(run / checkpoint.CONFIG)
+    config = Path(run, checkpoint.CONFIG)
+    stored: dict[str, Any] = files.read_json(config) if config.is_file() else {}
     if stored.get("data") is not None or econ.config.scenes.size != econ.config.model.size:
         return None
     # not a seed of training or validation

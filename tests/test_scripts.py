@@ -290,3 +290,8 @@ def test_benchmark_prints_tables_and_writes_json(monkeypatch, tmp_path, capsys, 
     assert 0.5 < ours["flop"] / plain["flop"] < 0.85
     assert "| econ-pyro: winners only" in capsys.readouterr().out
     assert "a preset among quick, got 'swift'" in fails(capsys, "benchmark", "swift")
+
+
+def test_composer_of_no_run(tmp_path, capsys):
+    pytest.importorskip("gradio")
+    assert "train one" in fails(capsys, "composer", tmp_path)  # the rest: tests/test_page.py
