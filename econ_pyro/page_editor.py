@@ -151,19 +151,19 @@ class Editor:
 
     def _events(self) -> None:
         state = [self.scene, self.given, self.picked]
-        buttons = [
-            (self.forward, [], lambda s, i: composer.move(s, i, -1)),
-            (self.backward, [], lambda s, i: composer.move(s, i, 1)),
-            (self.remove, [], lambda s, i: (composer.remove(s, i), i)),
-            (self.picked, [], lambda s, i: (s, i)),
+        buttons: list[tuple[Any, Callable[[Scene, int], tuple[Scene, int]]]] = [
+            (self.forward, lambda s, i: composer.move(s, i, -1)),
+            (self.backward, lambda s, i: composer.move(s, i, 1)),
+            (self.remove, lambda s, i: (composer.remove(s, i), i)),
+            (self.picked, lambda s, i: (s, i)),
         ]
-        for component, more, change in buttons:
+        for component, change in buttons:
             event = component.input if component is self.picked else component.click
-            listen(event, partial(self._change, change), [*state, *more], self._all)
+            listen(event, partial(self._change, change), state, self._all)
         drawn = [*state, self.expert, self.seed]
         listen(self.swap.click, partial(self._draw, self._swapped), drawn, [self.seed, *self._all])
         listen(self.add.click, partial(self._draw, self._added), drawn, [self.seed, *self._all])
-        live = {
+        live: dict[Any, Callable[..., Scene]] = {
             self.shown: lambda s, i, shown: composer.show(s, shown),
             self.fills: lambda s, i, fills: composer.edit(s, i, background=fills),
             self.dx: lambda s, i, dx: composer.edit(s, i, dx=float(dx)),
