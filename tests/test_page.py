@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import zipfile
@@ -39,7 +38,7 @@ def served(tmp_path_factory):
     found = re.match(r"(http://127\.0\.0\.1:\d+)/? \(Ctrl-C stops\)", line)
     assert found, line + process.stdout.read()
     yield found[1], run
-    process.send_signal(signal.SIGINT)
+    process.terminate()
     rest = process.communicate(timeout=30)[0]
     assert process.returncode == 130 and rest.strip() == "stopped"
 
