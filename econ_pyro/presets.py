@@ -40,11 +40,13 @@ PRESETS: dict[str, tuple[str, Config]] = {
             ),
             objective=_RECIPE,
             train=TrainConfig(
-                steps=2000,
+                steps=2200,
                 batch=16,
                 lr=2e-3,
                 schedule="cosine",
                 minutes=20.0,
+                tries=3,
+                try_steps=200,
                 flat_until=300,
                 restart_below=0.2,
             ),
@@ -55,7 +57,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         Config(
             model=ModelConfig(expert=ExpertConfig(layers=4, centred=True)),
             objective=_RECIPE,
-            train=TrainConfig(flat_until=300, restart_below=0.2),
+            train=TrainConfig(tries=3, try_steps=200, flat_until=300, restart_below=0.2),
         ),
     ),
     "random-colours": (
@@ -64,7 +66,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             scenes=SceneConfig(kind="random-colours"),
             model=ModelConfig(expert=ExpertConfig(centred=True)),
             objective=_RECIPE,
-            train=TrainConfig(flat_until=300, restart_below=0.2),
+            train=TrainConfig(tries=3, try_steps=200, flat_until=300, restart_below=0.2),
         ),
     ),
     "single-expert": (
