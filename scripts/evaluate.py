@@ -29,7 +29,7 @@ class Args:
     """What to measure, on what."""
 
     run: tyro.conf.Positional[Path]
-    """Folder of a trained run."""
+    """Folder of a trained run or of published weights, or the name of shipped ones."""
     data: Path | None = None
     """A dataset folder (its validation scenes) or a folder of images; held-out scenes of the
     run's own kind are generated if not given."""
@@ -56,14 +56,16 @@ def main(args: Sequence[str] | None = None) -> None:
     else:
         source = ImageFolder(parsed.data, size)
     report = evaluate(econ, source)
-    if parsed.data is None:
+    own = parsed.run.is_dir()  # shipped weights keep the figures that they came with
+    if parsed.data is None and own:
         econ.names = write_names(parsed.run, report, econ.names)
     reports = {"held-out" if parsed.data is None else str(parsed.data): report}
     if parsed.shifted:
         for name, (shifted, steps) in shifted_sources(econ, parsed.n).items():
             reports[name] = evaluate(econ, shifted, steps)
     out = {name: as_json(r) for name, r in reports.items()}
-    files.write_json(parsed.run / "evaluation.json", out)
+    if own:
+        files.write_json(parsed.run / "evaluation.json", out)
     if parsed.json:
         print(json.dumps(out, indent=2))
         return
