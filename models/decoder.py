@@ -45,7 +45,8 @@ class SpatialBroadcastDecoder(nn.Module):
         Returns:
             ``(n, 4, H, W)``; the sigmoid of the first three is the mean, of the last the shape.
         """
-        n, height, width = len(z), self.grid.shape[2], self.grid.shape[3]
+        # not len(z), which would fix the batch of an export
+        n, height, width = z.shape[0], self.grid.shape[2], self.grid.shape[3]
         h = z[:, :, None, None].expand(-1, -1, height, width)
         h = torch.cat([h, self.grid.expand(n, -1, -1, -1)], dim=1)
         h = h.contiguous(memory_format=torch.channels_last)
