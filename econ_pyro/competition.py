@@ -11,113 +11,16 @@ gradient is computed here: learning sees only the winners, through the ELBO.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from econ_pyro.decomposition import Decomposition
-from econ_pyro.distributions import LayeredNormal, MeanBernoulli
 from econ_pyro.layers import next_scope
-from econ_pyro.terms import Terms, layer_terms, stack
-
-
-class Generator(Protocol):
-    """What the engine needs of p: :class:`econ_pyro.models.dead_leaves.DeadLeaves`."""
-
-    def decode_all(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and shape by every expert."""
-
-    def latent_prior(self, *batch: int) -> TorchDistribution:
-        """p(z)."""
-
-    def region_prior(self, s_t: Tensor, shape: Tensor) -> TorchDistribution:
-        """Eq. 7."""
-
-
-class Recogniser(Protocol):
-    """What the engine needs of q: :class:`econ_pyro.guides.recognition.Recognition`."""
-
-    def attend_all(self, x: Tensor, s_t: Tensor) -> Tensor:
-        """Region that every expert proposes."""
-
-    def encode_all(self, x: Tensor, r: Tensor, noise: Tensor) -> TorchDistribution:
-        """q(z) by every expert, of its own region."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How winners are drawn.
-
-    Args:
-        experts: number of experts K.
-        steps: number of layers T.
-        sigma_x: standard deviation of the pixels.
-        lam: weight lambda of L_x.
-        temperature: tau in nats; 0 takes the best.
-        lookahead: count in a score also what the rest of the scope would cost if the scene ended
-            there. Without it, a step that explains nothing costs nothing, and wins.
-    """
-
-    experts: int
-    steps: int
-    sigma_x: float
-    lam: float = 1.0
-    temperature: float = 0.0
-    lookahead: bool = False
-
-
-class Proposals(NamedTuple):
-    """What each of K experts makes of the scope; all fields ``(B, K, ...)``."""
-
-    r: Tensor
-    mean: Tensor
-    shape: Tensor
-    z: Tensor
-    terms: Terms
-
-    def of(self, k: Tensor) -> Proposals:
-        """Those of expert k[b] for image b, fields ``(B, ...)``."""
-        rows = torch.arange(k.shape[0], device=k.device)  # len() would fix an export's batch
-        r, mean, shape, z = (a[rows, k] for a in self[:4])
-        return Proposals(r, mean, shape, z, self.terms.map(lambda a: a[rows, k]))
-
-
-@torch.no_grad()
-def propose(
-    model: Generator,
-    guide: Recogniser,
-    x: Tensor,
-    s_t: Tensor,
-    noise: Tensor,
-    rules: Rules,
-    r_t: Tensor | None = None,
-) -> Proposals:
-    """Attend, encode, decode and score one layer by all experts.
-
-    Args:
-        model: p.
-        guide: q.
-        x: images, ``(B, 3, H, W)``.
-        s_t: scope, ``(B, 1, H, W)``.
-        noise: of the latent, ``(B, L)``; zeros give the posterior mean.
-        rules: number of experts and sigma; the rest plays no part.
-        r_t: the region, ``(B, 1, H, W)``, where it is not for the attention to choose: the last
-            step, true regions.
-    """
-    if r_t is None:
-        r = guide.attend_all(x, s_t)
-    else:
-        r = r_t[:, None].expand(-1, rules.experts, -1, -1, -1)
-    q_z = guide.encode_all(x, r, noise)  # batch (B, K)
-    z = q_z.rsample()
-    mean, shape = model.decode_all(z)
-    error = LayeredNormal(r, mean, rules.sigma_x).squared_error(x)
-    q_r = MeanBernoulli(r).to_event(3)
-    p_r, p_z = model.region_prior(s_t[:, None], shape), model.latent_prior(*r.shape[:2])
-    return Proposals(r, mean, shape, z, layer_terms(error, q_z, p_z, q_r, p_r))
+from econ_pyro.lookahead import ending, looked_ahead
+from econ_pyro.proposals import Generator, Recogniser, Rules, propose
+from econ_pyro.terms import Terms, stack
 
 
 def draw_gumbel(shape: Sequence[int], like: Tensor) -> Tensor:
@@ -169,21 +72,22 @@ def compete(
         noise: of the latents, shared by the experts, ``(B, T, L)``; zeros give the means.
         rules: how winners are drawn.
         regions: true regions in place of attention, ``(B, T, 1, H, W)``.
-        handicap: nats added to each expert's scores before winners are drawn, ``(K,)``.
+        handicap: nats added to each expert's scores before winners are drawn, ``(T, K)``.
         gumbel: luck of each expert at each step, ``(B, T, K)``; drawn if not given.
     """
     s_t = torch.ones_like(x[:, :1])
     layers: list[tuple[Tensor, ...]] = []
     terms: list[Terms] = []
+    end: Tensor | None = None
     for i in range(rules.steps):
         r_t = _fixed_region(s_t, i, rules.steps, regions)
         proposals = propose(model, guide, x, s_t, noise[:, i], rules, r_t)
         scores = proposals.terms.score(rules.lam)  # (B, K)
         if rules.lookahead and r_t is None:
-            rest = _errors_of_ending(model, guide, x, s_t, noise[:, i], rules)
-            left = (s_t[:, None] - proposals.r) * rest[:, None]
-            scores = scores + rules.lam * left.sum((2, 3, 4))
-        handicapped = scores if handicap is None else scores + handicap
+            if end is None:
+                end = ending(model, guide, x, noise[:, i], rules)
+            scores = looked_ahead(proposals, end, model, x, s_t, rules)
+        handicapped = scores if handicap is None else scores + handicap[i]
         luck = None if gumbel is None else gumbel[:, i]
         k_hat = draw_winners(handicapped, rules.temperature, luck)
         won = proposals.of(k_hat)
@@ -194,15 +98,6 @@ def compete(
         torch.stack(parts, 1) for parts in zip(*layers, strict=True)
     )
     return Decomposition(x, k, scope, r, mean, shape, z, stack(terms, 1), scores)
-
-
-def _errors_of_ending(
-    model: Generator, guide: Recogniser, x: Tensor, s_t: Tensor, noise: Tensor, rules: Rules
-) -> Tensor:
-    """Squared error in nats of each pixel if the best expert took all the scope, (B, 1, H, W)."""
-    endings = propose(model, guide, x, s_t, noise, rules, s_t)
-    best = endings.of(endings.terms.score(rules.lam).argmin(1))
-    return (x - best.mean).square().sum(1, keepdim=True) / (2 * rules.sigma_x**2)
 
 
 class Exhaustive(NamedTuple):

@@ -16,7 +16,9 @@ from econ_pyro.errors import EconError, check_choice, check_positive
 T = TypeVar("T")
 
 SHAPES = ("circle", "square", "triangle", "heart", "star", "cross", "ellipse")
+DEFAULT_CLASSES = ("circle", "square", "triangle")
 SCENE_KINDS = ("unique-colours", "random-colours")
+BACKGROUNDS = ("dark", "grey", "any")
 SELECTIONS = ("one-of-each", "random", "same")
 MAX_OBJECTS = 8
 """Largest number of objects in a scene."""
@@ -30,15 +32,19 @@ class SceneConfig:
 
     kind: Literal["unique-colours", "random-colours"] = "unique-colours"
     """unique-colours: circles red, squares green, triangles blue, one saturated colour for each
-    further class; random-colours: every channel a random integer from 128 to 255."""
+    further class; random-colours: every channel a random integer from 128 to 255. Sprites keep
+    their colours, or are tinted so that their mean is such a colour."""
+    sprites: str | None = None
+    """A folder of PNG files with transparent backgrounds to compose scenes of instead of shapes:
+    each file or sub-folder in it is a class, called by its name."""
     size: int = 32
     """Height and width of the image in pixels: a multiple of 8, up to 1024."""
     objects: int = 3
     """Number of objects in a scene, 0 to 8 (the largest number if min_objects is set)."""
     min_objects: int | None = None
     """If set, the number of objects is uniform from min_objects to objects."""
-    classes: tuple[str, ...] = ("circle", "square", "triangle")
-    """Classes of object that occur."""
+    classes: tuple[str, ...] = DEFAULT_CLASSES
+    """Classes of object that occur; of sprites, all that the folder has unless set."""
     class_weights: tuple[float, ...] | None = None
     """Weights, in proportion, of the classes where one is drawn at random; uniform if not set.
     (One-of-each with fewer objects than classes takes distinct classes, all equally likely.)"""
@@ -50,6 +56,9 @@ class SceneConfig:
     the image."""
     rotate: bool = False
     """Turn each object by a random angle about the centre of its bounding box."""
+    background: Literal["dark", "grey", "any"] = "dark"
+    """Colour of the background, one a scene; dark: every channel a random integer up to 127; grey:
+    any grey; any: any colour."""
     near_background: int | None = None
     """If set, whatever the kind: each object channel is uniform within this distance (1-255) of
     the background's, but no object has exactly the background's colour."""
@@ -57,6 +66,7 @@ class SceneConfig:
     def __post_init__(self) -> None:
         check_choice("a kind of scene", self.kind, SCENE_KINDS)
         check_choice("a selection", self.selection, SELECTIONS)
+        check_choice("a background", self.background, BACKGROUNDS)
         if self.size <= 0 or self.size % 8 or self.size > 1024:
             raise EconError(
                 "an image size that is a positive multiple of 8 up to 1024",
@@ -80,7 +90,7 @@ class SceneConfig:
 
     def _check_classes(self) -> None:
         unknown = [name for name in self.classes if name not in SHAPES]
-        if unknown:
+        if unknown and self.sprites is None:
             raise EconError(f"classes among {', '.join(SHAPES)}", repr(unknown[0]))
         if not self.classes or len(set(self.classes)) < len(self.classes):
             raise EconError(
@@ -89,7 +99,9 @@ class SceneConfig:
                 "class_weights makes a class more frequent",
             )
         weights = self.class_weights
-        if weights is None:
+        # whoever opens the sprites checks again, with the classes that are there
+        open_ended = self.sprites is not None and self.classes == DEFAULT_CLASSES
+        if weights is None or open_ended:
             return
         if len(weights) != len(self.classes):
             raise EconError(
@@ -133,6 +145,13 @@ class ExpertConfig:
     """Blocks of the encoder and of the decoder."""
     features: int = 32
     """Feature maps of each block of the encoder and of the decoder."""
+    decoder_kernel: Literal[1, 3] = 3
+    """Kernel of the decoder's convolutions: 3 is the paper; 1 draws each pixel from its place and
+    the latent alone, for a fraction of the work."""
+    centred: bool = False
+    """The first two latents are a place, which the encoder finds about the region's centre, and
+    the decoder draws about it: an object once learnt is the same anywhere. The paper's networks
+    have to learn each place."""
     channels: tuple[int, ...] = (32, 64, 64, 64)
     """Output channels of the attention U-Net's down blocks."""
     hidden: int = 128
@@ -142,6 +161,11 @@ class ExpertConfig:
     so that objects are carved out front to back. 0 is the paper."""
     shape_bias: float = -3.0
     """Initial logit of the shape; goes with attention_bias. 0 is the paper."""
+
+    def __post_init__(self) -> None:
+        least = 2 if self.centred else 1
+        if self.latent < least:
+            raise EconError(f"at least {least} latents", str(self.latent), "raise expert.latent")
 
 
 @dataclass(frozen=True)
@@ -195,6 +219,9 @@ class ObjectiveConfig:
     lookahead: bool = False
     """Count in the competition also what the rest of the scope would cost if the scene ended
     there. Without it (the paper), a step that explains nothing costs nothing, and wins."""
+    rollout_from: int | None = None
+    """Training step from which the lookahead goes on with the other experts' proposals in place of
+    ending: that puts the nearer of two objects first, whatever their sizes. Never if not set."""
     temperature: float = 10.0
     """Temperature of the competition in nats; 1 is the paper, 0 always takes the best."""
     temperature_end: float | None = None
@@ -204,6 +231,9 @@ class ObjectiveConfig:
     balance: float = 0.0
     """Handicap in the training's competition: nats a step that an expert loses for each even share
     by which it wins more than an even share, and gains for each by which it wins less."""
+    balance_last: bool = False
+    """Apply handicaps to the last step alone, where an expert that has objects of its own is to
+    leave the backgrounds to others; elsewhere they would disturb the depth order."""
     balance_limit: float = 30.0
     """Largest handicap in nats."""
     balance_from: int = 0
@@ -261,8 +291,9 @@ class TrainConfig:
     clip: float = 0.0
     """Largest gradient norm; 0 does not clip."""
     restart_below: float = 0.0
-    """Restart an expert that won less than this share of an even share over the last
-    restart_every steps, as a noisy copy of the busiest; 0 never does."""
+    """Restart an expert that won less than this share of an even share of the objects' steps over
+    the last restart_every training steps, as a noisy copy of the busiest; 0 never does. (The
+    expert that wins most last steps, the background's, is left out.)"""
     restart_every: int = 500
     """Training steps between two looks at starved experts."""
     restart_until: int = 5000

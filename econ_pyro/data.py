@@ -1,29 +1,32 @@
 """Where training images come from, and which of them a training step takes.
 
-Three sources, one shape: scenes drawn as they are needed, a dataset folder, a folder of pictures.
-The training and the validation part of each are disjoint: generated scenes have different
-indices, a dataset folder has two parts, of a folder of pictures every 20th is held out.
+One shape of source for all: scenes drawn as they are needed, a dataset folder, and whatever else
+:mod:`econ_pyro.opening` can open. The training and the validation part of each are disjoint:
+generated scenes have different indices, a dataset folder has two parts, of all else every 20th
+image is held out; where neighbours are alike, as in a video, the last twentieth.
 """
 
 from __future__ import annotations
 
-import logging
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from econ_pyro import counter
+from econ_pyro.about import LIMIT
 from econ_pyro.config import SceneConfig
 from econ_pyro.dataset import SPLITS, StoredScenes, is_dataset
 from econ_pyro.errors import EconError
-from econ_pyro.images import Fit, decode, find_images, list_files, read_image
+from econ_pyro.images import Fit, find_images, read_image
+from econ_pyro.opening import open_images
+from econ_pyro.pictures import ImageFolder
 from econ_pyro.scenes import SceneRenderer, Scenes
+from econ_pyro.truth import Truth
 
 __all__ = [
     "GeneratedScenes",
@@ -35,10 +38,10 @@ __all__ = [
     "find_images",
     "open_split",
     "read_image",
+    "split",
 ]
 
-_log = logging.getLogger(__name__)
-_HOLD_OUT = 20  # of a folder's pictures, one in so many is for validation
+_HOLD_OUT = 20  # of people's own images, one in so many is for validation
 
 
 class Source(Protocol):
@@ -47,15 +50,15 @@ class Source(Protocol):
     size: int
     """Height and width in pixels."""
     classes: tuple[str, ...]
-    """Names of the classes of object, by label; empty without ground truth."""
+    """Names of the classes of object, by label; empty if labels are not known."""
 
     def __len__(self) -> int: ...
 
     def images(self, indices: Tensor) -> Tensor:
         """Images number ``indices``: :math:`(B, 3, H, W)` float32 in [0, 1]."""
 
-    def scenes(self, indices: Tensor) -> Scenes | None:
-        """The same with ground truth; ``None`` if there is none."""
+    def scenes(self, indices: Tensor) -> Truth | None:
+        """The same with what ground truth there is; ``None`` if there is none."""
 
 
 class GeneratedScenes:
@@ -73,9 +76,9 @@ class GeneratedScenes:
             raise EconError("a split called train or valid", repr(split))
         if not 1 <= n < SPLITS["valid"]:
             raise EconError("at least 1 scene and fewer than 2^31", str(n))
-        self.size, self.classes = config.size, config.classes
         self._n, self._first = n, SPLITS[split]
         self._renderer = SceneRenderer(config, seed)
+        self.size, self.classes = config.size, self._renderer.config.classes
 
     def __len__(self) -> int:
         return self._n
@@ -94,105 +97,21 @@ class GeneratedScenes:
         return indices + self._first
 
 
-class ImageFolder:
-    """The pictures in a folder and the folders in it, decoded once and kept in memory.
-
-    Args:
-        path: the folder. Files whose names begin with a dot are not looked at.
-        size: height and width of the images in pixels.
-        fit: ``crop`` scales the shorter side to size and keeps the middle, ``resize`` stretches.
-        strict: raise on the first file that is not a readable picture, instead of skipping it
-            with a warning.
-
-    Raises:
-        EconError: there is no such folder, or no readable picture in it.
-    """
-
-    skipped: list[EconError]
-    """What was wrong with each file that is not among the images."""
-
-    def __init__(
-        self, path: Path | str, size: int, fit: Fit = "crop", strict: bool = False
-    ) -> None:
-        self.size = size
-        self.classes: tuple[str, ...] = ()
-        files = list_files(path)
-        self.paths: list[Path] = []
-        self.skipped = []
-        self._pixels = np.empty((len(files), size, size, 3), np.uint8)
-        for file in files:
-            try:
-                self._pixels[len(self.paths)] = decode(file, size, fit)
-                self.paths.append(file)
-            except EconError as error:
-                if strict:
-                    raise
-                self.skipped.append(error)
-        self._pixels = self._pixels[: len(self.paths)]
-        if self.skipped:
-            for skipped in self.skipped:
-                _log.info("skipped: %s", skipped)
-            shown = "; ".join(skipped.got for skipped in self.skipped[:3])
-            more = f"; and {len(self.skipped) - 3} more" if len(self.skipped) > 3 else ""
-            warnings.warn(
-                f"skipped {len(self.skipped)} of {len(files)} files that are not readable PNG or "
-                f"JPEG images: {shown}{more}",
-                stacklevel=2,
-            )
-        if not self.paths:
-            raise EconError(
-                "PNG or JPEG images",
-                f"{path}, with none among its {len(files)} files" if files else f"{path}, empty",
-                "name the folder that holds the images",
-            )
-
-    def __len__(self) -> int:
-        return len(self._pixels)
-
-    def images(self, indices: Tensor) -> Tensor:
-        """Images, :math:`(B, 3, H, W)` float32 in [0, 1]."""
-        nchw = torch.from_numpy(self._pixels[indices.numpy()]).permute(0, 3, 1, 2)
-        return nchw.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-
-    def scenes(self, indices: Tensor) -> None:
-        """There is no ground truth."""
-        return None
-
-    def split(self) -> Split:
-        """Every 20th image in the order of the names (or the last) for validation.
-
-        Raises:
-            EconError: there is only one image.
-        """
-        n = len(self)
-        if n < 2:
-            raise EconError(
-                "at least 2 images, one to train on and one to validate on",
-                f"{n}: {self.paths[0]}",
-            )
-        valid = (
-            torch.arange(_HOLD_OUT - 1, n, _HOLD_OUT) if n >= _HOLD_OUT else torch.tensor([n - 1])
-        )
-        held = torch.zeros(n, dtype=torch.bool)
-        held[valid] = True
-        return Split(_Subset(self, torch.nonzero(~held)[:, 0]), _Subset(self, valid))
-
-
 class _Subset:
-    """Some images of a folder."""
+    """Some images of a source."""
 
-    def __init__(self, folder: ImageFolder, chosen: Tensor) -> None:
-        self.size, self.classes = folder.size, folder.classes
-        self._folder, self._chosen = folder, chosen
+    def __init__(self, whole: Source, chosen: Tensor) -> None:
+        self.size, self.classes = whole.size, whole.classes
+        self._whole, self._chosen = whole, chosen
 
     def __len__(self) -> int:
         return len(self._chosen)
 
     def images(self, indices: Tensor) -> Tensor:
-        return self._folder.images(self._chosen[indices])
+        return self._whole.images(self._chosen[indices])
 
-    def scenes(self, indices: Tensor) -> None:
-        return None
+    def scenes(self, indices: Tensor) -> Truth | None:
+        return self._whole.scenes(self._chosen[indices])
 
 
 @dataclass(frozen=True)
@@ -212,18 +131,22 @@ def open_split(
     n_valid: int = 100,
     fit: Fit = "crop",
     strict: bool = False,
+    limit: int = LIMIT,
 ) -> Split:
     """Open whatever the images are to come from, to train on and to validate on.
 
     Args:
-        path: a dataset folder, a folder of pictures, or ``None`` to draw scenes.
+        path: a dataset folder, what :func:`econ_pyro.opening.open_images` takes, or ``None`` to
+            draw scenes.
         scenes: what drawn scenes look like.
         size: height and width that the model expects, in pixels.
         seed: seed of drawn scenes.
-        n: number of drawn training scenes; a folder gives all that it has.
-        n_valid: number of drawn validation scenes.
-        fit: how pictures of a folder become square.
-        strict: raise on the first unreadable picture instead of skipping it.
+        n: number of drawn training scenes; a file or a folder gives all that it has.
+        n_valid: number of drawn validation scenes, and most validation images of a file or of a
+            folder of images.
+        fit: how images become square.
+        strict: raise on the first unreadable picture of a folder instead of skipping it.
+        limit: most images to take of a file or of a folder of images.
 
     Raises:
         EconError: there is nothing to read, or its images are of another size.
@@ -241,7 +164,34 @@ def open_split(
         return stored
     if Path(path).name in SPLITS and is_dataset(Path(path).parent):
         raise EconError("a dataset folder", f"its part {path}", f"use {Path(path).parent}")
-    return ImageFolder(path, size, fit, strict).split()
+    whole = open_images(path, size, fit, strict, limit)
+    if len(whole) < 2:
+        raise EconError("at least 2 images, one to train on and one to validate on", f"1: {path}")
+    if whole.about.more:
+        warnings.warn(
+            f"took the first {limit:,} images of {path}: --limit takes more", stacklevel=2
+        )
+    return split(whole, n_valid, whole.about.sequential)
+
+
+def split(whole: Source, n_valid: int, sequential: bool = False) -> Split:
+    """Hold out every 20th image in order (or the last), or the last twentieth.
+
+    Args:
+        whole: at least 2 images.
+        n_valid: most images to validate on, evenly from those held out.
+        sequential: whether neighbours are alike, so that held-out ones must lie together.
+    """
+    n = len(whole)
+    held = torch.zeros(n, dtype=torch.bool)
+    if sequential or n < _HOLD_OUT:
+        held[-max(1, n // _HOLD_OUT) :] = True
+    else:
+        held[_HOLD_OUT - 1 :: _HOLD_OUT] = True
+    valid = torch.nonzero(held)[:, 0]
+    count = min(n_valid, len(valid))
+    valid = valid[torch.arange(count) * len(valid) // count]
+    return Split(_Subset(whole, torch.nonzero(~held)[:, 0]), _Subset(whole, valid))
 
 
 def _check_size(source: Source, size: int, hint: str) -> None:

@@ -82,11 +82,12 @@ def write_dataset(
     for name, number in (("n", n), ("n_valid", n_valid)):
         if not 1 <= number < VALID_OFFSET:
             raise EconError(f"{name} of at least 1 and below 2^31", str(number))
+    renderer = SceneRenderer(config, seed)
     for split, number in (("train", n), ("valid", n_valid)):
-        _write_split(out / split, SceneRenderer(config, seed), SPLITS[split], number, progress)
+        _write_split(out / split, renderer, SPLITS[split], number, progress)
     about = {
         "format": FORMAT,
-        "config": asdict(config),
+        "config": asdict(renderer.config),
         "seed": seed,
         "train": n,
         "valid": n_valid,

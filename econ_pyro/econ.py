@@ -15,7 +15,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from econ_pyro import card, checkpoint, parts, pretrained
+from econ_pyro import card, checkpoint, painting, parts, pretrained
 from econ_pyro.config import Config, ModelConfig
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
@@ -27,7 +27,9 @@ from econ_pyro.handlers import CleanLayers, seeded
 from econ_pyro.images import check_images
 from econ_pyro.learner import make_rules
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
+from econ_pyro.painting import Rendered
 from econ_pyro.parts import Expert
+from econ_pyro.scene_file import Scene
 from econ_pyro.specialisation import distinct_names
 from econ_pyro.svi import CompetitiveSVI
 
@@ -232,6 +234,14 @@ class Econ:
         z = torch.randn(n, self.config.model.expert.latent, generator=generator).to(self.device)
         mean, shape = self.model.decode_all(z[:, None].expand(-1, self.config.model.experts, -1))
         return mean.transpose(0, 1), shape.transpose(0, 1)
+
+    def render(self, scene: Scene) -> Rendered:
+        """Paint the layers of an edited scene (:mod:`econ_pyro.scene_file`).
+
+        Raises:
+            EconError: the scene does not fit the model.
+        """
+        return painting.render(self.model, scene, self.device)
 
     def find_experts(self, names: Sequence[str]) -> list[int]:
         """Indices of experts by name; an index works as a name.

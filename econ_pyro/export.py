@@ -1,19 +1,27 @@
-"""Layers as files that other tools open: transparent PNGs and ``scene.json``."""
+"""Layers as files that other tools open: transparent PNGs, OpenRaster and ``scene.json``."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
-from econ_pyro import files, matching, plots
+from econ_pyro import animation, files, matching, plots, scene_file
 from econ_pyro.decomposition import Decomposition
+from econ_pyro.openraster import RasterLayer, on_canvas, write_ora
+from econ_pyro.painting import Rendered
+from econ_pyro.scene_file import Scene
 
 SHAPE_THRESHOLD = 0.5  # a pixel belongs to an object's full mask from this probability on
+LAYERED = "layers.ora"
+"""Name of the layered file."""
+Format = Literal["png", "ora"]
+"""How layers are written: a transparent PNG each, or one layered OpenRaster file."""
+PNG: tuple[Format, ...] = ("png",)
 
 
 def to_bytes(image: Tensor) -> np.ndarray:
@@ -24,64 +32,145 @@ def to_bytes(image: Tensor) -> np.ndarray:
 
 def write_image(path: Path, image: Tensor) -> None:
     """An RGB or RGBA PNG of ``(3 or 4, H, W)`` in [0, 1]."""
-    picture = Image.fromarray(to_bytes(image))
+    write_pixels(path, to_bytes(image))
+
+
+def write_pixels(path: Path, pixels: np.ndarray) -> None:
+    """The same of ``(H, W, 3 or 4)`` uint8."""
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
     files.write_atomically(path, lambda p: picture.save(p, format="PNG"))
 
 
-def scene_json(d: Decomposition, names: list[str], source: str) -> dict[str, Any]:
-    """What ``scene.json`` says of one decomposed image.
+def layer_name(name: str, step: int) -> str:
+    """What a layers panel shows of the layer found in step 1, 2, ..."""
+    return f"{name} (step {step})"
 
-    Layers are listed front to back. ``box`` is (left, top, right, bottom) of the full mask in
-    pixels, right and bottom exclusive, None for an empty one; ``area`` its pixels;
-    ``visible_area`` those of the hard region; ``present`` whether that is large enough to count.
+
+def raster_layers(scene: Scene, rendered: Rendered, names: Sequence[str]) -> list[RasterLayer]:
+    """The layers of a painted scene, front to back, each as large as the canvas.
 
     Args:
-        d: of a single image.
+        scene: what was painted.
+        rendered: the painted scene.
         names: of the experts.
-        source: where the image came from.
     """
-    steps = d.k.shape[1]
-    hard = matching.hard_regions(d.segmentation, steps)  # (1, T, H, W)
-    present = matching.present_layers(hard)[0]
-    background = int(matching.background_layer(hard, present[None])[0])
-    layers = []
-    for i in range(steps):
-        mask, k = d.shape[0, i, 0] > SHAPE_THRESHOLD, int(d.k[0, i])
-        layers.append(
-            {
-                "t": steps - i,
-                "file": f"layer-{i + 1}.png",
-                "expert": k,
-                "class": names[k],
-                "present": bool(present[i]),
-                "background": i == background,
-                "area": int(mask.sum()),
-                "visible_area": int(hard[0, i].sum()),
-                "box": _box(mask),
-                "terms": {n: float(v[0, i]) for n, v in zip("xzr", d.terms, strict=True)},
-                "scores": [float(s) for s in d.scores[0, i]],
-                "z": [float(v) for v in d.z[0, i]],
-            }
-        )
-    height, width = d.image.shape[2:]
-    return {"source": source, "width": width, "height": height, "layers": layers}
+    rows = zip(scene.layers, rendered.layers, strict=True)
+    return [
+        RasterLayer(layer_name(names[layer.expert], i + 1), to_bytes(x), visible=layer.visible)
+        for i, (layer, x) in enumerate(rows)
+    ]
 
 
-def write_scene(folder: Path, d: Decomposition, names: list[str], source: str) -> None:
-    """Strip, layers and ``scene.json`` of one decomposed image into a folder.
+def write_layers(
+    folder: Path,
+    layers: Sequence[RasterLayer],
+    width: int,
+    height: int,
+    formats: Collection[Format] = PNG,
+) -> None:
+    """``layer-1.png``, ... as large as the canvas, and ``layers.ora``.
+
+    Args:
+        folder: made if needed.
+        layers: front to back.
+        width: of the canvas in pixels.
+        height: of the canvas in pixels.
+        formats: which of the two.
+    """
+    if "png" in formats:
+        for i, layer in enumerate(layers):
+            write_pixels(folder / f"layer-{i + 1}.png", on_canvas(layer, width, height))
+    if "ora" in formats:
+        write_ora(folder / LAYERED, layers, width, height)
+
+
+def write_painted(
+    folder: Path,
+    scene: Scene,
+    rendered: Rendered,
+    names: Sequence[str],
+    formats: Collection[Format] = PNG,
+) -> None:
+    """Layers, ``composed.png`` and ``build-up.gif`` of a painted scene.
+
+    Args:
+        folder: made if needed.
+        scene: what was painted.
+        rendered: the painted scene.
+        names: of the experts.
+        formats: of the layers.
+    """
+    layers = raster_layers(scene, rendered, names)
+    write_layers(folder, layers, scene.size, scene.size, formats)
+    write_pixels(folder / "composed.png", _opaque(to_bytes(rendered.image)))
+    animation.build_up(rendered.stages[None], folder / "build-up.gif")
+
+
+def write_scene(
+    folder: Path,
+    d: Decomposition,
+    scene: Scene,
+    names: Sequence[str],
+    source: str,
+    formats: Collection[Format] = PNG,
+) -> None:
+    """Strip and ``scene.json`` of one decomposed image.
 
     Args:
         folder: made if needed.
         d: of a single image.
+        scene: that was found in it, :func:`econ_pyro.scene_file.of_decomposition`.
         names: of the experts.
         source: where the image came from.
+        formats: of the layers.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(d.k.shape[1]):
-        rgba = torch.cat([d.mean[0, i], d.shape[0, i]])
-        write_image(folder / f"layer-{i + 1}.png", rgba)
     plots.decomposition_strip(d, names, folder / "strip.png")
-    files.write_json(folder / "scene.json", scene_json(d, names, source))
+    files.write_json(folder / "scene.json", scene_json(d, scene, names, source, formats))
+
+
+def scene_json(
+    d: Decomposition,
+    scene: Scene,
+    names: Sequence[str],
+    source: str,
+    formats: Collection[Format] = PNG,
+) -> dict[str, Any]:
+    """What ``scene.json`` says of one decomposed image.
+
+    It can be edited and painted again (:mod:`econ_pyro.scene_file`); the rest are notes, which
+    are not read. Layers are listed front to back. ``box`` is (left, top, right, bottom) of the
+    full mask in pixels, right and bottom exclusive, None for an empty one; ``area`` its pixels;
+    ``visible_area`` those of the hard region; ``present`` whether that is large enough to count.
+
+    Args:
+        d: of a single image.
+        scene: that was found in it.
+        names: of the experts.
+        source: where the image came from.
+        formats: of the layers.
+    """
+    steps = len(scene.layers)
+    hard = matching.hard_regions(d.segmentation, steps)  # (1, T, H, W)
+    value = scene_file.to_json(scene)
+    for i, (layer, edited) in enumerate(zip(scene.layers, value["layers"], strict=True)):
+        mask = d.shape[0, i, 0] > SHAPE_THRESHOLD
+        edited |= {
+            "t": steps - i,
+            "file": f"layer-{i + 1}.png" if "png" in formats else None,
+            "class": names[layer.expert],
+            "present": layer.visible,
+            "area": int(mask.sum()),
+            "visible_area": int(hard[0, i].sum()),
+            "box": _box(mask),
+            "terms": {n: float(v[0, i]) for n, v in zip("xzr", d.terms, strict=True)},
+            "scores": [float(s) for s in d.scores[0, i]],
+        }
+    return {"source": source, **value}
+
+
+def _opaque(pixels: np.ndarray) -> np.ndarray:
+    """RGBA without its alpha if nothing is transparent."""
+    return pixels[..., :3] if (pixels[..., 3] == 255).all() else pixels
 
 
 def _box(mask: Tensor) -> list[int] | None:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from econ_pyro import checkpoint
-from econ_pyro.competition import Rules
+from econ_pyro.batched import BatchedELBO
 from econ_pyro.config import Config
-from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.parts import freeze, learns
+from econ_pyro.precision import has_bfloat16
+from econ_pyro.proposals import Rules
 from econ_pyro.restarts import copy_expert, handicapped, starved
 from econ_pyro.schedules import beta_at, gamma_at, rate_at, temperature_at
 from econ_pyro.svi import CompetitiveSVI
@@ -32,6 +33,7 @@ def make_rules(config: Config) -> Rules:
         objective.lam,
         objective.temperature,
         objective.lookahead,
+        objective.rollout_from is not None,
     )
 
 
@@ -72,15 +74,16 @@ class Learner:
             model,
             guide,
             self.optim,
-            ClassConditionalELBO(beta_at(config, 0), gamma_at(config, 0)),
+            BatchedELBO(config.model.sigma_x, beta_at(config, 0), gamma_at(config, 0)),
             make_rules(config),
             config.model.expert.latent,
-            amp=config.amp,
+            amp=config.amp and has_bfloat16(device),
             clip=config.train.clip,
             world=world,
         )
-        self.window = torch.zeros(config.model.experts, dtype=torch.long)
+        self.window = torch.zeros(config.model.steps, config.model.experts, dtype=torch.long)
         self.handicap = torch.zeros(config.model.experts, device=device)
+        self.balancing = False
 
     @property
     def rate(self) -> float:
@@ -146,21 +149,26 @@ class Learner:
         self.svi.elbo.beta = beta_at(self.config, age)
         self.svi.elbo.gamma = gamma_at(self.config, age)
         self.svi.rules = dataclasses.replace(
-            self.svi.rules, temperature=temperature_at(self.config, age)
+            self.svi.rules,
+            temperature=temperature_at(self.config, age),
+            rollout=objective.rollout_from is not None and age >= objective.rollout_from,
         )
         in_time = objective.balance_from <= age < objective.balance_until
-        self.svi.handicap = self.handicap if objective.balance > 0 and in_time else None
+        self.balancing = objective.balance > 0 and in_time
+        self.svi.handicap = self.handicap if self.balancing else None
+        self.svi.handicap_last = objective.balance_last
         if train.schedule == "cosine":
             for group in self.optim.param_groups:
                 group["lr"] = rate_at(self.config, age)
 
     def _count_wins(self, k: Tensor) -> None:
-        wins = self.world.sum(torch.bincount(k.flatten(), minlength=len(self.window)))
-        self.window += wins.cpu()
+        one_hot = nn.functional.one_hot(k, self.window.shape[1])  # (B, T, K)
+        window = self.world.sum(one_hot.sum(0))
+        self.window += window.cpu()
         objective = self.config.objective
-        if self.svi.handicap is not None:
+        if self.balancing:
             self.handicap = handicapped(
-                self.handicap, wins, objective.balance, objective.balance_limit
+                self.handicap, window.sum(0), objective.balance, objective.balance_limit
             )
 
     def _restart_starved(self, age: int) -> None:

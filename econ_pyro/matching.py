@@ -111,20 +111,25 @@ class Matching:
         return self.present & (order != self.background[:, None])
 
 
-def match(hard: Tensor, label: Tensor, region: Tensor, min_area: int | None = None) -> Matching:
+def match(
+    hard: Tensor, label: Tensor | None, region: Tensor, min_area: int | None = None
+) -> Matching:
     """Match layers to true objects by visible IoU (Hungarian method).
 
     Args:
         hard: hard predicted regions, ``(B, T, H, W)`` bool.
-        label: class of each true object, ``(B, N)`` int64; negative slots are empty.
+        label: class of each true object, ``(B, N)`` int64; negative slots are empty. None if
+            classes are not known.
         region: true visible regions, ``(B, N, H, W)`` bool.
         min_area: pixels that make a layer present; ``smallest_area`` if not given.
     """
-    there = (label >= 0) & region.flatten(2).any(dim=2)
+    there = region.flatten(2).any(dim=2)
+    if label is not None:
+        there &= label >= 0
     present = present_layers(hard, min_area)
     background = background_layer(hard, present, ~(region & there[:, :, None, None]).any(dim=1))
-    layer = torch.full_like(label, UNMATCHED)
-    matching = Matching(present, background, there, layer, torch.zeros_like(label).double())
+    layer = torch.full_like(there, UNMATCHED, dtype=torch.long)
+    matching = Matching(present, background, there, layer, torch.zeros_like(there).double())
     iou = pairwise_iou(hard, region) * matching.objects[:, :, None] * there[:, None]  # (B, T, N)
     for b, scene in enumerate(iou.numpy(force=True)):
         for i, n in zip(*linear_sum_assignment(scene, maximize=True), strict=True):

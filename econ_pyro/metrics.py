@@ -2,7 +2,8 @@ r"""How good a decomposition is, scene by scene and over all scenes.
 
 Segmentation: :mod:`econ_pyro.clustering`. Objects, their full masks, number and depth order:
 :mod:`econ_pyro.matching`. Classes: :mod:`econ_pyro.specialisation`. Without ground truth only
-what needs none is measured; nothing is filled in.
+what needs none is measured; nothing is filled in. Where only visible regions are known,
+``amodal_iou`` and ``ooa`` are left out, and without labels what is said of classes.
 
 ======================  ==========================================================  ==========
 score                   meaning                                                     NaN if
@@ -27,29 +28,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from torch import Tensor
 
 from econ_pyro import clustering, matching, specialisation
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.errors import EconError
-
-
-class Truth(Protocol):
-    """Ground truth of B scenes with up to N objects, slots front to back."""
-
-    @property
-    def label(self) -> Tensor:
-        """Class, ``(B, N)`` int64; -1 is an empty slot."""
-
-    @property
-    def mask(self) -> Tensor:
-        """Full masks, occluded parts included, ``(B, N, H, W)`` bool."""
-
-    @property
-    def region(self) -> Tensor:
-        """Visible regions, ``(B, N, H, W)`` bool."""
+from econ_pyro.truth import Truth
 
 
 @dataclass(frozen=True)
@@ -63,7 +48,7 @@ class SceneMetrics:
     class_names: tuple[str, ...] = ()
     """Classes of object, without the background."""
     confusion: Tensor | None = field(default=None)
-    """Wins by true class, the background last, and expert, ``(C + 1, K)``; None without truth."""
+    """Wins by true class, the background last, and expert, ``(C + 1, K)``; None without labels."""
     given_names: tuple[str, ...] = ()
     """Names of the first experts that stay, whatever they win; empty ones do not count."""
 
@@ -137,7 +122,8 @@ def evaluate_scenes(
     }
     if scenes is None:
         return SceneMetrics(scores, usage)
-    label, mask, region = (a.cpu() for a in (scenes.label, scenes.mask, scenes.region))
+    region = scenes.region.cpu()
+    label, mask = (None if a is None else a.cpu() for a in (scenes.label, scenes.mask))
     _check(d, label, region, class_names)
     true = clustering.true_segmentation(region)
     covering = clustering.segmentation_covering(segments, true)
@@ -148,11 +134,14 @@ def evaluate_scenes(
         "msc": covering.mean,
         "sc": covering.weighted,
         "visible_iou": matching.visible_iou(found),
-        "amodal_iou": matching.amodal_iou(found, d.shape, mask),
         "found": matching.found_share(found),
         "oca": matching.count_right(found),
-        "ooa": matching.order_right(found, mask),
     }
+    if mask is not None:
+        scores["amodal_iou"] = matching.amodal_iou(found, d.shape, mask)
+        scores["ooa"] = matching.order_right(found, mask)
+    if label is None:
+        return SceneMetrics(scores, usage)
     seen = (true == clustering.BACKGROUND).flatten(1).any(dim=1)
     confusion = specialisation.class_confusion(
         found, d.k, label, seen, len(class_names), d.scores.shape[2]
@@ -160,15 +149,18 @@ def evaluate_scenes(
     return SceneMetrics(scores, usage, tuple(class_names), confusion)
 
 
-def _check(d: Decomposition, label: Tensor, region: Tensor, class_names: Sequence[str]) -> None:
-    want = (len(d), label.shape[1], *d.image.shape[2:])
+def _check(
+    d: Decomposition, label: Tensor | None, region: Tensor, class_names: Sequence[str]
+) -> None:
+    slots = region.shape[1] if label is None else label.shape[1]
+    want = (len(d), slots, *d.image.shape[2:])
     if region.shape != want:
         raise EconError(
             f"true regions {want} for {len(d)} decomposed images",
             str(tuple(region.shape)),
             "evaluate a decomposition with the ground truth of the same scenes",
         )
-    if label.numel() and int(label.max()) >= len(class_names):
+    if label is not None and label.numel() and int(label.max()) >= len(class_names):
         raise EconError(
             f"labels below {len(class_names)}, the number of class names",
             str(int(label.max())),

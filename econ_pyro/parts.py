@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -122,12 +122,18 @@ def check_fits(name: str, config: ExpertConfig, size: int, model: ModelConfig) -
     ]
     for field, own, wanted in pairs:
         if own != wanted:
-            option = " ".join(map(str, own)) if isinstance(own, tuple) else own
             raise EconError(
                 f"an expert with {field} {wanted}, as the model has",
                 f"{own} in {name}",
-                f"set --{field.replace('_', '-')} {option}",
+                f"set {_option(field, own)}",
             )
+
+
+def _option(field: str, value: Any) -> str:
+    group, _, name = field.replace("_", "-").rpartition(".")
+    if isinstance(value, bool):
+        return f"--{group}.{name if value else f'no-{name}'}"
+    return f"--{group}.{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
 def copy_weights(source: Expert, target: Expert) -> None:

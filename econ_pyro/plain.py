@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from econ_pyro.competition import Rules
+from econ_pyro.proposals import Rules
 
 PROB_EPS, SCOPE_EPS = 1e-6, 1e-5
 
@@ -48,14 +48,19 @@ def plain_loss(
         gamma: weight of L_r.
     """
     scope, total, winners = torch.ones_like(x[:, :1]), x.new_zeros(len(x)), []
+    rest: Tensor | None = None
     for i in range(rules.steps):
         last = i == rules.steps - 1
-        r, l_x, l_z, l_r, _ = _all(model, guide, x, scope, noise[:, i], rules, last)
+        r, l_x, l_z, l_r, error, m = _all(model, guide, x, scope, noise[:, i], rules, last)
         scores = rules.lam * l_x + l_r
         if rules.lookahead and not last:
-            _, end_x, _, end_r, error = _all(model, guide, x, scope, noise[:, i], rules, True)
-            for b, k in enumerate((rules.lam * end_x + end_r).argmin(1)):
-                scores[b] += rules.lam * ((scope[b] - r[b]) * error[b, k]).sum((1, 2, 3))
+            if rest is None:
+                _, end_x, _, end_r, errors, _ = _all(
+                    model, guide, x, scope, noise[:, i], rules, True
+                )
+                best = (end_x + end_r).argmin(1)
+                rest = torch.stack([errors[b, k] for b, k in enumerate(best)])
+            scores = _looked_ahead(scores, r, error, m, rest, scope, rules)
         scores = scores.detach()
         if rules.temperature > 0:
             k = (gumbel[:, i] - scores / rules.temperature).argmax(1)
@@ -66,6 +71,34 @@ def plain_loss(
         scope = (scope - r[rows, k]).clamp_min(0.0)
         winners.append(k)
     return PlainStep(total.mean(), torch.stack(winners, 1))
+
+
+def _looked_ahead(
+    scores: Tensor, r: Tensor, error: Tensor, m: Tensor, rest: Tensor, scope: Tensor, rules: Rules
+) -> Tensor:
+    """Image by image and pair by pair what :mod:`econ_pyro.lookahead` does at once."""
+    new = scores.clone()
+    for b in range(len(scores)):
+        saved = (r[b] * rest[b]).sum((1, 2, 3))
+        if not rules.rollout:
+            new[b] -= saved
+            continue
+        part = [j for j in range(rules.experts) if saved[j] >= 0.3 * saved.max()]
+        for k in range(rules.experts):
+            if k not in part:
+                new[b, k] += saved.max() - saved[k]
+            left = scope[b] - r[b, k]
+            for j in part:
+                if j != k:
+                    r_j = r[b, j] * left / scope[b].clamp_min(SCOPE_EPS)
+                    new[b, k] += rules.lam * (r_j * error[b, j]).sum()
+                    new[b, k] += _bernoulli_kl(r_j, left * m[b, j]).sum()
+    return new
+
+
+def _bernoulli_kl(q: Tensor, p: Tensor) -> Tensor:
+    yes = q * ((q + PROB_EPS).log() - (p + PROB_EPS).log())
+    return yes + (1 - q) * ((1 - q + PROB_EPS).log() - (1 - p + PROB_EPS).log())
 
 
 def _all(
@@ -87,8 +120,8 @@ def _one(
     noise: Tensor,
     sigma: float,
     last: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Region, terms and error of each pixel of one expert."""
+) -> tuple[Tensor, ...]:
+    """Region, terms, error of each pixel and shape of one expert."""
     r = scope
     if not last:
         seen = torch.cat([x, scope.clamp_min(SCOPE_EPS).log()], 1)
@@ -100,6 +133,4 @@ def _one(
     error = ((x - mean) ** 2).sum(1, keepdim=True) / (2 * sigma**2)
     l_x = (r * error).sum((1, 2, 3))
     l_z = (0.5 * (loc**2 + (2 * log_scale).exp() - 1) - log_scale).sum(1)
-    yes = r * ((r + PROB_EPS).log() - (p + PROB_EPS).log())
-    no = (1 - r) * ((1 - r + PROB_EPS).log() - (1 - p + PROB_EPS).log())
-    return r, l_x, l_z, (yes + no).sum((1, 2, 3)), error
+    return r, l_x, l_z, _bernoulli_kl(r, p).sum((1, 2, 3)), error, decoded[:, 3:]

@@ -31,13 +31,21 @@ def handicapped(handicap: Tensor, wins: Tensor, rate: float, limit: float) -> Te
 def starved(wins: Tensor, below: float) -> list[tuple[int, int]]:
     """Pairs (starved expert, busiest expert) to copy over.
 
+    The expert that wins most last steps paints backgrounds; the others are for objects, and an
+    expert that shares backgrounds with it is as starved of objects as one that wins nothing.
+
     Args:
-        wins: how often each expert won, ``(K,)``.
-        below: an expert is starved under this share of an even share.
+        wins: how often each expert won each step, front to back, ``(T, K)``.
+        below: an expert is starved under this share of an even share of the objects' steps.
     """
-    share = wins.float() / wins.sum().clamp_min(1)
+    objects = wins[:-1].sum(0).float()
+    objects[wins[-1].argmax()] = 0.0
+    if objects.sum() < below * wins[:-1].sum():
+        return []  # the backgrounds' expert takes the objects as well: nothing worth a copy
+    share = objects / objects.sum().clamp_min(1)
     busiest = int(share.argmax())
-    return [(k, busiest) for k in range(len(wins)) if share[k] < below / len(wins)]
+    others = [k for k in range(wins.shape[1]) if k != int(wins[-1].argmax())]
+    return [(k, busiest) for k in others if share[k] < below / len(others)]
 
 
 @torch.no_grad()

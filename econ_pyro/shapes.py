@@ -136,7 +136,7 @@ _PARTS: dict[str, tuple[_Polygon | _Oval, ...]] = {
 
 
 @cache
-def _rotations() -> Tensor:
+def rotations() -> Tensor:
     """Cosine and sine of each turn in units of 1/256, ``(TURNS, 2)`` int64."""
     angles = [2 * math.pi * t / TURNS for t in range(TURNS)]
     return torch.tensor([[round(_ONE * f(a)) for f in (math.cos, math.sin)] for a in angles])
@@ -146,7 +146,7 @@ def _rotations() -> Tensor:
 def _reach(name: str) -> Tensor:
     """How far a shape reaches from its centre: left, top, right, bottom, ``(TURNS, 4)`` int64."""
     table = []
-    for c, s in _rotations().tolist():
+    for c, s in rotations().tolist():
         scale = _ONE / (c * c + s * s)  # the inverse of M / 256
         xs: list[float] = []
         ys: list[float] = []
@@ -171,7 +171,29 @@ def reach(classes: Sequence[str], label: Tensor, side: Tensor, turn: Tensor) -> 
         Left, top, right and bottom, rounded up to whole units: :math:`(n, 4)` int64.
     """
     table = torch.stack([_reach(name) for name in classes]).to(label.device)
-    return (table[label, turn] * side[:, None] + (_REACH - 1)) // _REACH
+    return scaled_reach(table[label, turn], side)
+
+
+def scaled_reach(reach: Tensor, side: Tensor) -> Tensor:
+    """Reach of objects in units, rounded up, from that of a side of 1 as in a table."""
+    return (reach * side[:, None] + (_REACH - 1)) // _REACH
+
+
+def reach_of_points(points: Tensor) -> Tensor:
+    """Table of the reach of whatever these points enclose.
+
+    Args:
+        points: (x, y) in a box of half side 1, :math:`(P, 2)` float64.
+
+    Returns:
+        Left, top, right and bottom for each turn, in units of side / 4096: :math:`(TURNS, 4)`
+        int64, for :func:`scaled_reach`.
+    """
+    cos, sin = rotations().double().mul(_ONE).div(rotations().square().sum(1, True)).split(1, 1)
+    x, y = points.unbind(1)
+    x, y = cos * x - sin * y, sin * x + cos * y  # (TURNS, P): the inverse of M / 256
+    ends = torch.stack([-x.amin(1), -y.amin(1), x.amax(1), y.amax(1)], 1)
+    return (ends * (_REACH / 2) - 1e-6).ceil().long()
 
 
 def masks(
@@ -192,7 +214,7 @@ def masks(
     """
     out = torch.zeros(len(label), size, size, dtype=torch.bool, device=label.device)
     pixels = torch.arange(size, device=label.device) * UNIT + UNIT // 2
-    rotation = _rotations().to(label.device)[turn]  # (n, 2)
+    rotation = rotations().to(label.device)[turn]  # (n, 2)
     for k, name in enumerate(classes):
         mine = torch.nonzero(label == k)[:, 0]
         if not len(mine):

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from econ_pyro.competition import Rules, compete, draw_gumbel
+from econ_pyro.competition import compete, draw_gumbel
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
+from econ_pyro.proposals import Rules
 from econ_pyro.terms import Terms
 from econ_pyro.world import World
 
@@ -51,6 +52,7 @@ class CompetitiveSVI:
 
     Attributes:
         handicap: nats added to each expert's scores in training, ``(K,)``; None adds nothing.
+        handicap_last: add them in the last step alone.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class CompetitiveSVI:
             self._terms = DistributedDataParallel(self._terms, find_unused_parameters=True)
         self.last: Step | None = None
         self.handicap: Tensor | None = None
+        self.handicap_last = False
 
     def _precision(self, x: Tensor) -> torch.autocast:
         # one context a pass: it casts each weight once; its cache must not outlive no_grad
@@ -94,8 +97,15 @@ class CompetitiveSVI:
         noise, gumbel = self.draw(x)
         with self._precision(x):
             d = compete(
-                self.model, self.guide, x, noise, self.rules, regions, self.handicap, gumbel  # type: ignore[arg-type]
-            )  # fmt: skip
+                self.model,  # type: ignore[arg-type]
+                self.guide,  # type: ignore[arg-type]
+                x,
+                noise,
+                self.rules,
+                regions,
+                self._handicaps(),
+                gumbel,
+            )
         self.optim.zero_grad(set_to_none=True)
         # the optimiser holds the parameters: nothing goes into Pyro's global store
         with self._precision(x), pyro.settings.context(module_local_params=True):
@@ -108,6 +118,14 @@ class CompetitiveSVI:
         self.optim.step()
         self.last = Step(loss.detach(), terms.map(torch.Tensor.detach), d.k)
         return loss.item()
+
+    def _handicaps(self) -> Tensor | None:
+        if self.handicap is None:
+            return None
+        every = self.handicap.expand(self.rules.steps, -1).clone()
+        if self.handicap_last:
+            every[:-1] = 0.0
+        return every
 
     def draw(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Noise of the latents and luck of the experts for a step.

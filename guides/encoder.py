@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from econ_pyro.config import ExpertConfig
+from econ_pyro.place import centre, coordinates
 
 
 class Encoder(nn.Module):
     """Image and log region to the parameters of q(z).
 
     Blocks of 3x3 convolution, ReLU and 2x2 max pooling, then two fully connected layers, the
-    first with 4 L units.
+    first with 4 L units. With ``centred``, the first two means are the region's centre of mass and
+    what these add to it, up to 1: an object's place is about right before anything is learnt. The
+    other means are then inverse hyperbolic sines.
 
     Args:
         config: sizes of the expert.
@@ -33,6 +38,9 @@ class Encoder(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(4 * config.latent, 2 * config.latent),
         )
+        self.centred = config.centred
+        self.register_buffer("grid", coordinates(size), persistent=False)  # (1, 2, H, W)
+        self.grid: Tensor
 
     def forward(self, x_and_log_r: Tensor) -> Tensor:
         """Means and log variances.
@@ -44,4 +52,12 @@ class Encoder(nn.Module):
         Returns:
             ``(n, 2 L)``.
         """
-        return self.head(self.blocks(x_and_log_r).flatten(1))
+        out = self.head(self.blocks(x_and_log_r).flatten(1))
+        if not self.centred:
+            return out
+        # unbounded, latents far from the prior are the quickest way to change a new decoder's
+        # output, and stay there
+        centre_of_mass = centre(x_and_log_r[:, 3:].exp(), self.grid)
+        place = centre_of_mass + F.softsign(out[:, :2])
+        latents = out.shape[1] // 2
+        return torch.cat([place, out[:, 2:latents].asinh(), out[:, latents:]], 1)

@@ -7,6 +7,10 @@ machine's own peak in the same minutes.
 from __future__ import annotations
 
 import platform
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +26,12 @@ from econ_pyro import cli, errors, files, presets
 from econ_pyro.config import Config
 from econ_pyro.data import GeneratedScenes
 from econ_pyro.econ import Econ
+from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.guides.norm import InstanceNorm2d
 from econ_pyro.learner import Learner
 from econ_pyro.plain import plain_loss
+from econ_pyro.precision import has_bfloat16
+from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.timing import (
     fit_line,
     interleaved,
@@ -71,6 +78,7 @@ def main(args: Sequence[str] | None = None) -> None:
         figures: dict[str, Any] = {"machine": _machine(device), "preset": parsed.preset}
         figures["step"] = _compare(config, device, parsed.rounds)
         figures["use"] = _use(config, device, parsed.rounds)
+        figures["start"] = _start(parsed.preset, device)
         if parsed.scaling:
             figures["scaling"] = _scale(config, device, parsed.rounds)
     if parsed.out is not None:
@@ -97,8 +105,22 @@ class _Step:
         learner = Learner(config, self.econ.model, self.econ.guide, device, World())
         self.svi, self.optim = learner.svi, learner.optim
 
+    def through_traces(self) -> None:
+        """Read the winners' ELBO off Pyro's traces from now on."""
+        svi, elbo = self.svi, self.svi.elbo
+        self.svi = CompetitiveSVI(
+            svi.model,
+            svi.guide,
+            self.optim,
+            ClassConditionalELBO(elbo.beta, elbo.gamma),
+            svi.rules,
+            svi.latent,
+            svi.amp,
+            svi.clip,
+        )
+
     def ours(self) -> None:
-        """Competition, then the winners' ELBO through Pyro's traces."""
+        """Competition, then the winners' ELBO."""
         self.svi.step(self.x)
 
     def competition(self) -> None:
@@ -118,16 +140,20 @@ class _Step:
 
 def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:
     full, half = _Step(replace(config, amp=False), device), _Step(config, device)
-    stock = _Step(config, device)
+    stock, traced = _Step(config, device), _Step(config, device)
     _use_torch_norms(stock.econ.guide)
+    traced.through_traces()
+    amp = config.amp and has_bfloat16(device)
+    peak_dtype = torch.bfloat16 if amp else torch.float32
+    precision = str(peak_dtype)[6:]
     jobs: dict[str, Job] = {
         "plain: all experts with gradients, float32": full.plain,
-        "winners only, float32": full.ours,
-        "winners only, bfloat16, torch's norm": stock.ours,
-        "econ-pyro: winners only, bfloat16": half.ours,
+        **({"winners only, float32": full.ours} if amp else {}),
+        f"winners only, {precision}, torch's norm": stock.ours,
+        f"winners only, {precision}, through Pyro's traces": traced.ours,
+        f"econ-pyro: winners only, {precision}": half.ours,
         "of it the competition": half.competition,
     }
-    peak_dtype = torch.bfloat16 if config.amp else torch.float32
     size = 8192 if device.type == "cuda" else 1024
     product = matrix_product(device, peak_dtype, size)
     work = {name: operations(job) for name, job in jobs.items()}
@@ -190,6 +216,24 @@ def _use(config: Config, device: torch.device, rounds: int) -> dict[str, float]:
     }
     print("\n" + ", ".join(f"{name}: {rate:.0f} scenes/s" for name, rate in rates.items()))
     return rates
+
+
+def _start(preset: str, device: torch.device) -> float:
+    """Seconds from a new interpreter to the end of the first step."""
+    here = Path(__file__).resolve().parent / "svi_train.py"
+    code = (
+        "import runpy, sys; from econ_pyro.svi import CompetitiveSVI as S; step = S.step\n"
+        "def once(self, *a): step(self, *a); sys.exit()\n"
+        f"S.step = once; sys.argv = sys.argv[1:]; runpy.run_path({str(here)!r}, None, '__main__')"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [preset, "--device", str(device), "--run", f"{folder}/run"]
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code, "svi_train.py", *arguments], check=True,
+                       capture_output=True)  # fmt: skip
+        seconds = time.perf_counter() - began
+    print(f"\nfrom a new interpreter to the end of the first step: {seconds:.1f} s")
+    return seconds
 
 
 def _scale(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Take images apart: ``python scripts/decompose.py RUN IMAGE... --out DIR``.
 
-For each image, a strip of the inference steps (Fig. 4), one transparent PNG a layer with the full,
-unoccluded object, and scene.json.
+For each image, a strip of the inference steps (Fig. 4); the layers as full, unoccluded objects, in
+transparent PNGs or an OpenRaster file; the scene painted from them, and how it builds up (Fig. 7);
+and scene.json, to edit and paint again with sample.py.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 import tyro
 
-from econ_pyro import cli
+from econ_pyro import cli, scene_file
 from econ_pyro.econ import load
-from econ_pyro.export import write_scene
-from econ_pyro.images import find_images, read_image
+from econ_pyro.export import Format, write_layers, write_painted, write_scene
+from econ_pyro.full_size import full_layers
+from econ_pyro.images import Fit, decode, find_images, read_image
+
+FULL = "full-resolution"
+"""Folder of the layers in an image's own pixels."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,14 @@ class Args:
     """Image files, or folders of them."""
     out: Path
     """Output folder; each image gets a folder of its own in it."""
-    fit: Literal["crop", "resize"] = "crop"
+    fit: Fit = "crop"
     """How images of another size or shape are brought to the model's."""
     steps_per_scene: int | None = None
     """Layers to look for; as in training if not given."""
+    format: tuple[Format, ...] = ("png",)
+    """png: a transparent PNG a layer; ora: one layered file, for GIMP, Krita and others."""
+    full_resolution: bool = False
+    """Also write the layers in the pixels of each image."""
     device: str = "auto"
     """auto, cpu or cuda."""
     overwrite: bool = False
@@ -48,9 +56,20 @@ def main(args: Sequence[str] | None = None) -> None:
     images = torch.stack([read_image(p, econ.config.model.size, parsed.fit) for p in paths])
     names = _unique([p.stem for p in paths])
     with cli.staged(parsed.out, parsed.overwrite, "*/scene.json") as out:
-        d = econ.decompose(images, steps=parsed.steps_per_scene)
-        for i, name in enumerate(names):
-            write_scene(out / name, d[i : i + 1], econ.names, str(paths[i]))
+        decomposed = econ.decompose(images, steps=parsed.steps_per_scene)
+        for i, (path, name) in enumerate(zip(paths, names, strict=True)):
+            d = decomposed[i]
+            scene = scene_file.of_decomposition(d)
+            rendered = econ.render(scene)
+            write_scene(out / name, d, scene, econ.names, str(path), parsed.format)
+            write_painted(out / name, scene, rendered, econ.names, parsed.format)
+            if parsed.full_resolution:
+                picture = decode(path)
+                layers = full_layers(
+                    picture, d, scene, rendered, econ.names, parsed.fit, econ.config.model.sigma_x
+                )
+                size = picture.shape[1], picture.shape[0]
+                write_layers(out / name / FULL, layers, *size, parsed.format)
     for name in names:
         print(parsed.out / name)
 

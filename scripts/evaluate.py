@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import tyro
 
-from econ_pyro import cli, errors, files
-from econ_pyro.data import ImageFolder, Source, open_split
+from econ_pyro import checkpoint, cli, errors, files
+from econ_pyro.about import LIMIT
+from econ_pyro.config import SceneConfig
+from econ_pyro.data import Source, open_split
 from econ_pyro.dataset import is_dataset
 from econ_pyro.econ import load
 from econ_pyro.evaluation import (
@@ -22,6 +26,9 @@ from econ_pyro.evaluation import (
     shifted_sources,
     write_names,
 )
+from econ_pyro.judge import score_samples, train_judge
+from econ_pyro.opening import open_images
+from econ_pyro.pretrained import find
 
 
 @dataclass(frozen=True)
@@ -31,12 +38,17 @@ class Args:
     run: tyro.conf.Positional[Path]
     """Folder of a trained run or of published weights, or the name of shipped ones."""
     data: Path | None = None
-    """A dataset folder (its validation scenes) or a folder of images; held-out scenes of the
-    run's own kind are generated if not given."""
+    """Whatever --data of svi_train.py takes: of a dataset folder and of what the run was trained
+    on, the images held out are measured; held-out scenes of the run's own kind are generated if
+    not given."""
     n: int = 1000
-    """Number of generated scenes."""
+    """Number of generated scenes; most images taken of a file or a folder of images."""
+    fit: Literal["crop", "resize"] | None = None
+    """How images are brought to the model's size; as in training if not given."""
     shifted: bool = False
     """Also on shifted data: more objects, one class, colours near the background, spare steps."""
+    samples: bool = False
+    """Also judge samples of the prior, with a classifier trained on rendered shapes."""
     json: bool = False
     """Print JSON."""
     device: str = "auto"
@@ -54,7 +66,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if parsed.data is None or is_dataset(parsed.data):
         source = open_split(parsed.data, scenes, size, TEST_SEED, 1, parsed.n).valid
     else:
-        source = ImageFolder(parsed.data, size)
+        source = _own_images(parsed, size)
     report = evaluate(econ, source)
     own = parsed.run.is_dir()  # shipped weights keep the figures that they came with
     if parsed.data is None and own:
@@ -63,7 +75,10 @@ def main(args: Sequence[str] | None = None) -> None:
     if parsed.shifted:
         for name, (shifted, steps) in shifted_sources(econ, parsed.n).items():
             reports[name] = evaluate(econ, shifted, steps)
-    out = {name: as_json(r) for name, r in reports.items()}
+    out: dict[str, Any] = {name: as_json(r) for name, r in reports.items()}
+    if parsed.samples:
+        judged = score_samples(econ, train_judge(scenes), min(parsed.n, 500))
+        out["samples"] = dataclasses.asdict(judged)
     if own:
         files.write_json(parsed.run / "evaluation.json", out)
     if parsed.json:
@@ -72,6 +87,25 @@ def main(args: Sequence[str] | None = None) -> None:
     print(format_report(report, f"{len(source)} scenes"))
     if parsed.shifted:
         print("\n" + format_table(reports))
+    if parsed.samples:
+        print("\nsamples that show what they should")
+        for name, share in judged.alone.items():
+            print(f"  {name + ', alone':<28}{share:.3f}")
+        print(
+            f"  {'asked-for scenes':<28}{'-' if judged.asked is None else f'{judged.asked:.3f}'}"
+        )
+
+
+def _own_images(args: Args, size: int) -> Source:
+    """A file or a folder of images; of what the run was trained on, those held out."""
+    assert args.data is not None
+    trained = files.read_json(find(args.run) / checkpoint.CONFIG)
+    fit = args.fit or trained.get("fit", "crop")
+    data = trained.get("data")  # published weights do not say
+    if data is None or Path(data).resolve() != args.data.resolve():
+        return open_images(args.data, size, fit, limit=args.n)
+    limit = trained.get("limit", LIMIT)
+    return open_split(args.data, SceneConfig(), size, 0, 1, args.n, fit, limit=limit).valid
 
 
 if __name__ == "__main__":

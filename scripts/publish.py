@@ -15,6 +15,7 @@ from typing import Literal
 import tyro
 
 from econ_pyro import checkpoint, cli, errors, files
+from econ_pyro.about import LIMIT
 from econ_pyro.card import LICENCE, model_card
 from econ_pyro.data import open_split
 from econ_pyro.econ import load
@@ -35,8 +36,8 @@ class Args:
     licence: str = LICENCE
     """Of the weights, as an SPDX identifier."""
     data: Path | None = None
-    """A dataset folder or a folder of images whose validation part is measured; the run's own
-    data if not given."""
+    """Whatever --data of svi_train.py takes, whose validation part is measured; the run's own data
+    if not given."""
     n: int = 1000
     """Number of generated scenes to measure on."""
     shifted: bool = False
@@ -56,11 +57,12 @@ def main(args: Sequence[str] | None = None) -> None:
     refuse_run(parsed.folder)
     device = cli.pick_device(parsed.device)
     econ = load(parsed.run, which=parsed.which)
-    stored = files.read_json(find(parsed.run) / checkpoint.CONFIG).get("data")
-    data = parsed.data or (Path(stored) if stored else None)
+    stored = files.read_json(find(parsed.run) / checkpoint.CONFIG)
+    data = parsed.data or (Path(stored["data"]) if stored.get("data") else None)
+    fit, limit = stored.get("fit", "crop"), stored.get("limit", LIMIT)
     size = econ.config.model.size
     scenes = replace(econ.config.scenes, size=size)
-    valid = open_split(data, scenes, size, TEST_SEED, 1, parsed.n).valid
+    valid = open_split(data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit).valid
     with cli.staged(parsed.folder, parsed.overwrite, checkpoint.CONFIG) as out:
         econ.save_pretrained(out, parsed.dtype)
         written = load(out, device)
@@ -73,7 +75,7 @@ def main(args: Sequence[str] | None = None) -> None:
         files.write_json(out / "evaluation.json", figures)
         text = model_card(
             parsed.folder.resolve().name, econ.config, econ.names, figures, parsed.licence,
-            parsed.dtype, f"the pictures of {data.name}" if data else "",
+            parsed.dtype, f"the images of {data.name}" if data else "",
         )  # fmt: skip
         files.write_atomically(out / CARD, lambda path: path.write_text(text))
     print(format_table(reports))

@@ -1,7 +1,8 @@
 """Make new scenes: ``python scripts/sample.py RUN --scene "background circle square" --n 8``.
 
 Writes each scene as a PNG, a wall of samples of each expert alone (Fig. 6), and the scenes' layer
-by layer build-up (Fig. 7).
+by layer build-up (Fig. 7), as a sheet and as an animation. ``--from scene.json`` instead paints a
+scene that decompose.py found, perhaps edited by hand, and writes its layers as decompose.py does.
 """
 
 from __future__ import annotations
@@ -9,13 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from econ_pyro import cli, errors, plots
-from econ_pyro.econ import load
-from econ_pyro.export import write_image
+from econ_pyro import animation, cli, errors, files, plots
+from econ_pyro.econ import Econ, load
+from econ_pyro.export import Format, write_image, write_painted
 from econ_pyro.layers import stages
+from econ_pyro.scene_file import read_scene, to_json
+
+MARKER = "build-up.*"
+"""A file that tells a folder of our making."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,10 @@ class Args:
     """Names of experts back to front, as in "background circle square"."""
     experts: tuple[int, ...] | None = None
     """Or their indices, back to front."""
+    scene_file: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Or a scene.json, as decompose.py writes it and as edited by hand."""
+    format: tuple[Format, ...] = ("png",)
+    """Of the layers, with --from: png, ora or both."""
     n: int = 8
     """Number of scenes."""
     steps: int | None = None
@@ -47,15 +57,35 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = tyro.cli(Args, args=args, description=__doc__)
     errors.check_positive("--n", parsed.n)
     econ = load(parsed.run, cli.pick_device(parsed.device))
+    if parsed.scene_file is None:
+        _sample(econ, parsed)
+    else:
+        _paint(econ, parsed, parsed.scene_file)
+
+
+def _sample(econ: Econ, parsed: Args) -> None:
     canvas = econ.sample(parsed.n, parsed.scene, parsed.experts, parsed.steps, parsed.seed)
-    with cli.staged(parsed.out, parsed.overwrite, "build-up.png") as out:
+    with cli.staged(parsed.out, parsed.overwrite, MARKER) as out:
         for i, image in enumerate(canvas.image):
             write_image(out / f"scene-{i:03d}.png", image)
         painted = stages(canvas.shape, canvas.appearance)
         plots.build_up(painted, out / "build-up.png", canvas.k.flip(1), econ.names)
+        animation.build_up(painted, out / "build-up.gif")
         mean, shape = econ.sample_experts(parsed.n, parsed.seed)
         plots.expert_samples(mean, shape, econ.names, out / "experts.png")
-    print(f"{parsed.n} scenes, build-up.png and experts.png in {parsed.out}")
+    print(f"{parsed.n} scenes, build-up.png, build-up.gif and experts.png in {parsed.out}")
+
+
+def _paint(econ: Econ, parsed: Args, path: Path) -> None:
+    for option in ("scene", "experts", "steps"):
+        if getattr(parsed, option) is not None:
+            raise errors.EconError(f"--from or --{option}", "both", "leave one out")
+    scene = read_scene(path, econ.names)
+    rendered = econ.render(scene)
+    with cli.staged(parsed.out, parsed.overwrite, MARKER) as out:
+        write_painted(out, scene, rendered, econ.names, parsed.format)
+        files.write_json(out / "scene.json", to_json(scene))
+    print(f"{len(scene.layers)} layers, composed.png and build-up.gif in {parsed.out}")
 
 
 if __name__ == "__main__":

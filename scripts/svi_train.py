@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import econ_pyro
 from econ_pyro import checkpoint, cli, files, plots, presets
+from econ_pyro.about import LIMIT
 from econ_pyro.config import Config, from_dict, to_dict
 from econ_pyro.curves import training_curves
 from econ_pyro.data import Source, open_split
@@ -31,6 +32,7 @@ from econ_pyro.errors import EconError
 from econ_pyro.evaluation import as_json, evaluate, format_report, write_names
 from econ_pyro.layers import stages
 from econ_pyro.parts import Expert, check_fits, given_names, save_expert
+from econ_pyro.sprites import sprite_classes
 from econ_pyro.training import Row, Trainer
 from econ_pyro.world import join
 
@@ -44,11 +46,14 @@ class TrainArgs(Config):
     run: Path | None = None
     """Folder of the run; runs/PRESET-seed-SEED if not given."""
     data: Path | None = None
-    """A dataset folder or a folder of images; scenes are generated if not given."""
+    """A dataset folder, a folder of images and videos, a video or animation, .npy, .npz, HDF5 or
+    TFRecords; scenes are generated if not given."""
     fit: Literal["crop", "resize"] = "crop"
-    """How pictures of a folder are brought to the model's size."""
+    """How images are brought to the model's size."""
     strict: bool = False
     """Stop at a picture that cannot be read, instead of skipping it."""
+    limit: int = LIMIT
+    """Most images to take of a file or a folder of images."""
     init_experts: tuple[str, ...] = ()
     """Experts to begin with: safetensors files in experts/ of other runs. The first experts take
     their weights and names; the others begin anew."""
@@ -85,13 +90,14 @@ def main(args: Sequence[str] | None = None) -> None:
         _describe(config, device, run)
         return
     limits = config.train
-    data = parsed.data
+    data, fit, limit = parsed.data, parsed.fit, parsed.limit
     if parsed.resume and data is None:
-        stored = files.read_json(run / checkpoint.CONFIG)["data"]
-        data = None if stored is None else Path(stored)
+        stored = files.read_json(run / checkpoint.CONFIG)
+        data = None if stored["data"] is None else Path(stored["data"])
+        fit, limit = stored.get("fit", fit), stored.get("limit", limit)
     source = open_split(
         data, config.scenes, config.model.size, config.seed, limits.train_scenes,
-        limits.valid_scenes, parsed.fit, parsed.strict,
+        limits.valid_scenes, fit, parsed.strict, limit,
     )  # fmt: skip
     train, valid = source.train, source.valid
     with join(device, limits.batch) as (world, device), pyro.validation_enabled(False):
@@ -160,7 +166,12 @@ def _resolve(parsed: TrainArgs, run: Path, given: Sequence[Expert] = ()) -> Conf
         config = dataclasses.replace(config, names=config.names or given_names(given))
     short: dict[str, Any] = {"steps": parsed.steps, "minutes": parsed.minutes}
     limits = {name: value for name, value in short.items() if value is not None}
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, **limits))
+    scenes = config.scenes
+    if scenes.sprites and not parsed.resume:  # by name, should the folder grow some day
+        scenes = dataclasses.replace(scenes, classes=sprite_classes(scenes))
+    return dataclasses.replace(
+        config, scenes=scenes, train=dataclasses.replace(config.train, **limits)
+    )
 
 
 def _prepare(run: Path, config: Config, parsed: TrainArgs) -> None:
@@ -175,6 +186,8 @@ def _prepare(run: Path, config: Config, parsed: TrainArgs) -> None:
                 "preset": parsed.preset,
                 "config": to_dict(config),
                 "data": None if parsed.data is None else str(parsed.data),
+                "fit": parsed.fit,
+                "limit": parsed.limit,
                 "init_experts": parsed.init_experts,
                 "versions": {
                     "econ_pyro": econ_pyro.__version__,

@@ -4,8 +4,9 @@ import itertools
 import pytest
 import torch
 
-from econ_pyro.competition import Rules, compete, draw_winners, exhaust, propose
+from econ_pyro.competition import compete, draw_winners, exhaust
 from econ_pyro.elbo import ClassConditionalELBO
+from econ_pyro.proposals import Rules, propose
 from econ_pyro.svi import CompetitiveSVI
 
 RULES = Rules(experts=3, steps=3, sigma_x=0.1, lam=0.7, temperature=0.0)

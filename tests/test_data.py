@@ -19,6 +19,7 @@ from econ_pyro.data import (
     find_images,
     open_split,
     read_image,
+    split,
 )
 from econ_pyro.errors import EconError
 
@@ -114,13 +115,13 @@ def test_folder_of_pictures(pictures):
 def test_at_least_one_picture_is_held_out(tmp_path, n, held_out):
     for i in range(n):
         save(tmp_path / f"{i:03}.png")
-    split = ImageFolder(tmp_path, 16).split()
-    assert (len(split.train), len(split.valid)) == (n - held_out, held_out)
+    held = split(ImageFolder(tmp_path, 16), 100)
+    assert (len(held.train), len(held.valid)) == (n - held_out, held_out)
 
 
 def test_one_picture_cannot_be_split(tmp_path):
     save(tmp_path / "only.png")
-    with pytest.raises(EconError, match="at least 2 images.*only.png"):
+    with pytest.raises(EconError, match="at least 2 images, one to train on"):
         open_split(tmp_path, SMALL, 16, 0)
 
 
@@ -133,22 +134,22 @@ def test_unreadable_files_are_named_and_skipped(pictures):
     with pytest.warns(UserWarning, match="skipped 3 of 44 files.*cut.jpg.*empty.png.*notes.txt"):
         folder = ImageFolder(pictures, 16)
     assert len(folder) == 41 and len(folder.skipped) == 3
-    with pytest.raises(EconError, match="readable PNG or JPEG image, got .*cut.jpg"):
+    with pytest.raises(EconError, match="readable PNG, JPEG, GIF or WebP image, got .*cut.jpg"):
         ImageFolder(pictures, 16, strict=True)
 
 
 def test_folders_without_pictures(tmp_path):
-    with pytest.raises(EconError, match="PNG or JPEG images, got .*, empty"):
+    with pytest.raises(EconError, match="images or videos, got .*, empty"):
         ImageFolder(tmp_path, 16)
     (tmp_path / "a.txt").write_text("a")
     with (
-        pytest.warns(UserWarning, match="a.txt .not a PNG or JPEG."),
+        pytest.warns(UserWarning, match="a.txt .not a PNG, JPEG, GIF or WebP."),
         pytest.raises(EconError, match="none among its 1 files"),
     ):
         ImageFolder(tmp_path, 16)
     with pytest.raises(EconError, match="nowhere, which does not exist"):
         ImageFolder(tmp_path / "nowhere", 16)
-    with pytest.raises(EconError, match="a.txt, which is not a folder"):
+    with pytest.raises(EconError, match="a.txt, which is none of these"):
         open_split(tmp_path / "a.txt", SMALL, 16, 0)
 
 
@@ -230,7 +231,7 @@ def test_unreadable_pictures(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(EconError, match="readable PNG or JPEG image, got .*a.png"):
+        with pytest.raises(EconError, match="readable PNG, JPEG, GIF or WebP image, got .*a.png"):
             read_image(tmp_path / "a.png")
 
 

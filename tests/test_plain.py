@@ -5,26 +5,36 @@ import dataclasses
 import pytest
 import torch
 
-from econ_pyro.competition import Rules, compete, draw_gumbel
+from econ_pyro.batched import BatchedELBO
+from econ_pyro.competition import compete, draw_gumbel
 from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.plain import plain_loss
+from econ_pyro.proposals import Rules
 
 RULES = Rules(experts=3, steps=3, sigma_x=0.1, lam=0.7, temperature=0.0)
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("temperature", "lookahead"), [(0.0, False), (0.0, True), (30.0, True)])
+@pytest.mark.parametrize("elbo", [ClassConditionalELBO(0.5, 2.0), BatchedELBO(0.1, 0.5, 2.0)])
+@pytest.mark.parametrize(
+    ("temperature", "lookahead", "rollout"),
+    [(0.0, False, False), (0.0, True, False), (0.0, True, True), (30.0, True, False)],
+)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-3)])
-def test_two_passes_are_the_plain_step(pq, seed, temperature, lookahead, dtype, tolerance):
+def test_two_passes_are_the_plain_step(
+    pq, seed, elbo, temperature, lookahead, rollout, dtype, tolerance
+):
     torch.manual_seed(seed)
     model, guide = (part.to(dtype) for part in pq)
     x = torch.rand(5, 3, 16, 16, dtype=dtype)
-    rules = dataclasses.replace(RULES, temperature=temperature, lookahead=lookahead)
+    rules = dataclasses.replace(
+        RULES, temperature=temperature, lookahead=lookahead, rollout=rollout
+    )
     noise, gumbel = torch.randn(5, 3, 2, dtype=dtype), draw_gumbel((5, 3, 3), x)
     plain = plain_loss(model, guide, x, noise, gumbel, rules, 0.5, 2.0)
     d = compete(model, guide, x, noise, rules, gumbel=gumbel)
     assert torch.equal(d.k, plain.k)
-    loss = ClassConditionalELBO(0.5, 2.0).differentiable_loss(model, guide, x, d.k, noise)
+    loss = elbo.differentiable_loss(model, guide, x, d.k, noise)
     torch.testing.assert_close(loss, plain.loss, rtol=tolerance, atol=0)
     parameters = [*model.parameters(), *guide.parameters()]
     ours = torch.autograd.grad(loss, parameters, allow_unused=True)

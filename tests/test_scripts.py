@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_files import blocks
 from PIL import Image
 
 import econ_pyro
@@ -109,6 +111,66 @@ def test_training_on_a_dataset_and_on_pictures(tmp_path, run):
     assert not (tmp_path / "b" / checkpoint.NAMES).exists()  # no truth, no names
 
 
+def test_emoji_are_drawn_trained_on_and_measured(tmp_path, capsys):
+    sprites, run = tmp_path / "sprites", tmp_path / "run"
+    script("make_sprites", sprites, "apple", "butterfly")
+    with Image.open(sprites / "apple.png") as apple:
+        red, green, blue, alpha = np.asarray(apple).astype(int)[55, 55]
+        assert apple.mode == "RGBA" and alpha == 255 and red > 2 * max(green, blue)
+    options = ["--scenes.sprites", sprites, "--scenes.background", "grey", "--steps", 2]
+    script("svi_train", "quick", *TINY, *options, "--run", run)
+    assert json.loads((run / "config.json").read_text())["config"]["scenes"]["classes"] == [
+        "apple", "butterfly",
+    ]  # fmt: skip
+    capsys.readouterr()
+    script("evaluate", run, "--n", 4, "--shifted", "--json")
+    out = json.loads(capsys.readouterr().out)
+    assert len(out) == 6 and out["held-out"]["classes"] == ["apple", "butterfly", "background"]
+    assert out["near background"]["metrics"]["amodal_iou"] is not None
+    data = tmp_path / "data"
+    script("make_dataset", data, "--sprites", sprites, "--size", 16, "--n", 4, "--n-valid", 2)
+    script("evaluate", run, "--data", data)
+
+
+def test_inspect_data_prints_a_command_that_trains(tmp_path, capsys):
+    amodal, numbers, images = blocks(60, 3, 32, 40)
+    label = np.tile([0, 1, 0], (60, 1))
+    data = tmp_path / "my scenes.npz"
+    np.savez(data, image=images, mask=numbers, label=label)
+    script("inspect_data", data, "--out", tmp_path / "sheet.png")
+    out = capsys.readouterr().out
+    for said in (
+        "a NumPy archive",
+        "60",
+        "40x32 (the middle is kept)",
+        "RGB (60)",
+        "2 classes: class-0, class-1",
+        "T 4: up to 3 objects",
+        "K 3: 2 classes",
+    ):
+        assert said in out  # fmt: skip
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 700
+    (command,) = [line for line in out.splitlines() if line.startswith("python ")]
+    python, path, *args = shlex.split(command)
+    assert path == "scripts/svi_train.py" and "--data" in args
+    run = tmp_path / "run"
+    args[args.index("--run") + 1] = str(run)
+    small = TINY[TINY.index("--model.expert.latent") :]
+    script("svi_train", *args, *small, "--steps", 1)
+    stored = json.loads((run / "config.json").read_text())
+    assert stored["config"]["model"]["steps"] == 4 and stored["config"]["model"]["size"] == 32
+    measured = json.loads((run / "evaluation.json").read_text())
+    assert measured["metrics"]["scenes"] == 3  # every 20th image is held out
+    assert {"ari_fg", "visible_iou", "class_accuracy"} < set(measured["metrics"])
+    assert "amodal_iou" not in measured["metrics"] and "ooa" not in measured["metrics"]
+    capsys.readouterr()
+    script("evaluate", run, "--data", data, "--json")
+    (again,) = json.loads(capsys.readouterr().out).values()
+    assert again["metrics"]["scenes"] == 3  # those held out, as it was trained on the others
+    assert again["metrics"]["ari_fg"] == pytest.approx(measured["metrics"]["ari_fg"])
+
+
 def test_evaluate(run, capsys):
     script("evaluate", run, "--n", 6, "--shifted", "--json")
     out = json.loads(capsys.readouterr().out)
@@ -137,11 +199,43 @@ def test_decompose(run, picture, tmp_path):
         assert strip.size[0] > 300
 
 
+def test_scene_json_paints_what_decompose_painted(run, picture, tmp_path):
+    script("decompose", run, picture, "--out", tmp_path / "a", "--format", "png", "ora")
+    first, again = tmp_path / "a/picture", tmp_path / "b"
+    written = {p.name for p in first.iterdir()}
+    assert written == {
+        "scene.json", "strip.png", "composed.png", "build-up.gif", "layers.ora",
+        "layer-1.png", "layer-2.png", "layer-3.png",
+    }  # fmt: skip
+    script("sample", run, "--from", first / "scene.json", "--out", again, "--format", "png", "ora")
+    assert {p.name for p in again.iterdir()} == written - {"strip.png"}
+    for name in written - {"strip.png", "scene.json"}:
+        assert (first / name).read_bytes() == (again / name).read_bytes(), name
+    script("sample", run, "--from", again / "scene.json", "--out", again, "--overwrite")
+    assert (first / "composed.png").read_bytes() == (again / "composed.png").read_bytes()
+    with Image.open(first / "composed.png") as composed:
+        assert composed.mode == "RGB" and composed.size == (16, 16)
+
+
+def test_full_resolution(run, picture, tmp_path):
+    script("decompose", run, picture, "--out", tmp_path / "a", "--full-resolution",
+           "--format", "ora", "png")  # fmt: skip
+    folder = tmp_path / "a/picture/full-resolution"
+    names = {"layers.ora", "layer-1.png", "layer-2.png", "layer-3.png"}
+    assert {p.name for p in folder.iterdir()} == names
+    with Image.open(folder / "layer-3.png") as layer:
+        assert layer.size == (20, 24) and layer.mode == "RGBA"
+        assert np.asarray(layer)[:2, :, 3].max() == 0  # the picture is 20 x 24, cut in the middle
+        assert np.asarray(layer)[2:22, :, 3].min() == 255  # the background
+
+
 def test_sample(run, tmp_path):
     out = tmp_path / "out"
     script("sample", run, "--experts", 2, 0, 1, 1, "--n", 2, "--seed", 3, "--out", out)
     names = sorted(p.name for p in out.iterdir())
-    assert names == ["build-up.png", "experts.png", "scene-000.png", "scene-001.png"]
+    assert names == [
+        "build-up.gif", "build-up.png", "experts.png", "scene-000.png", "scene-001.png"
+    ]  # fmt: skip
     econ = econ_pyro.load(run)
     a, b = (econ.sample(2, experts=[2, 0], seed=5) for _ in range(2))
     assert torch.equal(a.image, b.image) and a.k.tolist() == [[0, 2], [0, 2]]
@@ -163,6 +257,9 @@ BAD = [
     ("sample", "{run} --experts 7 --out {tmp}/o", "0 to 2, got 7"),
     ("sample", "{run} --scene horse --out {tmp}/o", "'horse'"),
     ("sample", "{run} --n 0 --out {tmp}/o", "--n"),
+    ("sample", "{run} --from {tmp}/none.json --out {tmp}/o", "a scene.json"),
+    ("sample", "{run} --from {tmp}/text.png --out {tmp}/o", "JSON in"),
+    ("sample", "{run} --from {tmp}/text.png --scene circle --out {tmp}/o", "both"),
     ("evaluate", "{tmp}/none", "none"),
     ("svi_train", "quick --model.size 30 --run {tmp}/o", "multiple"),
     ("svi_train", "quick --data {tmp}/empty --run {tmp}/o", "empty"),
@@ -170,6 +267,16 @@ BAD = [
     ("svi_train", "quick --device cuda --run {tmp}/o", "CUDA"),
     ("svi_train", "quick --resume --run {tmp}/none", "none"),
     ("make_dataset", "{tmp}/o --classes horse", "horse"),
+    ("make_dataset", "{tmp}/o --sprites {tmp}/empty", "without PNG files: see"),
+    ("svi_train", "quick --scenes.sprites {tmp}/none --run {tmp}/o", "none, which does not exist"),
+    ("make_sprites", "{tmp}/o", "apple frog butterfly"),
+    ("make_sprites", "{tmp}/o aple", "'aple'"),
+    ("make_sprites", "{tmp}/o apple --font {tmp}/none.ttf", "none.ttf, which does not exist"),
+    ("make_sprites", "{tmp}/o apple --font {tmp}/text.png", "text.png, which is none"),
+    ("inspect_data", "{tmp}/none", "none, which does not exist"),
+    ("inspect_data", "{tmp}/empty", "empty"),
+    ("svi_train", "quick --data {tmp}/text.png --run {tmp}/o", "none of these"),
+    ("evaluate", "{run} --data {tmp}/text.png", "none of these"),
     ("publish", "{tmp}/none {tmp}/o", "no folder"),
     ("export_onnx", "{run} --out {tmp}/o --steps-per-scene 0", "--steps-per-scene"),
 ]
@@ -256,3 +363,16 @@ def test_benchmark_prints_tables_and_writes_json(monkeypatch, tmp_path, capsys, 
     assert 0.5 < ours["flop"] / plain["flop"] < 0.85
     assert "| econ-pyro: winners only" in capsys.readouterr().out
     assert "a preset among quick, got 'swift'" in fails(capsys, "benchmark", "swift")
+
+
+def test_seeds_are_trained_once_and_counted(tmp_path, capsys):
+    options = ["quick", "--seeds", "3", "--out", tmp_path, "--n", 8, "--jobs", 2]
+    script("seeds", *options, "--options=" + " ".join([*TINY, "--steps 2"]))
+    first = capsys.readouterr().out
+    assert "| 3 |" in first and "0 of 1" in first
+    script("seeds", *options)  # all there
+    assert capsys.readouterr().out == first
+    assert "--seeds" not in fails(capsys, "seeds", "quick", "--seeds", "a-b", "--out", tmp_path)
+    bad = ["--seeds", "4", "--out", tmp_path, "--options=--train.batch 0"]
+    error = fails(capsys, "seeds", "quick", *bad)
+    assert "svi_train.py" in error and "train.batch" in error and "quick-seed-4.log" in error

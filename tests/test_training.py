@@ -117,8 +117,11 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path):
 
 
 def test_starved_experts_become_noisy_copies_of_the_busiest(tiny, tmp_path):
-    assert starved(torch.tensor([90, 10, 0]), below=0.2) == [(2, 0)]
-    assert starved(torch.tensor([1, 1, 1]), below=0.2) == []
+    wins = torch.tensor([[90, 10, 0, 0], [90, 10, 0, 0], [0, 0, 40, 60]])
+    assert starved(wins, below=0.5) == [(1, 0), (2, 0)]  # 2 wins backgrounds only
+    assert starved(wins, below=0.2) == [(2, 0)]
+    assert starved(torch.tensor([[1, 1, 0], [0, 0, 2]]), below=0.2) == []
+    assert starved(torch.tensor([[9, 0, 0], [9, 0, 0]]), below=0.2) == []  # one takes everything
     trainer = make_trainer(tiny, tmp_path / "run")
     trainer.fit()
     ensembles = [

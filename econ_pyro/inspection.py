@@ -1,0 +1,208 @@
+"""What somebody's images are, how they look, and with which options to begin on them.
+
+The advice is arithmetic, not a search. Where there are masks: as many layers as the fullest scene
+has objects and one for the background; the smallest size at which nine of ten objects keep three
+times the pixels that make a layer present; an expert for each class and one for the background.
+Where there are none, the numbers are guesses and say so.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from econ_pyro import canvas
+from econ_pyro.about import About
+from econ_pyro.data import Source
+from econ_pyro.dataset import StoredScenes, is_dataset
+from econ_pyro.images import Fit
+from econ_pyro.matching import MIN_AREA
+from econ_pyro.opening import open_images
+from econ_pyro.truth import Truth
+
+SIZES = (32, 64, 128)
+"""Sizes that are advised; the presets' networks halve images four times."""
+GUESS = 4  # layers and experts where nothing was counted: the presets' numbers
+FEW = 200  # images below which a network learns them by heart
+_ENOUGH = 3 * round(MIN_AREA * 32 * 32)  # pixels, three times those that make a layer present
+_LOOK = 128  # size at which images are looked at
+_BATCH = 64
+_ACROSS, _DOWN, _PANEL = 8, 4, 96  # contact sheet
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was seen."""
+
+    path: Path
+    source: Source
+    about: About
+    objects: Counter[int]
+    """Images by number of visible objects; empty without masks."""
+    areas: Tensor
+    """Visible part of each object as a fraction of its image, ascending."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Options to begin with, each with its reason."""
+
+    size: int
+    steps: int
+    experts: int
+    reasons: tuple[str, ...]
+    command: str
+    """A line for the shell."""
+
+
+def inspect(path: Path, fit: Fit, limit: int) -> Inspection:
+    """Look at a dataset.
+
+    Args:
+        path: what ``--data`` takes.
+        fit: how images become square.
+        limit: images to look at, the first ones.
+
+    Raises:
+        EconError: it cannot be opened, or its masks are not what they should be.
+    """
+    source, about = _open(path, fit, limit)
+    objects: Counter[int] = Counter()
+    areas = [torch.empty(0)]
+    for indices in torch.arange(min(limit, len(source))).split(_BATCH):
+        scenes = source.scenes(indices)
+        if scenes is None:
+            break
+        share = scenes.region.flatten(2).float().mean(2)  # (B, N)
+        objects.update((share > 0).sum(1).tolist())
+        areas.append(share[share > 0])
+    return Inspection(path, source, about, objects, torch.cat(areas).sort().values)
+
+
+def _open(path: Path, fit: Fit, limit: int) -> tuple[Source, About]:
+    if not is_dataset(path):
+        own = open_images(path, _LOOK, fit, limit=limit)
+        return own, own.about
+    stored = StoredScenes(path)
+    n, size, names = len(stored), stored.size, ", ".join(stored.classes)
+    truth = (
+        "visible masks",
+        "whole objects (amodal masks), depth order",
+        f"{len(stored.classes)} classes: {names}",
+    )
+    kept = "nothing: images are read when needed"
+    kind = "a dataset folder of econ-pyro"
+    return stored, About(kind, kept, Counter({(size, size): n}), Counter(RGB=n), truth)
+
+
+def advise(seen: Inspection, fit: Fit) -> Advice:
+    """Options to begin training with."""
+    reasons = []
+    size, reason = _size(seen)
+    reasons.append(f"size {size}: {reason}")
+    steps = GUESS
+    if seen.objects:
+        most = max(seen.objects)
+        steps = most + 1
+        reasons.append(f"T {steps}: up to {most} objects were counted, and the background")
+    else:
+        reasons.append(f"T {steps}: a guess, nothing says how many objects there are; count the "
+                       "most in a picture, and 1 for the background")  # fmt: skip
+    classes = len(seen.source.classes)
+    experts = classes + 1 if classes else GUESS
+    if classes:
+        reasons.append(f"K {experts}: {classes} classes, and the background")
+    else:
+        reasons.append(f"K {experts}: a guess, no classes are known; one for each kind of object "
+                       "that looks alike, and 1 for the background")  # fmt: skip
+    reasons.append("quick: small networks, 15 minutes; then try random-colours")
+    words = ["python", "scripts/svi_train.py", "quick", "--data", str(seen.path)]
+    for option, value in (("size", size), ("steps", steps), ("experts", experts)):
+        words += [f"--model.{option}", str(value)]
+    if fit != "crop":
+        words += ["--fit", fit]
+    words += ["--run", f"runs/{seen.path.name.split('.')[0] or 'own'}"]
+    return Advice(size, steps, experts, tuple(reasons), shlex.join(words))
+
+
+def _size(seen: Inspection) -> tuple[int, str]:
+    if isinstance(seen.source, StoredScenes):
+        return seen.source.size, "the dataset's own"
+    shorter = min(min(native) for native in seen.about.native)
+    largest = max((s for s in SIZES if s <= shorter), default=SIZES[0])
+    if not len(seen.areas):
+        size = min(largest, 64)
+        return size, f"a guess from images of {shorter} pixels and more; larger ones take longer"
+    tenth = seen.areas[len(seen.areas) // 10].item()
+    needed = math.sqrt(_ENOUGH / tenth)
+    size = next((s for s in SIZES if s >= needed), SIZES[-1])
+    size = min(size, largest)
+    pixels = round(tenth * size * size)
+    return size, f"nine of ten objects show at least {pixels} pixels there"
+
+
+def report(seen: Inspection, advice: Advice, fit: Fit) -> str:
+    """What was seen and what is advised, for a terminal."""
+    about, n = seen.about, len(seen.source)
+    sizes = [f"{w}x{h}" for (w, h), _ in about.native.most_common(3)]
+    others = f" and {len(about.native) - 3} other sizes" if len(about.native) > 3 else ""
+    square = all(w == h for w, h in about.native)
+    done = "" if square else f" ({'the middle is kept' if fit == 'crop' else 'stretched'})"
+    lines = [
+        f"{seen.path}: {about.kind}",
+        f"  images       {n:,}{' looked at; there are more' if about.more else ''}"
+        f"{', neighbours alike' if about.sequential else ''}",
+        f"  pixels       {', '.join(sizes)}{others}{done}",
+        f"  colours      {', '.join(f'{mode} ({c:,})' for mode, c in about.modes.most_common())}",
+        f"  kept         {about.kept}",
+    ]
+    lines.append(f"  truth        {about.truth[0] if about.truth else 'none'}")
+    lines += [f"               {known}" for known in about.truth[1:]]
+    if seen.objects:
+        counted = ", ".join(f"{k} in {v:,}" for k, v in sorted(seen.objects.items()))
+        lines.append(f"  objects      {counted} images")
+    lines += [f"  skipped      {reason}" for reason in about.skipped]
+    if n < FEW:
+        lines.append(f"  few images   below {FEW}, networks tend to learn each by heart")
+    lines += ["", "to begin with:", *(f"  {reason}" for reason in advice.reasons)]
+    return "\n".join([*lines, "", advice.command])
+
+
+def contact_sheet(seen: Inspection, size: int) -> Image.Image:
+    """Images spread evenly over the set, at the size advised, each above its masks if any."""
+    n = len(seen.source)
+    chosen = torch.arange(min(n, _ACROSS * _DOWN)) * n // min(n, _ACROSS * _DOWN)
+    scenes = seen.source.scenes(chosen)
+    images = seen.source.images(chosen) if scenes is None else scenes.image
+    step = max(1, images.shape[-1] // size)  # an exact fraction, pixels as the model sees them
+    panels, labels = [], []
+    for start in range(0, len(chosen), _ACROSS):
+        at = range(start, min(start + _ACROSS, len(chosen)))
+        labels.append(canvas.Label(f"{int(chosen[at[0]])} to {int(chosen[at[-1]])}"))
+        panels.append([_panel(images[i], step) for i in at])
+        if scenes is not None:
+            labels.append(canvas.Label("masks"))
+            panels.append([_panel(_painted(scenes, i), step) for i in at])
+    return canvas.framed(canvas.grid(panels, labels))
+
+
+def _panel(image: Tensor, step: int) -> np.ndarray:
+    small = torch.nn.functional.avg_pool2d(image, step)
+    return canvas.panel(small, canvas.scale_for(small.shape[-1], _PANEL))
+
+
+def _painted(scenes: Truth, i: int) -> Tensor:
+    """Each object's visible part in a colour of its own over a grey image, ``(3, H, W)``."""
+    out = scenes.image[i].mean(0, keepdim=True).expand(3, -1, -1) * 0.4 + 0.5
+    for n, region in enumerate(scenes.region[i]):
+        colour = torch.tensor(canvas.expert_colour(n)).view(3, 1, 1) / 255
+        out = torch.where(region, 0.25 * out + 0.75 * colour, out)
+    return out

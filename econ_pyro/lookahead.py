@@ -1,0 +1,82 @@
+r"""What the competition's score sees beyond the step itself.
+
+A step's own cost, lambda L_x + L_r, counts only what the step takes, so that an empty region is
+the cheapest of all and an object that nobody took stays in the background for good. Two accounts
+of the rest mend that, at O(K) network passes a scene or none:
+
+* *Ending.* The rest would be explained by one expert, as if the scene ended here. What a region
+  saves over that is what its pixels would have cost. It makes experts carve objects out, the
+  most costly first.
+* *Rolling out.* The rest would be explained by the other experts as they propose now, each
+  confined to the scope that the step leaves. Only the order is then at stake: a hidden object
+  that goes before what hides it pays, in L_r, for its missing part. Taken part are experts whose
+  region saves at least SHARE of what the best saves.
+
+Rolling out takes proposals that are about right, so it follows ending (``rollout_from``).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from econ_pyro.distributions import LayeredNormal, MeanBernoulli
+from econ_pyro.layers import SCOPE_EPS
+from econ_pyro.proposals import Generator, Proposals, Recogniser, Rules, propose
+
+SHARE = 0.3  # less than that of a whole object, mostly hidden ones and scraps, can wait
+
+
+def ending(model: Generator, guide: Recogniser, x: Tensor, noise: Tensor, rules: Rules) -> Tensor:
+    """What the best expert makes of whole images, ``(B, 3, H, W)``.
+
+    Args:
+        model: p.
+        guide: q.
+        x: images, ``(B, 3, H, W)``.
+        noise: of the latent, ``(B, L)``.
+        rules: of the competition.
+    """
+    whole = torch.ones_like(x[:, :1])
+    endings = propose(model, guide, x, whole, noise, rules, whole)
+    return endings.of(endings.terms.score(1.0).argmin(1)).mean
+
+
+def looked_ahead(
+    proposals: Proposals, end: Tensor, model: Generator, x: Tensor, s_t: Tensor, rules: Rules
+) -> Tensor:
+    """Scores that count the rest of the scene, ``(B, K)`` in nats, up to a constant an image.
+
+    Args:
+        proposals: of all experts.
+        end: what :func:`ending` makes of the images.
+        model: p.
+        x: images, ``(B, 3, H, W)``.
+        s_t: scope, ``(B, 1, H, W)``.
+        rules: of the competition.
+    """
+    ends = end[:, None].expand_as(proposals.mean)
+    saved = LayeredNormal(proposals.r, ends, rules.sigma_x).squared_error(x)  # (B, K)
+    cost = proposals.terms.score(rules.lam)
+    if not rules.rollout:
+        return cost - saved
+    most = saved.amax(1, keepdim=True)
+    takes_part = saved >= SHARE * most
+    later = torch.stack(
+        [_costs_after(k, proposals, model, x, s_t, rules) for k in range(rules.experts)], 1
+    )  # (B, K, K): [b, k, j] is what j's proposal costs once k's is taken
+    others = takes_part[:, None] & ~torch.eye(rules.experts, dtype=torch.bool, device=x.device)
+    missed = torch.where(takes_part, 0.0, most - saved)
+    return cost + (later * others).sum(2) + missed
+
+
+def _costs_after(
+    k: int, proposals: Proposals, model: Generator, x: Tensor, s_t: Tensor, rules: Rules
+) -> Tensor:
+    """Lambda L_x + L_r of each proposal, confined to what expert k leaves, (B, K)."""
+    left = (s_t - proposals.r[:, k])[:, None]
+    r = proposals.r * left / s_t[:, None].clamp_min(SCOPE_EPS)
+    l_x = LayeredNormal(r, proposals.mean, rules.sigma_x).squared_error(x)
+    p_r = model.region_prior(left, proposals.shape)
+    return rules.lam * l_x + kl_divergence(MeanBernoulli(r).to_event(3), p_r)

@@ -1,0 +1,244 @@
+"""Masks and classes in arrays as ground truth; :mod:`econ_pyro.arrays` says what they may be."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from econ_pyro.arrays import Arrays, take
+from econ_pyro.errors import EconError
+from econ_pyro.images import Fit, to_square
+
+_LOOKED_AT = 64  # images from which the meaning of masks is told
+_MOST_CLASSES = 64
+
+
+class Known(NamedTuple):
+    """Regions ``(B, N, H, W)``, and if known masks and labels, as in ``truth.Truth``."""
+
+    region: Tensor
+    mask: Tensor | None
+    label: Tensor | None
+
+
+class Masks:
+    """Ground truth in arrays.
+
+    Args:
+        arrays: what a file holds; with ``mask`` or ``amodal``.
+        native: width and height of its images.
+        n: number of images that are used.
+
+    Raises:
+        EconError: an array has another shape or type than it should.
+    """
+
+    classes: tuple[str, ...] = ()
+    """Names of classes by label; empty if labels are not known."""
+
+    def __init__(self, arrays: Arrays, native: tuple[int, int], n: int) -> None:
+        self._path, self._rows, self._hw = arrays.path, arrays.rows, (native[1], native[0])
+        for name in {"mask", "amodal"} & set(self._rows):
+            if self._rows[name].dtype.kind not in "buif":
+                raise self._wrong(name, f"values of type {self._rows[name].dtype}")
+        self._numbered = "mask" in self._rows and self._is_numbered()
+        self._covered = False
+        first = np.arange(min(n, _LOOKED_AT))
+        self._over = dict.fromkeys(("mask", "amodal"), 0.0)
+        for name in {"mask", "amodal"} & set(self._rows):
+            if name == "mask" and self._numbered:
+                continue
+            stack = self._stack(name, first)
+            # between off and on: 0 and 255 may have soft edges between them, 0 and 1 not
+            self._over[name] = 0.5 if stack.dtype.kind == "f" or stack.max() <= 1 else 127.0
+            if name == "mask":
+                self._covered = bool((stack > self._over[name]).any(1).all())
+        own_background = self._numbered or self._covered
+        self._first = (arrays.background or 1) if own_background else 1
+        in_columns = self._covered or (self._numbered and "visibility" in self._rows)
+        self._offset = 0 if in_columns else 1
+        self._label: np.ndarray | None = None
+        if "label" in self._rows:
+            self._read_labels(n)
+
+    @staticmethod
+    def there(arrays: Arrays) -> bool:
+        """Whether a file holds ground truth at all."""
+        return not {"mask", "amodal"}.isdisjoint(arrays.rows)
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """What ground truth there is, for people."""
+        parts = "" if self._first == 1 else f", {self._first} parts of background"
+        said = [f"visible masks{parts}"]
+        if "amodal" in self._rows:
+            said.append("whole objects (amodal masks), depth order")
+        if self._label is not None:
+            said.append(f"{len(self.classes)} classes: {', '.join(self.classes)}")
+        return tuple(said)
+
+    def read(self, indices: np.ndarray, size: int, fit: Fit) -> Known:
+        """Ground truth of some images, brought to the model's size without mixing pixels.
+
+        Raises:
+            EconError: masks overlap, are not numbers of objects, or contradict one another.
+        """
+        numbers = self._numbers(indices)
+        ranks, columns = _rank(numbers, self._first)
+        slots = columns.shape[1]
+        columns = columns - self._offset * (columns >= 0)  # of label and amodal; -1: no object
+        ranks = np.stack([_square(r, size, fit) for r in ranks])
+        region = ranks[:, None] == np.arange(1, slots + 1)[:, None, None]
+        mask = self._amodal(indices, columns, size, fit) if "amodal" in self._rows else None
+        label = self._labels(indices, columns)
+        if mask is not None and slots:
+            if (region & ~mask).any():
+                b = int((region & ~mask).any((1, 2, 3)).argmax())
+                raise self._wrong("amodal", f"visible parts outside them in image {indices[b]}")
+            order = np.stack([depth_order(r, m) for r, m in zip(region, mask, strict=True)])
+            region, mask = (_by_slot(a, order) for a in (region, mask))
+            label = None if label is None else _by_slot(label, order)
+        tensors = [None if a is None else torch.from_numpy(a) for a in (region, mask, label)]
+        return Known(*tensors)  # type: ignore[arg-type]
+
+    def _is_numbered(self) -> bool:
+        shape, hw = tuple(self._rows["mask"].shape[1:]), self._hw
+        if shape in (hw, (*hw, 1)):
+            return True
+        if len(shape) in (3, 4) and shape[1:] in (hw, (*hw, 1)):
+            return False
+        raise self._wrong("mask", str(tuple(self._rows["mask"].shape)))
+
+    def _stack(self, name: str, indices: np.ndarray) -> np.ndarray:
+        """Masks one an object, ``(B, N, H, W)``."""
+        shape, hw = tuple(self._rows[name].shape[1:]), self._hw
+        if len(shape) < 3 or shape[1:] not in (hw, (*hw, 1)) or shape[0] == 0:
+            raise self._wrong(name, str(tuple(self._rows[name].shape)))
+        stack = take(self._rows[name], indices)
+        return stack[..., 0] if len(shape) == 4 else stack
+
+    def _numbers(self, indices: np.ndarray) -> np.ndarray:
+        """The object seen at each pixel, ``(B, H, W)`` int64; below ``_first`` is background."""
+        if self._numbered:
+            values = take(self._rows["mask"], indices).reshape(len(indices), *self._hw)
+            numbers = values.astype(np.int64)
+            if (numbers != values).any() or (numbers < 0).any():
+                raise self._wrong("mask", "values that are not 0, 1, 2, ...")
+            return numbers
+        name = "mask" if "mask" in self._rows else "amodal"
+        stack = self._stack(name, indices) > self._over[name]
+        if name == "mask" and (several := stack.sum(1) > 1).any():
+            b = int(several.any((1, 2)).argmax())
+            raise EconError(
+                f"visible masks without overlap in {self._path}",
+                f"pixels of several objects in image {indices[b]}",
+                "if they are whole objects, call the array amodal",
+            )
+        nearest = stack.argmax(1)
+        return nearest if self._covered else np.where(stack.any(1), nearest + 1, 0)
+
+    def _amodal(self, indices: np.ndarray, columns: np.ndarray, size: int, fit: Fit) -> np.ndarray:
+        stack = self._stack("amodal", indices) > self._over["amodal"]
+        self._check_columns("amodal", columns, stack.shape[1])
+        out = np.zeros((*columns.shape, size, size), bool)
+        for b, n in zip(*np.nonzero(columns >= 0), strict=True):
+            out[b, n] = _square(stack[b, columns[b, n]], size, fit)
+        return out
+
+    def _labels(self, indices: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
+        if self._label is None:
+            return None
+        self._check_columns("label", columns, self._label.shape[1])
+        own = np.take_along_axis(self._label[indices], columns.clip(0), 1)
+        return np.where(columns >= 0, own, -1)
+
+    def _check_columns(self, name: str, columns: np.ndarray, there: int) -> None:
+        if columns.size and columns.max() >= there:
+            raise self._wrong(name, f"{there} columns for object {columns.max() + self._offset}")
+
+    def _read_labels(self, n: int) -> None:
+        values = np.asarray(self._rows["label"][:n])
+        values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
+        if values.ndim != 2 or values.dtype.kind not in "buif":
+            raise self._wrong("label", f"{tuple(values.shape)} {values.dtype}")
+        labels = values.astype(np.int64)
+        if (labels != values).any():
+            raise self._wrong("label", "values that are not integers")
+        there = labels >= 0
+        if "visibility" in self._rows:
+            seen = np.asarray(self._rows["visibility"][:n]).reshape(n, -1) > 0
+            if seen.shape != labels.shape:
+                raise self._wrong("visibility", f"{seen.shape} beside labels {labels.shape}")
+            there &= seen
+        there[:, : self._first - self._offset] = False  # the background's columns
+        codes = np.unique(labels[there])
+        if "classes" in self._rows:
+            self.classes = tuple(str(name) for name in np.asarray(self._rows["classes"][:]))
+            if len(codes) and codes[-1] >= len(self.classes):
+                raise self._wrong("label", f"{codes[-1]} for {len(self.classes)} classes")
+            self._label = np.where(there, labels, -1)
+        elif 0 < len(codes) <= _MOST_CLASSES:
+            self.classes = tuple(f"class-{code}" for code in codes)
+            self._label = np.where(there, np.searchsorted(codes, labels), -1)
+
+    def _wrong(self, name: str, got: str) -> EconError:
+        expected = {
+            "mask": "mask as numbers (n, H, W) or one mask an object (n, N, H, W)",
+            "amodal": "amodal masks (n, N, H, W), one an object",
+            "label": "label (n, N), one integer an object",
+            "visibility": "visibility (n, N), one number an object",
+        }[name]
+        height, width = self._hw
+        return EconError(f"{expected}, with H = {height}, W = {width}, in {self._path}", got)
+
+
+def depth_order(region: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Slots of one scene from front to back.
+
+    Where i is seen and j's mask is, i hides j. Slots that hide nobody and are hidden by nobody
+    keep their places; objects that hide one another both ways come as near as can be.
+
+    Args:
+        region: visible parts, ``(N, H, W)`` bool.
+        mask: whole objects, ``(N, H, W)`` bool.
+
+    Returns:
+        ``(N,)`` int64.
+    """
+    n = len(region)
+    seen, whole = (a.reshape(n, -1).astype(np.float32) for a in (region, mask))
+    hides = (seen @ whole.T > 0) & ~np.eye(n, dtype=bool)
+    order, left = [], list(range(n))
+    while left:
+        front = min(left, key=lambda i: int(hides[left, i].sum()))
+        order.append(front)
+        left.remove(front)
+    return np.array(order, np.int64)
+
+
+def _rank(numbers: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Objects of each image numbered from 1, and what they were called before, -1 for none."""
+    ranks = np.zeros(numbers.shape, np.int32)
+    names = []
+    for b, image in enumerate(numbers):
+        own = np.unique(image[image >= first])
+        ranks[b] = np.where(image >= first, np.searchsorted(own, image) + 1, 0)
+        names.append(own)
+    columns = np.full((len(names), max(map(len, names), default=0)), -1, np.int64)
+    for b, own in enumerate(names):
+        columns[b, : len(own)] = own
+    return ranks, columns
+
+
+def _by_slot(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(values, order.reshape(*order.shape, *[1] * (values.ndim - 2)), 1)
+
+
+def _square(values: np.ndarray, size: int, fit: Fit) -> np.ndarray:
+    """Nearest neighbours: numbers and masks do not mix."""
+    picture = Image.fromarray(values.astype(np.int32))
+    return np.array(to_square(picture, size, fit, Image.Resampling.NEAREST)).astype(values.dtype)

@@ -1,0 +1,90 @@
+"""Which kind of data a path is, and the source of images for it: one argument for all of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from econ_pyro.about import LIMIT
+from econ_pyro.array_files import open_hdf5, open_npy, open_npz
+from econ_pyro.array_scenes import ArrayScenes
+from econ_pyro.errors import EconError, check_positive
+from econ_pyro.frames import is_video
+from econ_pyro.images import Fit, list_files
+from econ_pyro.multi_object import read_records
+from econ_pyro.pictures import ImageFolder
+from econ_pyro.tfrecord import is_tfrecord
+
+Kind = Literal["pictures", "npy", "npz", "hdf5", "records"]
+KINDS = (
+    "a dataset folder, a folder of images and videos, a video or animation, .npy, .npz, HDF5 or "
+    "TFRecords"
+)
+"""What ``--data`` takes, for messages."""
+
+_RECORDS = re.compile(r"\.tfrecords?($|[.-])")
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")
+_OPEN = {"npy": open_npy, "npz": open_npz, "hdf5": open_hdf5}
+
+
+def kind_of(path: Path) -> Kind:
+    """What a file or a folder is: by how a file begins, else by its name.
+
+    Raises:
+        EconError: there is nothing, or nothing that is known.
+    """
+    if path.is_dir():
+        return "records" if record_files(path) else "pictures"
+    if not path.exists():
+        raise EconError(KINDS, f"{path}, which does not exist")
+    if not path.is_file():
+        raise EconError(KINDS, f"{path}, which is neither a file nor a folder")
+    with open(path, "rb") as file:
+        head = file.read(12)
+    if not head:
+        raise EconError(KINDS, f"{path}, an empty file")
+    if head.startswith(b"\x93NUMPY"):
+        return "npy"
+    if head.startswith(b"PK\x03\x04") and path.suffix.lower() == ".npz":
+        return "npz"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "hdf5"
+    if head.startswith(_PICTURES) or (head[:4] == b"RIFF" and head[8:] == b"WEBP"):
+        return "pictures"
+    if is_video(path):
+        return "pictures"
+    if _RECORDS.search(path.name) or is_tfrecord(path):
+        return "records"
+    raise EconError(KINDS, f"{path}, which is none of these")
+
+
+def record_files(folder: Path) -> list[Path]:
+    """Parts of a record set in a folder, in order: files called ``...tfrecords...``."""
+    return [path for path in list_files(folder) if _RECORDS.search(path.name)]
+
+
+def open_images(
+    path: Path | str, size: int, fit: Fit = "crop", strict: bool = False, limit: int = LIMIT
+) -> ImageFolder | ArrayScenes:
+    """All images of a file or a folder that is no dataset folder.
+
+    Args:
+        path: what ``--data`` takes.
+        size: height and width that the images are brought to, in pixels.
+        fit: how they become square.
+        strict: raise on the first unreadable file of a folder instead of skipping it.
+        limit: most images to take.
+
+    Raises:
+        EconError: it is of no known kind, or not readable as what it seems to be.
+    """
+    check_positive("--limit", limit)
+    path = Path(path)
+    kind = kind_of(path)
+    if kind == "pictures":
+        return ImageFolder(path, size, fit, strict, limit)
+    if kind == "records":
+        parts = record_files(path) if path.is_dir() else [path]
+        return ArrayScenes(read_records(parts, size, fit, limit), size, fit, limit)
+    return ArrayScenes(_OPEN[kind](path), size, fit, limit)

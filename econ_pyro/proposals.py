@@ -1,0 +1,125 @@
+"""What each expert makes of a layer: a region, a latent, a drawing, and their cost.
+
+Model and guide come from outside, as in Pyro's own SVI; the two protocols say what they must do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from econ_pyro.distributions import LayeredNormal, MeanBernoulli
+from econ_pyro.terms import Terms, layer_terms
+
+
+class Generator(Protocol):
+    """What the engine needs of p: :class:`econ_pyro.models.dead_leaves.DeadLeaves`."""
+
+    def decode(self, z_t: Tensor, k_t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and shape by each image's own expert."""
+
+    def decode_all(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and shape by every expert."""
+
+    def latent_prior(self, *batch: int) -> TorchDistribution:
+        """p(z)."""
+
+    def region_prior(self, s_t: Tensor, shape: Tensor) -> TorchDistribution:
+        """Eq. 7."""
+
+
+class Recogniser(Protocol):
+    """What the engine needs of q: :class:`econ_pyro.guides.recognition.Recognition`."""
+
+    def attend(self, x: Tensor, s_t: Tensor, k_t: Tensor) -> Tensor:
+        """Region that each image's own expert proposes."""
+
+    def encode(
+        self, x: Tensor, r_t: Tensor, k_t: Tensor, noise: Tensor | None
+    ) -> TorchDistribution:
+        """q(z) by each image's own expert."""
+
+    def attend_all(self, x: Tensor, s_t: Tensor) -> Tensor:
+        """Region that every expert proposes."""
+
+    def encode_all(self, x: Tensor, r: Tensor, noise: Tensor) -> TorchDistribution:
+        """q(z) by every expert, of its own region."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How winners are drawn.
+
+    Args:
+        experts: number of experts K.
+        steps: number of layers T.
+        sigma_x: standard deviation of the pixels.
+        lam: weight lambda of L_x.
+        temperature: tau in nats; 0 takes the best.
+        lookahead: count in a score also what the rest of the scope would cost if the scene ended
+            there. Without it, a step that explains nothing costs nothing, and wins.
+        rollout: go on, in that lookahead, with the other experts' proposals.
+    """
+
+    experts: int
+    steps: int
+    sigma_x: float
+    lam: float = 1.0
+    temperature: float = 0.0
+    lookahead: bool = False
+    rollout: bool = False
+
+
+class Proposals(NamedTuple):
+    """What each of K experts makes of the scope; all fields ``(B, K, ...)``."""
+
+    r: Tensor
+    mean: Tensor
+    shape: Tensor
+    z: Tensor
+    terms: Terms
+
+    def of(self, k: Tensor) -> Proposals:
+        """Those of expert k[b] for image b, fields ``(B, ...)``."""
+        rows = torch.arange(k.shape[0], device=k.device)  # len() would fix an export's batch
+        r, mean, shape, z = (a[rows, k] for a in self[:4])
+        return Proposals(r, mean, shape, z, self.terms.map(lambda a: a[rows, k]))
+
+
+@torch.no_grad()
+def propose(
+    model: Generator,
+    guide: Recogniser,
+    x: Tensor,
+    s_t: Tensor,
+    noise: Tensor,
+    rules: Rules,
+    r_t: Tensor | None = None,
+) -> Proposals:
+    """Attend, encode, decode and score one layer by all experts.
+
+    Args:
+        model: p.
+        guide: q.
+        x: images, ``(B, 3, H, W)``.
+        s_t: scope, ``(B, 1, H, W)``.
+        noise: of the latent, ``(B, L)``; zeros give the posterior mean.
+        rules: number of experts and sigma; the rest plays no part.
+        r_t: the region, ``(B, 1, H, W)``, where it is not for the attention to choose: the last
+            step, true regions.
+    """
+    if r_t is None:
+        r = guide.attend_all(x, s_t)
+    else:
+        r = r_t[:, None].expand(-1, rules.experts, -1, -1, -1)
+    q_z = guide.encode_all(x, r, noise)  # batch (B, K)
+    z = q_z.rsample()
+    mean, shape = model.decode_all(z)
+    error = LayeredNormal(r, mean, rules.sigma_x).squared_error(x)
+    q_r = MeanBernoulli(r).to_event(3)
+    p_r, p_z = model.region_prior(s_t[:, None], shape), model.latent_prior(*r.shape[:2])
+    return Proposals(r, mean, shape, z, layer_terms(error, q_z, p_z, q_r, p_r))

@@ -1,0 +1,47 @@
+"""Rows of one shape in a temporary file: written one by one, then read by number.
+
+What must be decoded in order (a compressed record file, a video) is decoded once and can then be
+taken in any order, without being held in memory. The file has no name and is gone with the
+process; it is in the folder that the environment variable TMPDIR names.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+
+import numpy as np
+
+
+class Spool:
+    """A growing array on disk."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="econ-pyro-")
+        weakref.finalize(self, self._file.close)  # what is mapped stays mapped
+        self._shape: tuple[int, ...] = ()
+        self._dtype = np.dtype(np.uint8)
+        self._n = 0
+
+    def __len__(self) -> int:
+        return self._n
+
+    def append(self, row: np.ndarray) -> None:
+        """Add a row; all have the shape and the type of the first.
+
+        Raises:
+            OSError: there is no room.
+        """
+        if not self._n:
+            self._shape, self._dtype = row.shape, row.dtype
+        assert (row.shape, row.dtype) == (self._shape, self._dtype)
+        self._file.write(np.ascontiguousarray(row).data)
+        self._n += 1
+
+    def array(self) -> np.ndarray:
+        """All rows, ``(n, ...)``, mapped from the file."""
+        self._file.flush()
+        shape = (self._n, *self._shape)
+        if 0 in shape:
+            return np.empty(shape, self._dtype)
+        return np.memmap(self._file, self._dtype, mode="r", shape=shape)

@@ -1,0 +1,50 @@
+"""Say what a dataset is and how to begin on it: ``python scripts/inspect_data.py PATH``.
+
+Example: python scripts/inspect_data.py multi_dsprites_colored_on_colored.tfrecords --out sheet.png
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from econ_pyro import canvas, cli
+from econ_pyro.inspection import advise, contact_sheet, inspect, report
+
+
+@dataclass(frozen=True)
+class Args:
+    """What to look at."""
+
+    path: tyro.conf.Positional[Path]
+    """Whatever --data of svi_train.py takes: a dataset folder, a folder of images and videos, a
+    video or animation, .npy, .npz, HDF5 or TFRecords."""
+    out: Path | None = None
+    """Contact sheet to write, a PNG."""
+    fit: Literal["crop", "resize"] = "crop"
+    """How images become square."""
+    limit: int = 1000
+    """Images to look at, the first ones."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    parsed = tyro.cli(Args, args=args, description=__doc__)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # skipped files are in the report
+        seen = inspect(parsed.path, parsed.fit, parsed.limit)
+    advice = advise(seen, parsed.fit)
+    if parsed.out is not None:
+        canvas.save(contact_sheet(seen, advice.size), parsed.out)
+    print(report(seen, advice, parsed.fit))
+    if parsed.out is not None:
+        print(f"\ncontact sheet: {parsed.out}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

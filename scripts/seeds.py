@@ -1,0 +1,103 @@
+"""Train a preset with several seeds and count successes: ``python scripts/seeds.py quick``.
+
+Each seed is a run of its own, trained and evaluated on held-out scenes; one that is there already
+is resumed, or only read if it is done. The table says how many of them are successes
+(``econ_pyro/success.py``), with median and range.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from econ_pyro import checkpoint, cli, errors, files, presets
+from econ_pyro.errors import EconError
+from econ_pyro.success import table
+
+DONE = "held-out.json"
+
+
+@dataclass(frozen=True)
+class Args:
+    """Which runs."""
+
+    preset: tyro.conf.Positional[str] = "quick"
+    """Preset to train."""
+    seeds: str = "0-9"
+    """Seeds, as in 0-9 or 0,3,7."""
+    out: Path = Path("runs")
+    """Folder of the runs, each PRESET-seed-SEED."""
+    jobs: int = 1
+    """Runs at a time; the processor's threads are shared between them."""
+    n: int = 1000
+    """Held-out scenes for evaluation."""
+    options: str = ""
+    """Further options of svi_train.py, as one string: --options="--train.lr 1e-3 --no-amp"."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    parsed = tyro.cli(Args, args=args, description=__doc__)
+    errors.check_choice("a preset", parsed.preset, presets.PRESETS)
+    errors.check_positive("--jobs", parsed.jobs)
+    seeds = list(_numbers(parsed.seeds))
+    with ThreadPoolExecutor(parsed.jobs) as pool:
+        scores = dict(zip(seeds, pool.map(lambda seed: _run(parsed, seed), seeds), strict=True))
+    print(table(scores, extra=("visible_iou", "oca", "minutes")))
+
+
+def _run(args: Args, seed: int) -> dict[str, Any]:
+    """Train and evaluate one seed, in processes of its own."""
+    run = args.out / f"{args.preset}-seed-{seed}"
+    done = run / DONE
+    if not done.exists():
+        here = Path(__file__).parent
+        train = [str(here / "svi_train.py"), args.preset, "--seed", str(seed), "--run", str(run)]
+        _call(args, [*train, *args.options.split(), *_resume(run)], run)
+        _call(args, [str(here / "evaluate.py"), str(run), "--n", str(args.n)], run)
+        held_out = files.read_json(run / "evaluation.json")["held-out"]["metrics"]
+        seconds = checkpoint.read_metrics(run / checkpoint.METRICS)[-1]["seconds"]
+        files.write_json(done, {**held_out, "minutes": seconds / 60})
+    return files.read_json(done)
+
+
+def _resume(run: Path) -> list[str]:
+    """A run with a checkpoint goes on; what stopped before its first one begins again."""
+    if (run / checkpoint.LAST).exists():
+        return ["--resume"]
+    return ["--overwrite"] if run.exists() else []
+
+
+def _call(args: Args, command: list[str], run: Path) -> None:
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    log = run.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as f:
+        code = subprocess.call([sys.executable, *command], stdout=f, stderr=f, env=environment)
+    if code:
+        last = log.read_text().strip().splitlines()[-1:]
+        raise EconError(
+            f"{Path(command[0]).name} to end well", f"status {code}: {''.join(last)}", f"see {log}"
+        )
+
+
+def _numbers(text: str) -> Iterator[int]:
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        try:
+            yield from range(int(first), int(last or first) + 1)
+        except ValueError:
+            raise EconError("seeds as in 0-9 or 0,3,7", repr(text)) from None
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,59 @@
+"""What is said of data whose contents are known."""
+
+import numpy as np
+import pytest
+import torch
+from data_files import blocks
+
+from econ_pyro.export import write_image
+from econ_pyro.inspection import advise, contact_sheet, inspect, report
+
+
+def look(path, fit="crop", limit=1000):
+    seen = inspect(path, fit, limit)
+    return seen, advise(seen, fit)
+
+
+def test_objects_are_counted_and_decide(tmp_path):
+    _, numbers, images = blocks(50, 4, 64, 64)
+    np.savez(tmp_path / "a.npz", image=images, mask=numbers)
+    seen, advice = look(tmp_path / "a.npz")
+    counts = [len(set(n.ravel()) - {0}) for n in numbers]
+    assert sum(k * v for k, v in seen.objects.items()) == sum(counts)
+    assert advice.steps == max(counts) + 1 and advice.experts == 4
+    tiny = np.zeros((50, 128, 128), np.uint8)
+    tiny[:, 5:13, 5:13] = 1  # 64 of 16384 pixels: 16 at 64x64 are fewer than 24
+    np.savez(tmp_path / "b.npz", image=np.repeat(tiny[..., None], 3, 3), mask=tiny)
+    assert look(tmp_path / "b.npz")[1].size == 128
+    tiny[:, 5:21, 5:21] = 1  # 64 at 64x64, 16 at 32x32
+    np.savez(tmp_path / "b.npz", image=np.repeat(tiny[..., None], 3, 3), mask=tiny)
+    seen, advice = look(tmp_path / "b.npz")
+    assert advice.size == 64 and advice.steps == 2
+    assert "at least 64 pixels" in report(seen, advice, "crop")
+
+
+@pytest.mark.parametrize(("side", "size"), [(20, 32), (35, 32), (64, 64), (300, 64)])
+def test_without_masks_numbers_are_called_guesses(tmp_path, side, size):
+    for i in range(3):
+        write_image(tmp_path / "own pictures" / f"{i}.png", torch.rand(3, side, side + 10))
+    (tmp_path / "own pictures" / "notes.txt").write_text("x")
+    with pytest.warns(UserWarning, match="skipped 1"):
+        seen, advice = look(tmp_path / "own pictures", "resize")
+    assert (advice.size, advice.steps, advice.experts) == (size, 4, 4) and not seen.objects
+    text = report(seen, advice, "resize")
+    assert text.count("a guess") == 3 and "notes.txt" in text and "stretched" in text
+    assert f"--data '{tmp_path}/own pictures'" in text and "--fit resize" in text
+    assert "truth        none" in text and "few images" in text
+    assert contact_sheet(seen, size).height > 100
+
+
+def test_the_sheet_shows_images_and_their_masks(tmp_path):
+    numbers = np.zeros((40, 32, 32), np.uint8)
+    numbers[:, :16] = 1
+    images = np.full((40, 32, 32, 3), 255, np.uint8)
+    np.savez(tmp_path / "a.npz", image=images, mask=numbers)
+    seen, _ = look(tmp_path / "a.npz", limit=10)
+    assert len(seen.source) == 10 and seen.about.more
+    sheet = np.asarray(contact_sheet(seen, 32))
+    blue = (np.abs(sheet.astype(int) - (57, 143, 191)).max(-1) < 12).sum()
+    assert blue == pytest.approx(10 * 48 * 96, rel=0.02)  # the upper half of ten panels
