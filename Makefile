@@ -5,7 +5,10 @@ BIN := .venv/bin
 # an outer Python's own torch (a GPU build, say) is kept; else the pinned one is installed
 HAS_TORCH := $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo --system-site-packages)
 
-.PHONY: train test lint clean setup
+# what `make ui` serves: a run's folder
+RUN ?= runs/quick-seed-0
+
+.PHONY: train test lint clean setup ui
 
 setup: .venv/requirements
 
@@ -19,6 +22,10 @@ setup: .venv/requirements
 
 train: setup
 	$(BIN)/python scripts/svi_train.py quick $(ARGS)
+
+ui: setup
+	$(BIN)/python -c "import gradio" 2>/dev/null || $(BIN)/pip install -q -c constraints.txt -e '.[ui]'
+	$(BIN)/python scripts/composer.py $(RUN) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -78,14 +78,12 @@ def compete(
     s_t = torch.ones_like(x[:, :1])
     layers: list[tuple[Tensor, ...]] = []
     terms: list[Terms] = []
-    end: Tensor | None = None
     for i in range(rules.steps):
         r_t = _fixed_region(s_t, i, rules.steps, regions)
         proposals = propose(model, guide, x, s_t, noise[:, i], rules, r_t)
         scores = proposals.terms.score(rules.lam)  # (B, K)
         if rules.lookahead and r_t is None:
-            if end is None:
-                end = ending(model, guide, x, noise[:, i], rules)
+            end = ending(model, guide, x, s_t, noise[:, i], rules)
             scores = looked_ahead(proposals, end, model, x, s_t, rules)
         handicapped = scores if handicap is None else scores + handicap[i]
         luck = None if gumbel is None else gumbel[:, i]

@@ -145,9 +145,6 @@ class ExpertConfig:
     """Blocks of the encoder and of the decoder."""
     features: int = 32
     """Feature maps of each block of the encoder and of the decoder."""
-    decoder_kernel: Literal[1, 3] = 3
-    """Kernel of the decoder's convolutions: 3 is the paper; 1 draws each pixel from its place and
-    the latent alone, for a fraction of the work."""
     centred: bool = False
     """The first two latents are a place, which the encoder finds about the region's centre, and
     the decoder draws about it: an object once learnt is the same anywhere. The paper's networks
@@ -203,11 +200,6 @@ class ObjectiveConfig:
 
     beta: float = 1.0
     """Weight of L_z in Eq. 13."""
-    beta_start: float | None = None
-    """Weight of L_z at the start, where large: no expert can then encode where an object is, so
-    the background cannot take one over. beta throughout if not set."""
-    beta_steps: int = 1000
-    """Training steps over which beta_start moves geometrically to beta."""
     gamma: float = 0.5
     """Weight of L_r in Eq. 13 at the start."""
     gamma_end: float | None = None
@@ -242,12 +234,10 @@ class ObjectiveConfig:
     """Training step from which there are none."""
 
     def __post_init__(self) -> None:
-        for name in ("temperature_end", "beta_start"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise EconError(
-                    f"a positive objective.{name.replace('_', '-')}", str(value), "try 1"
-                )
+        if self.temperature_end is not None and self.temperature_end <= 0:
+            raise EconError(
+                "a positive objective.temperature-end", str(self.temperature_end), "try 1"
+            )
         if self.temperature < 0 or (self.temperature == 0 and self.temperature_end is not None):
             raise EconError(
                 "an objective.temperature of 0 or more, above 0 where it is to change",

@@ -18,7 +18,7 @@ from econ_pyro.parts import freeze, learns
 from econ_pyro.precision import has_bfloat16
 from econ_pyro.proposals import Rules
 from econ_pyro.restarts import copy_expert, handicapped, starved
-from econ_pyro.schedules import beta_at, gamma_at, rate_at, temperature_at
+from econ_pyro.schedules import gamma_at, rate_at, temperature_at
 from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.world import World
 
@@ -74,7 +74,7 @@ class Learner:
             model,
             guide,
             self.optim,
-            BatchedELBO(config.model.sigma_x, beta_at(config, 0), gamma_at(config, 0)),
+            BatchedELBO(config.model.sigma_x, config.objective.beta, gamma_at(config, 0)),
             make_rules(config),
             config.model.expert.latent,
             amp=config.amp and has_bfloat16(device),
@@ -146,7 +146,6 @@ class Learner:
     def _apply_schedules(self, age: int) -> None:
         objective, train = self.config.objective, self.config.train
         self.model.flat = age < train.flat_until  # type: ignore[assignment]
-        self.svi.elbo.beta = beta_at(self.config, age)
         self.svi.elbo.gamma = gamma_at(self.config, age)
         self.svi.rules = dataclasses.replace(
             self.svi.rules,

@@ -2,7 +2,7 @@ r"""What the competition's score sees beyond the step itself.
 
 A step's own cost, lambda L_x + L_r, counts only what the step takes, so that an empty region is
 the cheapest of all and an object that nobody took stays in the background for good. Two accounts
-of the rest mend that, at O(K) network passes a scene or none:
+of the rest mend that, at O(K) network passes a step or none:
 
 * *Ending.* The rest would be explained by one expert, as if the scene ended here. What a region
   saves over that is what its pixels would have cost. It makes experts carve objects out, the
@@ -28,18 +28,20 @@ from econ_pyro.proposals import Generator, Proposals, Recogniser, Rules, propose
 SHARE = 0.3  # less than that of a whole object, mostly hidden ones and scraps, can wait
 
 
-def ending(model: Generator, guide: Recogniser, x: Tensor, noise: Tensor, rules: Rules) -> Tensor:
-    """What the best expert makes of whole images, ``(B, 3, H, W)``.
+def ending(
+    model: Generator, guide: Recogniser, x: Tensor, s_t: Tensor, noise: Tensor, rules: Rules
+) -> Tensor:
+    """What the best expert would make of all that is left, ``(B, 3, H, W)``.
 
     Args:
         model: p.
         guide: q.
         x: images, ``(B, 3, H, W)``.
+        s_t: scope, ``(B, 1, H, W)``.
         noise: of the latent, ``(B, L)``.
         rules: of the competition.
     """
-    whole = torch.ones_like(x[:, :1])
-    endings = propose(model, guide, x, whole, noise, rules, whole)
+    endings = propose(model, guide, x, s_t, noise, rules, s_t)
     return endings.of(endings.terms.score(1.0).argmin(1)).mean
 
 

@@ -48,18 +48,14 @@ def plain_loss(
         gamma: weight of L_r.
     """
     scope, total, winners = torch.ones_like(x[:, :1]), x.new_zeros(len(x)), []
-    rest: Tensor | None = None
     for i in range(rules.steps):
         last = i == rules.steps - 1
         r, l_x, l_z, l_r, error, m = _all(model, guide, x, scope, noise[:, i], rules, last)
         scores = rules.lam * l_x + l_r
         if rules.lookahead and not last:
-            if rest is None:
-                _, end_x, _, end_r, errors, _ = _all(
-                    model, guide, x, scope, noise[:, i], rules, True
-                )
-                best = (end_x + end_r).argmin(1)
-                rest = torch.stack([errors[b, k] for b, k in enumerate(best)])
+            _, end_x, _, end_r, errors, _ = _all(model, guide, x, scope, noise[:, i], rules, True)
+            best = (end_x + end_r).argmin(1)
+            rest = torch.stack([errors[b, k] for b, k in enumerate(best)])
             scores = _looked_ahead(scores, r, error, m, rest, scope, rules)
         scores = scores.detach()
         if rules.temperature > 0:

@@ -17,33 +17,37 @@ _RECIPE = ObjectiveConfig(
     beta=1.0,
     gamma=0.5,
     gamma_end=1.0,
-    gamma_steps=3000,
+    gamma_steps=1200,
     lam=1.0,
     lookahead=True,
+    rollout_from=250,
     temperature=10.0,
     temperature_end=1.0,
-    temperature_steps=3000,
-    balance=0.05,
-    balance_from=400,
-    balance_until=3000,
+    temperature_steps=1200,
+    balance=3.0,
+    balance_last=True,
+    balance_limit=300.0,
+    balance_from=250,
+    balance_until=1500,
 )
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "quick": (
-        "Uniquely coloured objects with small networks: at most 15 minutes on two CPU cores.",
+        "Uniquely coloured objects with small networks: at most 20 minutes on two CPU cores.",
         Config(
             model=ModelConfig(
-                expert=ExpertConfig(latent=4, layers=3, features=16, channels=(16, 32, 32, 32))
+                expert=ExpertConfig(features=16, channels=(16, 32, 32, 32), centred=True)
             ),
             objective=_RECIPE,
             train=TrainConfig(
-                steps=3800,
+                steps=2200,
                 batch=16,
-                lr=1e-3,
+                lr=2e-3,
                 schedule="cosine",
-                minutes=15.0,
+                minutes=20.0,
                 tries=3,
-                flat_until=1000,
+                try_steps=200,
+                flat_until=300,
                 restart_below=0.2,
             ),
         ),
@@ -51,17 +55,18 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "unique-colours": (
         "The paper's Fig. 1: circles red, squares green, triangles blue.",
         Config(
-            model=ModelConfig(expert=ExpertConfig(latent=2, layers=4, features=32)),
+            model=ModelConfig(expert=ExpertConfig(layers=4, centred=True)),
             objective=_RECIPE,
-            train=TrainConfig(flat_until=1000, restart_below=0.2),
+            train=TrainConfig(tries=3, try_steps=200, flat_until=300, restart_below=0.2),
         ),
     ),
     "random-colours": (
         "The paper's Figs. 4, 6 and 7: objects of random colours.",
         Config(
             scenes=SceneConfig(kind="random-colours"),
+            model=ModelConfig(expert=ExpertConfig(centred=True)),
             objective=_RECIPE,
-            train=TrainConfig(flat_until=1000, restart_below=0.2),
+            train=TrainConfig(tries=3, try_steps=200, flat_until=300, restart_below=0.2),
         ),
     ),
     "single-expert": (
@@ -69,7 +74,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         Config(
             model=ModelConfig(
                 experts=1,
-                expert=_PAPER_EXPERT,
+                expert=ExpertConfig(centred=True),
             ),
             objective=ObjectiveConfig(beta=1.0, gamma=1.0),
             true_regions=True,

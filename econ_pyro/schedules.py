@@ -23,14 +23,6 @@ def age(config: Config, step: int) -> int:
     return step - (train.tries - 1) * train.try_steps
 
 
-def beta_at(config: Config, step: int) -> float:
-    """Weight of L_z: geometric from beta_start to beta."""
-    objective = config.objective
-    if objective.beta_start is None:
-        return objective.beta
-    return _geometric(objective.beta_start, objective.beta, _share(step, objective.beta_steps))
-
-
 def temperature_at(config: Config, step: int) -> float:
     """Temperature of the competition in nats: geometric from temperature to temperature_end."""
     objective = config.objective

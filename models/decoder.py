@@ -27,11 +27,10 @@ class SpatialBroadcastDecoder(nn.Module):
     def __init__(self, config: ExpertConfig, size: int) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
-        self.centred, kernel = config.centred, config.decoder_kernel
+        self.centred = config.centred
         channels = config.latent + (1 if self.centred else 2)
         for _ in range(config.layers):
-            blocks += [nn.Conv2d(channels, config.features, kernel, padding=kernel // 2)]
-            blocks += [nn.ReLU(inplace=True)]
+            blocks += [nn.Conv2d(channels, config.features, 3, padding=1), nn.ReLU(inplace=True)]
             channels = config.features
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Conv2d(channels, 4, 1)

@@ -32,6 +32,8 @@ def here(tmp_path, monkeypatch):
 def test_readme_commands_run(here):
     assert len(COMMANDS) >= 8
     for name, line in COMMANDS:
+        if name == "composer":  # serves until it is stopped: tests/test_page.py
+            continue
         args = shlex.split(line.replace("runs/quick-seed-0", "runs/quick"))
         if name == "svi_train" and "--resume" in args:
             args[args.index("--steps") + 1] = "3"

@@ -4,8 +4,11 @@ import math
 import pytest
 import torch
 
+from econ_pyro.econ import Econ
+from econ_pyro.learner import Learner
 from econ_pyro.restarts import handicapped
-from econ_pyro.schedules import beta_at, gamma_at, rate_at, temperature_at
+from econ_pyro.schedules import gamma_at, rate_at, temperature_at
+from econ_pyro.world import World
 
 
 def test_gamma_moves_linearly(tiny):
@@ -23,13 +26,6 @@ def test_temperature_moves_geometrically(tiny):
     found = [temperature_at(config, s) for s in (0, 2, 4, 99)]
     assert found == pytest.approx([100.0, 10.0, 1.0, 1.0])
     assert temperature_at(tiny, 99) == tiny.objective.temperature
-
-
-def test_beta_falls_geometrically(tiny):
-    objective = dataclasses.replace(tiny.objective, beta=2.0, beta_start=200.0, beta_steps=2)
-    config = dataclasses.replace(tiny, objective=objective)
-    assert [beta_at(config, s) for s in (0, 1, 9)] == pytest.approx([200.0, 20.0, 2.0])
-    assert beta_at(tiny, 0) == tiny.objective.beta
 
 
 def test_cosine_rate_warms_up_and_ends_at_a_hundredth(tiny):
@@ -57,3 +53,18 @@ def test_handicap_makes_shares_even():
     bounded = handicapped(torch.zeros(2), torch.tensor([8, 0]), rate=100.0, limit=5.0)
     assert bounded.tolist() == [5.0, -5.0]
     assert math.isfinite(handicapped(torch.zeros(2), torch.zeros(2), 1.0, 5.0).sum())
+
+
+def test_handicaps_can_be_for_the_last_step_alone(tiny):
+    objective = dataclasses.replace(
+        tiny.objective, balance=0.5, balance_last=True, balance_limit=1e9
+    )
+    econ = Econ(dataclasses.replace(tiny, objective=objective))
+    learner = Learner(econ.config, econ.model, econ.guide, torch.device("cpu"), World())
+    learner.handicap[1] = 1e9
+    x = torch.rand(8, 3, tiny.model.size, tiny.model.size)
+    for age in range(3):
+        learner.step(x, None, age)
+        assert not (learner.svi.last.k[:, -1] == 1).any()
+    every = learner.svi._handicaps()
+    assert every[-1, 1] > 1e8 and not every[:-1].any()

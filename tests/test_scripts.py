@@ -376,3 +376,8 @@ def test_seeds_are_trained_once_and_counted(tmp_path, capsys):
     bad = ["--seeds", "4", "--out", tmp_path, "--options=--train.batch 0"]
     error = fails(capsys, "seeds", "quick", *bad)
     assert "svi_train.py" in error and "train.batch" in error and "quick-seed-4.log" in error
+
+
+def test_composer_of_no_run(tmp_path, capsys):
+    pytest.importorskip("gradio")
+    assert "train one" in fails(capsys, "composer", tmp_path)  # the rest: tests/test_page.py
