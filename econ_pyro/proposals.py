@@ -85,7 +85,7 @@ class Proposals(NamedTuple):
 
     def of(self, k: Tensor) -> Proposals:
         """Those of expert k[b] for image b, fields ``(B, ...)``."""
-        rows = torch.arange(k.shape[0], device=k.device)  # len() would fix an export's batch
+        rows = torch.arange(len(k), device=k.device)
         r, mean, shape, z = (a[rows, k] for a in self[:4])
         return Proposals(r, mean, shape, z, self.terms.map(lambda a: a[rows, k]))
 

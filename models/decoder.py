@@ -52,8 +52,7 @@ class SpatialBroadcastDecoder(nn.Module):
         Returns:
             ``(n, 4, H, W)``; the sigmoid of the first three is the mean, of the last the shape.
         """
-        # not len(z), which would fix the batch of an export
-        n, height, width = z.shape[0], self.grid.shape[2], self.grid.shape[3]
+        n, height, width = len(z), self.grid.shape[2], self.grid.shape[3]
         if self.centred:
             place, z = z.split([2, z.shape[1] - 2], dim=1)
             grid = about(place, self.grid)

@@ -278,7 +278,6 @@ BAD = [
     ("svi_train", "quick --data {tmp}/text.png --run {tmp}/o", "none of these"),
     ("evaluate", "{run} --data {tmp}/text.png", "none of these"),
     ("publish", "{tmp}/none {tmp}/o", "no folder"),
-    ("export_onnx", "{run} --out {tmp}/o --steps-per-scene 0", "--steps-per-scene"),
 ]
 
 
