@@ -10,15 +10,20 @@ from econ_pyro._version import __version__
 from econ_pyro.errors import EconError
 
 if TYPE_CHECKING:
-    from econ_pyro.econ import Econ, load
+    from econ_pyro.econ import Econ, load, load_expert
+    from econ_pyro.posterior import to_arviz
 
-__all__ = ["Econ", "EconError", "__version__", "load"]
+__all__ = ["Econ", "EconError", "__version__", "load", "load_expert", "to_arviz"]
 
 
 def __getattr__(name: str) -> Any:
     # the roof imports model and guide, which import this package: it loads when first asked for
-    if name in ("Econ", "load"):
+    if name in ("Econ", "load", "load_expert"):
         from econ_pyro import econ
 
         return getattr(econ, name)
+    if name == "to_arviz":
+        from econ_pyro.posterior import to_arviz
+
+        return to_arviz
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

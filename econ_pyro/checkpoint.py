@@ -1,4 +1,4 @@
-"""Files of a run: checkpoints, experts, config and metrics.
+"""Files of a run: checkpoints and metrics; :mod:`econ_pyro.parts` has those of experts alone.
 
 Every file is written under a temporary name and renamed, so a reader never sees half of one, and
 none of them can execute code: checkpoints load with ``weights_only=True``, experts are
@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from econ_pyro.errors import EconError
@@ -61,45 +59,10 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], source: Path) -> N
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()[:120]
         raise EconError(
-            "weights that fit this run's config.json",
+            "weights of the sizes that are configured",
             f"others in {source} ({reason})",
-            "the checkpoint is from another configuration: restore its own config.json",
+            "they are from another configuration: restore the config.json that they came with",
         ) from None
-
-
-def save_experts(folder: Path, experts: list[dict[str, nn.Module]]) -> None:
-    """Each expert alone, as ``expert_k.safetensors``.
-
-    Args:
-        folder: where to.
-        experts: for each expert, its ``decoder``, ``attention`` and ``encoder``.
-    """
-    for k, parts in enumerate(experts):
-        tensors = {
-            f"{part}.{name}": tensor.contiguous()
-            for part, module in parts.items()
-            for name, tensor in module.state_dict().items()
-        }
-        write_atomically(
-            folder / f"expert_{k}.safetensors",
-            lambda p, tensors=tensors: save_file(tensors, p),  # type: ignore[misc]
-        )
-
-
-def load_expert(path: Path, parts: dict[str, nn.Module]) -> None:
-    """One expert's weights from its safetensors file into its parts.
-
-    Raises:
-        EconError: the file is missing, damaged or of other sizes.
-    """
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise EconError("an expert's safetensors file", f"{path} ({error})") from None
-    for part, module in parts.items():
-        prefix = f"{part}."
-        own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        load_weights(module, own, path)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

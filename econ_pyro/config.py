@@ -288,6 +288,9 @@ class TrainConfig:
     """Training steps between two looks at starved experts."""
     restart_until: int = 5000
     """Last training step at which an expert is restarted."""
+    frozen: int = 0
+    """Experts, counted from the first, that training leaves as they are: they compete and win
+    like others."""
     train_scenes: int = 50000
     """Number of training scenes."""
     valid_scenes: int = 100
@@ -314,6 +317,25 @@ class Config:
     """Seed of the weights, of the noise and of the scenes."""
     amp: bool = True
     """Run the networks in bfloat16 where the processor has it."""
+    names: tuple[str, ...] = ()
+    """Names of the first experts, kept as they are; evaluation names the others (and an empty
+    name) by the class that they win most."""
+
+    def __post_init__(self) -> None:
+        experts = self.model.experts
+        if not 0 <= self.train.frozen < experts:
+            raise EconError(
+                f"0 to {experts - 1} train.frozen of {experts} experts, so that one can learn",
+                str(self.train.frozen),
+                "raise --model.experts",
+            )
+        given = [name for name in self.names if name]
+        if len(self.names) > experts or len(set(given)) < len(given):
+            raise EconError(
+                f"up to {experts} different names for {experts} experts", repr(" ".join(given))
+            )
+        if bad := [name for name in given if name.isdigit() or len(name.split()) != 1]:
+            raise EconError("names of experts of one word that is no number", repr(bad[0]))
 
 
 def to_dict(config: Any) -> dict[str, Any]:

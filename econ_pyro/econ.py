@@ -8,38 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from econ_pyro import checkpoint, files, painting
-from econ_pyro.config import Config, from_dict
+from econ_pyro import card, checkpoint, painting, parts, pretrained
+from econ_pyro.config import Config, ModelConfig
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.errors import EconError
+from econ_pyro.experts import Ensemble
+from econ_pyro.files import write_atomically
 from econ_pyro.guides.recognition import Recognition
-from econ_pyro.handlers import CleanLayers
+from econ_pyro.handlers import CleanLayers, seeded
+from econ_pyro.images import check_images
 from econ_pyro.learner import make_rules
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
 from econ_pyro.painting import Rendered
+from econ_pyro.parts import Expert
 from econ_pyro.scene_file import Scene
-from econ_pyro.schedules import age
+from econ_pyro.specialisation import distinct_names
 from econ_pyro.svi import CompetitiveSVI
-
-
-@dataclass(frozen=True)
-class Expert:
-    """One expert: three networks and a name."""
-
-    index: int
-    name: str
-    decoder: nn.Module
-    attention: nn.Module
-    encoder: nn.Module
 
 
 class Econ:
@@ -48,7 +40,8 @@ class Econ:
     Args:
         config: of the run.
         device: where the networks are.
-        names: a name for each expert; ``expert-0``, ... if not given.
+        names: a name for each expert; those of the configuration, and ``expert-0``, ..., if not
+            given.
     """
 
     def __init__(
@@ -62,16 +55,112 @@ class Econ:
             torch.manual_seed(config.seed)
             self.model = DeadLeaves(config.model).to(self.device)
             self.guide = Recognition(config.model).to(self.device)
-        self.names = list(names or (f"expert-{k}" for k in range(config.model.experts)))
+        numbered = [f"expert-{k}" for k in range(config.model.experts)]
+        self.names = list(names or distinct_names(numbered, config.names))
 
     @property
     def experts(self) -> list[Expert]:
         """The experts with their networks."""
-        parts = (self.model.decoders, self.guide.attentions, self.guide.encoders)
+        model, networks = self.config.model, zip(*self._ensembles, strict=True)
         return [
-            Expert(k, name, *(ensemble[k] for ensemble in parts))
-            for k, name in enumerate(self.names)
+            Expert(k, name, decoder, attention, encoder, model.expert, model.size)
+            for k, (name, (decoder, attention, encoder)) in enumerate(
+                zip(self.names, networks, strict=True)
+            )
         ]
+
+    @property
+    def _ensembles(self) -> tuple[Ensemble, Ensemble, Ensemble]:
+        return self.model.decoders, self.guide.attentions, self.guide.encoders
+
+    def with_experts(self, experts: Sequence[int | str | Expert]) -> Econ:
+        """A new model of these experts, copied, in this order: to drop, reorder and add some.
+
+        Experts keep their names ("circle-2" for a further "circle"). The share of layers that
+        each won, ``class_probs``, stays in proportion; an expert from elsewhere gets an even
+        share. In further training none is frozen.
+
+        Args:
+            experts: each by index or name, or an :class:`~econ_pyro.parts.Expert` of any model,
+                as in ``[*econ.experts, other.experts[2]]``.
+
+        Raises:
+            EconError: an expert is unknown, or does not fit in its sizes.
+        """
+        chosen = [
+            e if isinstance(e, Expert) else self.experts[self.find_experts([str(e)])[0]]
+            for e in experts
+        ]
+        config = replace(
+            self.config,
+            model=replace(self.config.model, experts=len(chosen)),
+            train=replace(self.config.train, frozen=0),
+            names=parts.given_names(chosen),
+        )
+        new = Econ(config, self.device)
+        for k, expert in enumerate(chosen):
+            new.put(k, expert)
+        own = self.model.decoders
+        probs = [
+            self.model.class_probs[:, e.index]
+            if e.index < len(own) and e.decoder is own[e.index]
+            else self.model.class_probs.new_full((self.config.model.steps,), 1 / len(chosen))
+            for e in chosen
+        ]
+        won = torch.stack(probs, 1).clamp_min(1e-6)  # a dropped expert may have won them all
+        new.model.class_probs.copy_(won / won.sum(1, keepdim=True))
+        new.model.flat = self.model.flat
+        return new
+
+    def add(self, *experts: int | str | Expert) -> Econ:
+        """A new model with these experts after those that there are."""
+        return self.with_experts([*self.experts, *experts])
+
+    def drop(self, *experts: int | str) -> Econ:
+        """A new model without these experts."""
+        gone = self.find_experts([str(e) for e in experts])
+        return self.with_experts([e for e in self.experts if e.index not in gone])
+
+    def put(self, index: int, expert: Expert) -> None:
+        """Give one expert the weights of another; its name stays.
+
+        Raises:
+            EconError: the sizes differ; the message names the field.
+        """
+        self._check_expert(index)
+        parts.check_fits(expert.name, expert.config, expert.size, self.config.model)
+        parts.copy_weights(expert, self.experts[index])
+
+    def freeze(self, *experts: int | str) -> None:
+        """Have training leave experts as they are; they compete all the same."""
+        parts.freeze(self._ensembles, self.find_experts([str(e) for e in experts]))
+
+    def save_pretrained(
+        self, folder: str | Path, dtype: str = "float32", text: str | None = None
+    ) -> None:
+        """Write weights, configuration, names and a model card, as ``load`` reads them.
+
+        Args:
+            folder: where to; files of these names are replaced.
+            dtype: of the stored weights: float32, float16 or bfloat16; they load as float32.
+            text: the card; one without figures if not given (``scripts/publish.py`` measures).
+
+        Raises:
+            EconError: the folder is a run's, or the type is unknown.
+        """
+        path = Path(folder)
+        text = text or card.model_card(path.resolve().name, self.config, self.names, dtype=dtype)
+        pretrained.save(
+            path, self.config, self.names, self.model, self.guide, self.model.flat, dtype
+        )
+        write_atomically(path / pretrained.CARD, lambda p: p.write_text(text))
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, device: torch.device | str = "cpu") -> Econ:
+        """Load a folder or shipped weights, or else ``OWNER/NAME`` from the Hugging Face hub."""
+        local = Path(source).exists() or str(source) in pretrained.shipped()
+        remote = str(source).count("/") == 1 and not str(source).startswith(pretrained.HUB)
+        return load(f"{pretrained.HUB}{source}" if remote and not local else source, device)
 
     def decompose(
         self, images: Tensor, steps: int | None = None, batch: int = 64
@@ -129,11 +218,8 @@ class Econ:
                 self._check_expert(e)
             front_to_back = list(reversed(experts))
             k = torch.tensor(front_to_back, device=self.device).expand(n, -1)
-        cuda = [self.device] if self.device.type == "cuda" else []
         local = pyro.settings.context(module_local_params=True)
-        with torch.no_grad(), torch.random.fork_rng(cuda, enabled=seed is not None), local:
-            if seed is not None:
-                torch.manual_seed(seed)
+        with torch.no_grad(), seeded(seed, self.device), local:
             with nullcontext() if noisy else CleanLayers():
                 return self.model.prior(n, k, steps)
 
@@ -187,46 +273,35 @@ class Econ:
             )
 
 
-def check_images(images: Tensor, size: int) -> None:
-    """Check what a user gives as images.
-
-    Raises:
-        EconError: another shape, type or range than ``(B, 3, size, size)`` float in [0, 1].
-    """
-    expected = f"images (B, 3, {size}, {size}), float in [0, 1]"
-    if not isinstance(images, Tensor):
-        raise EconError(expected, type(images).__name__, "use torch.as_tensor")
-    got = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
-    if images.ndim != 4 or images.shape[1:] != (3, size, size):
-        hint = "add the batch axis with images[None]" if images.ndim == 3 else "resize them"
-        raise EconError(expected, got, hint)
-    if not images.is_floating_point():
-        raise EconError(expected, got, "divide by 255")
-    low, high = (images.min().item(), images.max().item()) if len(images) else (0.0, 0.0)
-    if not (low >= 0 and high <= 1):
-        raise EconError(expected, f"values from {low:g} to {high:g}", "divide by 255")
-
-
-def load(run: str | Path, device: torch.device | str = "cpu", which: str = "best") -> Econ:
-    """Load a trained run; never executes code from it.
+def load(source: str | Path, device: torch.device | str = "cpu", which: str = "best") -> Econ:
+    """Load trained weights; never executes code from them.
 
     Args:
-        run: the run's folder.
+        source: the folder of a run, or one that ``save_pretrained`` wrote; the name of weights
+            that are installed with the package; or ``hf:OWNER/NAME`` on the Hugging Face hub
+            (extra: hub).
         device: where to put the networks.
-        which: ``best`` (by validation loss) or ``last``.
+        which: ``best`` (by validation loss) or ``last`` checkpoint of a run.
 
     Raises:
-        EconError: the folder is no run, or is damaged.
+        EconError: there is none, or it is damaged.
     """
-    run = Path(run)
-    config = from_dict(Config, files.read_json(run / checkpoint.CONFIG)["config"])
-    names: Any = None
-    if (run / checkpoint.NAMES).exists():
-        names = files.read_json(run / checkpoint.NAMES)["names"]
-    econ = Econ(config, device, names)
-    path = run / {"best": checkpoint.BEST, "last": checkpoint.LAST}[which]
-    state = checkpoint.load_checkpoint(path, device)
-    checkpoint.load_weights(econ.model, state["model"], path)
-    checkpoint.load_weights(econ.guide, state["guide"], path)
-    econ.model.flat = age(config, state["step"]) <= config.train.flat_until
+    trained = pretrained.read(source, device, which)
+    econ = Econ(trained.config, device, trained.names)
+    checkpoint.load_weights(econ.model, trained.model, trained.path)
+    checkpoint.load_weights(econ.guide, trained.guide, trained.path)
+    econ.model.flat = trained.flat
     return econ
+
+
+def load_expert(path: str | Path, device: torch.device | str = "cpu") -> Expert:
+    """Load an expert alone, from a file in the ``experts/`` of a run; never executes code from it.
+
+    Raises:
+        EconError: the file is missing, damaged or no expert.
+    """
+    stored = parts.read_expert(Path(path))
+    model = ModelConfig(experts=1, steps=1, size=stored.size, expert=stored.config)
+    expert = replace(Econ(Config(model=model), device).experts[0], name=stored.name)
+    parts.load_networks(stored, expert, Path(path))
+    return expert

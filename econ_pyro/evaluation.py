@@ -46,7 +46,7 @@ def evaluate(econ: Econ, source: Source, steps: int | None = None) -> SceneMetri
     scenes = source.scenes(indices)
     images = source.images(indices) if scenes is None else scenes.image
     d: Decomposition = econ.decompose(images, steps)
-    return evaluate_scenes(d, scenes, source.classes)
+    return replace(evaluate_scenes(d, scenes, source.classes), given_names=econ.config.names)
 
 
 def shifted_sources(econ: Econ, n: int) -> dict[str, tuple[Source, int]]:

@@ -1,9 +1,12 @@
-"""Effect handlers over the prior program."""
+"""Ways to run programs: without pixel noise, and from a seed of their own."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from pyro.poutine.messenger import Messenger
 
 
@@ -22,3 +25,18 @@ class CleanLayers(Messenger):
             msg["value"], msg["done"] = msg["fn"].mean.round(), True
         elif msg["name"].startswith("x_"):
             msg["value"], msg["done"] = msg["fn"].mean, True
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Draw from a seed of one's own, and leave the global generators as they were.
+
+    Args:
+        seed: None draws from the global generators, as ever.
+        device: whose generator counts beside the CPU's.
+    """
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(cuda, enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield

@@ -1,4 +1,4 @@
-"""Pictures from files: each becomes RGB of one size, or an error that names it.
+"""Pictures from files and from users: RGB of one size, or an error that names what is wrong.
 
 PNG, JPEG, GIF and WebP are read; video files are :mod:`econ_pyro.frames`.
 
@@ -46,6 +46,26 @@ def read_image(path: Path | str, size: int | None = None, fit: Fit = "crop") -> 
     """
     hwc = torch.from_numpy(decode(path, size, fit))
     return hwc.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format) / 255
+
+
+def check_images(images: Tensor, size: int) -> None:
+    """Check what a user gives as images.
+
+    Raises:
+        EconError: another shape, type or range than ``(B, 3, size, size)`` float in [0, 1].
+    """
+    expected = f"images (B, 3, {size}, {size}), float in [0, 1]"
+    if not isinstance(images, Tensor):
+        raise EconError(expected, type(images).__name__, "use torch.as_tensor")
+    got = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+    if images.ndim != 4 or images.shape[1:] != (3, size, size):
+        hint = "add the batch axis with images[None]" if images.ndim == 3 else "resize them"
+        raise EconError(expected, got, hint)
+    if not images.is_floating_point():
+        raise EconError(expected, got, "divide by 255")
+    low, high = (images.min().item(), images.max().item()) if len(images) else (0.0, 0.0)
+    if not (low >= 0 and high <= 1):
+        raise EconError(expected, f"values from {low:g} to {high:g}", "divide by 255")
 
 
 def decode(path: Path | str, size: int | None = None, fit: Fit = "crop") -> np.ndarray:

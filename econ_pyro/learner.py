@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from econ_pyro import checkpoint
 from econ_pyro.batched import BatchedELBO
 from econ_pyro.config import Config
+from econ_pyro.parts import freeze, learns
 from econ_pyro.precision import has_bfloat16
 from econ_pyro.proposals import Rules
 from econ_pyro.restarts import copy_expert, handicapped, starved
@@ -56,7 +57,9 @@ class Learner:
         world: World,
     ) -> None:
         self.config, self.model, self.guide, self.world = config, model, guide, world
-        parameters = [*model.parameters(), *guide.parameters()]
+        self._ensembles = [model.decoders, guide.attentions, guide.encoders]
+        freeze(self._ensembles, range(config.train.frozen))  # type: ignore[arg-type]
+        parameters = [p for p in (*model.parameters(), *guide.parameters()) if p.requires_grad]
         self.optim = torch.optim.Adam(parameters, lr=config.train.lr, fused=True)
         # "5 evaluations without improvement": torch counts those after the first
         self.schedule = ReduceLROnPlateau(
@@ -172,8 +175,8 @@ class Learner:
         if age % train.restart_every:
             return
         if train.restart_below > 0 and age <= train.restart_until:
-            ensembles = [self.model.decoders, self.guide.attentions, self.guide.encoders]
             for k, busiest in starved(self.window, train.restart_below):
-                copy_expert(ensembles, self.optim, busiest, k)  # type: ignore[arg-type]
-                self.handicap[k] = self.handicap[busiest]
+                if learns(self._ensembles[0][k]):  # type: ignore[index, arg-type]
+                    copy_expert(self._ensembles, self.optim, busiest, k)  # type: ignore[arg-type]
+                    self.handicap[k] = self.handicap[busiest]
         self.window.zero_()

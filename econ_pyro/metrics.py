@@ -49,13 +49,16 @@ class SceneMetrics:
     """Classes of object, without the background."""
     confusion: Tensor | None = field(default=None)
     """Wins by true class, the background last, and expert, ``(C + 1, K)``; None without labels."""
+    given_names: tuple[str, ...] = ()
+    """Names of the first experts that stay, whatever they win; empty ones do not count."""
 
     @property
     def expert_names(self) -> list[str]:
         """Experts named by the class that they win most, or numbered without ground truth."""
-        if self.confusion is None:
-            return [f"expert-{k}" for k in range(len(self.usage))]
-        return specialisation.names_by_majority(self.confusion, self.class_names)
+        names = [f"expert-{k}" for k in range(len(self.usage))]
+        if self.confusion is not None:
+            names = specialisation.names_by_majority(self.confusion, self.class_names)
+        return specialisation.distinct_names(names, self.given_names)
 
     def summary(self) -> dict[str, float | None]:
         """Means over the scenes that count, flat and ready for JSON.

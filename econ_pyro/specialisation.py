@@ -6,6 +6,7 @@ columns are experts, entries count matched objects (and backgrounds) won by the 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from econ_pyro.errors import EconError
 from econ_pyro.matching import UNMATCHED, Matching
+
+_NUMBER = re.compile(r"-\d+$")
 
 
 def class_confusion(
@@ -110,6 +113,31 @@ def names_by_majority(confusion: Tensor, class_names: Sequence[str]) -> list[str
             taken[name] += 1
             names[k] = name if taken[name] == 1 else f"{name}-{taken[name]}"
     return names
+
+
+def distinct_names(names: Sequence[str], given: Sequence[str] = ()) -> list[str]:
+    """Names of experts, no two alike: those given stay, a further "circle" is "circle-2".
+
+    Args:
+        names: K names.
+        given: names of the first experts that go before; empty ones do not count.
+    """
+    given = [*given, *[""] * (len(names) - len(given))]
+    taken = {name for name in given if name}
+    out = []
+    for own, name in zip(given, names, strict=True):
+        new, number = own or name, 1
+        while not own and new in taken:
+            number += 1
+            new = f"{_NUMBER.sub('', name)}-{number}"
+        taken.add(new)
+        out.append(new)
+    return out
+
+
+def is_named(name: str) -> bool:
+    """Whether a name says more of an expert than its place."""
+    return not re.fullmatch(r"(expert|unused)-\d+", name)
 
 
 def _entropy(p: Tensor) -> float:

@@ -161,8 +161,13 @@ class _WinnersTerms(nn.Module):
     def __init__(self, model: nn.Module, guide: nn.Module, elbo: ClassConditionalELBO) -> None:
         super().__init__()
         self.model, self.guide, self.elbo = model, guide, elbo
+        # a leaf, always 0, of every loss: where only frozen experts won there is a graph too, and
+        # this process's share of the gradients of the others
+        device = next(model.parameters()).device
+        self.anchor = nn.Parameter(torch.zeros((), device=device))
 
     def forward(
         self, x: Tensor, k: Tensor, noise: Tensor, regions: Tensor | None
     ) -> tuple[Tensor, ...]:
-        return tuple(self.elbo.terms(self.model, self.guide, x, k, noise, regions))
+        l_x, l_z, l_r = self.elbo.terms(self.model, self.guide, x, k, noise, regions)
+        return l_x + self.anchor, l_z, l_r

@@ -29,7 +29,7 @@ class Args:
     """What to take apart, with which run."""
 
     run: tyro.conf.Positional[Path]
-    """Folder of a trained run."""
+    """Folder of a trained run or of published weights, or the name of shipped ones."""
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files, or folders of them."""
     out: Path

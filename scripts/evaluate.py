@@ -28,6 +28,7 @@ from econ_pyro.evaluation import (
 )
 from econ_pyro.judge import score_samples, train_judge
 from econ_pyro.opening import open_images
+from econ_pyro.pretrained import find
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Args:
     """What to measure, on what."""
 
     run: tyro.conf.Positional[Path]
-    """Folder of a trained run."""
+    """Folder of a trained run or of published weights, or the name of shipped ones."""
     data: Path | None = None
     """Whatever --data of svi_train.py takes: of a dataset folder and of what the run was trained
     on, the images held out are measured; held-out scenes of the run's own kind are generated if
@@ -67,7 +68,8 @@ def main(args: Sequence[str] | None = None) -> None:
     else:
         source = _own_images(parsed, size)
     report = evaluate(econ, source)
-    if parsed.data is None:
+    own = parsed.run.is_dir()  # shipped weights keep the figures that they came with
+    if parsed.data is None and own:
         econ.names = write_names(parsed.run, report, econ.names)
     reports = {"held-out" if parsed.data is None else str(parsed.data): report}
     if parsed.shifted:
@@ -77,7 +79,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if parsed.samples:
         judged = score_samples(econ, train_judge(scenes), min(parsed.n, 500))
         out["samples"] = dataclasses.asdict(judged)
-    files.write_json(parsed.run / "evaluation.json", out)
+    if own:
+        files.write_json(parsed.run / "evaluation.json", out)
     if parsed.json:
         print(json.dumps(out, indent=2))
         return
@@ -96,9 +99,10 @@ def main(args: Sequence[str] | None = None) -> None:
 def _own_images(args: Args, size: int) -> Source:
     """A file or a folder of images; of what the run was trained on, those held out."""
     assert args.data is not None
-    trained = files.read_json(args.run / checkpoint.CONFIG)
+    trained = files.read_json(find(args.run) / checkpoint.CONFIG)
     fit = args.fit or trained.get("fit", "crop")
-    if trained["data"] is None or Path(trained["data"]).resolve() != args.data.resolve():
+    data = trained.get("data")  # published weights do not say
+    if data is None or Path(data).resolve() != args.data.resolve():
         return open_images(args.data, size, fit, limit=args.n)
     limit = trained.get("limit", LIMIT)
     return open_split(args.data, SceneConfig(), size, 0, 1, args.n, fit, limit=limit).valid

@@ -29,7 +29,7 @@ class Args:
     """What to make, with which run."""
 
     run: tyro.conf.Positional[Path]
-    """Folder of a trained run."""
+    """Folder of a trained run or of published weights, or the name of shipped ones."""
     out: Path
     """Output folder."""
     scene: str | None = None

@@ -27,10 +27,11 @@ from econ_pyro.about import LIMIT
 from econ_pyro.config import Config, from_dict, to_dict
 from econ_pyro.curves import training_curves
 from econ_pyro.data import Source, open_split
-from econ_pyro.econ import Econ, load
+from econ_pyro.econ import Econ, load, load_expert
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation import as_json, evaluate, format_report, write_names
 from econ_pyro.layers import stages
+from econ_pyro.parts import Expert, check_fits, given_names, save_expert
 from econ_pyro.sprites import sprite_classes
 from econ_pyro.training import Row, Trainer
 from econ_pyro.world import join
@@ -53,6 +54,11 @@ class TrainArgs(Config):
     """Stop at a picture that cannot be read, instead of skipping it."""
     limit: int = LIMIT
     """Most images to take of a file or a folder of images."""
+    init_experts: tuple[str, ...] = ()
+    """Experts to begin with: safetensors files in experts/ of other runs. The first experts take
+    their weights and names; the others begin anew."""
+    freeze: bool = False
+    """Training leaves those experts as they are; they compete like others."""
     device: str = "auto"
     """auto, cpu or cuda."""
     steps: int | None = None
@@ -77,7 +83,8 @@ def main(args: Sequence[str] | None = None) -> None:
     }
     parsed = tyro.extras.overridable_config_cli(options, args=args, description=__doc__)
     run = parsed.run or Path("runs") / f"{parsed.preset}-seed-{parsed.seed}"
-    config = _resolve(parsed, run)
+    given = _initial_experts(parsed)
+    config = _resolve(parsed, run, given)
     device = cli.pick_device(parsed.device)
     if parsed.dry_run:
         _describe(config, device, run)
@@ -95,15 +102,15 @@ def main(args: Sequence[str] | None = None) -> None:
     train, valid = source.train, source.valid
     with join(device, limits.batch) as (world, device), pyro.validation_enabled(False):
         pyro.set_rng_seed(config.seed)
-        econ = Econ(config, device)
 
         def begin(number: int) -> tuple[nn.Module, nn.Module]:
-            other = Econ(dataclasses.replace(config, seed=config.seed + 1000 * number), device)
-            return other.model, other.guide
+            seed = config.seed + 1000 * number
+            econ = Econ(dataclasses.replace(config, seed=seed), device)
+            for k, expert in enumerate(given):
+                econ.put(k, expert)
+            return econ.model, econ.guide
 
-        trainer = Trainer(
-            config, econ.model, econ.guide, train, valid, run, device, world, begin
-        )  # fmt: skip
+        trainer = Trainer(config, *begin(0), train, valid, run, device, world, begin)
         if parsed.resume:
             trainer.resume()
         elif world.first:
@@ -116,12 +123,10 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _report(trainer: Trainer, run: Path, valid: Source, reason: str) -> None:
     best = load(run, trainer.device)
-    checkpoint.save_experts(
-        run / "experts",
-        [{p: getattr(e, p) for p in ("decoder", "attention", "encoder")} for e in best.experts],
-    )
     report = evaluate(best, valid)
     best.names = write_names(run, report, best.names)
+    for expert in best.experts:
+        save_expert(run / f"experts/expert_{expert.index}.safetensors", expert)
     files.write_json(run / "evaluation.json", as_json(report))
     _draw(run / "figures", best, valid.images(torch.arange(min(len(valid), 8))), trainer.rows)
     print(f"\ntraining ended: {reason}, step {trainer.step}, {trainer.seconds / 60:.1f} minutes")
@@ -131,14 +136,36 @@ def _report(trainer: Trainer, run: Path, valid: Source, reason: str) -> None:
     print(format_report(report, f"{len(valid)} validation scenes"))
 
 
-def _resolve(parsed: TrainArgs, run: Path) -> Config:
+def _initial_experts(parsed: TrainArgs) -> list[Expert]:
+    paths = [path for given in parsed.init_experts for path in given.split(",") if path]
+    if parsed.freeze and not paths:
+        raise EconError("experts to --freeze", "no --init-experts", "name their files")
+    if parsed.resume:  # they are in the checkpoint
+        return []
+    experts = [load_expert(path) for path in paths]
+    if len(experts) > parsed.model.experts:
+        raise EconError(
+            f"up to {parsed.model.experts} --init-experts, as model.experts is",
+            str(len(experts)),
+            f"set --model.experts {len(experts) + parsed.freeze}",
+        )
+    for path, expert in zip(paths, experts, strict=True):
+        check_fits(path, expert.config, expert.size, parsed.model)
+    return experts
+
+
+def _resolve(parsed: TrainArgs, run: Path, given: Sequence[Expert] = ()) -> Config:
     if parsed.resume:
         stored = files.read_json(run / checkpoint.CONFIG)
         config = from_dict(Config, stored["config"])
     else:
         config = Config(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)})
-    given: dict[str, Any] = {"steps": parsed.steps, "minutes": parsed.minutes}
-    limits = {name: value for name, value in given.items() if value is not None}
+        if parsed.freeze:
+            train = dataclasses.replace(config.train, frozen=len(given))
+            config = dataclasses.replace(config, train=train)
+        config = dataclasses.replace(config, names=config.names or given_names(given))
+    short: dict[str, Any] = {"steps": parsed.steps, "minutes": parsed.minutes}
+    limits = {name: value for name, value in short.items() if value is not None}
     scenes = config.scenes
     if scenes.sprites and not parsed.resume:  # by name, should the folder grow some day
         scenes = dataclasses.replace(scenes, classes=sprite_classes(scenes))
@@ -161,6 +188,7 @@ def _prepare(run: Path, config: Config, parsed: TrainArgs) -> None:
                 "data": None if parsed.data is None else str(parsed.data),
                 "fit": parsed.fit,
                 "limit": parsed.limit,
+                "init_experts": parsed.init_experts,
                 "versions": {
                     "econ_pyro": econ_pyro.__version__,
                     "torch": torch.__version__,

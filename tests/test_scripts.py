@@ -74,11 +74,10 @@ def test_training_leaves_a_complete_run(run):
 
 def test_experts_alone_hold_the_weights_of_the_best_checkpoint(run):
     econ = econ_pyro.load(run)
-    other = econ_pyro.Econ(econ.config)
-    for a, b in zip(econ.experts, other.experts, strict=True):
-        parts = {p: getattr(b, p) for p in ("decoder", "attention", "encoder")}
-        checkpoint.load_expert(run / f"experts/expert_{b.index}.safetensors", parts)
-        for part, module in parts.items():
+    for a in econ.experts:
+        b = econ_pyro.load_expert(run / f"experts/expert_{a.index}.safetensors")
+        assert b.name == a.name
+        for part, module in b.networks.items():
             for x, y in zip(getattr(a, part).parameters(), module.parameters(), strict=True):
                 assert torch.equal(x, y)
 
@@ -278,6 +277,7 @@ BAD = [
     ("inspect_data", "{tmp}/empty", "empty"),
     ("svi_train", "quick --data {tmp}/text.png --run {tmp}/o", "none of these"),
     ("evaluate", "{run} --data {tmp}/text.png", "none of these"),
+    ("publish", "{tmp}/none {tmp}/o", "no folder"),
 ]
 
 

@@ -26,7 +26,8 @@ def train(processes, run, *args):
     ]
     command = [sys.executable, *(launcher if processes > 1 else []), "scripts/svi_train.py",
                "quick", *TINY, "--train.restart-every", "2", "--train.restart-below", "0.9",
-               "--objective.balance", "1", "--run", str(run), *args]  # fmt: skip
+               "--objective.balance", "1", "--train.frozen", "1", "--run", str(run),
+               *args]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
@@ -50,6 +51,8 @@ def test_two_processes_learn_what_one_learns_and_resume_as_one(tmp_path):
     a, b = (checkpoint.load_checkpoint(tmp_path / n / checkpoint.LAST) for n in ("one", "two"))
     for name, weight in a["guide"].items():
         torch.testing.assert_close(weight, b["guide"][name], rtol=1e-3, atol=1e-4)
+        if name.split(".")[1] == "0":  # frozen
+            assert torch.equal(weight, b["guide"][name])
 
 
 def test_one_process_is_a_world_of_its_own():

@@ -1,0 +1,132 @@
+r"""Draws from the approximate posterior of images, as an ArviZ tree.
+
+A draw explains an image once, front to back, as a step of training does: at each layer
+
+* every expert proposes a region and draws its latent z from its Gaussian q(z | x, r, k);
+* the winner k is drawn with :math:`P(k) \propto \exp(-\text{score}_k / \tau)` (section 5.2), with
+  no handicap; it is the winner's z that is kept;
+* r is the winner's region as the probability that a pixel shows the layer, the mean of its
+  Bernoulli (section 5.1), and what later layers see is what it leaves.
+
+r therefore varies between draws with the winners, not from pixel to pixel; the mean of r over
+draws is the probability that a pixel shows the layer, whoever wins. Draws are independent of each
+other: one chain, and no diagnostics of chains are needed. They say how unsure the model is within
+its approximation, which leaves out other orders of the layers that were not proposed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from econ_pyro.competition import compete, draw_gumbel
+from econ_pyro.econ import Econ
+from econ_pyro.errors import EconError, check_positive
+from econ_pyro.handlers import seeded
+from econ_pyro.images import check_images
+from econ_pyro.learner import make_rules
+from econ_pyro.schedules import temperature_at
+
+DIMS = {
+    "k": ["scene", "step"],
+    "z": ["scene", "step", "latent"],
+    "r": ["scene", "step", "y", "x"],
+}
+
+
+def to_arviz(
+    econ: Econ,
+    images: Tensor,
+    draws: int = 100,
+    seed: int = 0,
+    temperature: float | None = None,
+    batch: int = 64,
+) -> Any:
+    """Draw explanations of images from the approximate posterior.
+
+    Args:
+        econ: the scene model.
+        images: ``(B, 3, H, W)`` float in [0, 1].
+        draws: explanations of each image. Regions take B T H W 4 bytes each.
+        seed: of the draws; the global generator is left as it was.
+        temperature: tau of the competition in nats; the one at the end of training if not given.
+            0 always takes the best.
+        batch: explanations at a time.
+
+    Returns:
+        An ``xarray.DataTree`` with the groups ``posterior`` (k, index of the expert; z; r; each
+        by chain, draw, scene and step, where step 1 is the nearest layer) and ``observed_data``
+        (image). The names of the experts are in the attribute ``experts`` of ``posterior``.
+
+    Raises:
+        EconError: images of another shape, type or range; a count below 1; a negative
+            temperature; or arviz-base is not installed.
+    """
+    try:
+        import arviz_base
+    except ImportError:
+        raise EconError(
+            "the package arviz-base", "none installed", "pip install 'econ-pyro[arviz]'"
+        ) from None
+    drawn = draw_posterior(econ, images, draws, seed, temperature, batch)
+    size, steps = econ.config.model.size, econ.config.model.steps
+    tree = arviz_base.from_dict(
+        {
+            "posterior": {name: value[None] for name, value in drawn.items()},
+            "observed_data": {"image": images.numpy(force=True)},
+        },
+        coords={
+            "scene": np.arange(len(images)),
+            "step": np.arange(1, steps + 1),
+            "latent": np.arange(econ.config.model.expert.latent),
+            "channel": ["red", "green", "blue"],
+            "y": np.arange(size),
+            "x": np.arange(size),
+        },
+        dims={**DIMS, "image": ["scene", "channel", "y", "x"]},
+    )
+    tree["posterior"].attrs["experts"] = list(econ.names)
+    return tree
+
+
+def draw_posterior(
+    econ: Econ,
+    images: Tensor,
+    draws: int = 100,
+    seed: int = 0,
+    temperature: float | None = None,
+    batch: int = 64,
+) -> dict[str, np.ndarray]:
+    """The draws of :func:`to_arviz` as arrays.
+
+    Returns:
+        ``k`` ``(draws, B, T)`` int64, ``z`` ``(draws, B, T, L)`` and ``r`` ``(draws, B, T, H, W)``
+        float32, front to back.
+    """
+    check_images(images, econ.config.model.size)
+    check_positive("draws", draws)
+    check_positive("batch", batch)
+    objective = econ.config.objective
+    if temperature is None:
+        temperature = temperature_at(econ.config, objective.temperature_steps)
+    if temperature < 0:
+        raise EconError("a temperature of 0 or more", str(temperature))
+    rules = replace(make_rules(econ.config), temperature=temperature)
+    latent, device = econ.config.model.expert.latent, econ.device
+    scene = torch.arange(len(images)).repeat(draws)  # of each explanation
+    parts = []
+    with seeded(seed, device):
+        for rows in scene.split(batch):
+            x = images[rows].to(device)
+            noise = torch.randn(len(x), rules.steps, latent, dtype=x.dtype, device=device)
+            gumbel = draw_gumbel((len(x), rules.steps, rules.experts), x)
+            d = compete(econ.model, econ.guide, x, noise, rules, gumbel=gumbel).cpu()
+            parts.append({"k": d.k, "z": d.z, "r": d.region.squeeze(2)})
+    return {
+        name: torch.cat([p[name] for p in parts]).unflatten(0, (draws, len(images))).numpy()
+        for name in DIMS
+    }

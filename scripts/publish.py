@@ -1,0 +1,87 @@
+"""Publish a run's weights: ``python scripts/publish.py RUN FOLDER``.
+
+Writes model.safetensors, config.json, experts.json and a model card with figures, measured on
+held-out scenes with the very weights that were written. A FOLDER in econ_pyro/weights/ is
+installed with the package; ``hf upload OWNER/NAME FOLDER`` puts one on the Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from econ_pyro import checkpoint, cli, errors, files
+from econ_pyro.about import LIMIT
+from econ_pyro.card import LICENCE, model_card
+from econ_pyro.data import open_split
+from econ_pyro.econ import load
+from econ_pyro.evaluation import TEST_SEED, as_json, evaluate, format_table, shifted_sources
+from econ_pyro.pretrained import CARD, find, refuse_run
+
+
+@dataclass(frozen=True)
+class Args:
+    """What to publish, where to."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a trained run."""
+    folder: tyro.conf.Positional[Path]
+    """Folder to write; its name is the title."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Type in which the weights are stored; they load as float32."""
+    licence: str = LICENCE
+    """Of the weights, as an SPDX identifier."""
+    data: Path | None = None
+    """Whatever --data of svi_train.py takes, whose validation part is measured; the run's own data
+    if not given."""
+    n: int = 1000
+    """Number of generated scenes to measure on."""
+    shifted: bool = False
+    """Measure also on shifted scenes, as evaluate.py does."""
+    which: Literal["best", "last"] = "best"
+    """Checkpoint: of the smallest validation loss, or the last."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    overwrite: bool = False
+    """Replace the folder if it exists."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    parsed = tyro.cli(Args, args=args, description=__doc__)
+    errors.check_positive("--n", parsed.n)
+    refuse_run(parsed.folder)
+    device = cli.pick_device(parsed.device)
+    econ = load(parsed.run, which=parsed.which)
+    stored = files.read_json(find(parsed.run) / checkpoint.CONFIG)
+    data = parsed.data or (Path(stored["data"]) if stored.get("data") else None)
+    fit, limit = stored.get("fit", "crop"), stored.get("limit", LIMIT)
+    size = econ.config.model.size
+    scenes = replace(econ.config.scenes, size=size)
+    valid = open_split(data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit).valid
+    with cli.staged(parsed.folder, parsed.overwrite, checkpoint.CONFIG) as out:
+        econ.save_pretrained(out, parsed.dtype)
+        written = load(out, device)
+        title = "held-out" if data is None else data.name
+        reports = {title: evaluate(written, valid)}
+        if parsed.shifted:
+            for name, (shifted, steps) in shifted_sources(written, parsed.n).items():
+                reports[name] = evaluate(written, shifted, steps)
+        figures = {name: as_json(report) for name, report in reports.items()}
+        files.write_json(out / "evaluation.json", figures)
+        text = model_card(
+            parsed.folder.resolve().name, econ.config, econ.names, figures, parsed.licence,
+            parsed.dtype, f"the images of {data.name}" if data else "",
+        )  # fmt: skip
+        files.write_atomically(out / CARD, lambda path: path.write_text(text))
+    print(format_table(reports))
+    for path in sorted(parsed.folder.iterdir()):
+        print(f"{path}: {path.stat().st_size / 1e6:.3f} MB")
+
+
+if __name__ == "__main__":
+    cli.run(main)
