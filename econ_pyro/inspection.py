@@ -123,7 +123,7 @@ def advise(seen: Inspection, fit: Fit) -> Advice:
     else:
         reasons.append(f"K {experts}: a guess, no classes are known; one for each kind of object "
                        "that looks alike, and 1 for the background")  # fmt: skip
-    reasons.append("quick: small networks, 15 minutes; then try random-colours")
+    reasons.append("quick: small networks, 20 minutes; then try random-colours")
     words = ["python", "scripts/svi_train.py", "quick", "--data", str(seen.path)]
     for option, value in (("size", size), ("steps", steps), ("experts", experts)):
         words += [f"--model.{option}", str(value)]

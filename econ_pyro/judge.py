@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,24 @@ from torch.nn import functional as F
 
 from econ_pyro import matching
 from econ_pyro.config import SceneConfig
-from econ_pyro.econ import Econ
 from econ_pyro.layers import regions_of_shapes
 from econ_pyro.scenes import SceneRenderer
 
 NOTHING, NOTHING_BEHIND = "no object", "background"
 _SCENES, _STEPS, _BATCH, _RATE = 20_000, 700, 128, 3e-3
+
+
+class Sampler(Protocol):
+    """What is judged: :class:`econ_pyro.econ.Econ`."""
+
+    names: list[str]
+    """Of the experts."""
+
+    def sample_experts(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Appearances and shapes by each expert alone, ``(K, n, ...)``."""
+
+    def sample(self, n: int = 1, scene: str | None = None, *, seed: int | None = None) -> Any:
+        """Scenes of named experts, back to front."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +112,16 @@ def train_judge(scenes: SceneConfig, seed: int = 0) -> Judge:
     return judge.eval()
 
 
-def score_samples(econ: Econ, judge: Judge, n: int = 200, seed: int = 0) -> SampleScores:
+def score_samples(
+    econ: Sampler, judge: Judge, objects: int = 3, n: int = 200, seed: int = 0
+) -> SampleScores:
     """Judge samples of each expert, and scenes asked for by the names of their objects.
 
     Args:
         econ: whose experts have names.
         judge: of the same classes.
-        n: samples of each expert; as many scenes, of as many objects as in training.
+        objects: number of objects of a scene.
+        n: samples of each expert; as many scenes.
         seed: of samples and requests.
     """
     _, shapes = econ.sample_experts(n, seed)
@@ -119,7 +135,7 @@ def score_samples(econ: Econ, judge: Judge, n: int = 200, seed: int = 0) -> Samp
         return SampleScores(alone, None)
     luck, right = random.Random(seed), 0
     for i in range(n):
-        asked = [luck.choice(able) for _ in range(econ.config.scenes.objects)]
+        asked = [luck.choice(able) for _ in range(objects)]
         canvas = econ.sample(1, " ".join([NOTHING_BEHIND, *reversed(asked)]), seed=seed + i)
         right += _shows(judge, canvas.shape[0, :-1], asked)
     return SampleScores(alone, right / n)

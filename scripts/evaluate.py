@@ -77,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> None:
             reports[name] = evaluate(econ, shifted, steps)
     out: dict[str, Any] = {name: as_json(r) for name, r in reports.items()}
     if parsed.samples:
-        judged = score_samples(econ, train_judge(scenes), min(parsed.n, 500))
+        judged = score_samples(econ, train_judge(scenes), scenes.objects, min(parsed.n, 500))
         out["samples"] = dataclasses.asdict(judged)
     if own:
         files.write_json(parsed.run / "evaluation.json", out)
