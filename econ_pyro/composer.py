@@ -56,7 +56,7 @@ def read_upload(path: str | Path, size: int) -> Tensor:
         :math:`(1, 3, H, W)` float32 in [0, 1].
 
     Raises:
-        EconError: it is no PNG or JPEG, is damaged, or has more than ``MOST_PIXELS`` pixels. The
+        EconError: it is no picture that can be read, or has more than ``MOST_PIXELS`` pixels. The
             message has the file's name, not its folder, which is none of the visitor's business.
     """
     path = Path(path)

@@ -57,8 +57,8 @@ def _take_apart(
         f"can rearrange them. It is cropped to a square of {size} × {size} pixels first."
     )
     upload = gr.File(
-        label="Picture (PNG or JPEG, at most 10 MB)",
-        file_types=[".png", ".jpg", ".jpeg"],
+        label="Picture (PNG, JPEG, GIF or WebP, at most 10 MB)",
+        file_types=[".png", ".jpg", ".jpeg", ".gif", ".webp"],
         height=130,
         elem_id="upload",
     )

@@ -168,12 +168,15 @@ def whole_png():
 
 
 BAD = {
-    "words.png": (b"not a picture", "readable PNG or JPEG"),
-    "empty.png": (b"", "readable PNG or JPEG"),
-    "vector.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "readable PNG or JPEG"),
-    "animated.png": (b"GIF89a\x10\x00\x10\x00\x00\x00\x00;", "readable PNG or JPEG"),
-    "array.png": (npy(), "readable PNG or JPEG"),
-    "truncated.png": (whole_png()[:2000], "readable PNG or JPEG"),
+    "words.png": (b"not a picture", "readable PNG, JPEG, GIF or WebP"),
+    "empty.png": (b"", "readable PNG, JPEG, GIF or WebP"),
+    "vector.png": (
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "readable PNG, JPEG, GIF or WebP",
+    ),
+    "animated.png": (b"GIF89a\x10\x00\x10\x00\x00\x00\x00;", "readable PNG, JPEG, GIF or WebP"),
+    "array.png": (npy(), "readable PNG, JPEG, GIF or WebP"),
+    "truncated.png": (whole_png()[:2000], "readable PNG, JPEG, GIF or WebP"),
     "large.png": (png_of(9_000, 9_000), "at most 50,000,000 pixels"),
     "bomb.png": (png_of(60_000, 60_000), "pixels"),
 }

@@ -195,7 +195,7 @@ def write_bad(root, name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("text", "a readable PNG or JPEG image, got .*a.png"),
+        ("text", "a readable PNG, JPEG, GIF or WebP image, got .*a.png"),
         ("opaque", "transparent background, got .*a.png, which has no transparency: cut it out"),
         ("clear", "can be seen, got .*a.png, which is transparent all over"),
         ("twice", "sprites called a in one place, got .*a.png"),
