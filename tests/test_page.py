@@ -39,7 +39,7 @@ def served(tmp_path_factory):
     assert found, line + process.stdout.read()
     yield found[1], run
     process.terminate()
-    rest = process.communicate(timeout=30)[0]
+    rest = process.communicate(timeout=120)[0]
     assert process.returncode == 130 and rest.strip() == "stopped"
 
 
