@@ -143,7 +143,7 @@ def test_names_in_a_configuration_are_checked(tiny, names, message):
 
 
 def frozen(tiny, **train):
-    options = {"frozen": 2, "restart_below": 3.0, "restart_every": 2, **train}
+    options = {"frozen": 2, "restart_below": 0.9, "restart_every": 2, **train}
     objective = dataclasses.replace(tiny.objective, balance=1.0)
     train = dataclasses.replace(tiny.train, **options)
     return dataclasses.replace(tiny, train=train, objective=objective)
@@ -186,6 +186,24 @@ def test_a_step_that_only_frozen_experts_win_changes_nothing(tiny, tmp_path):
     assert equal(before, learner.model.state_dict())
 
 
+def test_a_starved_expert_is_left_if_frozen_and_a_copy_of_a_frozen_one_if_not(tiny, tmp_path):
+    learner = make_trainer(frozen(tiny, restart_every=1), tmp_path / "run").learner
+    ensembles = [learner.model.decoders, learner.guide.attentions, learner.guide.encoders]
+    before = [[p.clone() for e in ensembles for p in e[k].parameters()] for k in range(2)]
+    for wins in (
+        [[0, 1000, 0], [0, 1000, 0], [0, 0, 1000]],  # expert 0 starves
+        [[1000, 0, 0], [1000, 0, 0], [0, 1000, 0]],  # expert 2 does, and 0 is the busiest
+    ):
+        learner.window = torch.tensor(wins)
+        learner.step(torch.rand(4, 3, 16, 16), None, 0)
+        for k in range(2):
+            now = [p for e in ensembles for p in e[k].parameters()]
+            assert all(torch.equal(a, b) for a, b in zip(now, before[k], strict=True))
+    copied = [p for e in ensembles for p in e[2].parameters()]
+    for a, b in zip(before[0], copied, strict=True):
+        assert (a - b).abs().max() <= 0.12 * a.square().mean().sqrt() and b.requires_grad
+
+
 def test_freezing_all_is_refused(tiny):
     with pytest.raises(EconError, match="0 to 2 train.frozen of 3 experts.*got 3: raise --model"):
         frozen(tiny, frozen=3)
@@ -206,7 +224,7 @@ def run(tmp_path_factory):
 
 NEW_CLASS = """--model.experts 4 --model.steps 4 --scenes.objects 3
     --scenes.classes circle square star --train.tries 2 --train.try-steps 2
-    --train.restart-every 2 --train.restart-below 3""".split()
+    --train.restart-every 2 --train.restart-below 0.9""".split()
 
 
 def test_a_fresh_expert_learns_a_new_class_and_the_old_ones_stay(run, tmp_path):

@@ -249,6 +249,15 @@ def test_library_face(run):
     assert econ_pyro.__version__ == econ_pyro._version.__version__
 
 
+def test_figures(run, tmp_path, capsys):
+    out = tmp_path / "figures"
+    script("figures", "--out", out, "--unique", run, "--random", run)
+    assert "no model for --single" in capsys.readouterr().out
+    assert {p.stem.removeprefix("figure-") for p in out.iterdir()} == {
+        "1-A", "1-B", "1-C", "4-A", "4-B", "4-C", "6", "7", "8-A", "8-B", "8-C", "8-D"
+    }  # fmt: skip
+
+
 BAD = [
     ("decompose", "{run} {tmp}/none.png --out {tmp}/o", "none.png"),
     ("decompose", "{run} {tmp}/text.png --out {tmp}/o", "text.png"),
