@@ -5,8 +5,8 @@ BIN := .venv/bin
 # an outer Python's own torch (a GPU build, say) is kept; else the pinned one is installed
 HAS_TORCH := $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo --system-site-packages)
 
-# what `make ui` serves: a run's folder
-RUN ?= runs/quick-seed-0
+# what `make ui` serves: weights that are installed, or a run's folder
+RUN ?= quick
 
 .PHONY: train test lint clean setup ui
 

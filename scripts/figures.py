@@ -30,7 +30,7 @@ class Args:
 
     out: Path
     """Output folder."""
-    unique: str | None = "unique-colours"
+    unique: str | None = "quick"
     """Model of uniquely coloured objects: Fig. 1."""
     random: str | None = None
     """Model of randomly coloured objects: Figs. 4, 6, 7 and 8."""

@@ -258,7 +258,7 @@ def test_a_fresh_expert_learns_a_new_class_and_the_old_ones_stay(run, tmp_path):
         (["--init-experts", "{e},{e}", "--model.experts", "1"], "up to 1 --init-experts"),
         (["--init-experts", "{e}", "--model.expert.latent", "5"], "set --model.expert.latent 2"),
         (["--init-experts", "{e}", "--model.expert.features", "8"], "model.expert.features 8"),
-        (["--init-experts", "{e}", "--model.expert.centred"], "set --model.expert.no-centred"),
+        (["--init-experts", "{e}", "--model.expert.no-centred"], "set --model.expert.centred"),
         (["--init-experts", "{e}", "--model.size", "32"], "model.size 32, as the model has"),
         (["--init-experts", "none.safetensors"], "none.safetensors"),
     ],
