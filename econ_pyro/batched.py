@@ -15,7 +15,7 @@ from torch import Tensor
 
 from econ_pyro.distributions import LayeredNormal, MeanBernoulli
 from econ_pyro.elbo import ClassConditionalELBO
-from econ_pyro.layers import next_scope
+from econ_pyro.layers import fixed_region, next_scope
 from econ_pyro.proposals import Generator, Recogniser
 from econ_pyro.terms import Terms, layer_terms
 
@@ -66,11 +66,8 @@ def _layers(
     """Scope and region of every layer, front to back (Eqs. 9 and 14)."""
     s_t, scopes, taken = torch.ones_like(x[:, :1]), [], []
     for i in range(k.shape[1]):
-        if regions is not None:
-            r_t = regions[:, i]
-        elif i == k.shape[1] - 1:
-            r_t = s_t  # the last layer takes the whole scope (footnote 7)
-        else:
+        r_t = fixed_region(s_t, i, k.shape[1], regions)
+        if r_t is None:
             r_t = guide.attend(x, s_t, k[:, i])
         scopes.append(s_t)
         taken.append(r_t)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from econ_pyro.decomposition import Decomposition
-from econ_pyro.layers import next_scope
+from econ_pyro.layers import fixed_region, next_scope
 from econ_pyro.lookahead import ending, looked_ahead
 from econ_pyro.proposals import Generator, Recogniser, Rules, propose
 from econ_pyro.terms import Terms, stack
@@ -44,12 +44,6 @@ def draw_winners(scores: Tensor, temperature: float, gumbel: Tensor | None = Non
     if gumbel is None:
         gumbel = draw_gumbel(scores.shape, scores)
     return (gumbel - scores / temperature).argmax(dim=1)
-
-
-def _fixed_region(s_t: Tensor, i: int, steps: int, regions: Tensor | None) -> Tensor | None:
-    if regions is not None:
-        return regions[:, i]
-    return s_t if i == steps - 1 else None  # the last layer takes the whole scope (footnote 7)
 
 
 @torch.no_grad()
@@ -79,12 +73,13 @@ def compete(
     layers: list[tuple[Tensor, ...]] = []
     terms: list[Terms] = []
     for i in range(rules.steps):
-        r_t = _fixed_region(s_t, i, rules.steps, regions)
+        r_t = fixed_region(s_t, i, rules.steps, regions)
         proposals = propose(model, guide, x, s_t, noise[:, i], rules, r_t)
-        scores = proposals.terms.score(rules.lam)  # (B, K)
         if rules.lookahead and r_t is None:
             end = ending(model, guide, x, s_t, noise[:, i], rules)
             scores = looked_ahead(proposals, end, model, x, s_t, rules)
+        else:
+            scores = proposals.terms.score(rules.lam)  # (B, K)
         handicapped = scores if handicap is None else scores + handicap[i]
         luck = None if gumbel is None else gumbel[:, i]
         k_hat = draw_winners(handicapped, rules.temperature, luck)
@@ -142,7 +137,7 @@ def exhaust(
             best_loss = torch.where(better, loss, best_loss)
             best_k = torch.where(better[:, None], torch.tensor(prefix, device=x.device), best_k)
             return
-        r_t = _fixed_region(s_t, i, rules.steps, None)
+        r_t = fixed_region(s_t, i, rules.steps, None)
         proposals = propose(model, guide, x, s_t, noise[:, i], rules, r_t)
         losses = proposals.terms.loss(beta, gamma)  # (B, K)
         for k in range(rules.experts):

@@ -68,6 +68,12 @@ def shifted_sources(econ: Econ, n: int) -> dict[str, tuple[Source, int]]:
     }
 
 
+def evaluate_shifted(econ: Econ, n: int) -> dict[str, SceneMetrics]:
+    """:func:`evaluate` on ``n`` scenes of each of :func:`shifted_sources`."""
+    sources = shifted_sources(econ, n).items()
+    return {name: evaluate(econ, source, steps) for name, (source, steps) in sources}
+
+
 def as_json(metrics: SceneMetrics) -> dict[str, Any]:
     """Everything measured, ready for JSON."""
     out: dict[str, Any] = {"metrics": metrics.summary()}

@@ -26,6 +26,20 @@ def next_scope(s_t: Tensor, r_t: Tensor) -> Tensor:
     return (s_t - r_t).clamp_min(0.0)  # rounding may leave -1e-8
 
 
+def fixed_region(s_t: Tensor, i: int, steps: int, regions: Tensor | None) -> Tensor | None:
+    """The region of layer i, from the front, where it is not for an attention to choose.
+
+    Args:
+        s_t: scope, ``(B, 1, H, W)``.
+        i: number of the layer, from 0.
+        steps: number of layers T.
+        regions: true regions, if they are given, ``(B, T, 1, H, W)``.
+    """
+    if regions is not None:
+        return regions[:, i]
+    return s_t if i == steps - 1 else None  # the last layer takes the whole scope (footnote 7)
+
+
 def safe_log(probability: Tensor) -> Tensor:
     """Log of a scope or region as networks see it, never below log SCOPE_EPS."""
     return probability.clamp_min(SCOPE_EPS).log()

@@ -154,11 +154,17 @@ class Learner:
         )
         in_time = objective.balance_from <= age < objective.balance_until
         self.balancing = objective.balance > 0 and in_time
-        self.svi.handicap = self.handicap if self.balancing else None
-        self.svi.handicap_last = objective.balance_last
+        self.svi.handicap = self._handicaps() if self.balancing else None
         if train.schedule == "cosine":
             for group in self.optim.param_groups:
                 group["lr"] = rate_at(self.config, age)
+
+    def _handicaps(self) -> Tensor:
+        """Of every step, front to back, (T, K)."""
+        every = self.handicap.expand(self.config.model.steps, -1).clone()
+        if self.config.objective.balance_last:
+            every[:-1] = 0.0
+        return every
 
     def _count_wins(self, k: Tensor) -> None:
         one_hot = nn.functional.one_hot(k, self.window.shape[1])  # (B, T, K)

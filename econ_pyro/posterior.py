@@ -72,7 +72,7 @@ def to_arviz(
         raise EconError(
             "the package arviz-base", "none installed", "pip install 'econ-pyro[arviz]'"
         ) from None
-    drawn = draw_posterior(econ, images, draws, seed, temperature, batch)
+    drawn = _draw(econ, images, draws, seed, temperature, batch)
     size, steps = econ.config.model.size, econ.config.model.steps
     tree = arviz_base.from_dict(
         {
@@ -93,20 +93,10 @@ def to_arviz(
     return tree
 
 
-def draw_posterior(
-    econ: Econ,
-    images: Tensor,
-    draws: int = 100,
-    seed: int = 0,
-    temperature: float | None = None,
-    batch: int = 64,
+def _draw(
+    econ: Econ, images: Tensor, draws: int, seed: int, temperature: float | None, batch: int
 ) -> dict[str, np.ndarray]:
-    """The draws of :func:`to_arviz` as arrays.
-
-    Returns:
-        ``k`` ``(draws, B, T)`` int64, ``z`` ``(draws, B, T, L)`` and ``r`` ``(draws, B, T, H, W)``
-        float32, front to back.
-    """
+    """Arrays k (draws, B, T), z (draws, B, T, L) and r (draws, B, T, H, W), front to back."""
     check_images(images, econ.config.model.size)
     check_positive("draws", draws)
     check_positive("batch", batch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from econ_pyro.config import (
     Config,
     ExpertConfig,
@@ -31,6 +33,8 @@ _RECIPE = ObjectiveConfig(
     balance_until=1500,
 )
 
+_TRAIN = TrainConfig(tries=3, try_steps=200, flat_until=300, restart_below=0.2)
+
 PRESETS: dict[str, tuple[str, Config]] = {
     "quick": (
         "Uniquely coloured objects with small networks: at most 20 minutes on two CPU cores.",
@@ -39,17 +43,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 expert=ExpertConfig(features=16, channels=(16, 32, 32, 32), centred=True)
             ),
             objective=_RECIPE,
-            train=TrainConfig(
-                steps=2200,
-                batch=16,
-                lr=2e-3,
-                schedule="cosine",
-                minutes=20.0,
-                tries=3,
-                try_steps=200,
-                flat_until=300,
-                restart_below=0.2,
-            ),
+            train=replace(_TRAIN, steps=2200, batch=16, lr=2e-3, schedule="cosine", minutes=20.0),
         ),
     ),
     "unique-colours": (
@@ -57,7 +51,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         Config(
             model=ModelConfig(expert=ExpertConfig(layers=4, centred=True)),
             objective=_RECIPE,
-            train=TrainConfig(tries=3, try_steps=200, flat_until=300, restart_below=0.2),
+            train=_TRAIN,
         ),
     ),
     "random-colours": (
@@ -66,7 +60,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             scenes=SceneConfig(kind="random-colours"),
             model=ModelConfig(expert=ExpertConfig(centred=True)),
             objective=_RECIPE,
-            train=TrainConfig(tries=3, try_steps=200, flat_until=300, restart_below=0.2),
+            train=_TRAIN,
         ),
     ),
     "single-expert": (

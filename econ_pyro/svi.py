@@ -51,8 +51,7 @@ class CompetitiveSVI:
         world: the processes that share each batch; ``step`` then takes this one's share of it.
 
     Attributes:
-        handicap: nats added to each expert's scores in training, ``(K,)``; None adds nothing.
-        handicap_last: add them in the last step alone.
+        handicap: nats added to each expert's scores in training, ``(T, K)``; None adds nothing.
     """
 
     def __init__(
@@ -76,7 +75,6 @@ class CompetitiveSVI:
             self._terms = DistributedDataParallel(self._terms, find_unused_parameters=True)
         self.last: Step | None = None
         self.handicap: Tensor | None = None
-        self.handicap_last = False
 
     def _precision(self, x: Tensor) -> torch.autocast:
         # one context a pass: it casts each weight once; its cache must not outlive no_grad
@@ -103,7 +101,7 @@ class CompetitiveSVI:
                 noise,
                 self.rules,
                 regions,
-                self._handicaps(),
+                self.handicap,
                 gumbel,
             )
         self.optim.zero_grad(set_to_none=True)
@@ -118,14 +116,6 @@ class CompetitiveSVI:
         self.optim.step()
         self.last = Step(loss.detach(), terms.map(torch.Tensor.detach), d.k)
         return loss.item()
-
-    def _handicaps(self) -> Tensor | None:
-        if self.handicap is None:
-            return None
-        every = self.handicap.expand(self.rules.steps, -1).clone()
-        if self.handicap_last:
-            every[:-1] = 0.0
-        return every
 
     def draw(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Noise of the latents and luck of the experts for a step.

@@ -21,7 +21,7 @@ from econ_pyro.distributions import FixedNoiseNormal, MeanBernoulli
 from econ_pyro.experts import Ensemble, register
 from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.encoder import Encoder
-from econ_pyro.layers import next_scope, region, safe_log
+from econ_pyro.layers import fixed_region, next_scope, region, safe_log
 
 LOG_SCALE_RANGE = (-7.0, 3.0)  # of q(z); outside, exp would meet the limits of float32 training
 
@@ -103,11 +103,9 @@ class Recognition(nn.Module):
         s_t = torch.ones_like(x[:, :1])
         with pyro.plate(sites.SCENES, len(x)):
             for i, t in enumerate(sites.front_to_back(steps)):
-                k_t, last = k[:, i], i == steps - 1
-                if regions is not None:
-                    probs = regions[:, i]
-                else:
-                    probs = s_t if last else self.attend(x, s_t, k_t)
+                k_t, probs = k[:, i], fixed_region(s_t, i, steps, regions)
+                if probs is None:
+                    probs = self.attend(x, s_t, k_t)
                 r_t = pyro.sample(sites.r(t), MeanBernoulli(probs).to_event(3))
                 q_z = self.encode(x, r_t, k_t, None if noise is None else noise[:, i])
                 pyro.sample(sites.z(t), q_z)

@@ -21,9 +21,9 @@ from econ_pyro.evaluation import (
     TEST_SEED,
     as_json,
     evaluate,
+    evaluate_shifted,
     format_report,
     format_table,
-    shifted_sources,
     write_names,
 )
 from econ_pyro.judge import score_samples, train_judge
@@ -73,8 +73,7 @@ def main(args: Sequence[str] | None = None) -> None:
         econ.names = write_names(parsed.run, report, econ.names)
     reports = {"held-out" if parsed.data is None else str(parsed.data): report}
     if parsed.shifted:
-        for name, (shifted, steps) in shifted_sources(econ, parsed.n).items():
-            reports[name] = evaluate(econ, shifted, steps)
+        reports |= evaluate_shifted(econ, parsed.n)
     out: dict[str, Any] = {name: as_json(r) for name, r in reports.items()}
     if parsed.samples:
         judged = score_samples(econ, train_judge(scenes), scenes.objects, min(parsed.n, 500))

@@ -19,7 +19,7 @@ from econ_pyro.about import LIMIT
 from econ_pyro.card import LICENCE, model_card
 from econ_pyro.data import open_split
 from econ_pyro.econ import load
-from econ_pyro.evaluation import TEST_SEED, as_json, evaluate, format_table, shifted_sources
+from econ_pyro.evaluation import TEST_SEED, as_json, evaluate, evaluate_shifted, format_table
 from econ_pyro.pretrained import CARD, find, refuse_run
 
 
@@ -69,8 +69,7 @@ def main(args: Sequence[str] | None = None) -> None:
         title = "held-out" if data is None else data.name
         reports = {title: evaluate(written, valid)}
         if parsed.shifted:
-            for name, (shifted, steps) in shifted_sources(written, parsed.n).items():
-                reports[name] = evaluate(written, shifted, steps)
+            reports |= evaluate_shifted(written, parsed.n)
         figures = {name: as_json(report) for name, report in reports.items()}
         files.write_json(out / "evaluation.json", figures)
         text = model_card(

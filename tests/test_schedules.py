@@ -66,5 +66,5 @@ def test_handicaps_can_be_for_the_last_step_alone(tiny):
     for age in range(3):
         learner.step(x, None, age)
         assert not (learner.svi.last.k[:, -1] == 1).any()
-    every = learner.svi._handicaps()
+    every = learner.svi.handicap
     assert every[-1, 1] > 1e8 and not every[:-1].any()
