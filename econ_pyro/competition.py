@@ -70,6 +70,7 @@ def compete(
         gumbel: luck of each expert at each step, ``(B, T, K)``; drawn if not given.
     """
     s_t = torch.ones_like(x[:, :1])
+    barred = x.new_zeros(x.shape[0], rules.experts)  # len() would fix an export's batch
     layers: list[tuple[Tensor, ...]] = []
     terms: list[Terms] = []
     for i in range(rules.steps):
@@ -80,9 +81,12 @@ def compete(
             scores = looked_ahead(proposals, end, model, x, s_t, rules)
         else:
             scores = proposals.terms.score(rules.lam)  # (B, K)
-        handicapped = scores if handicap is None else scores + handicap[i]
+        handicapped = scores + barred if handicap is None else scores + barred + handicap[i]
         luck = None if gumbel is None else gumbel[:, i]
         k_hat = draw_winners(handicapped, rules.temperature, luck)
+        if rules.distinct:
+            barred = barred.scatter(1, k_hat[:, None], torch.inf)
+            barred = barred.where(barred.isfinite().any(1, keepdim=True), 0.0)
         won = proposals.of(k_hat)
         terms.append(won.terms)
         layers.append((k_hat, s_t, *won[:4], scores))

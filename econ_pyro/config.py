@@ -7,132 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_type_hints
 
-from econ_pyro.errors import EconError, check_choice, check_positive
+from econ_pyro.errors import EconError, check_positive
+from econ_pyro.scene_config import SceneConfig
 
 T = TypeVar("T")
-
-SHAPES = ("circle", "square", "triangle", "heart", "star", "cross", "ellipse")
-DEFAULT_CLASSES = ("circle", "square", "triangle")
-SCENE_KINDS = ("unique-colours", "random-colours")
-BACKGROUNDS = ("dark", "grey", "any")
-SELECTIONS = ("one-of-each", "random", "same")
-MAX_OBJECTS = 8
-"""Largest number of objects in a scene."""
-MIN_SIDE = 3
-"""Smallest side of an object in pixels: no shape of this size falls between pixel centres."""
-
-
-@dataclass(frozen=True)
-class SceneConfig:
-    """What the renderer draws (appendix C.1)."""
-
-    kind: Literal["unique-colours", "random-colours"] = "unique-colours"
-    """unique-colours: circles red, squares green, triangles blue, one saturated colour for each
-    further class; random-colours: every channel a random integer from 128 to 255. Sprites keep
-    their colours, or are tinted so that their mean is such a colour."""
-    sprites: str | None = None
-    """A folder of PNG files with transparent backgrounds to compose scenes of instead of shapes:
-    each file or sub-folder in it is a class, called by its name."""
-    size: int = 32
-    """Height and width of the image in pixels: a multiple of 8, up to 1024."""
-    objects: int = 3
-    """Number of objects in a scene, 0 to 8 (the largest number if min_objects is set)."""
-    min_objects: int | None = None
-    """If set, the number of objects is uniform from min_objects to objects."""
-    classes: tuple[str, ...] = DEFAULT_CLASSES
-    """Classes of object that occur; of sprites, all that the folder has unless set."""
-    class_weights: tuple[float, ...] | None = None
-    """Weights, in proportion, of the classes where one is drawn at random; uniform if not set.
-    (One-of-each with fewer objects than classes takes distinct classes, all equally likely.)"""
-    selection: Literal["one-of-each", "random", "same"] = "one-of-each"
-    """one-of-each: each class once, in random depth order, further objects at random; random:
-    each object's class independently; same: all objects of a scene share one class."""
-    object_size: tuple[float, float] = (0.375, 0.375)
-    """Smallest and largest side of an object's bounding box, before it is turned, as a fraction of
-    the image."""
-    rotate: bool = False
-    """Turn each object by a random angle about the centre of its bounding box."""
-    background: Literal["dark", "grey", "any"] = "dark"
-    """Colour of the background, one a scene; dark: every channel a random integer up to 127; grey:
-    any grey; any: any colour."""
-    near_background: int | None = None
-    """If set, whatever the kind: each object channel is uniform within this distance (1-255) of
-    the background's, but no object has exactly the background's colour."""
-
-    def __post_init__(self) -> None:
-        check_choice("a kind of scene", self.kind, SCENE_KINDS)
-        check_choice("a selection", self.selection, SELECTIONS)
-        check_choice("a background", self.background, BACKGROUNDS)
-        if self.size <= 0 or self.size % 8 or self.size > 1024:
-            raise EconError(
-                "an image size that is a positive multiple of 8 up to 1024",
-                str(self.size),
-                f"try {min(1024, max(8, 8 * round(self.size / 8)))}",
-            )
-        if not 0 <= self.objects <= MAX_OBJECTS:
-            raise EconError(f"0 to {MAX_OBJECTS} objects", str(self.objects))
-        if self.min_objects is not None and not 0 <= self.min_objects <= self.objects:
-            raise EconError(
-                f"min_objects from 0 to objects, which is {self.objects}", str(self.min_objects)
-            )
-        self._check_classes()
-        self._check_sizes()
-        if self.near_background is not None and not 1 <= self.near_background <= 255:
-            raise EconError(
-                "near_background from 1 to 255",
-                str(self.near_background),
-                "leave it out for colours that do not depend on the background",
-            )
-
-    def _check_classes(self) -> None:
-        unknown = [name for name in self.classes if name not in SHAPES]
-        if unknown and self.sprites is None:
-            raise EconError(f"classes among {', '.join(SHAPES)}", repr(unknown[0]))
-        if not self.classes or len(set(self.classes)) < len(self.classes):
-            raise EconError(
-                "at least one class, and each once",
-                repr(" ".join(self.classes)),
-                "class_weights makes a class more frequent",
-            )
-        weights = self.class_weights
-        # whoever opens the sprites checks again, with the classes that are there
-        open_ended = self.sprites is not None and self.classes == DEFAULT_CLASSES
-        if weights is None or open_ended:
-            return
-        if len(weights) != len(self.classes):
-            raise EconError(
-                f"one class weight for each of the {len(self.classes)} classes",
-                f"{len(weights)} weights",
-                "give as many --class-weights as --classes",
-            )
-        if not all(0 <= w < math.inf for w in weights) or not 0 < sum(weights) < math.inf:
-            raise EconError(
-                "class weights that are finite, not negative and not all 0",
-                " ".join(str(w) for w in weights),
-            )
-
-    def _check_sizes(self) -> None:
-        low, high = self.object_size
-        if not 0 < low <= high <= 1:
-            raise EconError(
-                "object_size as smallest and largest fraction of the image, in (0, 1]",
-                f"{low} {high}",
-            )
-        if low * self.size < MIN_SIDE:
-            raise EconError(
-                f"objects of at least {MIN_SIDE} pixels",
-                f"{low} * {self.size} = {low * self.size:g} pixels",
-                f"raise object_size to {MIN_SIDE / self.size:g} or more, or the image size",
-            )
-        if self.rotate and high > 0.7:
-            raise EconError(
-                "object_size up to 0.7 with rotate, so that the corners stay in the image",
-                str(high),
-            )
 
 
 @dataclass(frozen=True)
@@ -146,9 +27,13 @@ class ExpertConfig:
     features: int = 32
     """Feature maps of each block of the encoder and of the decoder."""
     centred: bool = False
-    """The first two latents are a place, which the encoder finds about the region's centre, and
-    the decoder draws about it: an object once learnt is the same anywhere. The paper's networks
-    have to learn each place."""
+    """The first two latents are a place, which the encoder finds about the region's centre, in a
+    window around it, and the decoder draws about it: an object once learnt is the same anywhere.
+    The paper's networks have to learn each place."""
+    shape_latents: int | None = None
+    """If set, an object's shape depends on that many of its latents, the first ones, and only its
+    appearance on all: 2 with centred are shapes that differ in place alone, more let them vary in
+    size or outline. Free shapes (the paper) also learn the bites that nearer objects take."""
     channels: tuple[int, ...] = (32, 64, 64, 64)
     """Output channels of the attention U-Net's down blocks."""
     hidden: int = 128
@@ -156,13 +41,21 @@ class ExpertConfig:
     attention_bias: float = -3.0
     """Initial logit of the attention: negative lets the last step explain everything at first,
     so that objects are carved out front to back. 0 is the paper."""
+    salient: bool = False
+    """Attention begins with what differs most from the scope's mean colour: objects, not a part
+    of the background, which costs as much at first."""
     shape_bias: float = -3.0
     """Initial logit of the shape; goes with attention_bias. 0 is the paper."""
 
     def __post_init__(self) -> None:
-        least = 2 if self.centred else 1
+        least = 3 if self.centred else 1  # a place, and something of its own
         if self.latent < least:
             raise EconError(f"at least {least} latents", str(self.latent), "raise expert.latent")
+        least = min(2, least)
+        if self.shape_latents is not None and not least <= self.shape_latents <= self.latent:
+            raise EconError(
+                f"{least} to {self.latent} expert.shape-latents", str(self.shape_latents)
+            )
 
 
 @dataclass(frozen=True)
@@ -220,6 +113,9 @@ class ObjectiveConfig:
     """Temperature after annealing, above 0; temperature throughout if not set."""
     temperature_steps: int = 1000
     """Training steps over which the temperature moves geometrically to temperature_end."""
+    distinct_until: int = 0
+    """Training step until which an expert wins no second step of a scene while others have won
+    none, so that all learn: one that begins better would otherwise win every step."""
     balance: float = 0.0
     """Handicap in the training's competition: nats a step that an expert loses for each even share
     by which it wins more than an even share, and gains for each by which it wins less."""

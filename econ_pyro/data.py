@@ -19,12 +19,12 @@ from torch import Tensor
 
 from econ_pyro import counter
 from econ_pyro.about import LIMIT
-from econ_pyro.config import SceneConfig
 from econ_pyro.dataset import SPLITS, StoredScenes, is_dataset
 from econ_pyro.errors import EconError
 from econ_pyro.images import Fit, find_images, read_image
 from econ_pyro.opening import open_images
 from econ_pyro.pictures import ImageFolder
+from econ_pyro.scene_config import SceneConfig
 from econ_pyro.scenes import SceneRenderer, Scenes
 from econ_pyro.truth import Truth
 

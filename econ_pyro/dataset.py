@@ -32,8 +32,8 @@ import torch
 from torch import Tensor
 
 from econ_pyro._version import __version__
-from econ_pyro.config import SceneConfig
 from econ_pyro.errors import EconError
+from econ_pyro.scene_config import SceneConfig
 from econ_pyro.scenes import SceneRenderer, Scenes
 
 FORMAT = 1

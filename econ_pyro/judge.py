@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from econ_pyro import matching
-from econ_pyro.config import SceneConfig
 from econ_pyro.layers import regions_of_shapes
+from econ_pyro.scene_config import SceneConfig
 from econ_pyro.scenes import SceneRenderer
 
 NOTHING, NOTHING_BEHIND = "no object", "background"

@@ -7,10 +7,10 @@ of the rest mend that, at O(K) network passes a step or none:
 * *Ending.* The rest would be explained by one expert, as if the scene ended here. What a region
   saves over that is what its pixels would have cost. It makes experts carve objects out, the
   most costly first.
-* *Rolling out.* The rest would be explained by the other experts as they propose now, each
-  confined to the scope that the step leaves. Only the order is then at stake: a hidden object
-  that goes before what hides it pays, in L_r, for its missing part. Taken part are experts whose
-  region saves at least SHARE of what the best saves.
+* *Rolling out.* Of the regions that pay, those that save more than they cost, the one goes first
+  that would gain least by waiting for another: what its cost would be, confined to the scope that
+  the other's region leaves, is compared with what it is now. A hidden object that goes before
+  what hides it pays, in L_r, for its missing part; the nearest of all has nothing to wait for.
 
 Rolling out takes proposals that are about right, so it follows ending (``rollout_from``).
 """
@@ -24,8 +24,6 @@ from torch.distributions import kl_divergence
 from econ_pyro.distributions import LayeredNormal, MeanBernoulli
 from econ_pyro.layers import SCOPE_EPS
 from econ_pyro.proposals import Generator, Proposals, Recogniser, Rules, propose
-
-SHARE = 0.3  # less than that of a whole object, mostly hidden ones and scraps, can wait
 
 
 def ending(
@@ -63,14 +61,16 @@ def looked_ahead(
     cost = proposals.terms.score(rules.lam)
     if not rules.rollout:
         return cost - saved
-    most = saved.amax(1, keepdim=True)
-    takes_part = saved >= SHARE * most
-    later = torch.stack(
+    gain = saved - cost
+    pays = gain > 0
+    after = torch.stack(
         [_costs_after(k, proposals, model, x, s_t, rules) for k in range(rules.experts)], 1
     )  # (B, K, K): [b, k, j] is what j's proposal costs once k's is taken
-    others = takes_part[:, None] & ~torch.eye(rules.experts, dtype=torch.bool, device=x.device)
-    missed = torch.where(takes_part, 0.0, most - saved)
-    return cost + (later * others).sum(2) + missed
+    others = pays[:, :, None] & ~torch.eye(rules.experts, dtype=torch.bool, device=x.device)
+    least = after.masked_fill(~others, torch.inf).amin(1)
+    by_waiting = (cost - least).clamp_min(0.0).where(pays, 0.0)
+    missed = by_waiting.amax(1, keepdim=True) + gain.amax(1, keepdim=True) - gain
+    return by_waiting.where(pays, missed)
 
 
 def _costs_after(

@@ -1,5 +1,8 @@
 """Places: what the first two latents mean to a decoder that draws about one, and its encoder.
 
+An encoder looks where the region is, and a decoder draws there: what either has learnt of an
+object it knows anywhere.
+
 Coordinates run from -1 to 1 over the image, (y, x). A latent z stands for the place PLACE z, so
 that the prior N(0, I) spreads objects over the image and seldom beyond it.
 """
@@ -7,10 +10,13 @@ that the prior N(0, I) spreads objects over the image and seldom beyond it.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 PLACE = 0.35  # uniform places up to 0.6 (whole objects in the image) have a variance near 0.35^2
 UNIT = 0.3  # about an object's radius: its edge lies near 1
+NARROWEST = 0.5  # half the width of the smallest window, so that what hides an object is in it
+SPREADS = 2.0  # a box reaches 1.73 standard deviations from its centre, a disc 2
 
 
 def coordinates(size: int) -> Tensor:
@@ -41,3 +47,49 @@ def centre(r: Tensor, grid: Tensor) -> Tensor:
         grid: :func:`coordinates`.
     """
     return (r * grid).sum((2, 3)) / r.sum((2, 3)) / PLACE
+
+
+def glimpse(inputs: Tensor, r: Tensor, grid: Tensor, outside: Tensor) -> Tensor:
+    """What lies about a region, at half the image's size.
+
+    The window is centred on the region's centre of mass and as wide as the region's spread asks
+    for: from half the image, at its own resolution, to all of it. Where to look is not learnt
+    from, only what is seen.
+
+    Args:
+        inputs: to cut from, ``(n, C, H, W)``.
+        r: region, ``(n, 1, H, W)``, nowhere 0.
+        grid: :func:`coordinates`.
+        outside: values beyond the image's edge, ``(C,)``.
+
+    Returns:
+        ``(n, C, H / 2, W / 2)``.
+    """
+    with torch.no_grad():
+        weight = r / r.sum((2, 3), keepdim=True)
+        middle = (weight * grid).sum((2, 3))  # (n, 2)
+        variance = (weight * (grid - middle[:, :, None, None]).square()).sum((2, 3)).amax(1)
+        width = (SPREADS * variance.sqrt()).clamp(NARROWEST, 1.0)
+        window = coordinates(grid.shape[2] // 2).to(grid)
+        where = middle[:, :, None, None] + width[:, None, None, None] * window
+        where = where.permute(0, 2, 3, 1).flip(-1)  # grid_sample wants (x, y) last
+    shift = outside[:, None, None]
+    return F.grid_sample(inputs - shift, where, align_corners=True) + shift
+
+
+def pass_on(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    """A linear map that starts by passing its last inputs on to its last outputs.
+
+    Args:
+        inputs: number of inputs.
+        outputs: number of outputs.
+        gain: factor.
+    """
+    linear = nn.Linear(inputs, outputs)
+    with torch.no_grad():
+        linear.weight.zero_()
+        for i in range(1, min(inputs, outputs) + 1):
+            linear.weight[-i, -i] = gain
+        assert linear.bias is not None
+        linear.bias.zero_()
+    return linear

@@ -47,7 +47,8 @@ def plain_loss(
         beta: weight of L_z.
         gamma: weight of L_r.
     """
-    scope, total, winners = torch.ones_like(x[:, :1]), x.new_zeros(len(x)), []
+    scope, total = torch.ones_like(x[:, :1]), x.new_zeros(len(x))
+    winners: list[Tensor] = []
     for i in range(rules.steps):
         last = i == rules.steps - 1
         r, l_x, l_z, l_r, error, m = _all(model, guide, x, scope, noise[:, i], rules, last)
@@ -57,7 +58,10 @@ def plain_loss(
             best = (end_x + end_r).argmin(1)
             rest = torch.stack([errors[b, k] for b, k in enumerate(best)])
             scores = _looked_ahead(scores, r, error, m, rest, scope, rules)
-        scores = scores.detach()
+        scores = scores.detach().clone()
+        if rules.distinct:
+            for earlier in winners[i - i % rules.experts :]:
+                scores[torch.arange(len(x)), earlier] = torch.inf
         if rules.temperature > 0:
             k = (gumbel[:, i] - scores / rules.temperature).argmax(1)
         else:
@@ -79,16 +83,21 @@ def _looked_ahead(
         if not rules.rollout:
             new[b] -= saved
             continue
-        part = [j for j in range(rules.experts) if saved[j] >= 0.3 * saved.max()]
-        for k in range(rules.experts):
-            if k not in part:
-                new[b, k] += saved.max() - saved[k]
-            left = scope[b] - r[b, k]
-            for j in part:
+        gain = saved - scores[b]
+        pays = [k for k in range(rules.experts) if gain[k] > 0]
+        for k in pays:
+            least = scores[b, k]
+            for j in pays:
                 if j != k:
-                    r_j = r[b, j] * left / scope[b].clamp_min(SCOPE_EPS)
-                    new[b, k] += rules.lam * (r_j * error[b, j]).sum()
-                    new[b, k] += _bernoulli_kl(r_j, left * m[b, j]).sum()
+                    left = scope[b] - r[b, j]
+                    r_k = r[b, k] * left / scope[b].clamp_min(SCOPE_EPS)
+                    confined = rules.lam * (r_k * error[b, k]).sum()
+                    confined = confined + _bernoulli_kl(r_k, left * m[b, k]).sum()
+                    least = torch.minimum(least, confined)
+            new[b, k] = scores[b, k] - least
+        longest = torch.stack([new[b, k] for k in pays]).max() if pays else 0.0
+        for k in set(range(rules.experts)) - set(pays):
+            new[b, k] = longest + gain.max() - gain[k]
     return new
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from econ_pyro import counter, shapes
-from econ_pyro.config import SceneConfig
+from econ_pyro.scene_config import SceneConfig
 
 
 class Cast(Protocol):

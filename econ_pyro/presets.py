@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from econ_pyro.config import (
-    Config,
-    ExpertConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    SceneConfig,
-    TrainConfig,
-)
+from econ_pyro.config import Config, ExpertConfig, ModelConfig, ObjectiveConfig, TrainConfig
+from econ_pyro.scene_config import SceneConfig
 
+# shapes of one class differ in place alone here
+_EXPERT = ExpertConfig(centred=True, shape_latents=2, salient=True)
 # masks that start at one half, as published
 _PAPER_EXPERT = ExpertConfig(latent=2, layers=4, features=32, attention_bias=0.0, shape_bias=0.0)
 _RECIPE = ObjectiveConfig(
@@ -23,6 +19,7 @@ _RECIPE = ObjectiveConfig(
     lam=1.0,
     lookahead=True,
     rollout_from=250,
+    distinct_until=250,
     temperature=10.0,
     temperature_end=1.0,
     temperature_steps=1200,
@@ -33,23 +30,21 @@ _RECIPE = ObjectiveConfig(
     balance_until=1500,
 )
 
-_TRAIN = TrainConfig(tries=3, try_steps=200, flat_until=300, restart_below=0.2)
+_TRAIN = TrainConfig(flat_until=300, restart_below=0.2)
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "quick": (
         "Uniquely coloured objects with small networks: at most 20 minutes on two CPU cores.",
         Config(
-            model=ModelConfig(
-                expert=ExpertConfig(features=16, channels=(16, 32, 32, 32), centred=True)
-            ),
+            model=ModelConfig(expert=replace(_EXPERT, features=16, channels=(16, 32, 32, 32))),
             objective=_RECIPE,
-            train=replace(_TRAIN, steps=2200, batch=16, lr=2e-3, schedule="cosine", minutes=20.0),
+            train=replace(_TRAIN, steps=1200, batch=16, lr=2e-3, schedule="cosine", minutes=20.0),
         ),
     ),
     "unique-colours": (
         "The paper's Fig. 1: circles red, squares green, triangles blue.",
         Config(
-            model=ModelConfig(expert=ExpertConfig(layers=4, centred=True)),
+            model=ModelConfig(expert=replace(_EXPERT, layers=4)),
             objective=_RECIPE,
             train=_TRAIN,
         ),
@@ -58,7 +53,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "The paper's Figs. 4, 6 and 7: objects of random colours.",
         Config(
             scenes=SceneConfig(kind="random-colours"),
-            model=ModelConfig(expert=ExpertConfig(centred=True)),
+            model=ModelConfig(expert=_EXPERT),
             objective=_RECIPE,
             train=_TRAIN,
         ),
@@ -68,7 +63,8 @@ PRESETS: dict[str, tuple[str, Config]] = {
         Config(
             model=ModelConfig(
                 experts=1,
-                expert=ExpertConfig(centred=True),
+                # one expert for all classes: its shapes need latents to tell them apart
+                expert=replace(_EXPERT, latent=8, shape_latents=5),
             ),
             objective=ObjectiveConfig(beta=1.0, gamma=1.0),
             true_regions=True,

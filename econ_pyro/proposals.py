@@ -63,6 +63,7 @@ class Rules:
         lookahead: count in a score also what the rest of the scope would cost if the scene ended
             there. Without it, a step that explains nothing costs nothing, and wins.
         rollout: go on, in that lookahead, with the other experts' proposals.
+        distinct: an expert wins no second step of a scene while others have won none.
     """
 
     experts: int
@@ -72,6 +73,7 @@ class Rules:
     temperature: float = 0.0
     lookahead: bool = False
     rollout: bool = False
+    distinct: bool = False
 
 
 class Proposals(NamedTuple):
@@ -85,7 +87,7 @@ class Proposals(NamedTuple):
 
     def of(self, k: Tensor) -> Proposals:
         """Those of expert k[b] for image b, fields ``(B, ...)``."""
-        rows = torch.arange(len(k), device=k.device)
+        rows = torch.arange(k.shape[0], device=k.device)  # len() would fix an export's batch
         r, mean, shape, z = (a[rows, k] for a in self[:4])
         return Proposals(r, mean, shape, z, self.terms.map(lambda a: a[rows, k]))
 

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from econ_pyro import shapes
-from econ_pyro.config import SceneConfig
 from econ_pyro.plan import Cast, Plan, levels, make_plan
+from econ_pyro.scene_config import SceneConfig
 from econ_pyro.sprites import SpriteCast
 from econ_pyro.truth import layers_of
 

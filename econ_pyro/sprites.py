@@ -23,10 +23,10 @@ from PIL import Image
 from torch import Tensor
 
 from econ_pyro import counter, shapes
-from econ_pyro.config import DEFAULT_CLASSES, SceneConfig
 from econ_pyro.errors import EconError
 from econ_pyro.images import decode_cutout, list_files
 from econ_pyro.plan import Plan, levels
+from econ_pyro.scene_config import DEFAULT_CLASSES, SceneConfig
 
 MAX_CLASSES = 127
 """Largest number of classes: labels are stored in a signed byte."""

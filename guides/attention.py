@@ -9,6 +9,9 @@ from torch.nn import functional as F
 from econ_pyro.config import ExpertConfig
 from econ_pyro.guides.norm import InstanceNorm2d
 
+SALIENT = 4.0  # largest salience: a small bright thing is not worth more than an object
+EVEN = 0.01  # squared distance below which colours hardly differ: a scope of one colour
+
 
 class _Block(nn.Sequential):
     """3x3 convolution without bias, instance normalisation with affine map, ReLU."""
@@ -51,6 +54,9 @@ class AttentionUNet(nn.Module):
         )
         self.head = nn.Conv2d(channels[0], 1, 1)
         nn.init.constant_(self.head.bias, config.attention_bias)  # type: ignore[arg-type]
+        self.salient = config.salient
+        if config.salient:
+            self.gain = nn.Parameter(torch.ones(()))
 
     def forward(self, x_and_log_s: Tensor) -> Tensor:
         """Attention logits.
@@ -73,4 +79,23 @@ class AttentionUNet(nn.Module):
             h = block(h.contiguous(memory_format=torch.channels_last))
             if i < len(self.up) - 1:
                 h = F.interpolate(h, scale_factor=2, mode="nearest")
-        return self.head(h)
+        if not self.salient:
+            return self.head(h)
+        return self.head(h) + self.gain * salience(x_and_log_s)
+
+
+@torch.no_grad()
+def salience(x_and_log_s: Tensor) -> Tensor:
+    """How far each pixel is from the scope's mean colour.
+
+    Args:
+        x_and_log_s: image and log scope, ``(n, 4, H, W)``.
+
+    Returns:
+        Squared distances over their mean, at most SALIENT, ``(n, 1, H, W)``.
+    """
+    x, s = x_and_log_s[:, :3], x_and_log_s[:, 3:].exp()
+    weight = s / s.sum((2, 3), keepdim=True)
+    mean = (weight * x).sum((2, 3), keepdim=True)
+    distance = (x - mean).square().sum(1, keepdim=True)
+    return (distance / ((weight * distance).sum((2, 3), keepdim=True) + EVEN)).clamp_max(SALIENT)

@@ -1,22 +1,34 @@
-"""Encoder of one expert (appendix C.2.1)."""
+"""Encoder of one expert (appendix C.2.1), and one that looks about its region."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from econ_pyro.config import ExpertConfig
-from econ_pyro.place import centre, coordinates
+from econ_pyro.layers import SCOPE_EPS
+from econ_pyro.place import centre, coordinates, glimpse, pass_on
+
+COLOUR_UNIT = 4.0  # the slope of a colour's logit at grey
+LOG_VARIANCE = -3.0  # of q(z) at first, a standard deviation of 0.22
 
 
 class Encoder(nn.Module):
     """Image and log region to the parameters of q(z).
 
     Blocks of 3x3 convolution, ReLU and 2x2 max pooling, then two fully connected layers, the
-    first with 4 L units. With ``centred``, the first two means are the region's centre of mass and
-    what these add to it, up to 1: an object's place is about right before anything is learnt. The
-    other means are then inverse hyperbolic sines.
+    first with 4 L units.
+
+    With ``centred``, blocks see a window about the region in place of the image, and the first
+    two means are the region's centre of mass and what these add to it, up to 1: an object's place
+    is about right before anything is learnt, and how far its hidden part moves it is learnt for
+    all places at once. The last three means (or what there are) start as the region's mean colour,
+    which the decoder passes on (:class:`~econ_pyro.models.decoder.SpatialBroadcastDecoder`): what
+    a region costs at first is that it has several colours, not that colours have to be learnt.
+    Latents start nearly without noise, which would hide a place that is off by less.
 
     Args:
         config: sizes of the expert.
@@ -31,16 +43,24 @@ class Encoder(nn.Module):
             blocks += [nn.Conv2d(channels, config.features, 3, padding=1), nn.ReLU(inplace=True)]
             blocks += [nn.MaxPool2d(2)]
             channels = config.features
+        if config.centred:
+            blocks.pop()  # windows are of half the size
         self.blocks = nn.Sequential(*blocks)
         inner = channels * (size // 2**config.layers) ** 2
-        self.head = nn.Sequential(
-            nn.Linear(inner, 4 * config.latent),
-            nn.ReLU(inplace=True),
-            nn.Linear(4 * config.latent, 2 * config.latent),
-        )
+        last = nn.Linear(4 * config.latent, 2 * config.latent)
+        self.head = nn.Sequential(nn.Linear(inner, 4 * config.latent), nn.ReLU(inplace=True), last)
         self.centred = config.centred
+        if config.centred:
+            self.colour = pass_on(3, config.latent - 2, COLOUR_UNIT)
+            with torch.no_grad():
+                last.weight[2 : config.latent] = 0.0
+                last.bias[2 : config.latent] = 0.0
+                last.bias[config.latent :] = LOG_VARIANCE
         self.register_buffer("grid", coordinates(size), persistent=False)  # (1, 2, H, W)
         self.grid: Tensor
+        outside = torch.tensor([0.0, 0.0, 0.0, math.log(SCOPE_EPS)])
+        self.register_buffer("outside", outside, persistent=False)
+        self.outside: Tensor
 
     def forward(self, x_and_log_r: Tensor) -> Tensor:
         """Means and log variances.
@@ -52,12 +72,15 @@ class Encoder(nn.Module):
         Returns:
             ``(n, 2 L)``.
         """
-        out = self.head(self.blocks(x_and_log_r).flatten(1))
         if not self.centred:
-            return out
+            return self.head(self.blocks(x_and_log_r).flatten(1))
+        x, r = x_and_log_r[:, :3], x_and_log_r[:, 3:].exp()
+        seen = glimpse(x_and_log_r, r, self.grid, self.outside)
+        out = self.head(self.blocks(seen).flatten(1))
+        latents = out.shape[1] // 2
+        place = centre(r, self.grid) + F.softsign(out[:, :2])
+        colour = (r * x).sum((2, 3)) / r.sum((2, 3))
         # unbounded, latents far from the prior are the quickest way to change a new decoder's
         # output, and stay there
-        centre_of_mass = centre(x_and_log_r[:, 3:].exp(), self.grid)
-        place = centre_of_mass + F.softsign(out[:, :2])
-        latents = out.shape[1] // 2
-        return torch.cat([place, out[:, 2:latents].asinh(), out[:, latents:]], 1)
+        others = (out[:, 2:latents] + self.colour(colour - 0.5)).asinh()
+        return torch.cat([place, others, out[:, latents:]], 1)

@@ -30,16 +30,24 @@ class InstanceNorm2d(nn.Module):
         """Normalised ``(n, C, H, W)``, float32 if ``x`` is bfloat16."""
         if x.dtype == torch.bfloat16:
             x = x.float()
-        return _Normalise.apply(x, self.weight[:, None, None], self.bias[:, None, None])
+        weight, bias = self.weight[:, None, None], self.bias[:, None, None]
+        if torch.is_grad_enabled():
+            return _Normalise.apply(x, weight, bias)
+        unit, _ = _standardise(x)  # the same in plain operations, which exporters can follow
+        return torch.addcmul(bias, unit, weight)
+
+
+def _standardise(x: Tensor) -> tuple[Tensor, Tensor]:
+    centred = x - x.mean((2, 3), keepdim=True)
+    variance = centred.square().mean((2, 3), keepdim=True)
+    scale = (variance + InstanceNorm2d.EPS).rsqrt()
+    return centred.mul_(scale), scale
 
 
 class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        centred = x - x.mean((2, 3), keepdim=True)
-        variance = centred.square().mean((2, 3), keepdim=True)
-        scale = (variance + InstanceNorm2d.EPS).rsqrt()
-        unit = centred.mul_(scale)
+        unit, scale = _standardise(x)
         ctx.save_for_backward(unit, scale, weight)
         return torch.addcmul(bias, unit, weight)
 

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from econ_pyro.config import ExpertConfig
-from econ_pyro.place import about, coordinates
+from econ_pyro.place import about, coordinates, pass_on
+
+BUMP = 6.0  # logit that a new shape has in the middle over that far away
+COLOUR_GAIN = 1.25  # undoes, about, the inverse hyperbolic sine of the encoder
 
 
 class SpatialBroadcastDecoder(nn.Module):
@@ -17,7 +20,14 @@ class SpatialBroadcastDecoder(nn.Module):
 
     With ``centred``, the first two latents are a place, and the decoder sees coordinates from
     there (and a bump around it) in place of the image's own. What it has learnt to draw it can
-    then draw anywhere, so that a sample of the prior is an object wherever it falls.
+    then draw anywhere, so that a sample of the prior is an object wherever it falls. A new shape
+    is a blob there, and the last three latents (or what there are) are passed on to the colour.
+
+    With ``shape_latents``, appearance and shape have blocks of their own, and the shape's see the
+    first latents only (the appearance's are 1x1, a function of each pixel's place: a third of the
+    time, and as quick to learn). A decoder that has learnt the bites that others take out of its
+    objects makes hidden parts cheap to leave out; one that cannot draw them asks for what hides
+    them.
 
     Args:
         config: sizes of the expert.
@@ -26,20 +36,21 @@ class SpatialBroadcastDecoder(nn.Module):
 
     def __init__(self, config: ExpertConfig, size: int) -> None:
         super().__init__()
-        blocks: list[nn.Module] = []
-        self.centred = config.centred
-        channels = config.latent + (1 if self.centred else 2)
-        for _ in range(config.layers):
-            blocks += [nn.Conv2d(channels, config.features, 3, padding=1), nn.ReLU(inplace=True)]
-            channels = config.features
-        self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Conv2d(channels, 4, 1)
-        if self.centred:  # torch's own start fades out what is drawn, and with it the gradient
-            for block in blocks[::2]:
-                nn.init.kaiming_normal_(block.weight, nonlinearity="relu")  # type: ignore[arg-type]
+        self.centred, self.shape_latents = config.centred, config.shape_latents
+        if self.shape_latents is None:
+            self.both = _Blocks(config, config.latent, 4, kernel=3)
+            heads = self.both.head, self.both.head
+        else:
+            self.appearance = _Blocks(config, config.latent, 3, kernel=1)
+            self.shape = _Blocks(config, self.shape_latents, 1, kernel=3)
+            heads = self.appearance.head, self.shape.head
         with torch.no_grad():
-            assert self.head.bias is not None
-            self.head.bias[3] = config.shape_bias
+            heads[1].bias[-1] = config.shape_bias  # type: ignore[index]
+            if self.centred:
+                self.colour = pass_on(config.latent - 2, 3, COLOUR_GAIN)
+                self.bump = nn.Parameter(torch.tensor(BUMP))
+                heads[0].weight[:3] = 0.0
+                heads[0].bias[:3] = 0.0  # type: ignore[index]
         self.register_buffer("grid", coordinates(size), persistent=False)  # (1, 2, H, W)
         self.grid: Tensor
 
@@ -52,12 +63,41 @@ class SpatialBroadcastDecoder(nn.Module):
         Returns:
             ``(n, 4, H, W)``; the sigmoid of the first three is the mean, of the last the shape.
         """
-        n, height, width = len(z), self.grid.shape[2], self.grid.shape[3]
+        n = z.shape[0]  # len() would fix the batch of an export
         if self.centred:
             place, z = z.split([2, z.shape[1] - 2], dim=1)
             grid = about(place, self.grid)
         else:
             grid = self.grid.expand(n, -1, -1, -1)
-        h = torch.cat([z[:, :, None, None].expand(-1, -1, height, width), grid], dim=1)
+        height, width = grid.shape[2:]
+        h = torch.cat([grid, z[:, :, None, None].expand(-1, -1, height, width)], dim=1)
         h = h.contiguous(memory_format=torch.channels_last)
+        if self.shape_latents is None:
+            out = self.both(h)
+        else:
+            out = torch.cat([self.appearance(h), self.shape(h[:, : self.shape.channels])], 1)
+        if not self.centred:
+            return out
+        colour, shape = out.split([3, 1], dim=1)
+        colour = colour + self.colour(z)[:, :, None, None]
+        return torch.cat([colour, shape + self.bump * grid[:, 2:]], 1)
+
+
+class _Blocks(nn.Module):
+    """Blocks and head over the grid and the first latents."""
+
+    def __init__(self, config: ExpertConfig, latents: int, outputs: int, kernel: int) -> None:
+        super().__init__()
+        self.channels = channels = latents + (1 if config.centred else 2)
+        blocks: list[nn.Module] = []
+        for _ in range(config.layers):
+            convolution = nn.Conv2d(channels, config.features, kernel, padding=kernel // 2)
+            if config.centred:  # torch's own start fades out what is drawn, and with it gradients
+                nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+            blocks += [convolution, nn.ReLU(inplace=True)]
+            channels = config.features
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Conv2d(channels, outputs, 1)
+
+    def forward(self, h: Tensor) -> Tensor:
         return self.head(self.blocks(h))

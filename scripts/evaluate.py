@@ -13,7 +13,6 @@ import tyro
 
 from econ_pyro import checkpoint, cli, errors, files
 from econ_pyro.about import LIMIT
-from econ_pyro.config import SceneConfig
 from econ_pyro.data import Source, open_split
 from econ_pyro.dataset import is_dataset
 from econ_pyro.econ import load
@@ -29,6 +28,7 @@ from econ_pyro.evaluation import (
 from econ_pyro.judge import score_samples, train_judge
 from econ_pyro.opening import open_images
 from econ_pyro.pretrained import find
+from econ_pyro.scene_config import SceneConfig
 
 
 @dataclass(frozen=True)

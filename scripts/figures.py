@@ -15,11 +15,11 @@ import tyro
 from torch import Tensor
 
 from econ_pyro import cli, plots
-from econ_pyro.config import SceneConfig
 from econ_pyro.data import GeneratedScenes
 from econ_pyro.econ import Econ, load
 from econ_pyro.evaluation import TEST_SEED
 from econ_pyro.layers import stages
+from econ_pyro.scene_config import SceneConfig
 
 WIDE = 8  # scenes or samples beside each other
 

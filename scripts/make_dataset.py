@@ -13,9 +13,9 @@ import tyro
 from tqdm import tqdm
 
 from econ_pyro import cli
-from econ_pyro.config import SceneConfig
 from econ_pyro.dataset import is_dataset, write_dataset
 from econ_pyro.errors import EconError
+from econ_pyro.scene_config import SceneConfig
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def _resume(run: Path) -> list[str]:
 
 
 def _call(args: Args, command: list[str], run: Path) -> None:
-    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    threads = max(1, _cores() // args.jobs)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     log = run.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +88,13 @@ def _call(args: Args, command: list[str], run: Path) -> None:
         raise EconError(
             f"{Path(command[0]).name} to end well", f"status {code}: {''.join(last)}", f"see {log}"
         )
+
+
+def _cores() -> int:
+    """Processor cores that this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _numbers(text: str) -> Iterator[int]:

@@ -6,14 +6,8 @@ import pyro
 import pytest
 import torch
 
-from econ_pyro.config import (
-    Config,
-    ExpertConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    SceneConfig,
-    TrainConfig,
-)
+from econ_pyro.config import Config, ExpertConfig, ModelConfig, ObjectiveConfig, TrainConfig
+from econ_pyro.scene_config import SceneConfig
 
 torch.set_num_threads(1)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOF = {"econ", "evaluation", "posterior"}  # know the concrete model and guide
+ROOF = {"econ", "evaluation", "onnx_export", "posterior"}  # know the concrete model and guide
 
 
 def imports(path):

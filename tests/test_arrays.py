@@ -11,11 +11,11 @@ from data_files import blocks
 from test_metrics import BOXES, CLASSES, TRUE, explained
 
 from econ_pyro import metrics
-from econ_pyro.config import SceneConfig
 from econ_pyro.data import open_split
 from econ_pyro.errors import EconError
 from econ_pyro.masks import depth_order
 from econ_pyro.opening import open_images
+from econ_pyro.scene_config import SceneConfig
 
 ALL = torch.arange(3)
 

@@ -125,7 +125,7 @@ def test_losers_stay_bit_unchanged_even_with_adam_in_motion(pq, images):
         svi.step(images)  # Adam now has momentum for every expert that has won
     svi.rules = dataclasses.replace(svi.rules, temperature=0.0)
     with torch.no_grad():  # expert 1 cannot win: its appearance is far off
-        svi.model.decoders[1].head.bias[:3] = 50.0
+        svi.model.decoders[1].both.head.bias[:3] = 50.0
     ensembles = [svi.model.decoders, svi.guide.attentions, svi.guide.encoders]
     before = [[p.clone() for p in e[1].parameters()] for e in ensembles]
     svi.step(images)
@@ -179,6 +179,14 @@ def test_pyro_elbo_interface_gives_the_same_number(pq, images):
     value = elbo.differentiable_loss(model, guide, images, k, noise)
     assert elbo.loss(model, guide, images, k, noise) == pytest.approx(value.item())
     assert elbo.loss_and_grads(model, guide, images, k, noise) == pytest.approx(value.item())
-    assert model.decoders[0].head.weight.grad is not None
+    assert model.decoders[0].both.head.weight.grad is not None
     module = elbo(model, guide)
     torch.testing.assert_close(module(images, k, noise), value)
+
+
+def test_experts_take_turns_where_they_are_to_be_distinct(pq, images):
+    model, guide = pq
+    rules = dataclasses.replace(RULES, steps=7, distinct=True)
+    k = compete(model, guide, images, torch.zeros(5, 7, 2).double(), rules).k
+    for scene in k.tolist():
+        assert set(scene[:3]) == set(scene[3:6]) == {0, 1, 2}

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from econ_pyro.config import SceneConfig
 from econ_pyro.data import (
     GeneratedScenes,
     ImageFolder,
@@ -22,6 +21,7 @@ from econ_pyro.data import (
     split,
 )
 from econ_pyro.errors import EconError
+from econ_pyro.scene_config import SceneConfig
 
 SMALL = SceneConfig(size=16)
 

@@ -9,9 +9,9 @@ from PIL import Image, ImageOps
 from test_plots import made_up
 
 from econ_pyro import full_size, images, scene_file
-from econ_pyro.config import SceneConfig
 from econ_pyro.openraster import merge, on_canvas
 from econ_pyro.painting import Rendered
+from econ_pyro.scene_config import SceneConfig
 from econ_pyro.scenes import SceneRenderer
 from econ_pyro.terms import Terms
 

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from econ_pyro.config import Config, SceneConfig
+from econ_pyro.config import Config
 from econ_pyro.econ import Econ
 from econ_pyro.judge import NOTHING, score_samples, train_judge
 from econ_pyro.models.dead_leaves import Canvas
+from econ_pyro.scene_config import SceneConfig
 from econ_pyro.scenes import SceneRenderer
 from econ_pyro.success import CRITERIA, failures, table
 

@@ -16,22 +16,35 @@ def scene(back_area):
     front, back = torch.zeros(1, 16, 16), torch.zeros(1, 16, 16)
     front[:, 2:7, 2:7] = 1
     back[:, 4 : 4 + back_area, 4 : 4 + back_area] = 1
-    seen = back * (1 - front)
-    x = 0.2 + 0.6 * front + 0.4 * seen.expand(3, -1, -1) * torch.tensor([1.0, 0, 0])[:, None, None]
-    r = torch.stack([front, seen, torch.zeros_like(front)])
-    shape = torch.stack([front, back, torch.zeros_like(front)]).clamp(1e-4, 1 - 1e-4)
-    return x, r[None], x[None, None].expand(1, 3, -1, -1, -1), shape[None]
+    return stack([front, back, torch.zeros_like(front)], [0.6, 0.4, 0.0])
+
+
+def stack(shapes, contrasts):
+    """Image, regions, means and shapes of objects front to back over grey."""
+    x, left, r = torch.full((3, 16, 16), 0.2), torch.ones(1, 16, 16), []
+    for shape, contrast in zip(shapes, contrasts, strict=True):
+        r.append(shape * left)
+        left = left * (1 - shape)
+        x = x + contrast * r[-1]
+    shape = torch.stack(shapes).clamp(1e-4, 1 - 1e-4)
+    return x, torch.stack(r)[None], x[None, None].expand(1, len(r), -1, -1, -1), shape[None]
 
 
 def scores(back_area, rollout):
-    x, r, mean, shape = scene(back_area)
-    model = DeadLeaves(ModelConfig(experts=3, size=16, expert=ExpertConfig(channels=(4, 4))))
-    rules = Rules(experts=3, steps=4, sigma_x=SIGMA, lookahead=True, rollout=rollout)
+    return scores_of(scene(back_area), rollout)
+
+
+def scores_of(parts, rollout):
+    x, r, mean, shape = parts
+    experts = r.shape[1]
+    model = DeadLeaves(ModelConfig(experts=experts, size=16, expert=ExpertConfig(channels=(4, 4))))
+    rules = Rules(experts=experts, steps=4, sigma_x=SIGMA, lookahead=True, rollout=rollout)
     q, p = r.double(), shape.double()
     kl = q * ((q + 1e-6).log() - (p + 1e-6).log())
     kl += (1 - q) * ((1 - q + 1e-6).log() - (1 - p + 1e-6).log())
-    terms = Terms(x=torch.zeros(1, 3), z=torch.zeros(1, 3), r=kl.sum((2, 3, 4)).float())
-    proposals = Proposals(r, mean, shape, torch.zeros(1, 3, 5), terms)
+    zero = torch.zeros(1, experts)
+    terms = Terms(x=zero, z=zero, r=kl.sum((2, 3, 4)).float())
+    proposals = Proposals(r, mean, shape, torch.zeros(1, experts, 5), terms)
     end = torch.full((1, 3, 16, 16), 0.2)
     return terms.score(1.0)[0], looked_ahead(
         proposals, end, model, x[None], torch.ones(1, 1, 16, 16), rules
@@ -44,9 +57,9 @@ def test_alone_the_empty_region_is_the_cheapest():
 
 
 def test_ending_counts_what_a_region_leaves_unexplained():
-    # saved: 25 pixels at 3 * 0.6^2, against 72 at 0.4^2, over 2 sigma^2
+    # saved: 25 pixels at 3 * 0.6^2, against 72 at 3 * 0.4^2, over 2 sigma^2
     alone, ahead = scores(9, rollout=False)
-    saved = torch.tensor([25 * 3 * 0.36, (81 - 9) * 0.16, 0.0]) / (2 * SIGMA**2)
+    saved = torch.tensor([25 * 3 * 0.36, (81 - 9) * 3 * 0.16, 0.0]) / (2 * SIGMA**2)
     torch.testing.assert_close(ahead, alone - saved, rtol=1e-4, atol=1e-2)
 
 
@@ -56,3 +69,22 @@ def test_rolling_out_puts_the_nearer_object_first_and_leaves_nobody_behind():
         assert ahead.argmin() == 0
         assert ahead[1] > ahead[0] + 10  # the hidden corner is 9 pixels or so, at up to 9 nats
         assert ahead[2] > ahead[0] + 100  # sleep saves nothing
+
+
+def test_of_a_chain_the_nearest_goes_first_though_it_is_small_and_frees_little():
+    near, middle, far = torch.zeros(3, 1, 16, 16)
+    near[:, 1:4, 1:4] = 1  # hides 1 pixel
+    middle[:, 3:9, 3:9] = 1  # hides 16
+    far[:, 5:15, 5:15] = 1
+    _, ahead = scores_of(stack([near, middle, far], [0.2, 0.5, 0.7]), rollout=True)
+    assert ahead[0] < ahead[1] - 5 and ahead[0] < ahead[2] - 5
+
+
+def test_a_region_that_does_not_pay_waits_for_those_that_do():
+    seen, hidden = torch.zeros(2, 1, 16, 16)
+    seen[:, 2:8, 2:8] = 1
+    hidden[:, 4:9, 4:9] = 1  # 9 pixels to be seen, 16 hidden
+    parts = stack([seen, hidden], [0.5, 0.05])
+    alone, ahead = scores_of(parts, rollout=True)
+    assert alone[1] > 9 * 3 * 0.05**2 / (2 * SIGMA**2)  # its shape costs more than it saves
+    assert ahead[0] == 0 and ahead[1] > 100

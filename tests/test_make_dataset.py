@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from econ_pyro import cli, dataset
-from econ_pyro.config import SceneConfig, from_dict
+from econ_pyro.config import from_dict
 from econ_pyro.data import GeneratedScenes, StoredScenes, open_split
 from econ_pyro.errors import EconError
+from econ_pyro.scene_config import SceneConfig
 from econ_pyro.scenes import SceneRenderer, Scenes
 from econ_pyro.scripts import make_dataset
 

@@ -224,7 +224,7 @@ def test_composing(page):
 def test_what_the_experts_know(page):
     browser.open_tab(page, "What the experts know")
     assert page.locator("#wall img").count() == 30
-    assert page.locator("#traversals td img").count() == 2 * 7
+    assert page.locator("#traversals td img").count() == 3 * 7
     wall, rows = page.inner_html("#wall"), page.inner_html("#traversals")
     page.locator("#expert input").nth(1).check()
     page.wait_for_function("b => document.querySelector('#traversals').innerHTML !== b", arg=rows)

@@ -55,7 +55,7 @@ def test_dropping_keeps_the_others_and_their_shares(econ):
     expected = torch.tensor([[2 / 9, 7 / 9], [1.0, 0.0], [0.25, 0.75]])
     torch.testing.assert_close(new.model.class_probs, expected)
     with torch.no_grad():
-        new.experts[1].decoder.head.bias.add_(1)  # copies: the old model stays as it was
+        new.experts[1].decoder.both.head.bias.add_(1)  # copies: the old model stays as it was
     assert not equal(weights(new.experts[1]), weights(econ.experts[2]))
 
 
@@ -256,7 +256,7 @@ def test_a_fresh_expert_learns_a_new_class_and_the_old_ones_stay(run, tmp_path):
         (["--freeze"], "experts to --freeze, got no --init-experts"),
         (["--init-experts", "{e}", "--freeze", "--model.experts", "1"], "0 to 0 train.frozen"),
         (["--init-experts", "{e},{e}", "--model.experts", "1"], "up to 1 --init-experts"),
-        (["--init-experts", "{e}", "--model.expert.latent", "5"], "set --model.expert.latent 2"),
+        (["--init-experts", "{e}", "--model.expert.latent", "5"], "set --model.expert.latent 3"),
         (["--init-experts", "{e}", "--model.expert.features", "8"], "model.expert.features 8"),
         (["--init-experts", "{e}", "--model.expert.no-centred"], "set --model.expert.centred"),
         (["--init-experts", "{e}", "--model.size", "32"], "model.size 32, as the model has"),

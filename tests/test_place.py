@@ -7,7 +7,7 @@ from econ_pyro.config import ExpertConfig
 from econ_pyro.errors import EconError
 from econ_pyro.guides.encoder import Encoder
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
-from econ_pyro.place import PLACE, centre, coordinates
+from econ_pyro.place import PLACE, centre, coordinates, glimpse
 
 SMALL = ExpertConfig(latent=3, layers=2, features=8, channels=(4, 4), centred=True)
 PIXEL = 2 / 31  # of the coordinates of 32 pixels
@@ -43,6 +43,98 @@ def test_a_new_encoder_is_within_one_of_the_centre():
     assert (out[:, :2] - centre(r, coordinates(32))).abs().max() < 1
 
 
-def test_a_place_takes_two_latents():
-    with pytest.raises(EconError, match="at least 2 latents"):
-        ExpertConfig(latent=1, centred=True)
+def test_a_place_takes_two_latents_and_something_is_left():
+    with pytest.raises(EconError, match="at least 3 latents"):
+        ExpertConfig(latent=2, centred=True)
+
+
+OUTSIDE = torch.tensor([-1.0])
+
+
+def region_of(rows, columns):
+    r = torch.full((1, 1, 32, 32), 1e-5)
+    r[:, :, rows, columns] = 1
+    return r
+
+
+def test_a_small_region_is_seen_at_the_images_resolution():
+    grid, picture = coordinates(32), torch.rand(1, 1, 32, 32)
+    seen = glimpse(picture, region_of(slice(11, 18), slice(20, 25)), grid, OUTSIDE)
+    assert seen.shape == (1, 1, 16, 16)
+    # sampling points half a pixel (by the smaller window's step) about row 14, column 22
+    rows = 14 + 15.5 * torch.linspace(-0.5, 0.5, 16)
+    columns = 22 + 15.5 * torch.linspace(-0.5, 0.5, 16)
+    for i, j in ((0, 0), (3, 12), (15, 8)):
+        top, left = int(rows[i].floor()), int(columns[j].floor())
+        a, b = rows[i] - top, columns[j] - left
+        square = picture[0, 0, top : top + 2, left : left + 2]
+        weights = torch.outer(torch.stack([1 - a, a]), torch.stack([1 - b, b]))
+        assert seen[0, 0, i, j] == pytest.approx(float((square * weights).sum()), abs=1e-2)
+
+
+def test_a_large_region_is_seen_whole_and_the_outside_is_filled():
+    grid, picture = coordinates(32), torch.ones(1, 1, 32, 32)
+    whole = glimpse(picture, torch.ones(1, 1, 32, 32), grid, OUTSIDE)
+    torch.testing.assert_close(whole, torch.ones(1, 1, 16, 16))
+    corner = glimpse(picture, region_of(slice(0, 6), slice(0, 6)), grid, OUTSIDE)
+    assert corner[0, 0, 0, 0] == pytest.approx(-1)
+    assert corner[0, 0, -1, -1] == pytest.approx(1)
+
+
+def test_what_an_encoder_adds_to_the_centre_does_not_depend_on_the_place():
+    torch.manual_seed(0)
+    encoder = Encoder(SMALL, 32).double()
+    x, r = torch.zeros(1, 3, 32, 32).double(), region_of(slice(8, 14), slice(9, 16)).double()
+    x[:, 0, 6:12, 12:18] = 1.0
+    before = encoder(torch.cat([x, r.log()], 1))
+    moved = [a.roll((5, 7), (2, 3)) for a in (x, r.log())]
+    after = encoder(torch.cat(moved, 1))
+    shift = torch.tensor([[5 * PIXEL / PLACE, 7 * PIXEL / PLACE]]).double()
+    torch.testing.assert_close(after[:, :2], before[:, :2] + shift, atol=0.02, rtol=0)
+    torch.testing.assert_close(after[:, 2:], before[:, 2:], atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(("latent", "shape_latents"), [(5, 2), (7, 4), (5, None)])
+def test_a_new_expert_draws_a_region_in_its_mean_colour_and_is_sure(latent, shape_latents):
+    torch.manual_seed(0)
+    config = ExpertConfig(
+        latent=latent, layers=2, features=8, centred=True, shape_latents=shape_latents
+    )
+    encoder, decoder = Encoder(config, 32), SpatialBroadcastDecoder(config, 32)
+    r = region_of(slice(8, 20), slice(4, 12))
+    colour = torch.tensor([0.2, 0.9, 0.5])[:, None, None]
+    x = colour * (r[0] > 0.5) + torch.rand(1, 3, 32, 32) * (r < 0.5)
+    loc, log_variance = encoder(torch.cat([x, r.log()], 1)).chunk(2, 1)
+    assert (log_variance < -2).all()
+    mean = decoder(loc)[0, :3].sigmoid()
+    torch.testing.assert_close(mean, colour.expand_as(mean), atol=0.1, rtol=0)
+
+
+def test_appearance_latents_leave_the_shape_alone():
+    torch.manual_seed(0)
+    config = ExpertConfig(latent=5, layers=2, features=8, centred=True, shape_latents=3)
+    decoder = SpatialBroadcastDecoder(config, 32)
+    torch.nn.init.normal_(decoder.appearance.head.weight)  # starts at zero
+    z = torch.randn(1, 5)
+    for latent in range(5):
+        other = z.clone()
+        other[0, latent] += 1
+        change = (decoder(other) - decoder(z)).abs().amax((0, 2, 3))
+        assert change[:3].max() > 0
+        assert (change[3] > 0) == (latent < 3)
+    assert decoder(z)[0, 3].mean() < -1  # shape_bias
+
+
+@pytest.mark.parametrize(("centred", "shape_latents"), [(True, 1), (True, 6), (False, 0)])
+def test_shape_latents_are_some_of_the_latents(centred, shape_latents):
+    with pytest.raises(EconError, match=r"expert\.shape-latents"):
+        ExpertConfig(latent=5, centred=centred, shape_latents=shape_latents)
+
+
+def test_a_new_shape_is_a_blob_about_its_place():
+    torch.manual_seed(0)
+    decoder = SpatialBroadcastDecoder(SMALL, 32)
+    shape = decoder(torch.tensor([[0.5, -1.0, 0.0]]))[0, 3].sigmoid()
+    y, x = (PLACE * centre(shape[None, None], coordinates(32))[0]).tolist()
+    assert y == pytest.approx(0.5 * PLACE, abs=0.1) and x == pytest.approx(-PLACE, abs=0.1)
+    assert shape.max() > 0.7 and 30 < shape.sum() < 300

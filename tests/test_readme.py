@@ -48,6 +48,8 @@ def test_readme_commands_run(here):
             args += ["--size", "16", "--n-valid", "4"]
         elif name in ("evaluate", "publish"):
             args += ["--n", "4"]
+        elif name == "export_onnx":
+            args += ["--steps-per-scene", "2"]
         script(name, *args)
 
 

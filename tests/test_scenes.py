@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from econ_pyro import counter, shapes
-from econ_pyro.config import SHAPES, SceneConfig
 from econ_pyro.errors import EconError
+from econ_pyro.scene_config import SHAPES, SceneConfig
 from econ_pyro.scenes import COLOURS, SceneRenderer, Scenes
 
 

@@ -22,7 +22,7 @@ from econ_pyro.export import write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = """--model.size 16 --scenes.size 16 --model.experts 3 --model.steps 3 --scenes.objects 2
-    --model.expert.latent 2 --model.expert.layers 2 --model.expert.features 4
+    --model.expert.latent 3 --model.expert.layers 2 --model.expert.features 4
     --model.expert.channels 4 4 --model.expert.hidden 8 --train.batch 4 --train.validate-every 2
     --train.valid-scenes 8 --train.schedule plateau --device cpu --no-amp""".split()
 
@@ -287,6 +287,7 @@ BAD = [
     ("svi_train", "quick --data {tmp}/text.png --run {tmp}/o", "none of these"),
     ("evaluate", "{run} --data {tmp}/text.png", "none of these"),
     ("publish", "{tmp}/none {tmp}/o", "no folder"),
+    ("export_onnx", "{run} --out {tmp}/o --steps-per-scene 0", "--steps-per-scene"),
 ]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from matplotlib.path import Path
 
 from econ_pyro import shapes
-from econ_pyro.config import MIN_SIDE, SHAPES
+from econ_pyro.scene_config import MIN_SIDE, SHAPES
 
 PHI = (1 + math.sqrt(5)) / 2
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from econ_pyro.config import SceneConfig
 from econ_pyro.data import GeneratedScenes, StoredScenes
 from econ_pyro.dataset import write_dataset
 from econ_pyro.errors import EconError
+from econ_pyro.scene_config import SceneConfig
 from econ_pyro.scenes import SceneRenderer
 from econ_pyro.sprites import find_sprites
 

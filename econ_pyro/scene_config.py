@@ -1,0 +1,128 @@
+"""What scenes are drawn of. Field docstrings are the ``--help`` texts of the command line."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from econ_pyro.errors import EconError, check_choice
+
+SHAPES = ("circle", "square", "triangle", "heart", "star", "cross", "ellipse")
+DEFAULT_CLASSES = ("circle", "square", "triangle")
+SCENE_KINDS = ("unique-colours", "random-colours")
+BACKGROUNDS = ("dark", "grey", "any")
+SELECTIONS = ("one-of-each", "random", "same")
+MAX_OBJECTS = 8
+"""Largest number of objects in a scene."""
+MIN_SIDE = 3
+"""Smallest side of an object in pixels: no shape of this size falls between pixel centres."""
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """What the renderer draws (appendix C.1)."""
+
+    kind: Literal["unique-colours", "random-colours"] = "unique-colours"
+    """unique-colours: circles red, squares green, triangles blue, one saturated colour for each
+    further class; random-colours: every channel a random integer from 128 to 255. Sprites keep
+    their colours, or are tinted so that their mean is such a colour."""
+    sprites: str | None = None
+    """A folder of PNG files with transparent backgrounds to compose scenes of instead of shapes:
+    each file or sub-folder in it is a class, called by its name."""
+    size: int = 32
+    """Height and width of the image in pixels: a multiple of 8, up to 1024."""
+    objects: int = 3
+    """Number of objects in a scene, 0 to 8 (the largest number if min_objects is set)."""
+    min_objects: int | None = None
+    """If set, the number of objects is uniform from min_objects to objects."""
+    classes: tuple[str, ...] = DEFAULT_CLASSES
+    """Classes of object that occur; of sprites, all that the folder has unless set."""
+    class_weights: tuple[float, ...] | None = None
+    """Weights, in proportion, of the classes where one is drawn at random; uniform if not set.
+    (One-of-each with fewer objects than classes takes distinct classes, all equally likely.)"""
+    selection: Literal["one-of-each", "random", "same"] = "one-of-each"
+    """one-of-each: each class once, in random depth order, further objects at random; random:
+    each object's class independently; same: all objects of a scene share one class."""
+    object_size: tuple[float, float] = (0.375, 0.375)
+    """Smallest and largest side of an object's bounding box, before it is turned, as a fraction of
+    the image."""
+    rotate: bool = False
+    """Turn each object by a random angle about the centre of its bounding box."""
+    background: Literal["dark", "grey", "any"] = "dark"
+    """Colour of the background, one a scene; dark: every channel a random integer up to 127; grey:
+    any grey; any: any colour."""
+    near_background: int | None = None
+    """If set, whatever the kind: each object channel is uniform within this distance (1-255) of
+    the background's, but no object has exactly the background's colour."""
+
+    def __post_init__(self) -> None:
+        check_choice("a kind of scene", self.kind, SCENE_KINDS)
+        check_choice("a selection", self.selection, SELECTIONS)
+        check_choice("a background", self.background, BACKGROUNDS)
+        if self.size <= 0 or self.size % 8 or self.size > 1024:
+            raise EconError(
+                "an image size that is a positive multiple of 8 up to 1024",
+                str(self.size),
+                f"try {min(1024, max(8, 8 * round(self.size / 8)))}",
+            )
+        if not 0 <= self.objects <= MAX_OBJECTS:
+            raise EconError(f"0 to {MAX_OBJECTS} objects", str(self.objects))
+        if self.min_objects is not None and not 0 <= self.min_objects <= self.objects:
+            raise EconError(
+                f"min_objects from 0 to objects, which is {self.objects}", str(self.min_objects)
+            )
+        self._check_classes()
+        self._check_sizes()
+        if self.near_background is not None and not 1 <= self.near_background <= 255:
+            raise EconError(
+                "near_background from 1 to 255",
+                str(self.near_background),
+                "leave it out for colours that do not depend on the background",
+            )
+
+    def _check_classes(self) -> None:
+        unknown = [name for name in self.classes if name not in SHAPES]
+        if unknown and self.sprites is None:
+            raise EconError(f"classes among {', '.join(SHAPES)}", repr(unknown[0]))
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise EconError(
+                "at least one class, and each once",
+                repr(" ".join(self.classes)),
+                "class_weights makes a class more frequent",
+            )
+        weights = self.class_weights
+        # whoever opens the sprites checks again, with the classes that are there
+        open_ended = self.sprites is not None and self.classes == DEFAULT_CLASSES
+        if weights is None or open_ended:
+            return
+        if len(weights) != len(self.classes):
+            raise EconError(
+                f"one class weight for each of the {len(self.classes)} classes",
+                f"{len(weights)} weights",
+                "give as many --class-weights as --classes",
+            )
+        if not all(0 <= w < math.inf for w in weights) or not 0 < sum(weights) < math.inf:
+            raise EconError(
+                "class weights that are finite, not negative and not all 0",
+                " ".join(str(w) for w in weights),
+            )
+
+    def _check_sizes(self) -> None:
+        low, high = self.object_size
+        if not 0 < low <= high <= 1:
+            raise EconError(
+                "object_size as smallest and largest fraction of the image, in (0, 1]",
+                f"{low} {high}",
+            )
+        if low * self.size < MIN_SIDE:
+            raise EconError(
+                f"objects of at least {MIN_SIDE} pixels",
+                f"{low} * {self.size} = {low * self.size:g} pixels",
+                f"raise object_size to {MIN_SIDE / self.size:g} or more, or the image size",
+            )
+        if self.rotate and high > 0.7:
+            raise EconError(
+                "object_size up to 0.7 with rotate, so that the corners stay in the image",
+                str(high),
+            )

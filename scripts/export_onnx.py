@@ -1,0 +1,48 @@
+"""Export to ONNX: ``python scripts/export_onnx.py RUN --out DIR``.
+
+Writes decompose.onnx, which takes images apart, and decoder_K.onnx for each expert, runs them with
+onnxruntime and says how far they are from torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from econ_pyro import cli, errors
+from econ_pyro.econ import load
+from econ_pyro.onnx_export import export_onnx
+
+
+@dataclass(frozen=True)
+class Args:
+    """What to export, where to."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a trained run or of published weights, or the name of shipped ones."""
+    out: Path
+    """Output folder."""
+    steps_per_scene: int | None = None
+    """Layers that decompose.onnx looks for; as in training if not given."""
+    overwrite: bool = False
+    """Replace the output folder if it exists."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    parsed = tyro.cli(Args, args=args, description=__doc__)
+    if parsed.steps_per_scene is not None:
+        errors.check_positive("--steps-per-scene", parsed.steps_per_scene)
+    econ = load(parsed.run)
+    with cli.staged(parsed.out, parsed.overwrite, "decompose.onnx") as out:
+        differences = export_onnx(econ, out, parsed.steps_per_scene)
+    for name, difference in differences.items():
+        path = parsed.out / name
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, within {difference:.1e} of torch")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,73 @@
+"""ONNX files, run by onnxruntime on other images than the export saw."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+import torch
+from test_scripts import script
+
+from econ_pyro.econ import Econ
+from econ_pyro.errors import EconError
+from econ_pyro.onnx_export import OUTPUTS, export_onnx
+
+
+@pytest.fixture(scope="module", params=["as published", "about a place"])
+def econ(request):
+    from conftest import TINY
+
+    ours = request.param == "about a place"
+    expert = dataclasses.replace(
+        TINY.model.expert,
+        attention_bias=0.0,
+        shape_bias=0.0,
+        latent=3,
+        centred=ours,
+        shape_latents=2 if ours else None,
+    )
+    model = dataclasses.replace(TINY.model, experts=2, steps=2, expert=expert)
+    objective = dataclasses.replace(
+        TINY.objective, lookahead=True, rollout_from=0 if ours else None
+    )
+    config = dataclasses.replace(TINY, model=model, objective=objective, seed=5)
+    return Econ(config, names=["circle", "background"])
+
+
+def session(path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def test_onnxruntime_says_what_torch_says(econ, tmp_path, capsys):
+    econ.save_pretrained(tmp_path / "weights")
+    out = tmp_path / "onnx"
+    script("export_onnx", tmp_path / "weights", "--out", out)
+    assert {p.name for p in out.iterdir()} == {
+        "decompose.onnx", "decoder_0.onnx", "decoder_1.onnx"
+    }  # fmt: skip
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert len(printed) == 3 and all("of torch" in line for line in printed)
+    whole = session(out / "decompose.onnx")
+    assert whole.get_modelmeta().custom_metadata_map["experts"] == '["circle", "background"]'
+    for n in (1, 5):
+        images = torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(n))
+        d = econ.decompose(images)
+        got = dict(zip(OUTPUTS, whole.run(None, {"images": images.numpy()}), strict=True))
+        np.testing.assert_array_equal(got["k"], d.k)
+        for name in ("region", "appearance", "shape", "z"):
+            np.testing.assert_allclose(got[name], getattr(d, OUTPUTS[name]), atol=1e-4)
+        np.testing.assert_allclose(got["scores"], d.scores, rtol=1e-4)
+    z = torch.randn(3, 3)
+    for k in range(2):
+        mean, shape = session(out / f"decoder_{k}.onnx").run(None, {"z": z.numpy()})
+        with torch.no_grad():
+            theirs = econ.model.decode(z, torch.full((3,), k))
+        np.testing.assert_allclose(mean, theirs.mean, atol=1e-5)
+        np.testing.assert_allclose(shape, theirs.shape, atol=1e-5)
+
+
+def test_the_extra_is_named(econ, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(EconError, match=r"no onnxscript: pip install 'econ-pyro\[onnx\]'"):
+        export_onnx(econ, tmp_path)
