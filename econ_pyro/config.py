@@ -116,6 +116,8 @@ class ObjectiveConfig:
     distinct_until: int = 0
     """Training step until which an expert wins no second step of a scene while others have won
     none, so that all learn: one that begins better would otherwise win every step."""
+    distinct_from: int = 0
+    """Training step from which experts are distinct."""
     balance: float = 0.0
     """Handicap in the training's competition: nats a step that an expert loses for each even share
     by which it wins more than an even share, and gains for each by which it wins less."""

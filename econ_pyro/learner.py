@@ -151,7 +151,7 @@ class Learner:
             self.svi.rules,
             temperature=temperature_at(self.config, age),
             rollout=objective.rollout_from is not None and age >= objective.rollout_from,
-            distinct=age < objective.distinct_until,
+            distinct=objective.distinct_from <= age < objective.distinct_until,
         )
         in_time = objective.balance_from <= age < objective.balance_until
         self.balancing = objective.balance > 0 and in_time
