@@ -13,23 +13,21 @@ from econ_pyro.errors import EconError
 from econ_pyro.onnx_export import OUTPUTS, export_onnx
 
 
-@pytest.fixture(scope="module", params=["as published", "about a place"])
-def econ(request):
+@pytest.fixture(scope="module")
+def econ():
     from conftest import TINY
 
-    ours = request.param == "about a place"
     expert = dataclasses.replace(
         TINY.model.expert,
         attention_bias=0.0,
         shape_bias=0.0,
         latent=3,
-        centred=ours,
-        shape_latents=2 if ours else None,
+        centred=True,
+        shape_latents=2,
+        salient=True,
     )
     model = dataclasses.replace(TINY.model, experts=2, steps=2, expert=expert)
-    objective = dataclasses.replace(
-        TINY.objective, lookahead=True, rollout_from=0 if ours else None
-    )
+    objective = dataclasses.replace(TINY.objective, lookahead=True, rollout_from=0)
     config = dataclasses.replace(TINY, model=model, objective=objective, seed=5)
     return Econ(config, names=["circle", "background"])
 
@@ -57,7 +55,8 @@ def test_onnxruntime_says_what_torch_says(econ, tmp_path, capsys):
         np.testing.assert_array_equal(got["k"], d.k)
         for name in ("region", "appearance", "shape", "z"):
             np.testing.assert_allclose(got[name], getattr(d, OUTPUTS[name]), atol=1e-4)
-        np.testing.assert_allclose(got["scores"], d.scores, rtol=1e-4)
+        # differences of costs of thousands of nats
+        np.testing.assert_allclose(got["scores"], d.scores, rtol=1e-4, atol=1e-2)
     z = torch.randn(3, 3)
     for k in range(2):
         mean, shape = session(out / f"decoder_{k}.onnx").run(None, {"z": z.numpy()})

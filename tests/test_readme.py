@@ -49,7 +49,7 @@ def test_readme_commands_run(here):
         elif name in ("evaluate", "publish"):
             args += ["--n", "4"]
         elif name == "export_onnx":
-            args += ["--steps-per-scene", "2"]
+            args += ["--steps-per-scene", "1"]
         script(name, *args)
 
 
