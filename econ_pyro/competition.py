@@ -81,7 +81,9 @@ def compete(
             scores = looked_ahead(proposals, end, model, x, s_t, rules)
         else:
             scores = proposals.terms.score(rules.lam)  # (B, K)
-        handicapped = scores + barred if handicap is None else scores + barred + handicap[i]
+        handicapped = scores + barred
+        if handicap is not None:
+            handicapped = handicapped + handicap[i]
         luck = None if gumbel is None else gumbel[:, i]
         k_hat = draw_winners(handicapped, rules.temperature, luck)
         if rules.distinct:

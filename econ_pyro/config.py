@@ -51,7 +51,7 @@ class ExpertConfig:
         least = 3 if self.centred else 1  # a place, and something of its own
         if self.latent < least:
             raise EconError(f"at least {least} latents", str(self.latent), "raise expert.latent")
-        least = min(2, least)
+        least = 2 if self.centred else 1
         if self.shape_latents is not None and not least <= self.shape_latents <= self.latent:
             raise EconError(
                 f"{least} to {self.latent} expert.shape-latents", str(self.shape_latents)

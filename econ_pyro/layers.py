@@ -45,6 +45,16 @@ def safe_log(probability: Tensor) -> Tensor:
     return probability.clamp_min(SCOPE_EPS).log()
 
 
+def mean_over(r: Tensor, values: Tensor) -> Tensor:
+    """Mean of values over a region or scope, ``(n, C)``.
+
+    Args:
+        r: weights, ``(n, 1, H, W)``, nowhere 0.
+        values: ``(n, C, H, W)``.
+    """
+    return (r * values).sum((2, 3)) / r.sum((2, 3))
+
+
 def regions_of_shapes(m: Tensor) -> Tensor:
     """Eqs. 1 and 2: visible regions of a stack of shapes.
 

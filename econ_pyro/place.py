@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from econ_pyro.layers import mean_over
+
 PLACE = 0.35  # uniform places up to 0.6 (whole objects in the image) have a variance near 0.35^2
 UNIT = 0.3  # about an object's radius: its edge lies near 1
 NARROWEST = 0.5  # half the width of the smallest window, so that what hides an object is in it
@@ -46,10 +48,10 @@ def centre(r: Tensor, grid: Tensor) -> Tensor:
         r: region, ``(n, 1, H, W)``, nowhere 0.
         grid: :func:`coordinates`.
     """
-    return (r * grid).sum((2, 3)) / r.sum((2, 3)) / PLACE
+    return mean_over(r, grid) / PLACE
 
 
-def glimpse(inputs: Tensor, r: Tensor, grid: Tensor, outside: Tensor) -> Tensor:
+def glimpse(inputs: Tensor, r: Tensor, place: Tensor, grid: Tensor, outside: Tensor) -> Tensor:
     """What lies about a region, at half the image's size.
 
     The window is centred on the region's centre of mass and as wide as the region's spread asks
@@ -59,6 +61,7 @@ def glimpse(inputs: Tensor, r: Tensor, grid: Tensor, outside: Tensor) -> Tensor:
     Args:
         inputs: to cut from, ``(n, C, H, W)``.
         r: region, ``(n, 1, H, W)``, nowhere 0.
+        place: its :func:`centre`, ``(n, 2)``.
         grid: :func:`coordinates`.
         outside: values beyond the image's edge, ``(C,)``.
 
@@ -66,12 +69,11 @@ def glimpse(inputs: Tensor, r: Tensor, grid: Tensor, outside: Tensor) -> Tensor:
         ``(n, C, H / 2, W / 2)``.
     """
     with torch.no_grad():
-        weight = r / r.sum((2, 3), keepdim=True)
-        middle = (weight * grid).sum((2, 3))  # (n, 2)
-        variance = (weight * (grid - middle[:, :, None, None]).square()).sum((2, 3)).amax(1)
+        middle = PLACE * place[:, :, None, None]
+        variance = mean_over(r, (grid - middle).square()).amax(1)
         width = (SPREADS * variance.sqrt()).clamp(NARROWEST, 1.0)
         window = coordinates(grid.shape[2] // 2).to(grid)
-        where = middle[:, :, None, None] + width[:, None, None, None] * window
+        where = middle + width[:, None, None, None] * window
         where = where.permute(0, 2, 3, 1).flip(-1)  # grid_sample wants (x, y) last
     shift = outside[:, None, None]
     return F.grid_sample(inputs - shift, where, align_corners=True) + shift

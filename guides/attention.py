@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from econ_pyro.config import ExpertConfig
 from econ_pyro.guides.norm import InstanceNorm2d
+from econ_pyro.layers import mean_over
 
 SALIENT = 4.0  # largest salience: a small bright thing is not worth more than an object
 EVEN = 0.01  # squared distance below which colours hardly differ: a scope of one colour
@@ -95,7 +96,5 @@ def salience(x_and_log_s: Tensor) -> Tensor:
         Squared distances over their mean, at most SALIENT, ``(n, 1, H, W)``.
     """
     x, s = x_and_log_s[:, :3], x_and_log_s[:, 3:].exp()
-    weight = s / s.sum((2, 3), keepdim=True)
-    mean = (weight * x).sum((2, 3), keepdim=True)
-    distance = (x - mean).square().sum(1, keepdim=True)
-    return (distance / ((weight * distance).sum((2, 3), keepdim=True) + EVEN)).clamp_max(SALIENT)
+    distance = (x - mean_over(s, x)[:, :, None, None]).square().sum(1, keepdim=True)
+    return (distance / (mean_over(s, distance)[:, :, None, None] + EVEN)).clamp_max(SALIENT)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from econ_pyro.config import ExpertConfig
-from econ_pyro.layers import SCOPE_EPS
+from econ_pyro.layers import SCOPE_EPS, mean_over
 from econ_pyro.place import centre, coordinates, glimpse, pass_on
 
 COLOUR_UNIT = 4.0  # the slope of a colour's logit at grey
@@ -75,12 +75,11 @@ class Encoder(nn.Module):
         if not self.centred:
             return self.head(self.blocks(x_and_log_r).flatten(1))
         x, r = x_and_log_r[:, :3], x_and_log_r[:, 3:].exp()
-        seen = glimpse(x_and_log_r, r, self.grid, self.outside)
+        place = centre(r, self.grid)
+        seen = glimpse(x_and_log_r, r, place, self.grid, self.outside)
         out = self.head(self.blocks(seen).flatten(1))
         latents = out.shape[1] // 2
-        place = centre(r, self.grid) + F.softsign(out[:, :2])
-        colour = (r * x).sum((2, 3)) / r.sum((2, 3))
         # unbounded, latents far from the prior are the quickest way to change a new decoder's
         # output, and stay there
-        others = (out[:, 2:latents] + self.colour(colour - 0.5)).asinh()
-        return torch.cat([place, others, out[:, latents:]], 1)
+        others = (out[:, 2:latents] + self.colour(mean_over(r, x) - 0.5)).asinh()
+        return torch.cat([place + F.softsign(out[:, :2]), others, out[:, latents:]], 1)

@@ -39,18 +39,18 @@ class SpatialBroadcastDecoder(nn.Module):
         self.centred, self.shape_latents = config.centred, config.shape_latents
         if self.shape_latents is None:
             self.both = _Blocks(config, config.latent, 4, kernel=3)
-            heads = self.both.head, self.both.head
+            appearance_head = shape_head = self.both.head
         else:
             self.appearance = _Blocks(config, config.latent, 3, kernel=1)
             self.shape = _Blocks(config, self.shape_latents, 1, kernel=3)
-            heads = self.appearance.head, self.shape.head
+            appearance_head, shape_head = self.appearance.head, self.shape.head
         with torch.no_grad():
-            heads[1].bias[-1] = config.shape_bias  # type: ignore[index]
+            shape_head.bias[-1] = config.shape_bias  # type: ignore[index]
             if self.centred:
                 self.colour = pass_on(config.latent - 2, 3, COLOUR_GAIN)
                 self.bump = nn.Parameter(torch.tensor(BUMP))
-                heads[0].weight[:3] = 0.0
-                heads[0].bias[:3] = 0.0  # type: ignore[index]
+                appearance_head.weight[:3] = 0.0
+                appearance_head.bias[:3] = 0.0  # type: ignore[index]
         self.register_buffer("grid", coordinates(size), persistent=False)  # (1, 2, H, W)
         self.grid: Tensor
 

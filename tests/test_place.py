@@ -57,9 +57,14 @@ def region_of(rows, columns):
     return r
 
 
+def look(picture, r):
+    grid = coordinates(32)
+    return glimpse(picture, r, centre(r, grid), grid, OUTSIDE)
+
+
 def test_a_small_region_is_seen_at_the_images_resolution():
-    grid, picture = coordinates(32), torch.rand(1, 1, 32, 32)
-    seen = glimpse(picture, region_of(slice(11, 18), slice(20, 25)), grid, OUTSIDE)
+    picture = torch.rand(1, 1, 32, 32)
+    seen = look(picture, region_of(slice(11, 18), slice(20, 25)))
     assert seen.shape == (1, 1, 16, 16)
     # sampling points half a pixel (by the smaller window's step) about row 14, column 22
     rows = 14 + 15.5 * torch.linspace(-0.5, 0.5, 16)
@@ -73,10 +78,10 @@ def test_a_small_region_is_seen_at_the_images_resolution():
 
 
 def test_a_large_region_is_seen_whole_and_the_outside_is_filled():
-    grid, picture = coordinates(32), torch.ones(1, 1, 32, 32)
-    whole = glimpse(picture, torch.ones(1, 1, 32, 32), grid, OUTSIDE)
+    picture = torch.ones(1, 1, 32, 32)
+    whole = look(picture, torch.ones(1, 1, 32, 32))
     torch.testing.assert_close(whole, torch.ones(1, 1, 16, 16))
-    corner = glimpse(picture, region_of(slice(0, 6), slice(0, 6)), grid, OUTSIDE)
+    corner = look(picture, region_of(slice(0, 6), slice(0, 6)))
     assert corner[0, 0, 0, 0] == pytest.approx(-1)
     assert corner[0, 0, -1, -1] == pytest.approx(1)
 
