@@ -45,8 +45,9 @@ class BatchedELBO(ClassConditionalELBO):
         k: Tensor,
         noise: Tensor | None = None,
         regions: Tensor | None = None,
+        seeds: Tensor | None = None,
     ) -> Terms:
-        scope, r = _layers(guide, x, k, regions)  # (B, T, 1, H, W)
+        scope, r = _layers(guide, x, k, regions, seeds)  # (B, T, 1, H, W)
         n, steps = k.shape
         of_layers = k.flatten()
         images = x[:, None].expand(-1, steps, -1, -1, -1)
@@ -61,14 +62,14 @@ class BatchedELBO(ClassConditionalELBO):
 
 
 def _layers(
-    guide: Recogniser, x: Tensor, k: Tensor, regions: Tensor | None
+    guide: Recogniser, x: Tensor, k: Tensor, regions: Tensor | None, seeds: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Scope and region of every layer, front to back (Eqs. 9 and 14)."""
     s_t, scopes, taken = torch.ones_like(x[:, :1]), [], []
     for i in range(k.shape[1]):
         r_t = fixed_region(s_t, i, k.shape[1], regions)
         if r_t is None:
-            r_t = guide.attend(x, s_t, k[:, i])
+            r_t = guide.attend(x, s_t, k[:, i], None if seeds is None else seeds[:, i])
         scopes.append(s_t)
         taken.append(r_t)
         s_t = next_scope(s_t, r_t)

@@ -20,6 +20,7 @@ from econ_pyro.decomposition import Decomposition
 from econ_pyro.layers import fixed_region, next_scope
 from econ_pyro.lookahead import ending, looked_ahead
 from econ_pyro.proposals import Generator, Recogniser, Rules, propose
+from econ_pyro.seeding import next_object
 from econ_pyro.terms import Terms, stack
 
 
@@ -66,37 +67,36 @@ def compete(
         noise: of the latents, shared by the experts, ``(B, T, L)``; zeros give the means.
         rules: how winners are drawn.
         regions: true regions in place of attention, ``(B, T, 1, H, W)``.
-        handicap: nats added to each expert's scores before winners are drawn, ``(T, K)``.
+        handicap: nats added to each expert's scores before winners are drawn, ``(K,)``.
         gumbel: luck of each expert at each step, ``(B, T, K)``; drawn if not given.
     """
     s_t = torch.ones_like(x[:, :1])
-    barred = x.new_zeros(x.shape[0], rules.experts)  # len() would fix an export's batch
     layers: list[tuple[Tensor, ...]] = []
     terms: list[Terms] = []
     for i in range(rules.steps):
         r_t = fixed_region(s_t, i, rules.steps, regions)
-        proposals = propose(model, guide, x, s_t, noise[:, i], rules, r_t)
-        if rules.lookahead and r_t is None:
+        left = rules.steps - 1 - i
+        seed = torch.full_like(x[:, 0, 0, 0], -1, dtype=torch.long)
+        if guide.seeded and r_t is None:
+            proposals, seed = next_object(model, guide, x, s_t, noise[:, i], rules, left)
+        else:
+            proposals = propose(model, guide, x, s_t, noise[:, i], rules, r_t)
+        if rules.lookahead and not guide.seeded and r_t is None:
             end = ending(model, guide, x, s_t, noise[:, i], rules)
-            scores = looked_ahead(proposals, end, model, x, s_t, rules)
+            scores = looked_ahead(proposals, end, model, x, s_t, rules, left)
         else:
             scores = proposals.terms.score(rules.lam)  # (B, K)
-        handicapped = scores + barred
-        if handicap is not None:
-            handicapped = handicapped + handicap[i]
+        handicapped = scores if handicap is None else scores + handicap
         luck = None if gumbel is None else gumbel[:, i]
         k_hat = draw_winners(handicapped, rules.temperature, luck)
-        if rules.distinct:
-            barred = barred.scatter(1, k_hat[:, None], torch.inf)
-            barred = barred.where(barred.isfinite().any(1, keepdim=True), 0.0)
         won = proposals.of(k_hat)
         terms.append(won.terms)
-        layers.append((k_hat, s_t, *won[:4], scores))
+        layers.append((k_hat, s_t, *won[:4], scores, seed))
         s_t = next_scope(s_t, won.r)
-    k, scope, r, mean, shape, z, scores = (
+    k, scope, r, mean, shape, z, scores, seeds = (
         torch.stack(parts, 1) for parts in zip(*layers, strict=True)
     )
-    return Decomposition(x, k, scope, r, mean, shape, z, stack(terms, 1), scores)
+    return Decomposition(x, k, scope, r, mean, shape, z, stack(terms, 1), scores, seeds)
 
 
 class Exhaustive(NamedTuple):

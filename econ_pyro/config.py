@@ -41,9 +41,11 @@ class ExpertConfig:
     attention_bias: float = -3.0
     """Initial logit of the attention: negative lets the last step explain everything at first,
     so that objects are carved out front to back. 0 is the paper."""
-    salient: bool = False
-    """Attention begins with what differs most from the scope's mean colour: objects, not a part
-    of the background, which costs as much at first."""
+    seeded: bool = False
+    """Regions grow from a seed, the most salient pixel of what is left or of what other regions
+    leave, over what is like it in colour, place and learnt features. Objects of any colours come
+    apart from the first step, and all experts compete for the same one; attention_bias plays no
+    part then."""
     shape_bias: float = -3.0
     """Initial logit of the shape; goes with attention_bias. 0 is the paper."""
 
@@ -113,23 +115,13 @@ class ObjectiveConfig:
     """Temperature after annealing, above 0; temperature throughout if not set."""
     temperature_steps: int = 1000
     """Training steps over which the temperature moves geometrically to temperature_end."""
-    distinct_until: int = 0
-    """Training step until which an expert wins no second step of a scene while others have won
-    none, so that all learn: one that begins better would otherwise win every step."""
-    distinct_from: int = 0
-    """Training step from which experts are distinct."""
     balance: float = 0.0
     """Handicap in the training's competition: nats a step that an expert loses for each even share
     by which it wins more than an even share, and gains for each by which it wins less."""
-    balance_last: bool = False
-    """Apply handicaps to the last step alone, where an expert that has objects of its own is to
-    leave the backgrounds to others; elsewhere they would disturb the depth order."""
     balance_limit: float = 30.0
     """Largest handicap in nats."""
-    balance_from: int = 0
-    """Training step from which there are handicaps: earlier ones disturb the carving out."""
     balance_until: int = 3000
-    """Training step from which there are none."""
+    """Training step from which there are no handicaps any more."""
 
     def __post_init__(self) -> None:
         if self.temperature_end is not None and self.temperature_end <= 0:

@@ -19,7 +19,7 @@ from econ_pyro.layers import compose
 if TYPE_CHECKING:
     from econ_pyro.terms import Terms
 
-_TENSORS = ("image", "k", "scope", "region", "mean", "shape", "z", "scores")
+_TENSORS = ("image", "k", "scope", "region", "mean", "shape", "z", "scores", "seed")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Decomposition:
     """L_x, L_z and L_r of each layer (Eqs. 10-12), each ``(B, T)`` in nats."""
     scores: Tensor
     """Score of every expert in the competition, ``(B, T, K)`` in nats; lower is better."""
+    seed: Tensor
+    """Pixel that each region grew from, an index into the flattened image, ``(B, T)`` int64; -1
+    where there was none."""
 
     @property
     def reconstruction(self) -> Tensor:

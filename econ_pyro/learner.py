@@ -19,8 +19,10 @@ from econ_pyro.precision import has_bfloat16
 from econ_pyro.proposals import Rules
 from econ_pyro.restarts import copy_expert, handicapped, starved
 from econ_pyro.schedules import gamma_at, rate_at, temperature_at
-from econ_pyro.svi import CompetitiveSVI
+from econ_pyro.svi import CompetitiveSVI, Step
 from econ_pyro.world import World
+
+NOTHING = 0.02  # of the image: who wins less has no object by it, and may still be starved
 
 
 def make_rules(config: Config) -> Rules:
@@ -104,7 +106,7 @@ class Learner:
         self._apply_schedules(age)
         loss = self.svi.step(x, regions)
         assert self.svi.last is not None
-        self._count_wins(self.svi.last.k)
+        self._count_wins(self.svi.last)
         self._restart_starved(age + 1)
         return loss
 
@@ -151,25 +153,16 @@ class Learner:
             self.svi.rules,
             temperature=temperature_at(self.config, age),
             rollout=objective.rollout_from is not None and age >= objective.rollout_from,
-            distinct=objective.distinct_from <= age < objective.distinct_until,
         )
-        in_time = objective.balance_from <= age < objective.balance_until
-        self.balancing = objective.balance > 0 and in_time
-        self.svi.handicap = self._handicaps() if self.balancing else None
+        self.balancing = objective.balance > 0 and age < objective.balance_until
+        self.svi.handicap = self.handicap if self.balancing else None
         if train.schedule == "cosine":
             for group in self.optim.param_groups:
                 group["lr"] = rate_at(self.config, age)
 
-    def _handicaps(self) -> Tensor:
-        """Of every step, front to back, (T, K)."""
-        every = self.handicap.expand(self.config.model.steps, -1).clone()
-        if self.config.objective.balance_last:
-            every[:-1] = 0.0
-        return every
-
-    def _count_wins(self, k: Tensor) -> None:
-        one_hot = nn.functional.one_hot(k, self.window.shape[1])  # (B, T, K)
-        window = self.world.sum(one_hot.sum(0))
+    def _count_wins(self, last: Step) -> None:
+        one_hot = nn.functional.one_hot(last.k, self.window.shape[1])  # (B, T, K)
+        window = self.world.sum((one_hot * (last.area >= NOTHING)[:, :, None]).sum(0))
         self.window += window.cpu()
         objective = self.config.objective
         if self.balancing:

@@ -7,10 +7,12 @@ of the rest mend that, at O(K) network passes a step or none:
 * *Ending.* The rest would be explained by one expert, as if the scene ended here. What a region
   saves over that is what its pixels would have cost. It makes experts carve objects out, the
   most costly first.
-* *Rolling out.* Of the regions that pay, those that save more than they cost, the one goes first
-  that would gain least by waiting for another: what its cost would be, confined to the scope that
-  the other's region leaves, is compared with what it is now. A hidden object that goes before
-  what hides it pays, in L_r, for its missing part; the nearest of all has nothing to wait for.
+* *Rolling out.* Of the regions that pay, those that save more than they cost (and, if there are
+  more of them than steps to take them in, that gain most), the one goes first that would gain
+  least by waiting for another: what its cost would be, confined to the scope that the other's
+  region leaves and with the expert that is best then, is compared with what it is now. A hidden
+  object that goes before what hides it pays, in L_r, for its missing part; the nearest of all has
+  nothing to wait for.
 
 Rolling out takes proposals that are about right, so it follows ending (``rollout_from``).
 """
@@ -44,17 +46,27 @@ def ending(
 
 
 def looked_ahead(
-    proposals: Proposals, end: Tensor, model: Generator, x: Tensor, s_t: Tensor, rules: Rules
+    proposals: Proposals,
+    end: Tensor,
+    model: Generator,
+    x: Tensor,
+    s_t: Tensor,
+    rules: Rules,
+    left: int,
+    ways: Proposals | None = None,
 ) -> Tensor:
     """Scores that count the rest of the scene, ``(B, K)`` in nats, up to a constant an image.
 
     Args:
-        proposals: of all experts.
+        proposals: of all experts, or of each thing that could be taken, ``(B, K)``.
         end: what :func:`ending` makes of the images.
         model: p.
         x: images, ``(B, 3, H, W)``.
         s_t: scope, ``(B, 1, H, W)``.
         rules: of the competition.
+        left: steps in which a region can be chosen, this one included.
+        ways: ways to explain the same things, ``(B, K, A, ...)``, of which another may be the
+            cheapest once something has been taken; those of ``proposals`` if not given.
     """
     ends = end[:, None].expand_as(proposals.mean)
     saved = LayeredNormal(proposals.r, ends, rules.sigma_x).squared_error(x)  # (B, K)
@@ -62,23 +74,26 @@ def looked_ahead(
     if not rules.rollout:
         return cost - saved
     gain = saved - cost
-    pays = gain > 0
+    n = gain.shape[1]
+    pays = (gain > 0) & ((gain[:, None] > gain[:, :, None]).sum(2) < left)
+    ways = proposals.map(lambda a: a[:, :, None]) if ways is None else ways
     after = torch.stack(
-        [_costs_after(k, proposals, model, x, s_t, rules) for k in range(rules.experts)], 1
+        [_costs_after(r_k, ways, model, x, s_t, rules) for r_k in proposals.r.unbind(1)], 1
     )  # (B, K, K): [b, k, j] is what j's proposal costs once k's is taken
-    others = pays[:, :, None] & ~torch.eye(rules.experts, dtype=torch.bool, device=x.device)
-    least = after.masked_fill(~others, torch.inf).amin(1)
+    waits = pays[:, :, None] & ~torch.eye(n, dtype=torch.bool, device=x.device)
+    least = after.masked_fill(~waits, torch.inf).amin(1)
     by_waiting = (cost - least).clamp_min(0.0).where(pays, 0.0)
     missed = by_waiting.amax(1, keepdim=True) + gain.amax(1, keepdim=True) - gain
     return by_waiting.where(pays, missed)
 
 
 def _costs_after(
-    k: int, proposals: Proposals, model: Generator, x: Tensor, s_t: Tensor, rules: Rules
+    r_k: Tensor, ways: Proposals, model: Generator, x: Tensor, s_t: Tensor, rules: Rules
 ) -> Tensor:
-    """Lambda L_x + L_r of each proposal, confined to what expert k leaves, (B, K)."""
-    left = (s_t - proposals.r[:, k])[:, None]
-    r = proposals.r * left / s_t[:, None].clamp_min(SCOPE_EPS)
-    l_x = LayeredNormal(r, proposals.mean, rules.sigma_x).squared_error(x)
-    p_r = model.region_prior(left, proposals.shape)
-    return rules.lam * l_x + kl_divergence(MeanBernoulli(r).to_event(3), p_r)
+    """Lambda L_x + L_r of each thing in its cheapest way, confined to what r_k leaves, (B, K)."""
+    r, mean, shape = (a.flatten(1, 2) for a in ways[:3])
+    rest = (s_t - r_k)[:, None]
+    r = r * rest / s_t[:, None].clamp_min(SCOPE_EPS)
+    l_x = LayeredNormal(r, mean, rules.sigma_x).squared_error(x)
+    kl = kl_divergence(MeanBernoulli(r).to_event(3), model.region_prior(rest, shape))
+    return (rules.lam * l_x + kl).unflatten(1, (-1, ways.r.shape[2])).amin(2)

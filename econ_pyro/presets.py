@@ -8,7 +8,8 @@ from econ_pyro.config import Config, ExpertConfig, ModelConfig, ObjectiveConfig,
 from econ_pyro.scene_config import SceneConfig
 
 # shapes of one class differ in place alone here
-_EXPERT = ExpertConfig(centred=True, shape_latents=2, salient=True)
+_EXPERT = ExpertConfig(centred=True, shape_latents=2, seeded=True)
+_SMALL = ModelConfig(expert=replace(_EXPERT, features=16, channels=(16, 32, 32, 32)))
 # masks that start at one half, as published
 _PAPER_EXPERT = ExpertConfig(latent=2, layers=4, features=32, attention_bias=0.0, shape_bias=0.0)
 _RECIPE = ObjectiveConfig(
@@ -18,42 +19,31 @@ _RECIPE = ObjectiveConfig(
     gamma_steps=1200,
     lam=1.0,
     lookahead=True,
-    rollout_from=250,
-    distinct_until=250,
-    temperature=10.0,
+    rollout_from=75,
+    temperature=2.0,
     temperature_end=1.0,
     temperature_steps=1200,
     balance=3.0,
-    balance_last=True,
     balance_limit=300.0,
-    balance_from=250,
-    balance_until=1500,
+    balance_until=700,
 )
 
-_TRAIN = TrainConfig(flat_until=300, restart_below=0.2)
+_TRAIN = TrainConfig(steps=2000, batch=16, lr=2e-3, schedule="cosine", restart_below=0.2)
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "quick": (
         "Uniquely coloured objects with small networks: at most 20 minutes on two CPU cores.",
-        Config(
-            model=ModelConfig(expert=replace(_EXPERT, features=16, channels=(16, 32, 32, 32))),
-            objective=_RECIPE,
-            train=replace(_TRAIN, steps=1200, batch=16, lr=2e-3, schedule="cosine", minutes=20.0),
-        ),
+        Config(model=_SMALL, objective=_RECIPE, train=replace(_TRAIN, steps=800, minutes=20.0)),
     ),
     "unique-colours": (
         "The paper's Fig. 1: circles red, squares green, triangles blue.",
-        Config(
-            model=ModelConfig(expert=replace(_EXPERT, layers=4)),
-            objective=_RECIPE,
-            train=_TRAIN,
-        ),
+        Config(model=_SMALL, objective=_RECIPE, train=_TRAIN),
     ),
     "random-colours": (
         "The paper's Figs. 4, 6 and 7: objects of random colours.",
         Config(
             scenes=SceneConfig(kind="random-colours"),
-            model=ModelConfig(expert=_EXPERT),
+            model=_SMALL,
             objective=_RECIPE,
             train=_TRAIN,
         ),
@@ -61,12 +51,14 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "single-expert": (
         "The paper's Fig. 5: one expert, true regions given, a generative extension of MONet.",
         Config(
-            model=ModelConfig(
+            model=replace(
+                _SMALL,
                 experts=1,
                 # one expert for all classes: its shapes need latents to tell them apart
-                expert=replace(_EXPERT, latent=8, shape_latents=5),
+                expert=replace(_SMALL.expert, latent=8, shape_latents=5),
             ),
-            objective=ObjectiveConfig(beta=1.0, gamma=1.0),
+            objective=replace(_RECIPE, gamma=1.0, balance=0.0),
+            train=replace(_TRAIN, steps=3000),
             true_regions=True,
         ),
     ),

@@ -5,6 +5,7 @@ Model and guide come from outside, as in Pyro's own SVI; the two protocols say w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -35,8 +36,11 @@ class Generator(Protocol):
 class Recogniser(Protocol):
     """What the engine needs of q: :class:`econ_pyro.guides.recognition.Recognition`."""
 
-    def attend(self, x: Tensor, s_t: Tensor, k_t: Tensor) -> Tensor:
-        """Region that each image's own expert proposes."""
+    seeded: bool
+    """Whether regions grow from seeds, for which all experts compete."""
+
+    def attend(self, x: Tensor, s_t: Tensor, k_t: Tensor, seed: Tensor | None) -> Tensor:
+        """Region that each image's own expert proposes, from a seed where there are seeds."""
 
     def encode(
         self, x: Tensor, r_t: Tensor, k_t: Tensor, noise: Tensor | None
@@ -48,6 +52,9 @@ class Recogniser(Protocol):
 
     def encode_all(self, x: Tensor, r: Tensor, noise: Tensor) -> TorchDistribution:
         """q(z) by every expert, of its own region."""
+
+    def candidates(self, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Seeds of n things to take and all experts' regions, where there are seeds."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,6 @@ class Rules:
         lookahead: count in a score also what the rest of the scope would cost if the scene ended
             there. Without it, a step that explains nothing costs nothing, and wins.
         rollout: go on, in that lookahead, with the other experts' proposals.
-        distinct: an expert wins no second step of a scene while others have won none.
     """
 
     experts: int
@@ -73,7 +79,6 @@ class Rules:
     temperature: float = 0.0
     lookahead: bool = False
     rollout: bool = False
-    distinct: bool = False
 
 
 class Proposals(NamedTuple):
@@ -88,8 +93,12 @@ class Proposals(NamedTuple):
     def of(self, k: Tensor) -> Proposals:
         """Those of expert k[b] for image b, fields ``(B, ...)``."""
         rows = torch.arange(k.shape[0], device=k.device)  # len() would fix an export's batch
-        r, mean, shape, z = (a[rows, k] for a in self[:4])
-        return Proposals(r, mean, shape, z, self.terms.map(lambda a: a[rows, k]))
+        return self.map(lambda a: a[rows, k])
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Proposals:
+        """The same function of each field and term."""
+        r, mean, shape, z = map(f, self[:4])
+        return Proposals(r, mean, shape, z, self.terms.map(f))
 
 
 @torch.no_grad()
@@ -112,10 +121,12 @@ def propose(
         noise: of the latent, ``(B, L)``; zeros give the posterior mean.
         rules: number of experts and sigma; the rest plays no part.
         r_t: the region, ``(B, 1, H, W)``, where it is not for the attention to choose: the last
-            step, true regions.
+            step, true regions; or each expert's, ``(B, K, 1, H, W)``, where it has been asked.
     """
     if r_t is None:
         r = guide.attend_all(x, s_t)
+    elif r_t.dim() == 5:
+        r = r_t
     else:
         r = r_t[:, None].expand(-1, rules.experts, -1, -1, -1)
     q_z = guide.encode_all(x, r, noise)  # batch (B, K)

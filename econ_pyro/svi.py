@@ -28,6 +28,8 @@ class Step(NamedTuple):
     """Of the winners, ``(B, T)``."""
     k: Tensor
     """The winners, front to back, ``(B, T)``."""
+    area: Tensor
+    """Of what each took, ``(B, T)`` as a fraction of the image."""
 
 
 class CompetitiveSVI:
@@ -39,7 +41,7 @@ class CompetitiveSVI:
     the attention of earlier winners.
 
     Args:
-        model: p, callable as ``model(x, k, noise, regions)``, with the methods of
+        model: p, callable as ``model(x, k, noise, regions, seeds)``, with the methods of
             :class:`~econ_pyro.competition.Generator`.
         guide: q, callable alike, with those of :class:`~econ_pyro.competition.Recogniser`.
         optim: a torch optimiser over the parameters of both; None only evaluates.
@@ -51,7 +53,7 @@ class CompetitiveSVI:
         world: the processes that share each batch; ``step`` then takes this one's share of it.
 
     Attributes:
-        handicap: nats added to each expert's scores in training, ``(T, K)``; None adds nothing.
+        handicap: nats added to each expert's scores in training, ``(K,)``; None adds nothing.
     """
 
     def __init__(
@@ -107,14 +109,15 @@ class CompetitiveSVI:
         self.optim.zero_grad(set_to_none=True)
         # the optimiser holds the parameters: nothing goes into Pyro's global store
         with self._precision(x), pyro.settings.context(module_local_params=True):
-            terms = Terms(*self._terms(x, d.k, noise, regions))
+            terms = Terms(*self._terms(x, d.k, noise, regions, d.seed))
             loss = terms.loss(self.elbo.beta, self.elbo.gamma).sum(dim=1).mean()
         loss.backward()
         if self.clip:
             parameters = [p for group in self.optim.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optim.step()
-        self.last = Step(loss.detach(), terms.map(torch.Tensor.detach), d.k)
+        area = d.area / x[0, 0].numel()
+        self.last = Step(loss.detach(), terms.map(torch.Tensor.detach), d.k, area)
         return loss.item()
 
     def draw(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,7 +160,7 @@ class _WinnersTerms(nn.Module):
         self.anchor = nn.Parameter(torch.zeros((), device=device))
 
     def forward(
-        self, x: Tensor, k: Tensor, noise: Tensor, regions: Tensor | None
+        self, x: Tensor, k: Tensor, noise: Tensor, regions: Tensor | None, seeds: Tensor
     ) -> tuple[Tensor, ...]:
-        l_x, l_z, l_r = self.elbo.terms(self.model, self.guide, x, k, noise, regions)
+        l_x, l_z, l_r = self.elbo.terms(self.model, self.guide, x, k, noise, regions, seeds)
         return l_x + self.anchor, l_z, l_r

@@ -8,10 +8,9 @@ from torch.nn import functional as F
 
 from econ_pyro.config import ExpertConfig
 from econ_pyro.guides.norm import InstanceNorm2d
-from econ_pyro.layers import mean_over
 
-SALIENT = 4.0  # largest salience: a small bright thing is not worth more than an object
-EVEN = 0.01  # squared distance below which colours hardly differ: a scope of one colour
+LEARNT = 4  # features of a pixel, beside its colour and place, that say what it belongs with
+NEAR = 0.35  # what the image's width counts at first, where black to white in one channel is 1
 
 
 class _Block(nn.Sequential):
@@ -27,6 +26,8 @@ class _Block(nn.Sequential):
 
 class AttentionUNet(nn.Module):
     """Image and log scope to the logit of the share of the scope that the expert takes.
+
+    With seeds, to the features that :func:`econ_pyro.guides.seeds.grow` makes logits of.
 
     Args:
         config: sizes of the expert.
@@ -53,11 +54,18 @@ class AttentionUNet(nn.Module):
         self.up = nn.ModuleList(
             _Block(2 * a, b) for a, b in zip(reversed(channels), outputs, strict=True)
         )
-        self.head = nn.Conv2d(channels[0], 1, 1)
-        nn.init.constant_(self.head.bias, config.attention_bias)  # type: ignore[arg-type]
-        self.salient = config.salient
-        if config.salient:
-            self.gain = nn.Parameter(torch.ones(()))
+        self.seeded = config.seeded
+        if config.seeded:
+            # of what a pixel is like only differences count, which no bias changes
+            self.head = nn.Conv2d(channels[0], 1 + LEARNT, 1, bias=False)
+            with torch.no_grad():  # colour and place decide at first
+                self.head.weight[:1] *= 0.2
+                self.head.weight[1:] *= 0.03
+            self.bias = nn.Parameter(torch.zeros(()))
+            self.near = nn.Parameter(torch.tensor(NEAR))
+        else:
+            self.head = nn.Conv2d(channels[0], 1, 1)
+            nn.init.constant_(self.head.bias, config.attention_bias)  # type: ignore[arg-type]
 
     def forward(self, x_and_log_s: Tensor) -> Tensor:
         """Attention logits.
@@ -66,7 +74,7 @@ class AttentionUNet(nn.Module):
             x_and_log_s: image and log scope, ``(n, 4, H, W)``.
 
         Returns:
-            ``(n, 1, H, W)``.
+            ``(n, 1, H, W)``; with seeds features, ``(n, 1 + 3 + 2 + LEARNT, H, W)``.
         """
         h, skips = x_and_log_s, []
         for i, block in enumerate(self.down):
@@ -80,21 +88,13 @@ class AttentionUNet(nn.Module):
             h = block(h.contiguous(memory_format=torch.channels_last))
             if i < len(self.up) - 1:
                 h = F.interpolate(h, scale_factor=2, mode="nearest")
-        if not self.salient:
-            return self.head(h)
-        return self.head(h) + self.gain * salience(x_and_log_s)
+        out = self.head(h)
+        if not self.seeded:
+            return out
+        x = x_and_log_s[:, :3]
+        return torch.cat([out[:, :1] + self.bias, x, self._places(x), out[:, 1:]], 1)
 
-
-@torch.no_grad()
-def salience(x_and_log_s: Tensor) -> Tensor:
-    """How far each pixel is from the scope's mean colour.
-
-    Args:
-        x_and_log_s: image and log scope, ``(n, 4, H, W)``.
-
-    Returns:
-        Squared distances over their mean, at most SALIENT, ``(n, 1, H, W)``.
-    """
-    x, s = x_and_log_s[:, :3], x_and_log_s[:, 3:].exp()
-    distance = (x - mean_over(s, x)[:, :, None, None]).square().sum(1, keepdim=True)
-    return (distance / (mean_over(s, distance)[:, :, None, None] + EVEN)).clamp_max(SALIENT)
+    def _places(self, x: Tensor) -> Tensor:
+        height, width = (torch.linspace(0, 1, n, device=x.device) for n in x.shape[2:])
+        rows, columns = torch.meshgrid(height, width, indexing="ij")
+        return self.near * torch.stack([rows, columns]).expand(x.shape[0], -1, -1, -1)

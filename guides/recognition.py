@@ -21,7 +21,8 @@ from econ_pyro.distributions import FixedNoiseNormal, MeanBernoulli
 from econ_pyro.experts import Ensemble, register
 from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.encoder import Encoder
-from econ_pyro.layers import fixed_region, next_scope, region, safe_log
+from econ_pyro.guides.seeds import candidates, find_seed, grow
+from econ_pyro.layers import SCOPE_EPS, fixed_region, next_scope, region, safe_log
 
 LOG_SCALE_RANGE = (-7.0, 3.0)  # of q(z); outside, exp would meet the limits of float32 training
 
@@ -35,28 +36,51 @@ class Recognition(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.seeded = config, config.expert.seeded
         sizes = (config.expert, config.size)
         self.attentions = Ensemble(partial(AttentionUNet, *sizes), config.experts)
         self.encoders = Ensemble(partial(Encoder, *sizes), config.experts)
 
-    def attend(self, x: Tensor, s_t: Tensor, k_t: Tensor) -> Tensor:
+    def attend(self, x: Tensor, s_t: Tensor, k_t: Tensor, seed: Tensor | None = None) -> Tensor:
         """Eq. 9: the region that each image's own expert proposes.
 
         Args:
             x: images, ``(B, 3, H, W)``.
             s_t: scope, ``(B, 1, H, W)``.
             k_t: experts, ``(B,)``.
+            seed: pixel that it grows from, with seeds, ``(B,)``; the most salient if not given.
 
         Returns:
             ``(B, 1, H, W)`` in [0, s_t].
         """
-        return region(s_t, self.attentions.of_winners(k_t, _inputs(x, s_t)).sigmoid())
+        logits = self.attentions.of_winners(k_t, _inputs(x, s_t))
+        if self.seeded:
+            logits = grow(logits, find_seed(x, s_t.clamp_min(SCOPE_EPS)) if seed is None else seed)
+        return region(s_t, logits.sigmoid())
 
     def attend_all(self, x: Tensor, s_t: Tensor) -> Tensor:
         """The regions that all experts propose, without gradients, ``(B, K, 1, H, W)``."""
+        if self.seeded:
+            return self.candidates(x, s_t, 1)[1][:, 0]
+        return region(s_t[:, None], self._look(x, s_t).sigmoid())
+
+    def candidates(self, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """With seeds: the pixels of n things to take, and all experts' regions, no gradients.
+
+        Args:
+            x: images, ``(B, 3, H, W)``.
+            s_t: scope, ``(B, 1, H, W)``.
+            n: number of things.
+
+        Returns:
+            Seeds ``(B, n)`` and regions ``(B, n, K, 1, H, W)`` in [0, s_t].
+        """
+        with torch.no_grad():
+            return candidates(self._look(x, s_t), x, s_t, n)
+
+    def _look(self, x: Tensor, s_t: Tensor) -> Tensor:
         inputs = _inputs(x, s_t)[:, None].expand(-1, self.config.experts, -1, -1, -1)
-        return region(s_t[:, None], self.attentions.of_all(inputs).sigmoid())
+        return self.attentions.of_all(inputs)
 
     def encode(
         self, x: Tensor, r_t: Tensor, k_t: Tensor, noise: Tensor | None = None
@@ -88,6 +112,7 @@ class Recognition(nn.Module):
         k: Tensor,
         noise: Tensor | None = None,
         regions: Tensor | None = None,
+        seeds: Tensor | None = None,
     ) -> None:
         """Q as a program: sites ``r_t`` and ``z_t`` for t = T..1.
 
@@ -96,6 +121,7 @@ class Recognition(nn.Module):
             k: expert of each layer, front to back, ``(B, T)``.
             noise: standard normal noise of the latents, ``(B, T, L)``; fresh if not given.
             regions: true regions in place of attention, ``(B, T, 1, H, W)`` (Fig. 5).
+            seeds: pixels that regions grow from, ``(B, T)``; the most salient if not given.
         """
         register("attention", self.attentions)
         register("encoder", self.encoders)
@@ -105,7 +131,8 @@ class Recognition(nn.Module):
             for i, t in enumerate(sites.front_to_back(steps)):
                 k_t, probs = k[:, i], fixed_region(s_t, i, steps, regions)
                 if probs is None:
-                    probs = self.attend(x, s_t, k_t)
+                    seed = None if seeds is None else seeds[:, i]
+                    probs = self.attend(x, s_t, k_t, seed)
                 r_t = pyro.sample(sites.r(t), MeanBernoulli(probs).to_event(3))
                 q_z = self.encode(x, r_t, k_t, None if noise is None else noise[:, i])
                 pyro.sample(sites.z(t), q_z)

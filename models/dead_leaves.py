@@ -110,6 +110,7 @@ class DeadLeaves(nn.Module):
         k: Tensor,
         noise: Tensor | None = None,
         regions: Tensor | None = None,
+        seeds: Tensor | None = None,
     ) -> None:
         """Eq. 8 as a program: sites ``z_t`` and ``r_t`` for t = T..1, then the observed ``x``.
 
@@ -118,6 +119,7 @@ class DeadLeaves(nn.Module):
             k: expert of each layer, front to back, ``(B, T)``.
             noise: unused; model and guide take the same arguments.
             regions: unused, likewise.
+            seeds: unused, likewise.
         """
         register("decoder", self.decoders)
         s_t, regions_, means = torch.ones_like(x[:, :1]), [], []

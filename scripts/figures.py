@@ -32,7 +32,7 @@ class Args:
     """Output folder."""
     unique: str | None = "quick"
     """Model of uniquely coloured objects: Fig. 1."""
-    random: str | None = None
+    random: str | None = "random-colours"
     """Model of randomly coloured objects: Figs. 4, 6, 7 and 8."""
     single: str | None = None
     """Model with a single expert: Fig. 5."""

@@ -43,17 +43,28 @@ def tiny() -> Config:
 
 
 @pytest.fixture
-def pq(tiny):
+def make_pq(tiny):
     """Model and guide of the tiny configuration in float64, with unbiased masks.
 
-    The initial biases of -3 make every region nearly empty, which would hide errors.
+    The initial biases of -3 make every region nearly empty, which would hide errors. Keywords are
+    fields of the experts' configuration.
     """
     from econ_pyro.guides.recognition import Recognition
     from econ_pyro.models.dead_leaves import DeadLeaves
 
-    expert = dataclasses.replace(tiny.model.expert, attention_bias=0.0, shape_bias=0.0)
-    config = dataclasses.replace(tiny.model, expert=expert)
-    return DeadLeaves(config).double(), Recognition(config).double()
+    def make(**fields):
+        fields = {"attention_bias": 0.0, "shape_bias": 0.0} | fields
+        expert = dataclasses.replace(tiny.model.expert, **fields)
+        config = dataclasses.replace(tiny.model, expert=expert)
+        return DeadLeaves(config).double(), Recognition(config).double()
+
+    return make
+
+
+@pytest.fixture
+def pq(make_pq):
+    """Model and guide without seeds."""
+    return make_pq()
 
 
 @pytest.fixture

@@ -182,11 +182,3 @@ def test_pyro_elbo_interface_gives_the_same_number(pq, images):
     assert model.decoders[0].both.head.weight.grad is not None
     module = elbo(model, guide)
     torch.testing.assert_close(module(images, k, noise), value)
-
-
-def test_experts_take_turns_where_they_are_to_be_distinct(pq, images):
-    model, guide = pq
-    rules = dataclasses.replace(RULES, steps=7, distinct=True)
-    k = compete(model, guide, images, torch.zeros(5, 7, 2).double(), rules).k
-    for scene in k.tolist():
-        assert set(scene[:3]) == set(scene[3:6]) == {0, 1, 2}

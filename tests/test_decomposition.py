@@ -23,6 +23,7 @@ def make(batch: int, layers: int = 3, experts: int = 4, size: int = 8) -> Decomp
         z=rand(layers, 5),
         terms=Terms(rand(layers), rand(layers), rand(layers)),
         scores=rand(layers, experts),
+        seed=torch.randint(size**2, (batch, layers)),
     )
 
 

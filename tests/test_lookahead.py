@@ -34,7 +34,7 @@ def scores(back_area, rollout):
     return scores_of(scene(back_area), rollout)
 
 
-def scores_of(parts, rollout):
+def scores_of(parts, rollout, left=3, ways=None):
     x, r, mean, shape = parts
     experts = r.shape[1]
     model = DeadLeaves(ModelConfig(experts=experts, size=16, expert=ExpertConfig(channels=(4, 4))))
@@ -47,7 +47,7 @@ def scores_of(parts, rollout):
     proposals = Proposals(r, mean, shape, torch.zeros(1, experts, 5), terms)
     end = torch.full((1, 3, 16, 16), 0.2)
     return terms.score(1.0)[0], looked_ahead(
-        proposals, end, model, x[None], torch.ones(1, 1, 16, 16), rules
+        proposals, end, model, x[None], torch.ones(1, 1, 16, 16), rules, left, ways
     )[0]
 
 
@@ -88,3 +88,36 @@ def test_a_region_that_does_not_pay_waits_for_those_that_do():
     alone, ahead = scores_of(parts, rollout=True)
     assert alone[1] > 9 * 3 * 0.05**2 / (2 * SIGMA**2)  # its shape costs more than it saves
     assert ahead[0] == 0 and ahead[1] > 100
+
+
+def test_only_as_many_are_ordered_as_can_be_taken():
+    near, far, speck = torch.zeros(3, 1, 16, 16)
+    near[:, 2:8, 2:8] = 1
+    far[:, 5:13, 5:13] = 1
+    speck[:, 14, 14] = 1  # apart: nothing to wait for
+    parts = stack([near, far, speck], [0.5, 0.4, 0.5])
+    _, ahead = scores_of(parts, rollout=True, left=3)
+    assert ahead[2] < 0.1
+    _, ahead = scores_of(parts, rollout=True, left=2)
+    assert ahead.argmin() == 0 and ahead[2] > ahead[1]
+
+
+def test_a_thing_waits_for_the_expert_that_is_best_later():
+    front, back = torch.zeros(2, 1, 16, 16)
+    front[:, 2:9, 2:9] = 1
+    back[:, 5:13, 5:13] = 1
+    x, r, mean, shape = stack([front, back], [0.6, 0.4])
+    bitten = shape.clone()
+    bitten[:, 1] = (r[:, 1]).clamp(1e-4, 1 - 1e-4)  # whoever draws just what is seen of it
+    bitten[:, 1, :, 11:, 11:] = 1e-2  # but for a corner
+    alone, ahead = scores_of((x, r, mean, bitten), rollout=True)
+    assert ahead[1] < 1
+    zero = torch.zeros(1, 2, 2)
+    ways = Proposals(
+        *(torch.stack([a, a], 2) for a in (r, mean)),
+        torch.stack([bitten, shape], 2),
+        torch.zeros(1, 2, 2, 5),
+        Terms(zero, zero, zero),
+    )
+    _, ahead = scores_of((x, r, mean, bitten), rollout=True, ways=ways)
+    assert ahead[1] > alone[1] - 1 and ahead[0] < 1  # its own expert pays nothing, later

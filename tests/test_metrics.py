@@ -63,6 +63,7 @@ def explained(boxes: list[Box | None], k: list[int], experts: int = 4) -> Decomp
         z=torch.zeros(1, layers, 2),
         terms=Terms(*(torch.full((1, layers), v) for v in (1.0, 2.0, 3.0))),
         scores=torch.zeros(1, layers, experts),
+        seed=torch.full((1, layers), -1),
     )
 
 

@@ -13,8 +13,8 @@ from econ_pyro.errors import EconError
 from econ_pyro.onnx_export import OUTPUTS, export_onnx
 
 
-@pytest.fixture(scope="module")
-def econ():
+@pytest.fixture(scope="module", params=[False, True], ids=["unseeded", "seeded"])
+def econ(request):
     from conftest import TINY
 
     expert = dataclasses.replace(
@@ -24,9 +24,9 @@ def econ():
         latent=3,
         centred=True,
         shape_latents=2,
-        salient=True,
+        seeded=request.param,
     )
-    model = dataclasses.replace(TINY.model, experts=2, steps=2, expert=expert)
+    model = dataclasses.replace(TINY.model, experts=2, steps=3, expert=expert)
     objective = dataclasses.replace(TINY.objective, lookahead=True, rollout_from=0)
     config = dataclasses.replace(TINY, model=model, objective=objective, seed=5)
     return Econ(config, names=["circle", "background"])

@@ -28,6 +28,7 @@ def made_up(batch: int = 2, layers: int = 3, size: int = 16) -> Decomposition:
         z=rand(layers, 2),
         terms=Terms(rand(layers), rand(layers), rand(layers)),
         scores=rand(layers, 3),
+        seed=torch.full((batch, layers), -1),
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from econ_pyro.econ import Econ
-from econ_pyro.learner import Learner
+from econ_pyro.learner import NOTHING, Learner
 from econ_pyro.restarts import handicapped
 from econ_pyro.schedules import gamma_at, rate_at, temperature_at
 from econ_pyro.world import World
@@ -55,16 +55,23 @@ def test_handicap_makes_shares_even():
     assert math.isfinite(handicapped(torch.zeros(2), torch.zeros(2), 1.0, 5.0).sum())
 
 
-def test_handicaps_can_be_for_the_last_step_alone(tiny):
-    objective = dataclasses.replace(
-        tiny.objective, balance=0.5, balance_last=True, balance_limit=1e9
-    )
+def test_a_handicap_keeps_an_expert_from_winning(tiny):
+    objective = dataclasses.replace(tiny.objective, balance=0.5, balance_limit=1e9)
     econ = Econ(dataclasses.replace(tiny, objective=objective))
     learner = Learner(econ.config, econ.model, econ.guide, torch.device("cpu"), World())
     learner.handicap[1] = 1e9
     x = torch.rand(8, 3, tiny.model.size, tiny.model.size)
     for age in range(3):
         learner.step(x, None, age)
-        assert not (learner.svi.last.k[:, -1] == 1).any()
-    every = learner.svi.handicap
-    assert every[-1, 1] > 1e8 and not every[:-1].any()
+        assert not (learner.svi.last.k == 1).any()
+
+
+def test_who_wins_nothing_to_see_has_not_won(tiny):
+    expert = dataclasses.replace(tiny.model.expert, attention_bias=-9.0)
+    econ = Econ(dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, expert=expert)))
+    learner = Learner(econ.config, econ.model, econ.guide, torch.device("cpu"), World())
+    x = torch.rand(8, 3, tiny.model.size, tiny.model.size)
+    learner.step(x, None, 0)
+    seen = learner.svi.last.area >= NOTHING
+    assert not seen[:, :-1].any() and seen[:, -1].all()  # regions are nearly empty at first
+    assert learner.window.sum() == seen.sum()

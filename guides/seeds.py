@@ -1,0 +1,99 @@
+r"""Regions that grow from a seed: a pixel and what is like it (as in GENESIS-V2's stick breaking).
+
+A network that has to say at once which object it takes and where that ends is, at first, in two
+minds about every object. A seed settles which: the pixel that is most salient in the scope, in the
+middle of others that are. Of the features of an expert's attention, the logit of its region is
+
+.. math:: c_i + 4 - 14 (1 - \exp(-22 \|\phi_i - \phi_{seed}\|^2))
+
+with phi the colour, the place and learnt features, so that objects come apart before anything is
+learnt, whatever their colours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from econ_pyro.layers import SCOPE_EPS, mean_over, next_scope, region
+
+SALIENT = 4.0  # largest salience: a small bright thing is not worth more than an object
+EVEN = 0.01  # squared distance below which colours hardly differ: a scope of one colour
+MIDDLE = 4  # the surroundings of a pixel that count are the image's side over this, and one
+GRADES = 1000.0  # by which pixels of salience 1 are told apart
+START = 4.0  # logit of what is just like the seed
+FALL = 14.0  # largest fall of the logit: what is unlike it begins at 1 in 20,000
+SHARPNESS = 22.0  # of the fall: half of START is gone at a distance of a twelfth of a channel
+
+
+@torch.no_grad()
+def salience(x: Tensor, s: Tensor) -> Tensor:
+    """How far each pixel is from the scope's mean colour.
+
+    Args:
+        x: images, ``(n, 3, H, W)``.
+        s: scope, ``(n, 1, H, W)``, nowhere 0.
+
+    Returns:
+        Squared distances over their mean, at most SALIENT, ``(n, 1, H, W)``.
+    """
+    distance = (x - mean_over(s, x)[:, :, None, None]).square().sum(1, keepdim=True)
+    return (distance / (mean_over(s, distance)[:, :, None, None] + EVEN)).clamp_max(SALIENT)
+
+
+def find_seed(x: Tensor, s: Tensor) -> Tensor:
+    """The most salient pixel of the scope whose surroundings are salient too.
+
+    Args:
+        x: images, ``(n, 3, H, W)``.
+        s: scope, ``(n, 1, H, W)``, nowhere 0.
+
+    Returns:
+        Its index in the flattened image, ``(n,)`` int64.
+    """
+    here = s * salience(x, s)
+    width = x.shape[-1] // MIDDLE // 2 * 2 + 1  # odd: a pixel has as much on either side
+    around = F.avg_pool2d(here, width, stride=1, padding=width // 2)
+    # of one object's pixels many are as good: rounding errors are not to choose among them
+    return (GRADES * here * around).round().flatten(1).argmax(1)
+
+
+def grow(features: Tensor, seed: Tensor) -> Tensor:
+    """Logits of the regions that grow from seeds.
+
+    Args:
+        features: of the attention, ``(n, 1 + D, H, W)``: c, then phi.
+        seed: index of a pixel in the flattened image, ``(n,)``.
+
+    Returns:
+        ``(n, 1, H, W)``.
+    """
+    c, phi = features[:, :1], features[:, 1:]
+    rows = torch.arange(phi.shape[0], device=phi.device)  # len() would fix an export's batch
+    at_seed = phi.flatten(2)[rows, :, seed]
+    distance = (phi - at_seed[:, :, None, None]).square().sum(1, keepdim=True)
+    return c + START - FALL * (1 - (-SHARPNESS * distance).exp())
+
+
+def candidates(features: Tensor, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Seeds of several objects, each in what the regions of those before it leave.
+
+    Args:
+        features: of every expert's attention, ``(B, K, 1 + D, H, W)``.
+        x: images, ``(B, 3, H, W)``.
+        s_t: scope, ``(B, 1, H, W)``.
+        n: number of seeds.
+
+    Returns:
+        Seeds ``(B, n)``, and the region that each expert grows from each, ``(B, n, K, 1, H, W)``.
+    """
+    experts, left, seeds, regions = features.shape[1], s_t, [], []
+    for _ in range(n):
+        seed = find_seed(x, left.clamp_min(SCOPE_EPS))
+        logits = grow(features.flatten(0, 1), seed.repeat_interleave(experts))
+        r = region(s_t[:, None], logits.sigmoid().unflatten(0, (-1, experts)))
+        seeds.append(seed)
+        regions.append(r)
+        left = next_scope(left, r.mean(1))
+    return torch.stack(seeds, 1), torch.stack(regions, 1)

@@ -1,0 +1,143 @@
+"""Regions that grow from seeds, before anything is learnt, and the choice of the next object."""
+
+import pytest
+import torch
+
+from econ_pyro.competition import compete
+from econ_pyro.config import ExpertConfig
+from econ_pyro.data import GeneratedScenes
+from econ_pyro.experts import Ensemble
+from econ_pyro.guides.attention import AttentionUNet
+from econ_pyro.guides.seeds import SALIENT, candidates, find_seed, grow, salience
+from econ_pyro.layers import SCOPE_EPS
+from econ_pyro.proposals import Rules
+from econ_pyro.scene_config import SceneConfig
+from econ_pyro.seeding import next_object
+
+SMALL = ExpertConfig(features=4, channels=(4, 4), hidden=8, seeded=True)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Forty scenes of randomly coloured objects on dark backgrounds."""
+    return GeneratedScenes(SceneConfig(kind="random-colours"), 3, 40).scenes(torch.arange(40))
+
+
+def features(image, seed):
+    torch.manual_seed(seed)
+    attentions = Ensemble(lambda: AttentionUNet(SMALL, image.shape[-1]), 2)
+    inputs = torch.cat([image, torch.zeros_like(image[:, :1])], 1)
+    return attentions.of_all(inputs[:, None].expand(-1, 2, -1, -1, -1))
+
+
+def test_seeds_are_in_the_middle_of_different_objects(scenes):
+    x, s = scenes.image, torch.ones_like(scenes.image[:, :1])
+    seeds, _ = candidates(features(x, 0), x, s, 3)
+    at = scenes.region.flatten(2).gather(2, seeds[:, None].expand(-1, 3, -1)).bool()  # (B, N, n)
+    assert at.any(1).float().mean() > 0.95  # on an object, of whatever colour
+    assert at.any(2).sum(1).float().mean() > 2.7  # of three
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_new_attention_cuts_out_whole_objects(scenes, seed):
+    x, s = scenes.image, torch.ones_like(scenes.image[:, :1])
+    seeds, r = candidates(features(x, seed), x, s, 1)
+    rows = torch.arange(len(x))
+    owner = scenes.region.flatten(2)[rows, :, seeds[:, 0]].float().argmax(1)
+    true = scenes.region[rows, owner].float()
+    for k in range(2):
+        taken = r[:, 0, k, 0]
+        iou = torch.minimum(taken, true).sum((1, 2)) / torch.maximum(taken, true).sum((1, 2))
+        assert iou.median() > 0.8
+
+
+def test_what_has_been_taken_is_no_seed(scenes):
+    x, s = scenes.image, torch.ones_like(scenes.image[:, :1])
+    first = find_seed(x, s)
+    s = s * ~scenes.region[torch.arange(40), scenes.region.flatten(2)[
+        torch.arange(40), :, first].float().argmax(1)][:, None]  # fmt: skip
+    second = find_seed(x, s.clamp_min(1e-5))
+    assert (s.flatten(1).gather(1, second[:, None]) > 0.5).float().mean() > 0.95
+
+
+def test_likeness_falls_with_colour_and_place():
+    phi = torch.zeros(1, 6, 4, 4)
+    phi[:, 1, :, 2:] = 0.3  # another colour on the right
+    phi[:, 4] = torch.linspace(0, 0.35, 4)[:, None]
+    logits = grow(phi, torch.tensor([0]))[0, 0]
+    assert logits[0, 0] == 4 and logits[0, 1] > logits[0, 2] + 10
+    assert (logits[:, 1] > logits[:, 2]).all()
+    assert (logits[:-1, 0] > logits[1:, 0]).all()
+
+
+def test_gradients_reach_both_ends(scenes):
+    phi = torch.rand(1, 10, 8, 8, requires_grad=True)
+    grow(phi, torch.tensor([9]))[0, 0, 5, 5].backward()
+    changed = phi.grad.abs().sum((0, 1)).nonzero()
+    assert changed.tolist() == [[1, 1], [5, 5]]
+
+
+def test_the_order_of_experts_changes_nothing(make_pq, images):
+    model, guide = make_pq(seeded=True)
+    rules = Rules(experts=3, steps=3, sigma_x=0.1, lookahead=True, rollout=True)
+    noise = torch.zeros(5, 3, 2).double()
+    d = compete(model, guide, images, noise, rules)
+    for ensemble in (model.decoders, guide.attentions, guide.encoders):
+        first, second, third = ensemble
+        ensemble[0], ensemble[1], ensemble[2] = third, first, second
+    turned = compete(model, guide, images, noise, rules)
+    assert torch.equal((d.k + 1) % 3, turned.k) and torch.equal(d.seed, turned.seed)
+    torch.testing.assert_close(d.region, turned.region)
+
+
+def test_all_experts_compete_for_one_object(make_pq, images):
+    model, guide = make_pq(seeded=True)
+    rules = Rules(experts=3, steps=3, sigma_x=0.1, lookahead=True, rollout=True)
+    s = torch.ones_like(images[:, :1])
+    proposals, seed = next_object(model, guide, images, s, torch.zeros(5, 2).double(), rules, 2)
+    assert proposals.r.shape == (5, 3, 1, 16, 16)
+    for k in range(3):
+        own = guide.attend(images, s, torch.full((5,), k), seed)
+        torch.testing.assert_close(own, proposals.r[:, k])
+
+
+def test_only_chosen_regions_have_seeds(make_pq, images):
+    rules = Rules(experts=3, steps=3, sigma_x=0.1)
+    noise = torch.zeros(5, 3, 2).double()
+    with_seeds = compete(*make_pq(seeded=True), images, noise, rules).seed
+    assert (with_seeds[:, :2] >= 0).all() and (with_seeds[:, 2] == -1).all()
+    assert (compete(*make_pq(), images, noise, rules).seed == -1).all()
+
+
+def scene():
+    """A dark scene with two bright squares, and all of it as scope."""
+    x = torch.full((1, 3, 16, 16), 0.2)
+    x[:, 0, 2:6, 2:6] = 0.9
+    x[:, 1, 8:12, 8:12] = 0.8
+    return x, torch.ones(1, 1, 16, 16)
+
+
+def test_objects_are_salient_and_the_background_is_not():
+    x, s = scene()
+    value = salience(x, s.clamp_min(SCOPE_EPS))[0, 0]
+    assert value[2:6, 2:6].min() > 3 and value[8:12, 8:12].min() > 2
+    assert value[12:, :].max() < 0.2
+    assert value.max() <= SALIENT
+
+
+def test_what_has_been_taken_does_not_count():
+    x, s = scene()
+    s[:, :, 2:6, 2:6] = 0
+    value = salience(x, s.clamp_min(SCOPE_EPS))[0, 0]
+    assert value[8:12, 8:12].min() > 3.9
+    changed = x.clone()
+    changed[:, :, 2:6, 2:6] = 0.5
+    others = torch.ones(16, 16, dtype=torch.bool)
+    others[2:6, 2:6] = False
+    there = salience(changed, s.clamp_min(SCOPE_EPS))[0, 0]
+    torch.testing.assert_close(there[others], value[others], atol=1e-3, rtol=0)
+
+
+def test_a_scope_of_one_colour_has_nothing_salient():
+    noisy = 0.3 + 0.01 * torch.randn(1, 3, 16, 16)
+    assert salience(noisy, torch.ones(1, 1, 16, 16)).max() < 0.3
