@@ -117,7 +117,8 @@ class ObjectiveConfig:
     """Training steps over which the temperature moves geometrically to temperature_end."""
     balance: float = 0.0
     """Handicap in the training's competition: nats a step that an expert loses for each even share
-    by which it wins more than an even share, and gains for each by which it wins less."""
+    by which it wins more than an even share, and gains for each by which it wins less: a price.
+    Layers of less than 2% of the image do not count as won."""
     balance_limit: float = 30.0
     """Largest handicap in nats."""
     balance_until: int = 3000

@@ -163,7 +163,11 @@ class Econ:
         return load(f"{pretrained.HUB}{source}" if remote and not local else source, device)
 
     def decompose(
-        self, images: Tensor, steps: int | None = None, batch: int = 64
+        self,
+        images: Tensor,
+        steps: int | None = None,
+        batch: int = 64,
+        regions: Tensor | None = None,
     ) -> Decomposition:
         """Take images apart, front to back, with posterior means and the best expert a step.
 
@@ -171,6 +175,7 @@ class Econ:
             images: ``(B, 3, H, W)`` float in [0, 1], H = W = the model's size.
             steps: layers to look for; as in training if not given.
             batch: images at a time.
+            regions: true regions in place of attention, ``(B, T, 1, H, W)``.
 
         Raises:
             EconError: the images have another shape, type or range.
@@ -185,8 +190,9 @@ class Econ:
             rules,
             self.config.model.expert.latent,
         )
-        parts = [svi.explain(x.to(self.device)).cpu() for x in images.split(batch)]
-        return Decomposition.cat(parts)
+        given = [None] * len(images) if regions is None else regions.to(self.device).split(batch)
+        parts = zip(images.to(self.device).split(batch), given, strict=False)
+        return Decomposition.cat([svi.explain(x, r).cpu() for x, r in parts])
 
     def sample(
         self,

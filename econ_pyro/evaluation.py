@@ -13,6 +13,7 @@ from econ_pyro import checkpoint, files
 from econ_pyro.data import GeneratedScenes, Source
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.econ import Econ
+from econ_pyro.errors import EconError
 from econ_pyro.metrics import SceneMetrics, evaluate_scenes
 
 TEST_SEED = 1_000_003  # of held-out scenes; training seeds are small numbers
@@ -34,18 +35,29 @@ HEADLINE = {
 }
 
 
-def evaluate(econ: Econ, source: Source, steps: int | None = None) -> SceneMetrics:
+def evaluate(
+    econ: Econ, source: Source, steps: int | None = None, true_regions: bool = False
+) -> SceneMetrics:
     """Decompose every image of a source and score it with what ground truth there is.
 
     Args:
         econ: the scene model.
         source: images, with or without ground truth.
         steps: layers to look for; as in training if not given.
+        true_regions: give the regions that are true, as in the paper's Fig. 5.
+
+    Raises:
+        EconError: true regions are to be given, and there are none.
     """
     indices = torch.arange(len(source))
     scenes = source.scenes(indices)
     images = source.images(indices) if scenes is None else scenes.image
-    d: Decomposition = econ.decompose(images, steps)
+    regions = None
+    if true_regions:
+        if scenes is None:
+            raise EconError("scenes with true regions", "images", "leave out --true-regions")
+        regions = scenes.layers(steps or econ.config.model.steps)
+    d: Decomposition = econ.decompose(images, steps, regions=regions)
     return replace(evaluate_scenes(d, scenes, source.classes), given_names=econ.config.names)
 
 

@@ -45,6 +45,8 @@ class Args:
     """Number of generated scenes; most images taken of a file or a folder of images."""
     fit: Literal["crop", "resize"] | None = None
     """How images are brought to the model's size; as in training if not given."""
+    true_regions: bool = False
+    """Give the true regions in place of attention (the paper's Fig. 5)."""
     shifted: bool = False
     """Also on shifted data: more objects, one class, colours near the background, spare steps."""
     samples: bool = False
@@ -67,7 +69,7 @@ def main(args: Sequence[str] | None = None) -> None:
         source = open_split(parsed.data, scenes, size, TEST_SEED, 1, parsed.n).valid
     else:
         source = _own_images(parsed, size)
-    report = evaluate(econ, source)
+    report = evaluate(econ, source, true_regions=parsed.true_regions)
     own = parsed.run.is_dir()  # shipped weights keep the figures that they came with
     if parsed.data is None and own:
         econ.names = write_names(parsed.run, report, econ.names)

@@ -179,6 +179,9 @@ def test_evaluate(run, capsys):
         "2 spare steps",
     }  # fmt: skip
     assert 0 <= out["held-out"]["metrics"]["amodal_iou"] <= 1
+    script("evaluate", run, "--n", 6, "--true-regions", "--json")
+    given = json.loads(capsys.readouterr().out)["held-out"]["metrics"]
+    assert given["msc"] > out["held-out"]["metrics"]["msc"] and given["visible_iou"] == 1
     script("evaluate", run, "--n", 6)
     assert "depth-order" in capsys.readouterr().out
     assert len(json.loads((run / checkpoint.NAMES).read_text())["names"]) == 3
@@ -286,6 +289,7 @@ BAD = [
     ("inspect_data", "{tmp}/empty", "empty"),
     ("svi_train", "quick --data {tmp}/text.png --run {tmp}/o", "none of these"),
     ("evaluate", "{run} --data {tmp}/text.png", "none of these"),
+    ("evaluate", "{run} --data {run}/figures --true-regions", "true regions"),
     ("publish", "{tmp}/none {tmp}/o", "no folder"),
     ("export_onnx", "{run} --out {tmp}/o --steps-per-scene 0", "--steps-per-scene"),
 ]
