@@ -34,7 +34,7 @@ class Args:
     """Model of uniquely coloured objects: Fig. 1."""
     random: str | None = "random-colours"
     """Model of randomly coloured objects: Figs. 4, 6, 7 and 8."""
-    single: str | None = None
+    single: str | None = "single-expert"
     """Model with a single expert: Fig. 5."""
     seed: int = 0
     """Seed of samples; scenes begin with this index."""

@@ -254,7 +254,7 @@ def test_library_face(run):
 
 def test_figures(run, tmp_path, capsys):
     out = tmp_path / "figures"
-    script("figures", "--out", out, "--unique", run, "--random", run)
+    script("figures", "--out", out, "--unique", run, "--random", run, "--single", "None")
     assert "no model for --single" in capsys.readouterr().out
     assert {p.stem.removeprefix("figure-") for p in out.iterdir()} == {
         "1-A", "1-B", "1-C", "4-A", "4-B", "4-C", "6", "7", "8-A", "8-B", "8-C", "8-D"
