@@ -190,9 +190,13 @@ class Econ:
             rules,
             self.config.model.expert.latent,
         )
-        given = [None] * len(images) if regions is None else regions.to(self.device).split(batch)
-        parts = zip(images.to(self.device).split(batch), given, strict=False)
-        return Decomposition.cat([svi.explain(x, r).cpu() for x, r in parts])
+        pieces = images.split(batch)
+        given = [None] * len(pieces) if regions is None else regions.split(batch)
+        parts = []
+        for x, r in zip(pieces, given, strict=True):
+            r = None if r is None else r.to(self.device)
+            parts.append(svi.explain(x.to(self.device), r).cpu())
+        return Decomposition.cat(parts)
 
     def sample(
         self,

@@ -65,7 +65,7 @@ def plain_loss(
         if rules.lookahead and left and not guide.seeded:
             own = (r[:, :, None], error[:, :, None], m[:, :, None])
             scores = _looked_ahead(scores, r, _rest(*seen), own, scope, rules, left)
-        scores = scores.detach().clone()
+        scores = scores.detach()
         if rules.temperature > 0:
             k = (gumbel[:, i] - scores / rules.temperature).argmax(1)
         else:

@@ -22,7 +22,7 @@ from econ_pyro.experts import Ensemble, register
 from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.encoder import Encoder
 from econ_pyro.guides.seeds import candidates, find_seed, grow
-from econ_pyro.layers import SCOPE_EPS, fixed_region, next_scope, region, safe_log
+from econ_pyro.layers import fixed_region, next_scope, region, safe_log
 
 LOG_SCALE_RANGE = (-7.0, 3.0)  # of q(z); outside, exp would meet the limits of float32 training
 
@@ -55,7 +55,7 @@ class Recognition(nn.Module):
         """
         logits = self.attentions.of_winners(k_t, _inputs(x, s_t))
         if self.seeded:
-            logits = grow(logits, find_seed(x, s_t.clamp_min(SCOPE_EPS)) if seed is None else seed)
+            logits = grow(logits, find_seed(x, s_t) if seed is None else seed)
         return region(s_t, logits.sigmoid())
 
     def attend_all(self, x: Tensor, s_t: Tensor) -> Tensor:

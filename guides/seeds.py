@@ -47,11 +47,12 @@ def find_seed(x: Tensor, s: Tensor) -> Tensor:
 
     Args:
         x: images, ``(n, 3, H, W)``.
-        s: scope, ``(n, 1, H, W)``, nowhere 0.
+        s: scope, ``(n, 1, H, W)``.
 
     Returns:
         Its index in the flattened image, ``(n,)`` int64.
     """
+    s = s.clamp_min(SCOPE_EPS)
     here = s * salience(x, s)
     width = x.shape[-1] // MIDDLE // 2 * 2 + 1  # odd: a pixel has as much on either side
     around = F.avg_pool2d(here, width, stride=1, padding=width // 2)
@@ -90,7 +91,7 @@ def candidates(features: Tensor, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor
     """
     experts, left, seeds, regions = features.shape[1], s_t, [], []
     for _ in range(n):
-        seed = find_seed(x, left.clamp_min(SCOPE_EPS))
+        seed = find_seed(x, left)
         logits = grow(features.flatten(0, 1), seed.repeat_interleave(experts))
         r = region(s_t[:, None], logits.sigmoid().unflatten(0, (-1, experts)))
         seeds.append(seed)
