@@ -123,6 +123,9 @@ class ObjectiveConfig:
     """Largest handicap in nats."""
     balance_until: int = 3000
     """Training step from which there are no handicaps any more."""
+    refine: bool = False
+    """Decomposing goes on from what the competition found: layers in their likeliest order, each
+    pixel in the layer where it is likeliest. Training is the same."""
 
     def __post_init__(self) -> None:
         if self.temperature_end is not None and self.temperature_end <= 0:

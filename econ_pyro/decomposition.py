@@ -78,6 +78,20 @@ class Decomposition:
         """The same on the CPU, cut from any graph."""
         return self._map(lambda a: a.detach().cpu())
 
+    def in_order(self, order: Tensor) -> Decomposition:
+        """The layers of each image in another order, ``(B, T)``; scopes are as they were seen."""
+        return self._map(lambda a: a if a is self.image else in_order(a, order))
+
+    def where(self, chosen: Tensor, other: Decomposition) -> Decomposition:
+        """These layers for the images where ``chosen``, ``(B,)``, and those of ``other`` else."""
+
+        def pick(a: Tensor, b: Tensor) -> Tensor:
+            return torch.where(chosen.view(-1, *[1] * (a.dim() - 1)), a, b)
+
+        tensors = {name: pick(getattr(self, name), getattr(other, name)) for name in _TENSORS}
+        terms = (pick(a, b) for a, b in zip(self.terms, other.terms, strict=True))
+        return replace(self, **tensors, terms=type(self.terms)(*terms))
+
     @classmethod
     def cat(cls, parts: Sequence[Decomposition]) -> Decomposition:
         """Join batches that have equal T, K, L and image size."""
@@ -90,3 +104,9 @@ class Decomposition:
     def _map(self, f: Callable[[Tensor], Tensor]) -> Decomposition:
         tensors = {name: f(getattr(self, name)) for name in _TENSORS}
         return replace(self, **tensors, terms=self.terms.map(f))
+
+
+def in_order(a: Tensor, order: Tensor) -> Tensor:
+    """Layers ``(B, T, ...)`` in an order of each image's own, ``(B, T)``."""
+    rows = torch.arange(order.shape[0], device=order.device)  # len() would fix an export's batch
+    return a[rows[:, None], order]

@@ -168,6 +168,7 @@ class Econ:
         steps: int | None = None,
         batch: int = 64,
         regions: Tensor | None = None,
+        greedy: bool = False,
     ) -> Decomposition:
         """Take images apart, front to back, with posterior means and the best expert a step.
 
@@ -176,6 +177,8 @@ class Econ:
             steps: layers to look for; as in training if not given.
             batch: images at a time.
             regions: true regions in place of attention, ``(B, T, 1, H, W)``.
+            greedy: leave the layers as the competition found them, also if the configuration
+                says that they are to be refined (:mod:`econ_pyro.refinement`).
 
         Raises:
             EconError: the images have another shape, type or range.
@@ -194,8 +197,10 @@ class Econ:
         given = [None] * len(pieces) if regions is None else regions.split(batch)
         parts = []
         for x, r in zip(pieces, given, strict=True):
-            r = None if r is None else r.to(self.device)
-            parts.append(svi.explain(x.to(self.device), r).cpu())
+            d = svi.explain(x.to(self.device), None if r is None else r.to(self.device))
+            if self.config.objective.refine and r is None and not greedy:
+                d = svi.refine(d)
+            parts.append(d.cpu())
         return Decomposition.cat(parts)
 
     def sample(

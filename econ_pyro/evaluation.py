@@ -36,7 +36,11 @@ HEADLINE = {
 
 
 def evaluate(
-    econ: Econ, source: Source, steps: int | None = None, true_regions: bool = False
+    econ: Econ,
+    source: Source,
+    steps: int | None = None,
+    true_regions: bool = False,
+    greedy: bool = False,
 ) -> SceneMetrics:
     """Decompose every image of a source and score it with what ground truth there is.
 
@@ -45,6 +49,7 @@ def evaluate(
         source: images, with or without ground truth.
         steps: layers to look for; as in training if not given.
         true_regions: give the regions that are true, as in the paper's Fig. 5.
+        greedy: do not refine what the competition found.
 
     Raises:
         EconError: true regions are to be given, and there are none.
@@ -57,7 +62,7 @@ def evaluate(
         if scenes is None:
             raise EconError("scenes with true regions", "images", "leave out --true-regions")
         regions = scenes.layers(steps or econ.config.model.steps)
-    d: Decomposition = econ.decompose(images, steps, regions=regions)
+    d: Decomposition = econ.decompose(images, steps, regions=regions, greedy=greedy)
     return replace(evaluate_scenes(d, scenes, source.classes), given_names=econ.config.names)
 
 
@@ -80,10 +85,10 @@ def shifted_sources(econ: Econ, n: int) -> dict[str, tuple[Source, int]]:
     }
 
 
-def evaluate_shifted(econ: Econ, n: int) -> dict[str, SceneMetrics]:
+def evaluate_shifted(econ: Econ, n: int, greedy: bool = False) -> dict[str, SceneMetrics]:
     """:func:`evaluate` on ``n`` scenes of each of :func:`shifted_sources`."""
     sources = shifted_sources(econ, n).items()
-    return {name: evaluate(econ, source, steps) for name, (source, steps) in sources}
+    return {name: evaluate(econ, source, t, greedy=greedy) for name, (source, t) in sources}
 
 
 def as_json(metrics: SceneMetrics) -> dict[str, Any]:

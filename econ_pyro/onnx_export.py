@@ -25,6 +25,7 @@ from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.files import write_atomically
 from econ_pyro.learner import make_rules
+from econ_pyro.refinement import refine
 
 # an output must not be called as one of torch's operations, "mean" for one: those name the nodes
 OUTPUTS = {
@@ -50,6 +51,7 @@ class Decompose(nn.Module):
     def __init__(self, econ: Econ, steps: int | None = None) -> None:
         super().__init__()
         self.model, self.guide = econ.model, econ.guide
+        self.refined = econ.config.objective.refine
         rules = make_rules(econ.config)
         self.rules = replace(rules, steps=steps or rules.steps, temperature=0.0)
         self.latent = econ.config.model.expert.latent
@@ -58,6 +60,8 @@ class Decompose(nn.Module):
         """Take images ``(B, 3, H, W)`` in [0, 1] apart."""
         noise = images.new_zeros(images.shape[0], self.rules.steps, self.latent)
         d = compete(self.model, self.guide, images, noise, self.rules)
+        if self.refined:
+            d = refine(self.model, self.guide, d, noise, self.rules)
         return tuple(getattr(d, field) for field in OUTPUTS.values())
 
 

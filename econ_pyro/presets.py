@@ -26,6 +26,7 @@ _RECIPE = ObjectiveConfig(
     balance=3.0,
     balance_limit=300.0,
     balance_until=700,
+    refine=True,
 )
 
 _TRAIN = TrainConfig(steps=2000, batch=16, lr=2e-3, schedule="cosine", restart_below=0.2)

@@ -15,6 +15,7 @@ from econ_pyro.competition import compete, draw_gumbel
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.proposals import Rules
+from econ_pyro.refinement import refine
 from econ_pyro.terms import Terms
 from econ_pyro.world import World
 
@@ -141,6 +142,13 @@ class CompetitiveSVI:
         rules = dataclasses.replace(self.rules, temperature=0.0)
         with self._precision(x):
             return compete(self.model, self.guide, x, noise, rules, regions)  # type: ignore[arg-type]
+
+    def refine(self, d: Decomposition) -> Decomposition:
+        """What :meth:`explain` found, put right by the likelihood of all layers."""
+        noise = d.image.new_zeros(len(d), self.rules.steps, self.latent)
+        rules = dataclasses.replace(self.rules, temperature=0.0)
+        with self._precision(d.image):
+            return refine(self.model, self.guide, d, noise, rules)  # type: ignore[arg-type]
 
     def evaluate_loss(self, x: Tensor, regions: Tensor | None = None) -> float:
         """Eq. 13 negated under deterministic competition, mean over scenes, in nats."""

@@ -38,6 +38,8 @@ class Args:
     """How images of another size or shape are brought to the model's."""
     steps_per_scene: int | None = None
     """Layers to look for; as in training if not given."""
+    greedy: bool = False
+    """Leave the layers as the competition found them: no refinement by the likelihood."""
     format: tuple[Format, ...] = ("png",)
     """png: a transparent PNG a layer; ora: one layered file, for GIMP, Krita and others."""
     full_resolution: bool = False
@@ -56,7 +58,7 @@ def main(args: Sequence[str] | None = None) -> None:
     images = torch.stack([read_image(p, econ.config.model.size, parsed.fit) for p in paths])
     names = _unique([p.stem for p in paths])
     with cli.staged(parsed.out, parsed.overwrite, "*/scene.json") as out:
-        decomposed = econ.decompose(images, steps=parsed.steps_per_scene)
+        decomposed = econ.decompose(images, parsed.steps_per_scene, greedy=parsed.greedy)
         for i, (path, name) in enumerate(zip(paths, names, strict=True)):
             d = decomposed[i]
             scene = scene_file.of_decomposition(d)

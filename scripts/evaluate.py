@@ -47,6 +47,8 @@ class Args:
     """How images are brought to the model's size; as in training if not given."""
     true_regions: bool = False
     """Give the true regions in place of attention (the paper's Fig. 5)."""
+    greedy: bool = False
+    """Leave the layers as the competition found them: no refinement by the likelihood."""
     shifted: bool = False
     """Also on shifted data: more objects, one class, colours near the background, spare steps."""
     samples: bool = False
@@ -69,19 +71,20 @@ def main(args: Sequence[str] | None = None) -> None:
         source = open_split(parsed.data, scenes, size, TEST_SEED, 1, parsed.n).valid
     else:
         source = _own_images(parsed, size)
-    report = evaluate(econ, source, true_regions=parsed.true_regions)
+    report = evaluate(econ, source, true_regions=parsed.true_regions, greedy=parsed.greedy)
     own = parsed.run.is_dir()  # shipped weights keep the figures that they came with
-    if parsed.data is None and own:
+    unlike_usual = "-true-regions" * parsed.true_regions + "-greedy" * parsed.greedy
+    if parsed.data is None and own and not unlike_usual:
         econ.names = write_names(parsed.run, report, econ.names)
     reports = {"held-out" if parsed.data is None else str(parsed.data): report}
     if parsed.shifted:
-        reports |= evaluate_shifted(econ, parsed.n)
+        reports |= evaluate_shifted(econ, parsed.n, parsed.greedy)
     out: dict[str, Any] = {name: as_json(r) for name, r in reports.items()}
     if parsed.samples:
         judged = score_samples(econ, train_judge(scenes), scenes.objects, min(parsed.n, 500))
         out["samples"] = dataclasses.asdict(judged)
     if own:
-        files.write_json(parsed.run / "evaluation.json", out)
+        files.write_json(parsed.run / f"evaluation{unlike_usual}.json", out)
     if parsed.json:
         print(json.dumps(out, indent=2))
         return

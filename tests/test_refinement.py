@@ -1,0 +1,168 @@
+"""Refinement against sums over all shapes, all orders, and scenes whose truth is known."""
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+
+from econ_pyro.competition import compete
+from econ_pyro.decomposition import in_order
+from econ_pyro.econ import Econ
+from econ_pyro.proposals import Rules
+from econ_pyro.refinement import as_seen, likeliest_order, log_likelihood, refine, worth
+
+SIGMA = 0.1
+RULES = Rules(experts=3, steps=3, sigma_x=SIGMA)
+
+
+def painted(n=3, size=16, seed=0):
+    """An image of n overlapping squares, and their layers front to back, the background last."""
+    g = torch.Generator().manual_seed(seed)
+    mean = torch.rand(1, n + 1, 3, 1, 1, generator=g).expand(-1, -1, -1, size, size).clone()
+    shape = torch.full((1, n + 1, 1, size, size), 0.02)
+    for t in range(n):
+        top, left = torch.randint(2, 8, (2,), generator=g).tolist()
+        shape[:, t, :, top : top + 6, left : left + 6] = 0.98
+    shape[:, n] = 0.5  # what is behind all others is everywhere, whatever its shape says
+    x = mean[:, n]
+    for t in reversed(range(n)):
+        x = torch.where(shape[:, t] > 0.5, mean[:, t], x)
+    return x, mean, shape
+
+
+def test_the_likelihood_is_the_sum_over_all_shapes():
+    g = torch.Generator().manual_seed(3)
+    x, mean = torch.rand(1, 3, 2, 2, generator=g), torch.rand(1, 4, 3, 2, 2, generator=g)
+    shape = torch.rand(1, 4, 1, 2, 2, generator=g)
+    expected = 0.0
+    for i, j in itertools.product(range(2), repeat=2):
+        pixel = 0.0
+        for m in itertools.product((0, 1), repeat=3):
+            p = math.prod(
+                shape[0, t, 0, i, j].item() if on else 1 - shape[0, t, 0, i, j].item()
+                for t, on in enumerate(m)
+            )
+            seen = (*m, 1).index(1)
+            error = (x[0, :, i, j] - mean[0, seen, :, i, j]).square().sum().item()
+            pixel += p * math.exp(-error / (2 * SIGMA**2))
+        expected += math.log(pixel)
+    found = log_likelihood(x.double(), mean.double(), shape.double(), SIGMA)
+    assert found.item() == pytest.approx(expected, abs=1e-2)  # a weight is at least 1e-6
+
+
+@pytest.mark.parametrize(("n", "share"), [(1, 1.0), (2, 1.0), (3, 1.0), (4, 0.9)])
+def test_hardly_an_order_is_likelier(n, share):
+    found, best = [], []
+    for seed in range(20):
+        x, mean, shape = painted(n, seed=seed)
+        shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
+        mean, shape = mean[:, [*shuffled, n]], shape[:, [*shuffled, n]]
+        order = likeliest_order(x, mean, shape, SIGMA)
+        assert order[0, -1] == n and order[0].sort().values.tolist() == list(range(n + 1))
+        found.append(log_likelihood(x, in_order(mean, order), in_order(shape, order), SIGMA))
+        every = [
+            log_likelihood(x, mean[:, [*p, n]], shape[:, [*p, n]], SIGMA)
+            for p in itertools.permutations(range(n))
+        ]
+        best.append(max(every))
+    assert (torch.cat(found) > torch.cat(best) - 1e-2).float().mean() >= share
+
+
+def test_images_have_orders_of_their_own():
+    x, mean, shape = painted(2, seed=1)
+    swapped = [1, 0, 2]
+    x2, mean2, shape2 = (torch.cat(a) for a in ((x, x), (mean, mean[:, swapped]), (shape,) * 2))
+    shape2 = torch.cat([shape, shape[:, swapped]])
+    assert likeliest_order(x2, mean2, shape2, SIGMA).tolist() == [[0, 1, 2], [1, 0, 2]]
+
+
+def test_of_two_layers_of_one_object_one_is_worth_it_and_a_spare_one_is_not():
+    x, mean, shape = painted(2, seed=1)
+    twice = [0, 0, 1, 2]
+    l_z = torch.full((1, 4), 10.0)
+    kept = worth(x, mean[:, twice], shape[:, twice], l_z, SIGMA)
+    assert kept.tolist() == [[True, False, True, True]]
+    spare = mean.clone()
+    spare[:, 0] = 1 - spare[:, 1].round()  # a colour that is not in the image
+    mean_3, shape_3 = torch.cat([spare[:, :1], mean], 1), torch.cat([shape[:, :1], shape], 1)
+    kept = worth(x, mean_3, shape_3, l_z, SIGMA)
+    assert kept.tolist() == [[False, True, True, True]]
+    assert worth(x, mean, shape, torch.full((1, 3), 1e6), SIGMA).tolist() == [[False, False, True]]
+
+
+def decomposed(make_pq, x, mean, shape, r):
+    """Those layers as if the competition had found them, with costs of their latents of 10."""
+    model, guide = make_pq()
+    d = compete(model, guide, x.double(), torch.zeros(1, 3, 2).double(), RULES)
+    ten = torch.full((1, 3), 10.0).double()
+    terms = d.terms._replace(z=ten)
+    mean, shape, r = (a.double() for a in (mean, shape, r))
+    return model, guide, dataclasses.replace(d, mean=mean, shape=shape, region=r, terms=terms)
+
+
+def test_a_wrong_order_is_put_right_and_pixels_go_where_they_belong(make_pq):
+    x, mean, shape = painted(2, seed=4)
+    front, back = (shape[:, t] > 0.5 for t in range(2))
+    assert (front & back).sum() >= 4
+    true = torch.stack([front, back & ~front, ~front & ~back], 1).float()
+    wrong = [1, 0, 2]
+    # the hidden one was taken first, with a piece of what hides it
+    r = torch.stack([back, front & ~back, ~front & ~back], 1).float()
+    model, guide, d = decomposed(make_pq, x, mean[:, wrong], shape[:, wrong], r)
+    d = dataclasses.replace(d, k=torch.tensor([[2, 1, 0]]), seed=torch.tensor([[7, 5, -1]]))
+    refined = refine(model, guide, d, torch.zeros(1, 3, 2).double(), RULES)
+    assert refined.k.tolist() == [[1, 2, 0]] and refined.seed.tolist() == [[5, 7, -1]]
+    assert (refined.region.round() == true).all()
+    torch.testing.assert_close(refined.region.sum(1), torch.ones(1, 1, 16, 16).double())
+    torch.testing.assert_close(refined.scope[:, 1], 1 - refined.region[:, 0])
+    torch.testing.assert_close(refined.mean, mean.double())
+    error = (refined.region * (x[:, None] - mean).square()).sum((2, 3, 4)) / (2 * SIGMA**2)
+    torch.testing.assert_close(refined.terms.x, error)
+    q, p = refined.region, refined.scope * shape
+    yes, no = ((a + 1e-6).log() - (b + 1e-6).log() for a, b in ((q, p), (1 - q, 1 - p)))
+    torch.testing.assert_close(refined.terms.r, (q * yes + (1 - q) * no).sum((2, 3, 4)))
+
+
+def test_an_unknown_colour_gives_no_pixels_away(make_pq):
+    x, mean, shape = painted(2, seed=4)
+    front, back = (shape[:, t] > 0.5 for t in range(2))
+    r = torch.stack([front, back & ~front, ~front & ~back], 1).float()
+    drawn = mean.clone()
+    drawn[:, 0] = mean[:, 2]  # as if the front one were of the background's colour
+    _, _, d = decomposed(make_pq, x, drawn, shape, r)
+    seen = as_seen(d)
+    torch.testing.assert_close(seen[:, 1:], mean[:, 1:].double())
+    assert (seen[:, 0] - mean[:, 0]).abs().max() < 0.05  # 36 pixels against one
+    model, guide, d = decomposed(make_pq, x, drawn, shape, r)
+    refined = refine(model, guide, d, torch.zeros(1, 3, 2).double(), RULES)
+    assert (refined.region.round() == r).all()
+
+
+def test_experts_that_do_better_with_the_regions_found_replace_what_there_was(make_pq):
+    x, mean, shape = painted(2, seed=4)
+    r = torch.full_like(shape, 1 / 3)
+    noise = torch.zeros(1, 3, 2).double()
+    chequered = (torch.arange(16)[:, None] + torch.arange(16)) % 2  # nothing of the kind is there
+    model, guide, d = decomposed(make_pq, x, chequered.expand_as(mean), shape, r)
+    refined = refine(model, guide, d, noise, RULES)
+    assert not torch.equal(refined.mean, d.mean)
+    k = refined.k[0]
+    for t in range(3):
+        drawn, m = model.decode(refined.z[:, t], k[t : t + 1])
+        torch.testing.assert_close(drawn, refined.mean[:, t])
+        torch.testing.assert_close(m, refined.shape[:, t])
+
+
+def test_refinement_is_the_configurations_choice(tiny):
+    images = torch.rand(2, 3, 16, 16)
+    assert not tiny.objective.refine
+    as_published = Econ(tiny).decompose(images)
+    econ = Econ(
+        dataclasses.replace(tiny, objective=dataclasses.replace(tiny.objective, refine=True))
+    )
+    assert torch.equal(econ.decompose(images, greedy=True).region, as_published.region)
+    assert not torch.equal(econ.decompose(images).region, as_published.region)
+    given = torch.ones(2, 3, 1, 16, 16) / 3  # true regions are not for the model to change
+    assert torch.equal(econ.decompose(images, regions=given).region, given)
