@@ -37,7 +37,8 @@ lint: setup
 	cd build/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p econ_pyro
 
 test: lint
-	$(BIN)/python -m pytest
+	# whole files to a process, so that what they train once is trained once
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -64,8 +64,11 @@ def regions_of_shapes(m: Tensor) -> Tensor:
     Returns:
         Regions, same shape as ``m``; they sum to at most 1 over layers.
     """
-    s = torch.cat([torch.ones_like(m[:, :1]), (1 - m[:, :-1]).cumprod(dim=1)], dim=1)
-    return region(s, m)
+    s_t, regions = torch.ones_like(m[:, 0]), []
+    for m_t in m.unbind(1):
+        regions.append(region(s_t, m_t))
+        s_t = next_scope(s_t, regions[-1])
+    return torch.stack(regions, 1)
 
 
 def paint(canvas: Tensor, m_t: Tensor, x_t: Tensor) -> Tensor:

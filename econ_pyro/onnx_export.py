@@ -132,6 +132,7 @@ def _write(
         network.eval(),
         (value,),
         dynamo=True,
+        optimize=False,  # half of an export's time, and onnxruntime does it anew at loading
         input_names=[given],
         output_names=list(outputs),
         dynamic_shapes=({0: torch.export.Dim("batch")},),

@@ -63,13 +63,13 @@ def worth(x: Tensor, mean: Tensor, shape: Tensor, l_z: Tensor, sigma_x: float) -
         sigma_x: standard deviation of the pixels.
     """
     steps = shape.shape[1]
-    kept = torch.ones_like(l_z, dtype=torch.bool)
+    kept, index = torch.ones_like(l_z, dtype=torch.bool), torch.arange(steps, device=x.device)
     likely = log_likelihood(x, mean, shape, sigma_x)
     for t in reversed(range(steps - 1)):
-        without = kept & (torch.arange(steps, device=x.device) != t)
+        without = kept & (index != t)
         rest = log_likelihood(x, mean, _only(without, shape), sigma_x)
         leave = likely - rest < l_z[:, t]
-        kept = torch.where(leave[:, None], without, kept)
+        kept = kept & ~(leave[:, None] & (index == t))
         likely = torch.where(leave, rest, likely)
     return kept
 
@@ -77,8 +77,8 @@ def worth(x: Tensor, mean: Tensor, shape: Tensor, l_z: Tensor, sigma_x: float) -
 def likeliest_order(x: Tensor, mean: Tensor, shape: Tensor, sigma_x: float) -> Tensor:
     """Indices of the layers in the order that makes an image likeliest, ``(B, T)`` int64.
 
-    Place by place from the front, each layer behind is tried there, twice over: O(T^2) orders in
-    place of all (T - 1)!, and no network. The last layer stays the last.
+    Place by place from the front, the layer that is likeliest there of those behind goes there,
+    twice over: O(T^2) orders in place of all (T - 1)!, and no network. The last layer stays.
 
     Args:
         x: images, ``(B, 3, H, W)``.
@@ -86,17 +86,19 @@ def likeliest_order(x: Tensor, mean: Tensor, shape: Tensor, sigma_x: float) -> T
         shape: shape probabilities front to back, ``(B, T, 1, H, W)``.
         sigma_x: standard deviation of the pixels.
     """
-    steps = shape.shape[1]
-    order = torch.arange(steps, device=x.device).repeat(x.shape[0], 1)
-    likely = log_likelihood(x, mean, shape, sigma_x)
-    moves = [(t, place) for place in range(steps - 2) for t in range(place + 1, steps - 1)]
-    for t, place in SWEEPS * moves:
-        others = [i for i in range(place, steps) if i != t]
-        moved = order[:, [*range(place), t, *others]]
-        new = log_likelihood(x, in_order(mean, moved), in_order(shape, moved), sigma_x)
-        better = new > likely
-        order = torch.where(better[:, None], moved, order)
-        likely = torch.where(better, new, likely)
+    n, steps = shape.shape[:2]
+    rows = torch.arange(n, device=x.device)
+    order = torch.arange(steps, device=x.device).repeat(n, 1)
+    for place in SWEEPS * [*range(steps - 2)]:
+        moves = [
+            [*range(place), t, *(i for i in range(place, steps) if i != t)]
+            for t in range(place, steps - 1)
+        ]
+        tried = order[:, torch.tensor(moves, device=x.device)]  # (B, moves, T), as it is first
+        xs, means, shapes = (a.repeat_interleave(len(moves), 0) for a in (x, mean, shape))
+        layers = (in_order(a, tried.flatten(0, 1)) for a in (means, shapes))
+        likely = log_likelihood(xs, *layers, sigma_x).unflatten(0, (-1, len(moves)))
+        order = tried[rows, likely.argmax(1)]
     return order
 
 
@@ -130,9 +132,10 @@ def _ordered(d: Decomposition, sigma_x: float) -> tuple[Decomposition, Tensor, T
     x, mean = d.image, as_seen(d)
     kept = worth(x, mean, d.shape, d.terms.z, sigma_x)
     order = likeliest_order(x, mean, _only(kept, d.shape), sigma_x)
-    place = (~in_order(kept, order)).int()  # what is not worth it comes after the others
-    place[:, -1] = 2  # and the last layer stays the last
-    order = in_order(order, place.argsort(dim=1, stable=True))
+    # what is not worth it comes after the others, but before the last layer
+    steps = order.shape[1]
+    spare = (~in_order(kept, order))[:, :-1] * steps + torch.arange(steps - 1, device=x.device)
+    order = torch.cat([in_order(order, spare.argsort(1)), order[:, -1:]], 1)
     d, mean, kept = d.in_order(order), in_order(mean, order), in_order(kept, order)
     joint = log_joint(x, mean, _only(kept, d.shape), sigma_x)
     r = joint.masked_fill(~kept[:, :, None, None, None], -torch.inf).softmax(1)

@@ -27,7 +27,7 @@ def econ():
         seeded=True,
     )
     model = dataclasses.replace(TINY.model, experts=2, steps=3, expert=expert)
-    objective = dataclasses.replace(TINY.objective, lookahead=True, rollout_from=0)
+    objective = dataclasses.replace(TINY.objective, lookahead=True, rollout_from=0, refine=True)
     config = dataclasses.replace(TINY, model=model, objective=objective, seed=5)
     return Econ(config, names=["circle", "background"])
 

@@ -181,7 +181,13 @@ def test_evaluate(run, capsys):
     assert 0 <= out["held-out"]["metrics"]["amodal_iou"] <= 1
     script("evaluate", run, "--n", 6, "--true-regions", "--json")
     given = json.loads(capsys.readouterr().out)["held-out"]["metrics"]
-    assert given["msc"] > out["held-out"]["metrics"]["msc"] and given["visible_iou"] == 1
+    script("evaluate", run, "--n", 6, "--greedy", "--json")
+    greedy = json.loads(capsys.readouterr().out)["held-out"]["metrics"]
+    assert given["msc"] > greedy["msc"] and given["visible_iou"] == 1
+    assert greedy["r"] != out["held-out"]["metrics"]["r"]
+    assert json.loads((run / "evaluation.json").read_text()) == out
+    for unusual in ("true-regions", "greedy"):
+        assert (run / f"evaluation-{unusual}.json").exists()
     script("evaluate", run, "--n", 6)
     assert "depth-order" in capsys.readouterr().out
     assert len(json.loads((run / checkpoint.NAMES).read_text())["names"]) == 3
