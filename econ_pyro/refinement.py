@@ -95,10 +95,11 @@ def likeliest_order(x: Tensor, mean: Tensor, shape: Tensor, sigma_x: float) -> T
             for t in range(place, steps - 1)
         ]
         tried = order[:, torch.tensor(moves, device=x.device)]  # (B, moves, T), as it is first
+        all_tried = tried.flatten(0, 1)
         xs, means, shapes = (a.repeat_interleave(len(moves), 0) for a in (x, mean, shape))
-        layers = (in_order(a, tried.flatten(0, 1)) for a in (means, shapes))
-        likely = log_likelihood(xs, *layers, sigma_x).unflatten(0, (-1, len(moves)))
-        order = tried[rows, likely.argmax(1)]
+        means, shapes = in_order(means, all_tried), in_order(shapes, all_tried)
+        likely = log_likelihood(xs, means, shapes, sigma_x)
+        order = tried[rows, likely.unflatten(0, (-1, len(moves))).argmax(1)]
     return order
 
 
