@@ -38,7 +38,8 @@ lint: setup
 
 test: lint
 	# whole files to a process, so that what they train once is trained once
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+		--no-loadscope-reorder
 
 clean:
 	rm -rf .venv build *.egg-info

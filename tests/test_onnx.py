@@ -10,7 +10,8 @@ from test_scripts import script
 
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.onnx_export import OUTPUTS, export_onnx
+from econ_pyro.onnx_export import OUTPUTS, _difference, _exporting, _write, export_onnx
+from econ_pyro.refinement import likeliest_order, worth
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def econ():
         shape_latents=2,
         seeded=True,
     )
-    model = dataclasses.replace(TINY.model, experts=2, steps=3, expert=expert)
+    model = dataclasses.replace(TINY.model, experts=2, steps=2, expert=expert)
     objective = dataclasses.replace(TINY.objective, lookahead=True, rollout_from=0, refine=True)
     config = dataclasses.replace(TINY, model=model, objective=objective, seed=5)
     return Econ(config, names=["circle", "background"])
@@ -64,6 +65,28 @@ def test_onnxruntime_says_what_torch_says(econ, tmp_path, capsys):
             theirs = econ.model.decode(z, torch.full((3,), k))
         np.testing.assert_allclose(mean, theirs.mean, atol=1e-5)
         np.testing.assert_allclose(shape, theirs.shape, atol=1e-5)
+
+
+class _Order(torch.nn.Module):
+    """Layers (B, T, 4, H, W), colours and shape, to their order and which are worth it."""
+
+    def forward(self, layers):
+        mean, shape = layers.split([3, 1], 2)
+        x = mean[:, 1] * shape[:, 1] + mean[:, 0] * (1 - shape[:, 1])  # the second is in front
+        l_z = layers.mean((2, 3, 4)) * 100
+        kept = worth(x, mean, shape, l_z, 0.1)
+        return likeliest_order(x, mean, shape, 0.1), kept.int()
+
+
+def test_the_order_of_more_layers(tmp_path):
+    pytest.importorskip("onnxscript")
+    layers = torch.rand(6, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    order, kept = _Order()(layers)
+    assert (order != torch.arange(4)).any() and 0 < kept.float().mean() < 1
+    with _exporting():
+        path = tmp_path / "order.onnx"
+        _write(path, _Order(), "layers", layers, ("order", "kept"), {})
+        assert _difference(path, _Order(), "layers", layers) == 0
 
 
 def test_the_extra_is_named(econ, tmp_path, monkeypatch):
