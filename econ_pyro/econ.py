@@ -193,14 +193,13 @@ class Econ:
             rules,
             self.config.model.expert.latent,
         )
+        refined = self.config.objective.refine and regions is None and not greedy
         pieces = images.split(batch)
         given = [None] * len(pieces) if regions is None else regions.split(batch)
         parts = []
         for x, r in zip(pieces, given, strict=True):
-            d = svi.explain(x.to(self.device), None if r is None else r.to(self.device))
-            if self.config.objective.refine and r is None and not greedy:
-                d = svi.refine(d)
-            parts.append(d.cpu())
+            r = None if r is None else r.to(self.device)
+            parts.append(svi.explain(x.to(self.device), r, refined).cpu())
         return Decomposition.cat(parts)
 
     def sample(

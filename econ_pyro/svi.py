@@ -136,19 +136,23 @@ class CompetitiveSVI:
         gumbel = draw_gumbel((scenes, steps, self.rules.experts), x)
         return self.world.share(noise), self.world.share(gumbel)
 
-    def explain(self, x: Tensor, regions: Tensor | None = None) -> Decomposition:
-        """Decompose with posterior means and the best expert at each step; draws no noise."""
+    def explain(
+        self, x: Tensor, regions: Tensor | None = None, refined: bool = False
+    ) -> Decomposition:
+        """Decompose with posterior means and the best expert at each step; draws no noise.
+
+        Args:
+            x: images, ``(B, 3, H, W)`` in [0, 1].
+            regions: true regions in place of attention, ``(B, T, 1, H, W)``.
+            refined: put right what was found by the likelihood of all layers.
+        """
         noise = x.new_zeros(len(x), self.rules.steps, self.latent)
         rules = dataclasses.replace(self.rules, temperature=0.0)
         with self._precision(x):
-            return compete(self.model, self.guide, x, noise, rules, regions)  # type: ignore[arg-type]
-
-    def refine(self, d: Decomposition) -> Decomposition:
-        """What :meth:`explain` found, put right by the likelihood of all layers."""
-        noise = d.image.new_zeros(len(d), self.rules.steps, self.latent)
-        rules = dataclasses.replace(self.rules, temperature=0.0)
-        with self._precision(d.image):
-            return refine(self.model, self.guide, d, noise, rules)  # type: ignore[arg-type]
+            d = compete(self.model, self.guide, x, noise, rules, regions)  # type: ignore[arg-type]
+            if refined:
+                d = refine(self.model, self.guide, d, noise, rules)  # type: ignore[arg-type]
+        return d
 
     def evaluate_loss(self, x: Tensor, regions: Tensor | None = None) -> float:
         """Eq. 13 negated under deterministic competition, mean over scenes, in nats."""
