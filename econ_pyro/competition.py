@@ -5,50 +5,29 @@ At each step all K experts propose an explanation of the remaining scope; one wi
 .. math:: P(k) \propto \exp(-(\lambda L_x(k) + L_r(k)) / \tau)
 
 and the scope shrinks by its region (Eq. 14). tau = 1 is the paper, tau = 0 takes the best. No
-gradient is computed here: learning sees only the winners, through the ELBO.
+gradient is computed here: learning sees only the winners, through the ELBO. Where regions grow
+from seeds, the things of a scene are known before any is taken, and the experts compete for all at
+once (:mod:`econ_pyro.assignment`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from econ_pyro.account import account
+from econ_pyro.assignment import assign
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.layers import fixed_region, next_scope
-from econ_pyro.lookahead import ending, looked_ahead
 from econ_pyro.proposals import Generator, Recogniser, Rules, propose
-from econ_pyro.seeding import next_object
 from econ_pyro.terms import Terms, stack
-
-
-def draw_gumbel(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Standard Gumbel noise from torch's global generator: the luck of a competition."""
-    return -torch.empty(tuple(shape), dtype=like.dtype, device=like.device).exponential_().log()
-
-
-def draw_winners(scores: Tensor, temperature: float, gumbel: Tensor | None = None) -> Tensor:
-    """Winner of each image: P(k) ~ exp(-score / temperature).
-
-    Args:
-        scores: ``(B, K)`` in nats, lower is better, handicaps included.
-        temperature: 0 takes the best.
-        gumbel: the luck of each expert, ``(B, K)``; drawn if not given.
-
-    Returns:
-        ``(B,)`` int64.
-    """
-    if temperature == 0:
-        return scores.argmin(dim=1)
-    if gumbel is None:
-        gumbel = draw_gumbel(scores.shape, scores)
-    return (gumbel - scores / temperature).argmax(dim=1)
+from econ_pyro.winners import Winners, draw_winners
 
 
 @torch.no_grad()
-def compete(
+def elect(
     model: Generator,
     guide: Recogniser,
     x: Tensor,
@@ -57,8 +36,8 @@ def compete(
     regions: Tensor | None = None,
     handicap: Tensor | None = None,
     gumbel: Tensor | None = None,
-) -> Decomposition:
-    """Explain images front to back, the experts competing at each step.
+) -> Winners:
+    """Let the experts compete for each layer: what a step of learning has to know.
 
     Args:
         model: p.
@@ -70,33 +49,59 @@ def compete(
         handicap: nats added to each expert's scores before winners are drawn, ``(K,)``.
         gumbel: luck of each expert at each step, ``(B, T, K)``; drawn if not given.
     """
+    if guide.seeded and regions is None:
+        return assign(model, guide, x, noise, rules, handicap, gumbel)
+    d = _step_by_step(model, guide, x, noise, rules, regions, handicap, gumbel)
+    return Winners(d.k, noise, d.seed, d.scores, d.region)
+
+
+@torch.no_grad()
+def compete(
+    model: Generator,
+    guide: Recogniser,
+    x: Tensor,
+    noise: Tensor,
+    rules: Rules,
+    regions: Tensor | None = None,
+    gumbel: Tensor | None = None,
+) -> Decomposition:
+    """Explain images by the winners: arguments as for :func:`elect`."""
+    if not guide.seeded or regions is not None:
+        return _step_by_step(model, guide, x, noise, rules, regions, None, gumbel)
+    w = assign(model, guide, x, noise, rules, None, gumbel)
+    layers = account(model, guide, x, w.k, rules.sigma_x, w.noise, seeds=w.seed)
+    return Decomposition(x, w.k, *layers, w.scores, w.seed)
+
+
+def _step_by_step(
+    model: Generator,
+    guide: Recogniser,
+    x: Tensor,
+    noise: Tensor,
+    rules: Rules,
+    regions: Tensor | None,
+    handicap: Tensor | None,
+    gumbel: Tensor | None,
+) -> Decomposition:
+    """As published, front to back, each step in the scope that the winners before it left."""
     s_t = torch.ones_like(x[:, :1])
     layers: list[tuple[Tensor, ...]] = []
     terms: list[Terms] = []
     for i in range(rules.steps):
         r_t = fixed_region(s_t, i, rules.steps, regions)
-        left = rules.steps - 1 - i
-        seed = torch.full_like(x[:, 0, 0, 0], -1, dtype=torch.long)
-        if guide.seeded and r_t is None:
-            proposals, seed = next_object(model, guide, x, s_t, noise[:, i], rules, left)
-        else:
-            proposals = propose(model, guide, x, s_t, noise[:, i], rules, r_t)
-        if rules.lookahead and not guide.seeded and r_t is None:
-            end = ending(model, guide, x, s_t, noise[:, i], rules)
-            scores = looked_ahead(proposals, end, model, x, s_t, rules, left)
-        else:
-            scores = proposals.terms.score(rules.lam)  # (B, K)
-        handicapped = scores if handicap is None else scores + handicap
+        proposals = propose(model, guide, x, s_t, noise[:, i], rules, r_t)
+        scores = proposals.terms.score(rules.lam)  # (B, K)
         luck = None if gumbel is None else gumbel[:, i]
-        k_hat = draw_winners(handicapped, rules.temperature, luck)
+        k_hat = draw_winners(scores, rules.temperature, handicap, luck)
         won = proposals.of(k_hat)
         terms.append(won.terms)
-        layers.append((k_hat, s_t, *won[:4], scores, seed))
+        layers.append((k_hat, s_t, *won[:4], scores))
         s_t = next_scope(s_t, won.r)
-    k, scope, r, mean, shape, z, scores, seeds = (
+    k, scope, r, mean, shape, z, scores = (
         torch.stack(parts, 1) for parts in zip(*layers, strict=True)
     )
-    return Decomposition(x, k, scope, r, mean, shape, z, stack(terms, 1), scores, seeds)
+    none = torch.full_like(k, -1)
+    return Decomposition(x, k, scope, r, mean, shape, z, stack(terms, 1), scores, none)
 
 
 class Exhaustive(NamedTuple):

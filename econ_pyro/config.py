@@ -103,12 +103,10 @@ class ObjectiveConfig:
     """Training steps over which gamma moves linearly to gamma_end."""
     lam: float = 1.0
     """Weight lambda of L_x in the competition; L_r has weight 1."""
-    lookahead: bool = False
-    """Count in the competition also what the rest of the scope would cost if the scene ended
-    there. Without it (the paper), a step that explains nothing costs nothing, and wins."""
-    rollout_from: int | None = None
-    """Training step from which the lookahead goes on with the other experts' proposals in place of
-    ending: that puts the nearer of two objects first, whatever their sizes. Never if not set."""
+    order_from: int | None = None
+    """With seeds, training step from which the layers stand in the order that makes the image
+    likeliest, given how the experts draw them, when the experts compete for each. Before it, and
+    always if not set, the most salient comes first."""
     temperature: float = 10.0
     """Temperature of the competition in nats; 1 is the paper, 0 always takes the best."""
     temperature_end: float | None = None
@@ -123,6 +121,9 @@ class ObjectiveConfig:
     """Largest handicap in nats."""
     balance_until: int = 3000
     """Training step from which there are no handicaps any more."""
+    occlude: float = 0.0
+    """Share of the layers of which the encoder sees only a part in training, another layer of the
+    image having been put in front of it, and from which it has to find the whole."""
     refine: bool = False
     """Decomposing goes on from what the competition found: layers in their likeliest order, each
     pixel in the layer where it is likeliest. Training is the same."""
@@ -132,6 +133,8 @@ class ObjectiveConfig:
             raise EconError(
                 "a positive objective.temperature-end", str(self.temperature_end), "try 1"
             )
+        if not 0 <= self.occlude <= 1:
+            raise EconError("a share from 0 to 1 as objective.occlude", str(self.occlude))
         if self.temperature < 0 or (self.temperature == 0 and self.temperature_end is not None):
             raise EconError(
                 "an objective.temperature of 0 or more, above 0 where it is to change",

@@ -71,6 +71,22 @@ def regions_of_shapes(m: Tensor) -> Tensor:
     return torch.stack(regions, 1)
 
 
+def scopes(r: Tensor) -> Tensor:
+    """Eq. 14 for all layers: what is left to explain before each.
+
+    Args:
+        r: regions front to back, ``(B, T, 1, H, W)``.
+
+    Returns:
+        Same shape as ``r``; the first is 1 everywhere.
+    """
+    s_t, before = torch.ones_like(r[:, 0]), []
+    for r_t in r.unbind(1):
+        before.append(s_t)
+        s_t = next_scope(s_t, r_t)
+    return torch.stack(before, 1)
+
+
 def paint(canvas: Tensor, m_t: Tensor, x_t: Tensor) -> Tensor:
     """Section 2, last line: place a layer on the canvas."""
     return m_t * x_t + (1 - m_t) * canvas

@@ -34,8 +34,7 @@ def make_rules(config: Config) -> Rules:
         model.sigma_x,
         objective.lam,
         objective.temperature,
-        objective.lookahead,
-        objective.rollout_from is not None,
+        objective.order_from is not None,
     )
 
 
@@ -82,6 +81,7 @@ class Learner:
             amp=config.amp and has_bfloat16(device),
             clip=config.train.clip,
             world=world,
+            occlude=config.objective.occlude,
         )
         self.window = torch.zeros(config.model.steps, config.model.experts, dtype=torch.long)
         self.handicap = torch.zeros(config.model.experts, device=device)
@@ -152,7 +152,7 @@ class Learner:
         self.svi.rules = dataclasses.replace(
             self.svi.rules,
             temperature=temperature_at(self.config, age),
-            rollout=objective.rollout_from is not None and age >= objective.rollout_from,
+            ordered=objective.order_from is not None and age >= objective.order_from,
         )
         self.balancing = objective.balance > 0 and age < objective.balance_until
         self.svi.handicap = self.handicap if self.balancing else None

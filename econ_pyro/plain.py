@@ -34,6 +34,7 @@ def plain_loss(
     rules: Rules,
     beta: float,
     gamma: float,
+    occluders: Tensor | None = None,
 ) -> PlainStep:
     """Competition and class-conditional ELBO in one pass.
 
@@ -46,30 +47,32 @@ def plain_loss(
         rules: of the competition.
         beta: weight of L_z.
         gamma: weight of L_r.
+        occluders: what encoders see in front of each layer, ``(B, T, 4, H, W)``, where nobody
+            competes.
     """
     scope, total = torch.ones_like(x[:, :1]), x.new_zeros(len(x))
+    assigned = _assign(model, guide, x, noise, gumbel, rules) if guide.seeded else None
     winners: list[Tensor] = []
     for i in range(rules.steps):
-        left = rules.steps - 1 - i
-        seen = (model, guide, x, scope, noise[:, i], rules)
-        if left and guide.seeded:
-            seed = _next_seed(*seen, left)
-            regions = [_grown(guide, k, x, scope, seed) for k in range(rules.experts)]
-        elif left:
+        if i == rules.steps - 1:
+            regions = [scope] * rules.experts
+        elif assigned is None:
             attentions: Any = guide.attentions
             regions = [scope * network(_seen(x, scope)).sigmoid() for network in attentions]
         else:
-            regions = [scope] * rules.experts
-        r, l_x, l_z, l_r, error, m = _all(*seen, regions)
-        scores = rules.lam * l_x + l_r
-        if rules.lookahead and left and not guide.seeded:
-            own = (r[:, :, None], error[:, :, None], m[:, :, None])
-            scores = _looked_ahead(scores, r, _rest(*seen), own, scope, rules, left)
-        scores = scores.detach()
-        if rules.temperature > 0:
-            k = (gumbel[:, i] - scores / rules.temperature).argmax(1)
+            regions = [_grown(guide, k, x, scope, assigned.seed[i]) for k in range(rules.experts)]
+        luck = noise[:, i] if assigned is None else assigned.noise[i]
+        seen = (model, guide, x, scope, luck, rules, regions)
+        r, l_x, l_z, l_r, _, _ = _all(*seen)
+        if assigned is None:
+            scores = (rules.lam * l_x + l_r).detach()
+            k = torch.stack(
+                [_drawn(*row, rules) for row in zip(scores, gumbel[:, i], strict=True)]
+            )
         else:
-            k = scores.argmin(1)
+            k = assigned.k[i]
+        if occluders is not None:
+            r, l_x, l_z, l_r, _, _ = _all(*seen, occluders[:, i])
         rows = torch.arange(len(x), device=x.device)
         total = total + (l_x + beta * l_z + gamma * l_r)[rows, k]
         scope = (scope - r[rows, k]).clamp_min(0.0)
@@ -77,77 +80,95 @@ def plain_loss(
     return PlainStep(total.mean(), torch.stack(winners, 1))
 
 
-def _looked_ahead(
-    scores: Tensor,
-    r: Tensor,
-    rest: Tensor,
-    ways: tuple[Tensor, ...],
-    scope: Tensor,
-    rules: Rules,
-    steps: int,
-) -> Tensor:
-    """Image by image and pair by pair what :mod:`econ_pyro.lookahead` does at once.
-
-    Of the K things that could be taken ``r`` is the region; ``ways`` are regions, errors and
-    shapes, ``(B, K, A, 1, H, W)``, in which each could be explained later.
-    """
-    new = scores.clone()
-    for b in range(len(scores)):
-        saved = (r[b] * rest[b]).sum((1, 2, 3))
-        if not rules.rollout:
-            new[b] -= saved
-            continue
-        gain = saved - scores[b]
-        ranked = sorted(range(len(gain)), key=lambda k: -gain[k].item())
-        pays = sorted(k for k in ranked[:steps] if gain[k] > 0)
-        for k in pays:
-            least = scores[b, k]
-            for j in pays:
-                if j != k:
-                    left = scope[b] - r[b, j]
-                    for r_k, error, m in zip(*(part[b, k] for part in ways), strict=True):
-                        r_k = r_k * left / scope[b].clamp_min(SCOPE_EPS)
-                        confined = rules.lam * (r_k * error).sum()
-                        confined = confined + _bernoulli_kl(r_k, left * m).sum()
-                        least = torch.minimum(least, confined)
-            new[b, k] = scores[b, k] - least
-        longest = torch.stack([new[b, k] for k in pays]).max() if pays else 0.0
-        for k in set(range(len(gain))) - set(pays):
-            new[b, k] = longest + gain.max() - gain[k]
-    return new
+def _drawn(scores: Tensor, gumbel: Tensor, rules: Rules) -> Tensor:
+    if rules.temperature > 0:
+        return (gumbel - scores / rules.temperature).argmax()
+    return scores.argmin()
 
 
-def _rest(model: Any, guide: Any, x: Tensor, scope: Tensor, noise: Tensor, rules: Rules) -> Tensor:
-    """Error of each pixel under the best expert for all that is left."""
-    rest = [scope] * rules.experts
-    _, l_x, _, l_r, error, _ = _all(model, guide, x, scope, noise, rules, rest)
-    return torch.stack([error[b, k] for b, k in enumerate((l_x + l_r).argmin(1))])
+class _Assigned(NamedTuple):
+    """Front to back, each for all images."""
+
+    k: list[Tensor]
+    seed: list[Tensor]
+    noise: list[Tensor]
 
 
 @torch.no_grad()
-def _next_seed(
-    model: Any, guide: Any, x: Tensor, scope: Tensor, noise: Tensor, rules: Rules, left: int
-) -> Tensor:
-    """Candidate by candidate what :mod:`econ_pyro.seeding` does at once."""
-    if not (rules.lookahead and rules.rollout):
-        return _salient_seed(x, scope)
-    remaining, seeds, best, ways = scope, [], [], []
-    rows = torch.arange(len(x), device=x.device)
-    for _ in range(left):
+def _assign(
+    model: Any, guide: Any, x: Tensor, noise: Tensor, gumbel: Tensor, rules: Rules
+) -> _Assigned:
+    """Image by image and thing by thing what :mod:`econ_pyro.assignment` does at once."""
+    full, experts, steps = torch.ones_like(x[:, :1]), range(rules.experts), range(rules.steps)
+    remaining, seeds, things = full, [], []
+    for t in steps[:-1]:
         seed = _salient_seed(x, remaining)
-        grown = [_grown(guide, k, x, scope, seed) for k in range(rules.experts)]
-        r, l_x, _, l_r, error, m = _all(model, guide, x, scope, noise, rules, grown)
-        scores = rules.lam * l_x + l_r
-        k = scores.argmin(1)
-        best.append((scores[rows, k], r[rows, k]))
-        ways.append((r, error, m))
+        grown = [_grown(guide, k, x, full, seed) for k in experts]
+        things.append(_all(model, guide, x, full, noise[:, t], rules, grown))
         seeds.append(seed)
-        remaining = (remaining - r.mean(1)).clamp_min(0.0)
-    scores, r = (torch.stack(part, 1) for part in zip(*best, strict=True))
-    later = tuple(torch.stack(part, 1) for part in zip(*ways, strict=True))
-    rest = _rest(model, guide, x, scope, noise, rules)
-    first = _looked_ahead(scores, r, rest, later, scope, rules, left).argmin(1)
-    return torch.stack(seeds, 1)[rows, first]
+        remaining = (remaining - things[-1][0].mean(1)).clamp_min(0.0)
+    rest = [remaining] * rules.experts
+    things.append(_all(model, guide, x, full, noise[:, -1], rules, rest))
+    things[-1][0] = torch.ones_like(things[-1][0])
+    seeds.append(torch.full_like(seeds[0], -1) if seeds else torch.full((len(x),), -1))
+    k: list[Tensor] = []
+    grown_from: list[Tensor] = []
+    luck: list[Tensor] = []
+    for b in range(len(x)):
+        r, l_x, l_z, l_r, error, m = (
+            torch.stack(part)[:, b] for part in zip(*things, strict=True)
+        )
+        costs, order = rules.lam * l_x + l_r, list(steps)  # (T, K)
+        for _ in range(2):
+            best = costs.argmin(1).tolist()
+            if rules.ordered:
+                of_best = (torch.stack([a[t, best[t]] for t in steps]) for a in (error, m, l_z))
+                order = _likeliest(order, *of_best)
+            scope, costs = full[b], costs.clone()
+            for t in order:
+                for j in experts:
+                    r_j = scope * r[t, j]
+                    kl = _bernoulli_kl(r_j, scope * m[t, j]).sum()
+                    costs[t, j] = rules.lam * (r_j * error[t, j]).sum() + kl
+                scope = (scope - scope * r[t, best[t]]).clamp_min(0.0)
+        drawn = [_drawn(costs[t], gumbel[b, i], rules) for i, t in enumerate(order)]
+        k.append(torch.stack(drawn))
+        grown_from.append(torch.stack([seeds[t][b] for t in order]))
+        luck.append(noise[b, order])
+    return _Assigned(*(list(torch.stack(part, 1)) for part in (k, grown_from, luck)))
+
+
+def _likeliest(order: list[int], error: Tensor, m: Tensor, l_z: Tensor) -> list[int]:
+    """One image's order of things as :func:`econ_pyro.mixture.arrange` finds it.
+
+    Args:
+        order: to begin with; the last stays.
+        error: of each pixel, ``(T, 1, H, W)`` nats.
+        m: shapes, ``(T, 1, H, W)``.
+        l_z: ``(T,)``.
+    """
+
+    def likelihood(order: list[int], kept: set[int]) -> Tensor:
+        scope, parts = torch.ones_like(m[0]), []
+        for t in order:
+            shape = torch.ones_like(m[t]) if t == order[-1] else m[t] * (t in kept)
+            parts.append((scope * shape + PROB_EPS).log() - error[t])
+            scope = scope - scope * shape
+        return torch.stack(parts).logsumexp(0).sum()
+
+    kept = set(order)
+    for t in reversed(order[:-1]):
+        if likelihood(order, kept) - likelihood(order, kept - {t}) < l_z[t]:
+            kept -= {t}
+    for place in 2 * [*range(len(order) - 2)]:
+        tried = [
+            [*order[:place], t, *(u for u in order[place:] if u != t)] for t in order[place:-1]
+        ]
+        values = [likelihood(o, kept) for o in tried]
+        values[0] = values[0] + 0.01
+        order = tried[int(torch.stack(values).argmax())]
+    spare = [t for t in order[:-1] if t not in kept]
+    return [*(t for t in order[:-1] if t in kept), *spare, order[-1]]
 
 
 def _salient_seed(x: Tensor, scope: Tensor) -> Tensor:
@@ -193,10 +214,12 @@ def _all(
     noise: Tensor,
     rules: Rules,
     r: list[Tensor],
+    front: Tensor | None = None,
 ) -> list[Tensor]:
     """What each expert makes of its region: fields of :func:`_one`, stacked along axis 1."""
     proposals = [
-        _one(model, guide, k, x, scope, noise, rules.sigma_x, r[k]) for k in range(rules.experts)
+        _one(model, guide, k, x, scope, noise, rules.sigma_x, r[k], front)
+        for k in range(rules.experts)
     ]
     return [torch.stack(part, 1) for part in zip(*proposals, strict=True)]
 
@@ -210,9 +233,15 @@ def _one(
     noise: Tensor,
     sigma: float,
     r: Tensor,
+    front: Tensor | None,
 ) -> tuple[Tensor, ...]:
     """Region, terms, error of each pixel and shape of one expert."""
-    out = guide.encoders[k](_seen(x, r))
+    if front is None:
+        inputs = _seen(x, r)
+    else:
+        hides = front[:, 3:]
+        inputs = _seen(x + hides * (front[:, :3] - x), (1 - hides) * r)
+    out = guide.encoders[k](inputs)
     loc, log_scale = out.chunk(2, 1)[0], (out.chunk(2, 1)[1] / 2).clamp(-7.0, 3.0)
     decoded = model.decoders[k](loc + log_scale.exp() * noise).sigmoid()
     mean, p = decoded[:, :3], scope * decoded[:, 3:]

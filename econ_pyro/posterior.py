@@ -3,6 +3,7 @@ r"""Draws from the approximate posterior of images, as an ArviZ tree.
 A draw explains an image once, front to back, as a step of training does: at each layer
 
 * every expert proposes a region and draws its latent z from its Gaussian q(z | x, r, k);
+* where regions grow from seeds, layers stand in the order that the best drawings make likeliest;
 * the winner k is drawn with :math:`P(k) \propto \exp(-\text{score}_k / \tau)` (section 5.2), with
   no handicap; it is the winner's z that is kept;
 * r is the winner's region as the probability that a pixel shows the layer, the mean of its
@@ -11,7 +12,8 @@ A draw explains an image once, front to back, as a step of training does: at eac
 r therefore varies between draws with the winners, not from pixel to pixel; the mean of r over
 draws is the probability that a pixel shows the layer, whoever wins. Draws are independent of each
 other: one chain, and no diagnostics of chains are needed. They say how unsure the model is within
-its approximation, which leaves out other orders of the layers that were not proposed.
+its approximation, which leaves out less likely orders of the layers, and are not refined
+(:mod:`econ_pyro.refinement`).
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from econ_pyro.competition import compete, draw_gumbel
+from econ_pyro.competition import compete
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError, check_positive
 from econ_pyro.handlers import seeded
 from econ_pyro.images import check_images
 from econ_pyro.learner import make_rules
 from econ_pyro.schedules import temperature_at
+from econ_pyro.winners import draw_gumbel
 
 DIMS = {
     "k": ["scene", "step"],

@@ -18,14 +18,14 @@ _RECIPE = ObjectiveConfig(
     gamma_end=1.0,
     gamma_steps=1200,
     lam=1.0,
-    lookahead=True,
-    rollout_from=75,
+    order_from=75,
     temperature=2.0,
     temperature_end=1.0,
     temperature_steps=1200,
     balance=3.0,
     balance_limit=300.0,
     balance_until=700,
+    occlude=0.5,
     refine=True,
 )
 

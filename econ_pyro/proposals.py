@@ -67,9 +67,8 @@ class Rules:
         sigma_x: standard deviation of the pixels.
         lam: weight lambda of L_x.
         temperature: tau in nats; 0 takes the best.
-        lookahead: count in a score also what the rest of the scope would cost if the scene ended
-            there. Without it, a step that explains nothing costs nothing, and wins.
-        rollout: go on, in that lookahead, with the other experts' proposals.
+        ordered: with seeds, put the layers in the order that makes the image likeliest before the
+            experts compete for each; else the most salient comes first.
     """
 
     experts: int
@@ -77,8 +76,7 @@ class Rules:
     sigma_x: float
     lam: float = 1.0
     temperature: float = 0.0
-    lookahead: bool = False
-    rollout: bool = False
+    ordered: bool = False
 
 
 class Proposals(NamedTuple):

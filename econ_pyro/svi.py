@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from econ_pyro.competition import compete, draw_gumbel
+from econ_pyro.competition import compete, elect
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
+from econ_pyro.occlusion import draw_occluders
 from econ_pyro.proposals import Rules
 from econ_pyro.refinement import refine
 from econ_pyro.terms import Terms
+from econ_pyro.winners import Winners, draw_gumbel
 from econ_pyro.world import World
 
 
@@ -42,9 +44,9 @@ class CompetitiveSVI:
     the attention of earlier winners.
 
     Args:
-        model: p, callable as ``model(x, k, noise, regions, seeds)``, with the methods of
-            :class:`~econ_pyro.competition.Generator`.
-        guide: q, callable alike, with those of :class:`~econ_pyro.competition.Recogniser`.
+        model: p, callable as ``model(x, k, noise, regions, seeds, occluders)``, with the methods
+            of :class:`~econ_pyro.proposals.Generator`.
+        guide: q, callable alike, with those of :class:`~econ_pyro.proposals.Recogniser`.
         optim: a torch optimiser over the parameters of both; None only evaluates.
         elbo: the objective.
         rules: the competition in training; at evaluation the best expert wins.
@@ -52,6 +54,8 @@ class CompetitiveSVI:
         amp: run the networks in bfloat16.
         clip: largest gradient norm; 0 does not clip.
         world: the processes that share each batch; ``step`` then takes this one's share of it.
+        occlude: share of the layers of which the encoder sees only a part in a step of learning
+            (:mod:`econ_pyro.occlusion`).
 
     Attributes:
         handicap: nats added to each expert's scores in training, ``(K,)``; None adds nothing.
@@ -68,10 +72,11 @@ class CompetitiveSVI:
         amp: bool = False,
         clip: float = 0.0,
         world: World | None = None,
+        occlude: float = 0.0,
     ) -> None:
         self.model, self.guide, self.optim, self.elbo = model, guide, optim, elbo
         self.rules, self.latent, self.amp, self.clip = rules, latent, amp, clip
-        self.world = world or World()
+        self.world, self.occlude = world or World(), occlude
         self._terms: nn.Module = _WinnersTerms(model, guide, elbo)
         if self.world.size > 1 and optim is not None:
             # experts that lost in all processes keep their gradients of None
@@ -97,7 +102,7 @@ class CompetitiveSVI:
             raise RuntimeError("this CompetitiveSVI has no optimiser: it can only evaluate")
         noise, gumbel = self.draw(x)
         with self._precision(x):
-            d = compete(
+            w = elect(
                 self.model,  # type: ignore[arg-type]
                 self.guide,  # type: ignore[arg-type]
                 x,
@@ -110,16 +115,23 @@ class CompetitiveSVI:
         self.optim.zero_grad(set_to_none=True)
         # the optimiser holds the parameters: nothing goes into Pyro's global store
         with self._precision(x), pyro.settings.context(module_local_params=True):
-            terms = Terms(*self._terms(x, d.k, noise, regions, d.seed))
+            terms = Terms(*self._terms(x, w.k, w.noise, regions, w.seed, self._occluders(x, w)))
             loss = terms.loss(self.elbo.beta, self.elbo.gamma).sum(dim=1).mean()
         loss.backward()
         if self.clip:
             parameters = [p for group in self.optim.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optim.step()
-        area = d.area / x[0, 0].numel()
-        self.last = Step(loss.detach(), terms.map(torch.Tensor.detach), d.k, area)
+        area = w.area / x[0, 0].numel()
+        self.last = Step(loss.detach(), terms.map(torch.Tensor.detach), w.k, area)
         return loss.item()
+
+    def _occluders(self, x: Tensor, w: Winners) -> Tensor | None:
+        if not self.occlude:
+            return None
+        scenes = len(x) * self.world.size
+        luck = torch.rand(scenes, self.rules.steps, 4, dtype=x.dtype, device=x.device)
+        return draw_occluders(x, w.region, self.world.share(luck), self.occlude)
 
     def draw(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Noise of the latents and luck of the experts for a step.
@@ -172,7 +184,14 @@ class _WinnersTerms(nn.Module):
         self.anchor = nn.Parameter(torch.zeros((), device=device))
 
     def forward(
-        self, x: Tensor, k: Tensor, noise: Tensor, regions: Tensor | None, seeds: Tensor
+        self,
+        x: Tensor,
+        k: Tensor,
+        noise: Tensor,
+        regions: Tensor | None,
+        seeds: Tensor,
+        occluders: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        l_x, l_z, l_r = self.elbo.terms(self.model, self.guide, x, k, noise, regions, seeds)
+        given = (x, k, noise, regions, seeds, occluders)
+        l_x, l_z, l_r = self.elbo.terms(self.model, self.guide, *given)
         return l_x + self.anchor, l_z, l_r

@@ -23,6 +23,7 @@ from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.encoder import Encoder
 from econ_pyro.guides.seeds import candidates, find_seed, grow
 from econ_pyro.layers import fixed_region, next_scope, region, safe_log
+from econ_pyro.occlusion import occlude
 
 LOG_SCALE_RANGE = (-7.0, 3.0)  # of q(z); outside, exp would meet the limits of float32 training
 
@@ -113,6 +114,7 @@ class Recognition(nn.Module):
         noise: Tensor | None = None,
         regions: Tensor | None = None,
         seeds: Tensor | None = None,
+        occluders: Tensor | None = None,
     ) -> None:
         """Q as a program: sites ``r_t`` and ``z_t`` for t = T..1.
 
@@ -122,6 +124,8 @@ class Recognition(nn.Module):
             noise: standard normal noise of the latents, ``(B, T, L)``; fresh if not given.
             regions: true regions in place of attention, ``(B, T, 1, H, W)`` (Fig. 5).
             seeds: pixels that regions grow from, ``(B, T)``; the most salient if not given.
+            occluders: what the encoder sees in front of each layer, ``(B, T, 4, H, W)``; nothing
+                if not given (:mod:`econ_pyro.occlusion`).
         """
         register("attention", self.attentions)
         register("encoder", self.encoders)
@@ -134,7 +138,8 @@ class Recognition(nn.Module):
                     seed = None if seeds is None else seeds[:, i]
                     probs = self.attend(x, s_t, k_t, seed)
                 r_t = pyro.sample(sites.r(t), MeanBernoulli(probs).to_event(3))
-                q_z = self.encode(x, r_t, k_t, None if noise is None else noise[:, i])
+                seen = occlude(x, r_t, None if occluders is None else occluders[:, i])
+                q_z = self.encode(*seen, k_t, None if noise is None else noise[:, i])
                 pyro.sample(sites.z(t), q_z)
                 s_t = next_scope(s_t, r_t)
 

@@ -111,6 +111,7 @@ class DeadLeaves(nn.Module):
         noise: Tensor | None = None,
         regions: Tensor | None = None,
         seeds: Tensor | None = None,
+        occluders: Tensor | None = None,
     ) -> None:
         """Eq. 8 as a program: sites ``z_t`` and ``r_t`` for t = T..1, then the observed ``x``.
 
@@ -120,6 +121,7 @@ class DeadLeaves(nn.Module):
             noise: unused; model and guide take the same arguments.
             regions: unused, likewise.
             seeds: unused, likewise.
+            occluders: unused, likewise.
         """
         register("decoder", self.decoders)
         s_t, regions_, means = torch.ones_like(x[:, :1]), [], []

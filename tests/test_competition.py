@@ -4,10 +4,11 @@ import itertools
 import pytest
 import torch
 
-from econ_pyro.competition import compete, draw_winners, exhaust
+from econ_pyro.competition import compete, exhaust
 from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.proposals import Rules, propose
 from econ_pyro.svi import CompetitiveSVI
+from econ_pyro.winners import draw_winners
 
 RULES = Rules(experts=3, steps=3, sigma_x=0.1, lam=0.7, temperature=0.0)
 

@@ -10,8 +10,8 @@ from test_scripts import script
 
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
+from econ_pyro.mixture import likeliest_order, worth
 from econ_pyro.onnx_export import OUTPUTS, _difference, _exporting, _write, export_onnx
-from econ_pyro.refinement import likeliest_order, worth
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def econ():
         seeded=True,
     )
     model = dataclasses.replace(TINY.model, experts=2, steps=2, expert=expert)
-    objective = dataclasses.replace(TINY.objective, lookahead=True, rollout_from=0, refine=True)
+    objective = dataclasses.replace(TINY.objective, order_from=0, refine=True)
     config = dataclasses.replace(TINY, model=model, objective=objective, seed=5)
     return Econ(config, names=["circle", "background"])
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from econ_pyro.batched import BatchedELBO
-from econ_pyro.competition import compete, draw_gumbel
+from econ_pyro.competition import elect
 from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.plain import plain_loss
 from econ_pyro.proposals import Rules
+from econ_pyro.winners import draw_gumbel
 
 RULES = Rules(experts=3, steps=3, sigma_x=0.1, lam=0.7, temperature=0.0)
 
@@ -17,34 +18,30 @@ RULES = Rules(experts=3, steps=3, sigma_x=0.1, lam=0.7, temperature=0.0)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("elbo", [ClassConditionalELBO(0.5, 2.0), BatchedELBO(0.1, 0.5, 2.0)])
 @pytest.mark.parametrize(
-    ("temperature", "lookahead", "rollout", "seeded"),
+    ("temperature", "seeded", "ordered", "hidden"),
     [
         (0.0, False, False, False),
+        (30.0, False, False, True),
         (0.0, True, False, False),
         (0.0, True, True, False),
-        (30.0, True, False, False),
-        (0.0, False, False, True),
         (30.0, True, True, True),
     ],
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-3)])
 def test_two_passes_are_the_plain_step(
-    make_pq, seed, elbo, temperature, lookahead, rollout, seeded, dtype, tolerance
+    make_pq, seed, elbo, temperature, seeded, ordered, hidden, dtype, tolerance
 ):
     torch.manual_seed(seed)
     model, guide = (part.to(dtype) for part in make_pq(seeded=seeded))
     x = torch.rand(5, 3, 16, 16, dtype=dtype)
-    rules = dataclasses.replace(
-        RULES,
-        temperature=temperature,
-        lookahead=lookahead,
-        rollout=rollout,
-    )
+    rules = dataclasses.replace(RULES, temperature=temperature, ordered=ordered)
     noise, gumbel = torch.randn(5, 3, 2, dtype=dtype), draw_gumbel((5, 3, 3), x)
-    plain = plain_loss(model, guide, x, noise, gumbel, rules, 0.5, 2.0)
-    d = compete(model, guide, x, noise, rules, gumbel=gumbel)
-    assert torch.equal(d.k, plain.k)
-    loss = elbo.differentiable_loss(model, guide, x, d.k, noise, seeds=d.seed)
+    occluders = torch.rand(5, 3, 4, 16, 16, dtype=dtype) if hidden else None
+    plain = plain_loss(model, guide, x, noise, gumbel, rules, 0.5, 2.0, occluders)
+    w = elect(model, guide, x, noise, rules, gumbel=gumbel)
+    assert torch.equal(w.k, plain.k)
+    given = {"seeds": w.seed, "occluders": occluders}
+    loss = elbo.differentiable_loss(model, guide, x, w.k, w.noise, **given)
     torch.testing.assert_close(loss, plain.loss, rtol=tolerance, atol=0)
     parameters = [*model.parameters(), *guide.parameters()]
     ours = torch.autograd.grad(loss, parameters, allow_unused=True)

@@ -12,7 +12,6 @@ from econ_pyro.guides.seeds import SALIENT, candidates, find_seed, grow, salienc
 from econ_pyro.layers import SCOPE_EPS
 from econ_pyro.proposals import Rules
 from econ_pyro.scene_config import SceneConfig
-from econ_pyro.seeding import next_object
 
 SMALL = ExpertConfig(features=4, channels=(4, 4), hidden=8, seeded=True)
 
@@ -77,28 +76,15 @@ def test_gradients_reach_both_ends(scenes):
     assert changed.tolist() == [[1, 1], [5, 5]]
 
 
-def test_the_order_of_experts_changes_nothing(make_pq, images):
-    model, guide = make_pq(seeded=True)
-    rules = Rules(experts=3, steps=3, sigma_x=0.1, lookahead=True, rollout=True)
-    noise = torch.zeros(5, 3, 2).double()
-    d = compete(model, guide, images, noise, rules)
-    for ensemble in (model.decoders, guide.attentions, guide.encoders):
-        first, second, third = ensemble
-        ensemble[0], ensemble[1], ensemble[2] = third, first, second
-    turned = compete(model, guide, images, noise, rules)
-    assert torch.equal((d.k + 1) % 3, turned.k) and torch.equal(d.seed, turned.seed)
-    torch.testing.assert_close(d.region, turned.region)
-
-
-def test_all_experts_compete_for_one_object(make_pq, images):
-    model, guide = make_pq(seeded=True)
-    rules = Rules(experts=3, steps=3, sigma_x=0.1, lookahead=True, rollout=True)
+def test_candidates_are_what_the_experts_attend_to(make_pq, images):
+    _, guide = make_pq(seeded=True)
     s = torch.ones_like(images[:, :1])
-    proposals, seed = next_object(model, guide, images, s, torch.zeros(5, 2).double(), rules, 2)
-    assert proposals.r.shape == (5, 3, 1, 16, 16)
-    for k in range(3):
-        own = guide.attend(images, s, torch.full((5,), k), seed)
-        torch.testing.assert_close(own, proposals.r[:, k])
+    seeds, r = guide.candidates(images, s, 2)
+    assert seeds.shape == (5, 2) and r.shape == (5, 2, 3, 1, 16, 16)
+    for i in range(2):
+        for k in range(3):
+            own = guide.attend(images, s, torch.full((5,), k), seeds[:, i])
+            torch.testing.assert_close(own, r[:, i, k])
 
 
 def test_only_chosen_regions_have_seeds(make_pq, images):

@@ -1,0 +1,106 @@
+r"""Competition for all things of a scene at once, where regions grow from seeds.
+
+The guide names T - 1 things, and what they leave is the last layer. All experts explain every one
+of them as if it came first, in one pass. What then has to be settled is the order, in which a
+thing's expert and its cost depend on what comes before it, and that takes no network:
+
+* the best expert's drawings make the order that makes the image likeliest
+  (:func:`econ_pyro.mixture.arrange`);
+* in that order, scopes are known, and with them what each expert's explanation costs there,
+  :math:`\lambda L_x + KL(s_t a_t \| s_t m_t)`: who draws more than is seen of a thing pays nothing
+  for what nearer things hide. A half-hidden square may have looked like a circle before.
+
+Twice over, as the better expert may make another order; then winners are drawn.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from econ_pyro.decomposition import in_order
+from econ_pyro.distributions import LayeredNormal, MeanBernoulli
+from econ_pyro.layers import next_scope, region, regions_of_shapes, scopes
+from econ_pyro.mixture import arrange
+from econ_pyro.proposals import Generator, Proposals, Recogniser, Rules, propose
+from econ_pyro.winners import Winners, draw_winners
+
+ROUNDS = 2  # of order and cost
+
+
+@torch.no_grad()
+def assign(
+    model: Generator,
+    guide: Recogniser,
+    x: Tensor,
+    noise: Tensor,
+    rules: Rules,
+    handicap: Tensor | None = None,
+    gumbel: Tensor | None = None,
+) -> Winners:
+    """Order the things of each image, and let the experts compete for each.
+
+    Args:
+        model: p.
+        guide: q, with seeds.
+        x: images, ``(B, 3, H, W)`` in [0, 1].
+        noise: of the latents, shared by the experts, ``(B, T, L)``; zeros give the means.
+        rules: of the competition.
+        handicap: nats added to each expert's scores before winners are drawn, ``(K,)``.
+        gumbel: luck of each expert at each step, ``(B, T, K)``; drawn if not given.
+    """
+    things, seed = _things(model, guide, x, noise, rules)  # (B, T, K, ...), the salient first
+    scores = things.terms.score(rules.lam)  # (B, T, K), each as if it came first
+    for _ in range(ROUNDS):
+        if rules.ordered:
+            best = _of(things, scores.argmin(2))
+            order, _ = arrange(x, best.mean, best.shape, best.terms.z, rules.sigma_x)
+            things = things.map(lambda a, order=order: in_order(a, order))  # type: ignore[misc]
+            scores, noise, seed = (in_order(a, order) for a in (scores, noise, seed))
+        s = scopes(regions_of_shapes(_of(things, scores.argmin(2)).r))
+        scores = _costs(model, x, things, s, rules)
+    k = draw_winners(scores, rules.temperature, handicap, gumbel)
+    return Winners(k, noise, seed, scores, region(s, _of(things, k).r))
+
+
+def _things(
+    model: Generator, guide: Recogniser, x: Tensor, noise: Tensor, rules: Rules
+) -> tuple[Proposals, Tensor]:
+    """All experts' proposals for each thing in a full scope, ``(B, T, K, ...)``, and its seed.
+
+    The region of the last is what the others leave in an even mean over experts; within the
+    scope that they leave in the end, it is everywhere.
+    """
+    steps = rules.steps
+    left = full = torch.ones_like(x[:, :1])
+    seed = torch.full_like(x[:, :1, 0, 0], -1, dtype=torch.long)
+    r = full[:, None, None].expand(-1, 0, rules.experts, -1, -1, -1)
+    if steps > 1:
+        found, r = guide.candidates(x, full, steps - 1)
+        seed = torch.cat([found, seed], 1)
+        for r_t in r.unbind(1):
+            left = next_scope(left, r_t.mean(1))
+    last = left[:, None, None].expand(-1, 1, rules.experts, -1, -1, -1)
+    r = torch.cat([r, last], 1)
+    xs, fulls = (a.repeat_interleave(steps, 0) for a in (x, full))
+    flat = propose(model, guide, xs, fulls, noise.flatten(0, 1), rules, r.flatten(0, 1))
+    things = flat.map(lambda a: a.unflatten(0, (-1, steps)))
+    r = torch.cat([r[:, :-1], torch.ones_like(last)], 1)
+    return things._replace(r=r), seed
+
+
+def _of(things: Proposals, k: Tensor) -> Proposals:
+    """Those of expert k[b, t] for thing t of image b, ``(B, T, ...)``."""
+    flat = things.map(lambda a: a.flatten(0, 1)).of(k.flatten())
+    return flat.map(lambda a: a.unflatten(0, (-1, k.shape[1])))
+
+
+def _costs(model: Generator, x: Tensor, things: Proposals, s: Tensor, rules: Rules) -> Tensor:
+    """Lambda L_x + L_r of every expert's explanation of things in their scopes, ``(B, T, K)``."""
+    s = s[:, :, None]
+    r = region(s, things.r)
+    mean = things.mean.flatten(1, 2)
+    l_x = LayeredNormal(r.flatten(1, 2), mean, rules.sigma_x).squared_error(x)
+    kl = kl_divergence(MeanBernoulli(r).to_event(3), model.region_prior(s, things.shape))
+    return rules.lam * l_x.unflatten(1, things.r.shape[1:3]) + kl

@@ -1,0 +1,126 @@
+r"""The likelihood of layers, with their regions summed out, and the order that it prefers.
+
+Once layers are given, with appearances mu and shapes m, nothing of the generative program needs to
+be guessed any more: each pixel is a mixture over the layers,
+
+.. math:: p(x_i | z, k) = \sum_t m_{ti} \prod_{u \text{ before } t} (1 - m_{ui}) \,
+    N(x_i; \mu_{ti}, \sigma^2)
+
+(the last layer is everywhere). So orders are compared exactly, without a network.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from econ_pyro.decomposition import in_order
+from econ_pyro.distributions import PROB_EPS
+from econ_pyro.layers import regions_of_shapes
+
+SWEEPS = 2  # through the places of an order
+MARGIN = 1e-2  # nats by which another order is better: rounding errors are to move no layer
+
+
+def log_joint(x: Tensor, mean: Tensor, shape: Tensor, sigma_x: float) -> Tensor:
+    """Log of each layer's part of the mixture, ``(B, T, 1, H, W)``, up to a constant.
+
+    Args:
+        x: images, ``(B, 3, H, W)``.
+        mean: appearances front to back, ``(B, T, 3, H, W)``.
+        shape: shape probabilities front to back, ``(B, T, 1, H, W)``; the last play no part.
+        sigma_x: standard deviation of the pixels.
+    """
+    everywhere = torch.ones_like(shape[:, :1])
+    weight = regions_of_shapes(torch.cat([shape[:, :-1], everywhere], 1))
+    error = (x[:, None] - mean).square().sum(2, keepdim=True) / (2 * sigma_x**2)
+    return (weight + PROB_EPS).log() - error
+
+
+def log_likelihood(x: Tensor, mean: Tensor, shape: Tensor, sigma_x: float) -> Tensor:
+    """Log p(x | z, k), regions summed out, ``(B,)`` nats up to a constant: :func:`log_joint`."""
+    return log_joint(x, mean, shape, sigma_x).logsumexp(1).sum((1, 2, 3))
+
+
+def worth(x: Tensor, mean: Tensor, shape: Tensor, l_z: Tensor, sigma_x: float) -> Tensor:
+    """Whether a layer explains more than its latent costs, ``(B, T)`` bool.
+
+    From the back on, layers without which the image is as likely but for L_z are left out. The
+    last one always stays.
+
+    Args:
+        x: images, ``(B, 3, H, W)``.
+        mean: appearances front to back, ``(B, T, 3, H, W)``.
+        shape: shape probabilities, ``(B, T, 1, H, W)``.
+        l_z: Eq. 11 of each layer, ``(B, T)``.
+        sigma_x: standard deviation of the pixels.
+    """
+    steps = shape.shape[1]
+    kept, index = torch.ones_like(l_z, dtype=torch.bool), torch.arange(steps, device=x.device)
+    likely = log_likelihood(x, mean, shape, sigma_x)
+    for t in reversed(range(steps - 1)):
+        without = kept & (index != t)
+        rest = log_likelihood(x, mean, only(without, shape), sigma_x)
+        leave = likely - rest < l_z[:, t]
+        kept = kept & ~(leave[:, None] & (index == t))
+        likely = torch.where(leave, rest, likely)
+    return kept
+
+
+def likeliest_order(x: Tensor, mean: Tensor, shape: Tensor, sigma_x: float) -> Tensor:
+    """Indices of the layers in the order that makes an image likeliest, ``(B, T)`` int64.
+
+    Place by place from the front, the layer that is likeliest there of those behind goes there,
+    twice over: O(T^2) orders in place of all (T - 1)!, and no network. The last layer stays.
+
+    Args:
+        x: images, ``(B, 3, H, W)``.
+        mean: appearances front to back, ``(B, T, 3, H, W)``.
+        shape: shape probabilities front to back, ``(B, T, 1, H, W)``.
+        sigma_x: standard deviation of the pixels.
+    """
+    n, steps = shape.shape[:2]
+    rows = torch.arange(n, device=x.device)
+    order = torch.arange(steps, device=x.device).repeat(n, 1)
+    for place in SWEEPS * [*range(steps - 2)]:
+        moves = [
+            [*range(place), t, *(i for i in range(place, steps) if i != t)]
+            for t in range(place, steps - 1)
+        ]
+        tried = order[:, torch.tensor(moves, device=x.device)]  # (B, moves, T), as it is first
+        all_tried = tried.flatten(0, 1)
+        xs, means, shapes = (a.repeat_interleave(len(moves), 0) for a in (x, mean, shape))
+        means, shapes = in_order(means, all_tried), in_order(shapes, all_tried)
+        likely = log_likelihood(xs, means, shapes, sigma_x).unflatten(0, (-1, len(moves)))
+        stay = likely[:, :1] + MARGIN
+        order = tried[rows, torch.cat([stay, likely[:, 1:]], 1).argmax(1)]
+    return order
+
+
+def arrange(
+    x: Tensor, mean: Tensor, shape: Tensor, l_z: Tensor, sigma_x: float
+) -> tuple[Tensor, Tensor]:
+    """The likeliest order, with layers that are not worth their latents behind all but the last.
+
+    Args:
+        x: images, ``(B, 3, H, W)``.
+        mean: appearances, ``(B, T, 3, H, W)``.
+        shape: shape probabilities, ``(B, T, 1, H, W)``.
+        l_z: Eq. 11 of each layer, ``(B, T)``.
+        sigma_x: standard deviation of the pixels.
+
+    Returns:
+        Indices of the layers front to back, ``(B, T)`` int64, and which of the layers in that
+        order are worth it, ``(B, T)`` bool.
+    """
+    kept = worth(x, mean, shape, l_z, sigma_x)
+    order = likeliest_order(x, mean, only(kept, shape), sigma_x)
+    steps = order.shape[1]
+    spare = (~in_order(kept, order))[:, :-1] * steps + torch.arange(steps - 1, device=x.device)
+    order = torch.cat([in_order(order, spare.argsort(1)), order[:, -1:]], 1)
+    return order, in_order(kept, order)
+
+
+def only(kept: Tensor, shape: Tensor) -> Tensor:
+    """Shapes of the layers that are kept, and nothing of the others."""
+    return shape * kept[:, :, None, None, None]

@@ -1,0 +1,203 @@
+"""Order and experts of things whose truth is known, drawn by experts made by hand."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from econ_pyro.account import account
+from econ_pyro.assignment import assign
+from econ_pyro.competition import compete, elect
+from econ_pyro.distributions import FixedNoiseNormal, MeanBernoulli
+from econ_pyro.proposals import Rules
+
+SIGMA, SIZE = 0.1, 16
+
+
+class ByHand:
+    """p and q of one scene whose things each expert draws as a table says.
+
+    Args:
+        x: the image, ``(3, H, W)``.
+        r: what is seen of each thing but the last, ``(T - 1, H, W)``, in order of salience.
+        mean: ``(T, K, 3, H, W)``.
+        shape: ``(T, K, H, W)``.
+    """
+
+    seeded = True
+
+    def __init__(self, x, r, mean, shape):
+        self.x, self.r, self.mean, self.shape = x[None], r, mean, shape[:, :, None]
+
+    def candidates(self, x, s_t, n):
+        r = self.r[None, :, None, None].expand(-1, n, self.mean.shape[1], -1, -1, -1)
+        return torch.arange(n)[None] * 10, r
+
+    def encode_all(self, x, r, noise):
+        z = torch.zeros(*r.shape[:2], 1)
+        return FixedNoiseNormal(z, torch.ones_like(z), noise[:, None].expand_as(z)).to_event(1)
+
+    def decode_all(self, z):
+        return self.mean, self.shape
+
+    def latent_prior(self, *batch):
+        zero = torch.zeros(*batch, 1)
+        return FixedNoiseNormal(zero, torch.ones_like(zero), zero).to_event(1)
+
+    def region_prior(self, s_t, shape):
+        return MeanBernoulli(s_t * shape).to_event(3)
+
+    def assign(self, **rules):
+        steps, experts = self.mean.shape[:2]
+        noise = torch.arange(float(steps))[None, :, None]
+        chosen = dataclasses.replace(Rules(experts, steps, SIGMA, ordered=True), **rules)
+        return assign(self, self, self.x, noise, chosen)
+
+
+def square(top, side):
+    m = torch.zeros(SIZE, SIZE)
+    m[top : top + side, top : top + side] = 1
+    return m
+
+
+def scene(shapes, contrasts, salient, others=()):
+    """Squares front to back over grey, found in the order ``salient``.
+
+    Expert 0 draws them as they are, expert 1 the background alone, and further ones as ``others``
+    say, in tables like ``shapes``.
+    """
+    n = len(shapes)
+    x, left, seen = torch.full((3, SIZE, SIZE), 0.2), torch.ones(SIZE, SIZE), []
+    means = []
+    for shape, contrast in zip(shapes, contrasts, strict=True):
+        seen.append(shape * left)
+        left = left * (1 - shape)
+        x = torch.where(seen[-1].bool(), torch.full_like(x, 0.2 + contrast), x)
+        means.append(torch.full_like(x, 0.2 + contrast))
+    grey, nothing = torch.full_like(x, 0.2), torch.zeros(SIZE, SIZE)
+    everywhere = torch.ones(SIZE, SIZE)
+    found = torch.stack([seen[i] for i in salient])
+    drawn = [[shapes[i] for i in salient], [everywhere] * n]
+    drawn += [[other[i] for i in salient] for other in others]
+    colours = [
+        [means[i] for i in salient],
+        [grey] * n,
+        *[[means[i] for i in salient]] * len(others),
+    ]
+    last = [nothing, everywhere, *[nothing] * len(others)]
+    shape = torch.stack([torch.stack([*d, e]) for d, e in zip(drawn, last, strict=True)], 1)
+    mean = torch.stack([torch.stack([*c, grey]) for c in colours], 1)
+    return ByHand(x, found, mean, shape.clamp(1e-3, 1 - 1e-3))
+
+
+@pytest.mark.parametrize("back_side", [5, 8, 11])
+@pytest.mark.parametrize("salient", [[0, 1], [1, 0]])
+def test_the_nearer_of_two_is_in_front_whatever_their_sizes(back_side, salient):
+    w = scene([square(2, 5), square(4, back_side)], [0.6, 0.4], salient).assign()
+    assert w.seed.tolist() == [[10 * salient.index(0), 10 * salient.index(1), -1]]
+    assert w.noise.flatten().tolist() == [salient.index(0), salient.index(1), 2]
+    assert w.k.tolist() == [[0, 0, 1]]
+    hidden = (square(2, 5) * square(4, back_side)).sum().item()
+    assert w.area[0].tolist() == pytest.approx(
+        [25, back_side**2 - hidden, SIZE**2 - 25 - back_side**2 + hidden]
+    )
+
+
+def test_a_chain_of_three_is_put_in_order():
+    shapes = [square(1, 3), square(3, 6), square(5, 10)]  # the nearest hides one pixel
+    for salient in ([2, 1, 0], [1, 2, 0], [0, 1, 2]):
+        w = scene(shapes, [0.2, 0.5, 0.7], salient).assign()
+        assert w.seed.tolist() == [[10 * salient.index(i) for i in range(3)] + [-1]]
+
+
+def test_without_order_the_salient_comes_first_and_pays_for_what_is_hidden():
+    by_hand = scene([square(2, 6), square(4, 8)], [0.6, 0.4], [1, 0])
+    unordered, ordered = by_hand.assign(ordered=False), by_hand.assign()
+    assert unordered.seed.tolist() == [[0, 10, -1]] and ordered.seed.tolist() == [[10, 0, -1]]
+    # 16 pixels that are drawn with probability 0.999 and not seen
+    assert unordered.scores[0, 0, 0] > 16 * 6
+    assert ordered.scores[0, 1, 0] < 2
+
+
+def test_a_hidden_thing_goes_to_the_expert_that_is_best_behind_what_hides_it():
+    front, back = square(2, 7), square(5, 8)
+    bitten = back * (1 - square(2, 6))  # whoever draws little more than is seen of it
+    bitten[-5:-3, -5:-3] = 0  # but for a corner
+    by_hand = scene([front, back], [0.6, 0.4], [1, 0], others=[[front, bitten]])
+    # as if it came first, drawing the hidden part costs more than leaving the corner out
+    assert by_hand.assign(ordered=False).k[0, 0] == 2
+    w = by_hand.assign()
+    assert w.seed.tolist() == [[10, 0, -1]] and w.k[0, 1] == 0
+    assert w.scores[0, 1, 0] < 2 < 20 < w.scores[0, 1, 2]
+
+
+def test_scores_are_costs_in_the_scope_of_the_place():
+    by_hand = scene([square(2, 5), square(4, 8)], [0.6, 0.4], [0, 1])
+    scores = by_hand.assign(lam=0.5).scores[0]
+    scope = torch.ones(SIZE, SIZE)
+    for t, r in enumerate([*by_hand.r, torch.ones(SIZE, SIZE)]):
+        seen = (scope * r).double()
+        for k in range(2):
+            error = (by_hand.x[0] - by_hand.mean[t, k]).square().sum(0) / (2 * SIGMA**2)
+            p = (scope * by_hand.shape[t, k, 0]).double()
+            cost = 0.5 * (seen * error).sum()
+            for a, b in ((seen, p), (1 - seen, 1 - p)):
+                cost += (a * ((a + 1e-6).log() - (b + 1e-6).log())).sum()
+            assert scores[t, k].item() == pytest.approx(cost.item(), rel=1e-3, abs=1e-2)
+        scope = scope * (1 - r)
+
+
+def test_what_is_not_worth_its_latent_comes_behind():
+    shapes = [square(2, 5), square(9, 4)]
+    by_hand = scene(shapes, [0.6, 0.001], [1, 0])  # of the second nothing is to be seen
+    by_hand.encode_all = lambda x, r, noise: FixedNoiseNormal(
+        torch.ones(*r.shape[:2], 1), torch.ones(*r.shape[:2], 1), torch.zeros(*r.shape[:2], 1)
+    ).to_event(1)
+    assert by_hand.assign().seed.tolist() == [[10, 0, -1]]
+
+
+@pytest.fixture
+def rules():
+    return Rules(experts=3, steps=3, sigma_x=SIGMA, ordered=True)
+
+
+def test_the_order_of_experts_changes_nothing(make_pq, images, rules):
+    model, guide = make_pq(seeded=True)
+    noise = torch.zeros(5, 3, 2).double()
+    d = compete(model, guide, images, noise, rules)
+    for ensemble in (model.decoders, guide.attentions, guide.encoders):
+        first, second, third = ensemble
+        ensemble[0], ensemble[1], ensemble[2] = third, first, second
+    turned = compete(model, guide, images, noise, rules)
+    assert torch.equal((d.k + 1) % 3, turned.k) and torch.equal(d.seed, turned.seed)
+    torch.testing.assert_close(d.region, turned.region)
+
+
+def test_explaining_is_the_winners_account(make_pq, images, rules):
+    model, guide = make_pq(seeded=True)
+    noise = torch.randn(5, 3, 2).double()
+    w = elect(model, guide, images, noise, rules)
+    d = compete(model, guide, images, noise, rules)
+    layers = account(model, guide, images, w.k, SIGMA, w.noise, seeds=w.seed)
+    torch.testing.assert_close(d.region, layers.region)
+    torch.testing.assert_close(d.terms, layers.terms)
+    torch.testing.assert_close(d.region.sum(1), torch.ones(5, 1, 16, 16).double())
+    assert torch.equal(d.k, w.k) and torch.equal(d.scores, w.scores)
+
+
+def test_handicaps_and_luck_move_winners_not_scores(make_pq, images, rules):
+    model, guide = make_pq(seeded=True)
+    noise = torch.zeros(5, 3, 2).double()
+    usual = elect(model, guide, images, noise, rules)
+    pushed = elect(model, guide, images, noise, rules, handicap=torch.tensor([0.0, 0.0, -1e6]))
+    assert (pushed.k == 2).all() and torch.equal(pushed.scores, usual.scores)
+    warm = dataclasses.replace(rules, temperature=1e9)
+    luck = torch.zeros(5, 3, 3).double()
+    luck[:, :, 1] = 100
+    assert (elect(model, guide, images, noise, warm, gumbel=luck).k == 1).all()
+
+
+def test_one_step_is_all_there_is(make_pq, images, rules):
+    rules = dataclasses.replace(rules, steps=1)
+    d = compete(*make_pq(seeded=True), images, torch.zeros(5, 1, 2).double(), rules)
+    assert (d.region == 1).all() and (d.seed == -1).all()

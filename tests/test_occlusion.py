@@ -1,0 +1,113 @@
+"""Pieces hidden from encoders, on layers made by hand."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from econ_pyro.config import ObjectiveConfig
+from econ_pyro.econ import Econ
+from econ_pyro.errors import EconError
+from econ_pyro.learner import Learner
+from econ_pyro.occlusion import draw_occluders, occlude
+from econ_pyro.world import World
+
+
+def layers(n=200):
+    """Two 6x6 squares, red and green, an empty layer, and the background, in n images."""
+    r = torch.zeros(n, 4, 1, 16, 16)
+    r[:, 0, :, 2:8, 1:7] = 1
+    r[:, 1, :, 9:15, 8:14] = 1
+    r[:, 3] = 1 - r.sum(1)
+    x = torch.full((n, 3, 16, 16), 0.1)
+    x[:, 0] += 0.8 * r[:, 0, 0]
+    x[:, 1] += 0.8 * r[:, 1, 0]
+    return x, r
+
+
+def drawn(share, n=200, seed=0):
+    x, r = layers(n)
+    luck = torch.rand(n, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return x, r, draw_occluders(x, r, luck, share)
+
+
+def test_another_object_is_put_in_front_with_its_own_colours():
+    x, r, front = drawn(1.0)
+    assert front.shape == (200, 4, 4, 16, 16)
+    mask = front[:, :, 3]
+    hides = mask.sum((2, 3)) > 0
+    assert hides[:, 0].any() and hides[:, 1].any()
+    for t, colour in ((0, (0.1, 0.9, 0.1)), (1, (0.9, 0.1, 0.1))):
+        seen = front[:, t, :3].movedim(1, -1)[mask[:, t] == 1]
+        torch.testing.assert_close(seen, torch.tensor(colour).expand_as(seen))
+        assert set(mask[:, t].unique().tolist()) <= {0.0, 1.0}
+        # a square of the other's size, perhaps cut by the image's edge
+        area = mask[:, t].sum((1, 2))
+        assert area.max() == 36 and (area[hides[:, t]] >= 6).all()
+
+
+def test_it_lies_over_the_object_and_leaves_enough():
+    x, r, front = drawn(1.0)
+    for t in (0, 1):
+        hidden = (front[:, t, 3:] * r[:, t]).sum((1, 2, 3)) / 36
+        assert (hidden > 0).float().mean() > 0.3 and hidden.max() <= 0.7
+        # evenly about it: half of what is hidden is on either side
+        middle = 4 if t == 0 else 11
+        above = (front[:, t, 3:] * r[:, t])[:, :, : middle + 1].sum()
+        assert 0.35 < above / (front[:, t, 3:] * r[:, t]).sum() < 0.65
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_objects_and_never_the_last_layer(share):
+    _, _, front = drawn(share, n=1000)
+    _, _, all_of_them = drawn(1.0, n=1000)
+    hides, could = (a[:, :, 3].sum((2, 3)) > 0 for a in (front, all_of_them))
+    assert not hides[:, 3].any()
+    assert hides[:, 0].sum() / could[:, 0].sum() == pytest.approx(share, abs=0.06)
+
+
+def test_with_one_object_nothing_can_be_put_in_front():
+    x, r = layers(3)
+    front = draw_occluders(x, r[:, [0, 3]], torch.rand(3, 2, 4), 1.0)
+    assert front.shape == (3, 2, 4, 16, 16) and not front.any()
+
+
+def test_what_the_encoder_sees():
+    x, r, front = drawn(1.0)
+    n = int((front[:, 0, 3].sum((1, 2)) == 36).nonzero()[0, 0])
+    seen_x, seen_r = occlude(x[n : n + 1], r[n : n + 1, 0], front[n : n + 1, 0])
+    covered = front[n, 0, 3].bool()
+    assert (seen_r[0, 0][covered] == 0).all()
+    assert torch.equal(seen_r[0, 0][~covered], r[n, 0, 0][~covered])
+    assert torch.equal(seen_x[0][:, ~covered], x[n][:, ~covered])
+    green = torch.tensor([0.1, 0.9, 0.1])[:, None].expand(-1, 36)
+    torch.testing.assert_close(seen_x[0][:, covered], green)
+    whole = r[:, 0]
+    assert occlude(x, whole, None) == (x, whole)
+
+
+def test_the_loss_still_asks_for_the_whole(tiny):
+    # of an encoder that sees nothing of its input, hiding a part changes nothing
+    expert = dataclasses.replace(tiny.model.expert, attention_bias=0.0)
+    config = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, expert=expert))
+    losses = {}
+    for blind in (True, False):
+        for share in (0.0, 1.0):
+            objective = dataclasses.replace(tiny.objective, occlude=share)
+            econ = Econ(dataclasses.replace(config, objective=objective))
+            if blind:
+                for p in econ.guide.encoders.parameters():
+                    p.data.zero_()
+            cpu = torch.device("cpu")
+            learner = Learner(econ.config, econ.model, econ.guide, cpu, World())
+            torch.manual_seed(0)
+            x = torch.rand(8, 3, 16, 16)
+            torch.manual_seed(1)
+            losses[blind, share] = learner.svi.step(x)
+    assert losses[True, 0.0] == pytest.approx(losses[True, 1.0], rel=1e-6)
+    assert losses[False, 0.0] != losses[False, 1.0]
+
+
+def test_the_share_is_a_share():
+    with pytest.raises(EconError, match=r"a share from 0 to 1 as objective.occlude, got 1\.5"):
+        ObjectiveConfig(occlude=1.5)
