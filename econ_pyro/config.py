@@ -30,6 +30,9 @@ class ExpertConfig:
     """The first two latents are a place, which the encoder finds about the region's centre, in a
     window around it, and the decoder draws about it: an object once learnt is the same anywhere.
     The paper's networks have to learn each place."""
+    reach: float = 1.0
+    """With centred, how far places may be from the middle of the image, where its edges are at 1.
+    Samples lie anywhere within it: less than 1 where whole objects are to be in the image."""
     shape_latents: int | None = None
     """If set, an object's shape depends on that many of its latents, the first ones, and only its
     appearance on all: 2 with centred are shapes that differ in place alone, more let them vary in

@@ -123,10 +123,16 @@ def advise(seen: Inspection, fit: Fit) -> Advice:
     else:
         reasons.append(f"K {experts}: a guess, no classes are known; one for each kind of object "
                        "that looks alike, and 1 for the background")  # fmt: skip
+    whole = isinstance(seen.source, StoredScenes)  # rendered within the image
+    if not whole:
+        reasons.append("reach 1: objects may lie at the edges; 0.7 if all are whole (then samples "
+                       "are, too)")  # fmt: skip
     reasons.append("quick: small networks, 20 minutes; then try random-colours")
     words = ["python", "scripts/svi_train.py", "quick", "--data", str(seen.path)]
     for option, value in (("size", size), ("steps", steps), ("experts", experts)):
         words += [f"--model.{option}", str(value)]
+    if not whole:
+        words += ["--model.expert.reach", "1"]
     if fit != "crop":
         words += ["--fit", fit]
     words += ["--run", f"runs/{seen.path.name.split('.')[0] or 'own'}"]

@@ -2,7 +2,8 @@
 
 It tells the classes of object apart, and each of them from what is no object: nothing, everything,
 an object with a part cut off, two objects in one, a smooth blob. Whole objects of up to a tenth
-more or less than the usual size, and moved by fractions of a pixel, count as their class.
+more or less than the usual size, and moved by fractions of a pixel, count as their class; an edge
+that runs through the middle of pixels leaves open whose each is, and either will do.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from econ_pyro.scenes import SceneRenderer
 
 NOTHING, NOTHING_BEHIND = "no object", "background"
 _SCENES, _STEPS, _BATCH, _RATE = 20_000, 700, 128, 3e-3
+_DOUBT = 0.3  # of the coverage of a pixel, about a half, that may fall either way
 
 
 class Sampler(Protocol):
@@ -104,7 +106,7 @@ def train_judge(scenes: SceneConfig, seed: int = 0) -> Judge:
             chosen = torch.randint(_SCENES, (_BATCH,))
             shapes, n = drawn.mask[chosen, :1].float(), len(judge.classes)
             masks, labels = _examples(shapes, drawn.label[chosen, 0], n)
-            loss = F.cross_entropy(judge(masks), labels)
+            loss = F.cross_entropy(judge(_frayed(masks)), labels)
             optim.zero_grad()
             loss.backward()
             optim.step()
@@ -154,6 +156,16 @@ def _examples(masks: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tens
     spoiled = _spoil(masks[half:])
     nothing = torch.full((len(spoiled),), classes - 1)
     return torch.cat([masks[:half], spoiled]), torch.cat([labels[:half], nothing])
+
+
+def _frayed(masks: Tensor) -> Tensor:
+    """Masks moved by up to half a pixel; those that an edge then halves fall either way."""
+    n, _, height, width = masks.shape
+    move = torch.eye(2, 3).repeat(n, 1, 1)
+    move[:, :, 2] = (2 * torch.rand(n, 2) - 1) / torch.tensor([width, height])
+    grid = F.affine_grid(move, list(masks.shape), align_corners=False)
+    covered = F.grid_sample(masks, grid, padding_mode="border", align_corners=False)
+    return (covered > 0.5 + _DOUBT * (torch.rand_like(covered) - 0.5)).float()
 
 
 def _spoil(masks: Tensor) -> Tensor:

@@ -1,10 +1,15 @@
-"""Places: what the first two latents mean to a decoder that draws about one, and its encoder.
+r"""Places: what the first two latents mean to a decoder that draws about one, and its encoder.
 
 An encoder looks where the region is, and a decoder draws there: what either has learnt of an
 object it knows anywhere.
 
-Coordinates run from -1 to 1 over the image, (y, x). A latent z stands for the place PLACE z, so
-that the prior N(0, I) spreads objects over the image and seldom beyond it.
+Coordinates run from -1 to 1 over the image, (y, x). Objects may be anywhere within a reach, and
+nowhere else: a latent z stands for the place
+
+.. math:: reach \tanh(0.85 z),
+
+which for z ~ N(0, 1) is nearly uniform (tanh(0.85 z) and the Gaussian's own 2 Phi(z) - 1 are never
+0.02 apart), so that the prior spreads objects as evenly as scenes do.
 """
 
 from __future__ import annotations
@@ -15,7 +20,8 @@ from torch.nn import functional as F
 
 from econ_pyro.layers import mean_over
 
-PLACE = 0.35  # uniform places up to 0.6 (whole objects in the image) have a variance near 0.35^2
+SLOPE = 0.85  # of the hyperbolic tangent that is most like 2 Phi(z) - 1
+FARTHEST = 0.99  # of the reach: an encoder's z is finite, and so is the gradient
 UNIT = 0.3  # about an object's radius: its edge lies near 1
 NARROWEST = 0.5  # half the width of the smallest window, so that what hides an object is in it
 SPREADS = 2.0  # a box reaches 1.73 standard deviations from its centre, a disc 2
@@ -27,28 +33,38 @@ def coordinates(size: int) -> Tensor:
     return torch.stack(torch.meshgrid(axis, axis, indexing="ij"))[None]
 
 
-def about(z: Tensor, grid: Tensor) -> Tensor:
+def place_of(z: Tensor, reach: float) -> Tensor:
+    """Places, ``(n, 2)`` in (-reach, reach), that latents ``(n, 2)`` stand for."""
+    return reach * (SLOPE * z).tanh()
+
+
+def latents_of(place: Tensor, reach: float) -> Tensor:
+    """The inverse; places beyond the reach are taken for those at its edge."""
+    return (place / reach).clamp(-FARTHEST, FARTHEST).atanh() / SLOPE
+
+
+def about(place: Tensor, grid: Tensor) -> Tensor:
     """What a decoder sees about a place: coordinates from there, and a bump around it.
 
     Args:
-        z: the two latents of a place, ``(n, 2)``.
+        place: ``(n, 2)``.
         grid: :func:`coordinates`.
 
     Returns:
         ``(n, 3, H, W)``.
     """
-    away = (grid - PLACE * z[:, :, None, None]) / UNIT
+    away = (grid - place[:, :, None, None]) / UNIT
     return torch.cat([away, (-0.5 * away.square().sum(1, keepdim=True)).exp()], 1)
 
 
 def centre(r: Tensor, grid: Tensor) -> Tensor:
-    """Latents of the place where a region has its centre of mass, ``(n, 2)``.
+    """The place where a region has its centre of mass, ``(n, 2)``.
 
     Args:
         r: region, ``(n, 1, H, W)``, nowhere 0.
         grid: :func:`coordinates`.
     """
-    return mean_over(r, grid) / PLACE
+    return mean_over(r, grid)
 
 
 def glimpse(inputs: Tensor, r: Tensor, place: Tensor, grid: Tensor, outside: Tensor) -> Tensor:
@@ -69,7 +85,7 @@ def glimpse(inputs: Tensor, r: Tensor, place: Tensor, grid: Tensor, outside: Ten
         ``(n, C, H / 2, W / 2)``.
     """
     with torch.no_grad():
-        middle = PLACE * place[:, :, None, None]
+        middle = place[:, :, None, None]
         variance = mean_over(r, (grid - middle).square()).amax(1)
         width = (SPREADS * variance.sqrt()).clamp(NARROWEST, 1.0)
         window = coordinates(grid.shape[2] // 2).to(grid)

@@ -8,7 +8,7 @@ from econ_pyro.config import Config, ExpertConfig, ModelConfig, ObjectiveConfig,
 from econ_pyro.scene_config import SceneConfig
 
 # shapes of one class differ in place alone here
-_EXPERT = ExpertConfig(centred=True, shape_latents=2, seeded=True)
+_EXPERT = ExpertConfig(centred=True, reach=0.7, shape_latents=2, seeded=True)
 _SMALL = ModelConfig(expert=replace(_EXPERT, features=16, channels=(16, 32, 32, 32)))
 # masks that start at one half, as published
 _PAPER_EXPERT = ExpertConfig(latent=2, layers=4, features=32, attention_bias=0.0, shape_bias=0.0)

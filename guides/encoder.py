@@ -10,10 +10,12 @@ from torch.nn import functional as F
 
 from econ_pyro.config import ExpertConfig
 from econ_pyro.layers import SCOPE_EPS, mean_over
-from econ_pyro.place import centre, coordinates, glimpse, pass_on
+from econ_pyro.place import centre, coordinates, glimpse, latents_of, pass_on
 
 COLOUR_UNIT = 4.0  # the slope of a colour's logit at grey
+OFF = 0.35  # how far an object's place may be from its region's centre of mass
 LOG_VARIANCE = -3.0  # of q(z) at first, a standard deviation of 0.22
+LOG_VARIANCE_OF_PLACE = -4.0  # the same of a place: a twelfth of the image at the most
 
 
 class Encoder(nn.Module):
@@ -23,8 +25,8 @@ class Encoder(nn.Module):
     first with 4 L units.
 
     With ``centred``, blocks see a window about the region in place of the image, and the first
-    two means are the region's centre of mass and what these add to it, up to 1: an object's place
-    is about right before anything is learnt, and how far its hidden part moves it is learnt for
+    two means are the region's centre of mass and what these add to it: an object's place is
+    about right before anything is learnt, and how far its hidden part moves it is learnt for
     all places at once. The last three means (or what there are) start as the region's mean colour,
     which the decoder passes on (:class:`~econ_pyro.models.decoder.SpatialBroadcastDecoder`): what
     a region costs at first is that it has several colours, not that colours have to be learnt.
@@ -49,13 +51,14 @@ class Encoder(nn.Module):
         inner = channels * (size // 2**config.layers) ** 2
         last = nn.Linear(4 * config.latent, 2 * config.latent)
         self.head = nn.Sequential(nn.Linear(inner, 4 * config.latent), nn.ReLU(inplace=True), last)
-        self.centred = config.centred
+        self.centred, self.reach = config.centred, config.reach
         if config.centred:
             self.colour = pass_on(3, config.latent - 2, COLOUR_UNIT)
             with torch.no_grad():
                 last.weight[2 : config.latent] = 0.0
                 last.bias[2 : config.latent] = 0.0
                 last.bias[config.latent :] = LOG_VARIANCE
+                last.bias[config.latent :][:2] = LOG_VARIANCE_OF_PLACE
         self.register_buffer("grid", coordinates(size), persistent=False)  # (1, 2, H, W)
         self.grid: Tensor
         outside = torch.tensor([0.0, 0.0, 0.0, math.log(SCOPE_EPS)])
@@ -82,4 +85,5 @@ class Encoder(nn.Module):
         # unbounded, latents far from the prior are the quickest way to change a new decoder's
         # output, and stay there
         others = (out[:, 2:latents] + self.colour(mean_over(r, x) - 0.5)).asinh()
-        return torch.cat([place + F.softsign(out[:, :2]), others, out[:, latents:]], 1)
+        moved = latents_of(place + OFF * F.softsign(out[:, :2]), self.reach)
+        return torch.cat([moved, others, out[:, latents:]], 1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from econ_pyro.config import ExpertConfig
-from econ_pyro.place import about, coordinates, pass_on
+from econ_pyro.place import about, coordinates, pass_on, place_of
 
 BUMP = 6.0  # logit that a new shape has in the middle over that far away
 COLOUR_GAIN = 1.25  # undoes, about, the inverse hyperbolic sine of the encoder
@@ -37,6 +37,7 @@ class SpatialBroadcastDecoder(nn.Module):
     def __init__(self, config: ExpertConfig, size: int) -> None:
         super().__init__()
         self.centred, self.shape_latents = config.centred, config.shape_latents
+        self.reach = config.reach
         if self.shape_latents is None:
             self.both = _Blocks(config, config.latent, 4, kernel=3)
             appearance_head = shape_head = self.both.head
@@ -66,7 +67,7 @@ class SpatialBroadcastDecoder(nn.Module):
         n = z.shape[0]  # len() would fix the batch of an export
         if self.centred:
             place, z = z.split([2, z.shape[1] - 2], dim=1)
-            grid = about(place, self.grid)
+            grid = about(place_of(place, self.reach), self.grid)
         else:
             grid = self.grid.expand(n, -1, -1, -1)
         height, width = grid.shape[2:]

@@ -43,6 +43,7 @@ def test_without_masks_numbers_are_called_guesses(tmp_path, side, size):
     text = report(seen, advice, "resize")
     assert text.count("a guess") == 3 and "notes.txt" in text and "stretched" in text
     assert f"--data '{tmp_path}/own pictures'" in text and "--fit resize" in text
+    assert "--model.expert.reach 1 " in text  # objects of photographs lie at the edges, too
     assert "truth        none" in text and "few images" in text
     assert contact_sheet(seen, size).height > 100
 

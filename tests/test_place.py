@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from torch.distributions import Normal
 
 from econ_pyro.config import ExpertConfig
 from econ_pyro.errors import EconError
-from econ_pyro.guides.encoder import Encoder
+from econ_pyro.guides.encoder import OFF, Encoder
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
-from econ_pyro.place import PLACE, centre, coordinates, glimpse
+from econ_pyro.place import centre, coordinates, glimpse, latents_of, place_of
 
 SMALL = ExpertConfig(latent=3, layers=2, features=8, channels=(4, 4), centred=True)
 PIXEL = 2 / 31  # of the coordinates of 32 pixels
@@ -16,16 +17,35 @@ PIXEL = 2 / 31  # of the coordinates of 32 pixels
 def test_centre_is_the_mean_pixel():
     r = torch.full((1, 1, 32, 32), 1e-9)
     r[0, 0, 4:8, 10:20] = 0.7
-    y, x = (PLACE * centre(r, coordinates(32))[0]).tolist()
+    y, x = centre(r, coordinates(32))[0].tolist()
     assert y == pytest.approx(-1 + PIXEL * 5.5, abs=1e-4)  # rows 4 to 7
     assert x == pytest.approx(-1 + PIXEL * 14.5, abs=1e-4)
+
+
+@pytest.mark.parametrize("reach", [0.7, 1.0])
+def test_places_are_even_within_the_reach_and_nowhere_else(reach):
+    z = torch.randn(100_000, 2, generator=torch.Generator().manual_seed(0))
+    place = place_of(z, reach)
+    assert place.abs().max() < reach
+    even = (2 * Normal(0, 1).cdf(z) - 1) * reach
+    assert (place - even).abs().max() < 0.02 * reach
+    inside = place[(place.abs() < 0.98 * reach).all(1)]
+    torch.testing.assert_close(place_of(latents_of(inside, reach), reach), inside)
+
+
+def test_beyond_the_reach_latents_stay_finite():
+    z = latents_of(torch.tensor([[-1.0, 1.0], [0.7, -0.69]]), 0.7)
+    assert z.isfinite().all() and z.abs().max() < 3.2
+    assert z[0, 0] < z[1, 1] < 0 < z[0, 1] == z[1, 0]
 
 
 def test_what_is_drawn_moves_with_its_place():
     torch.manual_seed(0)
     decoder = SpatialBroadcastDecoder(SMALL, 32).double()
-    here = torch.tensor([[0.3, -0.2, 0.5]], dtype=torch.double)
-    there = here + torch.tensor([[3 * PIXEL / PLACE, -2 * PIXEL / PLACE, 0.0]])
+    place = torch.tensor([[0.1, -0.07]], dtype=torch.double)
+    other = torch.tensor([[0.5]], dtype=torch.double)
+    here = torch.cat([latents_of(place, 1.0), other], 1)
+    there = torch.cat([latents_of(place + torch.tensor([3.0, -2.0]) * PIXEL, 1.0), other], 1)
     a, b = decoder(here), decoder(there)
     inner = slice(6, 26)  # away from the border, which convolutions pad
     moved = a.roll((3, -2), (2, 3))
@@ -33,14 +53,14 @@ def test_what_is_drawn_moves_with_its_place():
     assert (a - b).abs().max() > 1e-3
 
 
-def test_a_new_encoder_is_within_one_of_the_centre():
+def test_a_new_encoder_is_about_the_centre():
     torch.manual_seed(0)
     encoder, r = Encoder(SMALL, 32), torch.full((2, 1, 32, 32), 1e-5)
     r[0, 0, :8, :8] = 1
     r[1, 0, 20:, 10:30] = 1
     out = encoder(torch.cat([torch.rand(2, 3, 32, 32), r.log()], 1))
     assert out.shape == (2, 6)
-    assert (out[:, :2] - centre(r, coordinates(32))).abs().max() < 1
+    assert (place_of(out[:, :2], 1.0) - centre(r, coordinates(32))).abs().max() < OFF
 
 
 def test_a_place_takes_two_latents_and_something_is_left():
@@ -94,8 +114,9 @@ def test_what_an_encoder_adds_to_the_centre_does_not_depend_on_the_place():
     before = encoder(torch.cat([x, r.log()], 1))
     moved = [a.roll((5, 7), (2, 3)) for a in (x, r.log())]
     after = encoder(torch.cat(moved, 1))
-    shift = torch.tensor([[5 * PIXEL / PLACE, 7 * PIXEL / PLACE]]).double()
-    torch.testing.assert_close(after[:, :2], before[:, :2] + shift, atol=0.02, rtol=0)
+    shift = torch.tensor([[5 * PIXEL, 7 * PIXEL]]).double()
+    places = [place_of(out[:, :2], 1.0) for out in (before, after)]
+    torch.testing.assert_close(places[1], places[0] + shift, atol=0.01, rtol=0)
     torch.testing.assert_close(after[:, 2:], before[:, 2:], atol=0.02, rtol=0)
 
 
@@ -139,7 +160,9 @@ def test_shape_latents_are_some_of_the_latents(centred, shape_latents):
 def test_a_new_shape_is_a_blob_about_its_place():
     torch.manual_seed(0)
     decoder = SpatialBroadcastDecoder(SMALL, 32)
-    shape = decoder(torch.tensor([[0.5, -1.0, 0.0]]))[0, 3].sigmoid()
-    y, x = (PLACE * centre(shape[None, None], coordinates(32))[0]).tolist()
-    assert y == pytest.approx(0.5 * PLACE, abs=0.1) and x == pytest.approx(-PLACE, abs=0.1)
+    place = torch.tensor([[0.2, -0.35]])
+    z = torch.cat([latents_of(place, 1.0), torch.zeros(1, 1)], 1)
+    shape = decoder(z)[0, 3].sigmoid()
+    found = centre((shape > 0.5).float()[None, None], coordinates(32))
+    torch.testing.assert_close(found, place, atol=0.1, rtol=0)
     assert shape.max() > 0.7 and 30 < shape.sum() < 300
