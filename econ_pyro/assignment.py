@@ -23,7 +23,7 @@ from econ_pyro.decomposition import in_order
 from econ_pyro.distributions import LayeredNormal, MeanBernoulli
 from econ_pyro.layers import next_scope, region, regions_of_shapes, scopes
 from econ_pyro.mixture import arrange
-from econ_pyro.proposals import Generator, Proposals, Recogniser, Rules, propose
+from econ_pyro.proposals import Generator, Proposals, Recogniser, Rules, propose_layers
 from econ_pyro.winners import Winners, draw_winners
 
 ROUNDS = 2  # of order and cost
@@ -54,14 +54,14 @@ def assign(
     scores = things.terms.score(rules.lam)  # (B, T, K), each as if it came first
     for _ in range(ROUNDS):
         if rules.ordered:
-            best = _of(things, scores.argmin(2))
+            best = things.of(scores.argmin(2))
             order, _ = arrange(x, best.mean, best.shape, best.terms.z, rules.sigma_x)
-            things = things.map(lambda a, order=order: in_order(a, order))  # type: ignore[misc]
+            things = _in_order(things, order)
             scores, noise, seed = (in_order(a, order) for a in (scores, noise, seed))
-        s = scopes(regions_of_shapes(_of(things, scores.argmin(2)).r))
+        s = scopes(regions_of_shapes(things.of(scores.argmin(2)).r))
         scores = _costs(model, x, things, s, rules)
     k = draw_winners(scores, rules.temperature, handicap, gumbel)
-    return Winners(k, noise, seed, scores, region(s, _of(things, k).r))
+    return Winners(k, noise, seed, scores, region(s, things.of(k).r))
 
 
 def _things(
@@ -83,17 +83,14 @@ def _things(
             left = next_scope(left, r_t.mean(1))
     last = left[:, None, None].expand(-1, 1, rules.experts, -1, -1, -1)
     r = torch.cat([r, last], 1)
-    xs, fulls = (a.repeat_interleave(steps, 0) for a in (x, full))
-    flat = propose(model, guide, xs, fulls, noise.flatten(0, 1), rules, r.flatten(0, 1))
-    things = flat.map(lambda a: a.unflatten(0, (-1, steps)))
+    fulls = full[:, None].expand(-1, steps, -1, -1, -1)
+    things = propose_layers(model, guide, x, fulls, noise, rules, r)
     r = torch.cat([r[:, :-1], torch.ones_like(last)], 1)
     return things._replace(r=r), seed
 
 
-def _of(things: Proposals, k: Tensor) -> Proposals:
-    """Those of expert k[b, t] for thing t of image b, ``(B, T, ...)``."""
-    flat = things.map(lambda a: a.flatten(0, 1)).of(k.flatten())
-    return flat.map(lambda a: a.unflatten(0, (-1, k.shape[1])))
+def _in_order(things: Proposals, order: Tensor) -> Proposals:
+    return things.map(lambda a: in_order(a, order))
 
 
 def _costs(model: Generator, x: Tensor, things: Proposals, s: Tensor, rules: Rules) -> Tensor:

@@ -20,8 +20,8 @@ from torch import Tensor
 from econ_pyro.account import account
 from econ_pyro.assignment import assign
 from econ_pyro.decomposition import Decomposition
-from econ_pyro.layers import fixed_region, next_scope
-from econ_pyro.proposals import Generator, Recogniser, Rules, propose
+from econ_pyro.layers import fixed_region, next_scope, scopes
+from econ_pyro.proposals import Generator, Recogniser, Rules, propose, propose_layers
 from econ_pyro.terms import Terms, stack
 from econ_pyro.winners import Winners, draw_winners
 
@@ -49,9 +49,13 @@ def elect(
         handicap: nats added to each expert's scores before winners are drawn, ``(K,)``.
         gumbel: luck of each expert at each step, ``(B, T, K)``; drawn if not given.
     """
-    if guide.seeded and regions is None:
-        return assign(model, guide, x, noise, rules, handicap, gumbel)
-    d = _step_by_step(model, guide, x, noise, rules, regions, handicap, gumbel)
+    luck = (handicap, gumbel)
+    if regions is not None:
+        d = _of_regions(model, guide, x, noise, rules, regions, *luck)
+    elif guide.seeded:
+        return assign(model, guide, x, noise, rules, *luck)
+    else:
+        d = _step_by_step(model, guide, x, noise, rules, *luck)
     return Winners(d.k, noise, d.seed, d.scores, d.region)
 
 
@@ -66,8 +70,10 @@ def compete(
     gumbel: Tensor | None = None,
 ) -> Decomposition:
     """Explain images by the winners: arguments as for :func:`elect`."""
-    if not guide.seeded or regions is not None:
-        return _step_by_step(model, guide, x, noise, rules, regions, None, gumbel)
+    if regions is not None:
+        return _of_regions(model, guide, x, noise, rules, regions, None, gumbel)
+    if not guide.seeded:
+        return _step_by_step(model, guide, x, noise, rules, None, gumbel)
     w = assign(model, guide, x, noise, rules, None, gumbel)
     layers = account(model, guide, x, w.k, rules.sigma_x, w.noise, seeds=w.seed)
     return Decomposition(x, w.k, *layers, w.scores, w.seed)
@@ -79,7 +85,6 @@ def _step_by_step(
     x: Tensor,
     noise: Tensor,
     rules: Rules,
-    regions: Tensor | None,
     handicap: Tensor | None,
     gumbel: Tensor | None,
 ) -> Decomposition:
@@ -88,7 +93,7 @@ def _step_by_step(
     layers: list[tuple[Tensor, ...]] = []
     terms: list[Terms] = []
     for i in range(rules.steps):
-        r_t = fixed_region(s_t, i, rules.steps, regions)
+        r_t = fixed_region(s_t, i, rules.steps, None)
         proposals = propose(model, guide, x, s_t, noise[:, i], rules, r_t)
         scores = proposals.terms.score(rules.lam)  # (B, K)
         luck = None if gumbel is None else gumbel[:, i]
@@ -102,6 +107,26 @@ def _step_by_step(
     )
     none = torch.full_like(k, -1)
     return Decomposition(x, k, scope, r, mean, shape, z, stack(terms, 1), scores, none)
+
+
+def _of_regions(
+    model: Generator,
+    guide: Recogniser,
+    x: Tensor,
+    noise: Tensor,
+    rules: Rules,
+    regions: Tensor,
+    handicap: Tensor | None,
+    gumbel: Tensor | None,
+) -> Decomposition:
+    """For regions that are given: no step has to wait for another."""
+    scope = scopes(regions)
+    everyone = propose_layers(model, guide, x, scope, noise, rules, regions)
+    scores = everyone.terms.score(rules.lam)  # (B, T, K)
+    k = draw_winners(scores, rules.temperature, handicap, gumbel)
+    won = everyone.of(k)
+    none = torch.full_like(k, -1)
+    return Decomposition(x, k, scope, *won, scores, none)
 
 
 class Exhaustive(NamedTuple):

@@ -52,7 +52,8 @@ def check_images(images: Tensor, size: int) -> None:
     """Check what a user gives as images.
 
     Raises:
-        EconError: another shape, type or range than ``(B, 3, size, size)`` float in [0, 1].
+        EconError: none, or another shape, type or range than ``(B, 3, size, size)`` float in
+            [0, 1].
     """
     expected = f"images (B, 3, {size}, {size}), float in [0, 1]"
     if not isinstance(images, Tensor):
@@ -63,7 +64,9 @@ def check_images(images: Tensor, size: int) -> None:
         raise EconError(expected, got, hint)
     if not images.is_floating_point():
         raise EconError(expected, got, "divide by 255")
-    low, high = (images.min().item(), images.max().item()) if len(images) else (0.0, 0.0)
+    if not len(images):
+        raise EconError(expected, got, "give at least one")
+    low, high = images.min().item(), images.max().item()
     if not (low >= 0 and high <= 1):
         raise EconError(expected, f"values from {low:g} to {high:g}", "divide by 255")
 

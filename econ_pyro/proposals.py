@@ -80,7 +80,10 @@ class Rules:
 
 
 class Proposals(NamedTuple):
-    """What each of K experts makes of the scope; all fields ``(B, K, ...)``."""
+    """What each of K experts makes of the scope; all fields ``(B, K, ...)``.
+
+    Those of several layers at once are ``(B, T, K, ...)``.
+    """
 
     r: Tensor
     mean: Tensor
@@ -89,9 +92,12 @@ class Proposals(NamedTuple):
     terms: Terms
 
     def of(self, k: Tensor) -> Proposals:
-        """Those of expert k[b] for image b, fields ``(B, ...)``."""
+        """Those of expert k[b] for image b, or of k[b, t] for its layer t, as ``(B, ...)``."""
         rows = torch.arange(k.shape[0], device=k.device)  # len() would fix an export's batch
-        return self.map(lambda a: a[rows, k])
+        if k.dim() == 1:
+            return self.map(lambda a: a[rows, k])
+        layers = torch.arange(k.shape[1], device=k.device)
+        return self.map(lambda a: a[rows[:, None], layers, k])
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Proposals:
         """The same function of each field and term."""
@@ -134,3 +140,31 @@ def propose(
     q_r = MeanBernoulli(r).to_event(3)
     p_r, p_z = model.region_prior(s_t[:, None], shape), model.latent_prior(*r.shape[:2])
     return Proposals(r, mean, shape, z, layer_terms(error, q_z, p_z, q_r, p_r))
+
+
+@torch.no_grad()
+def propose_layers(
+    model: Generator,
+    guide: Recogniser,
+    x: Tensor,
+    scope: Tensor,
+    noise: Tensor,
+    rules: Rules,
+    r: Tensor,
+) -> Proposals:
+    """Several layers at once, whose regions are known: :func:`propose` with an axis T.
+
+    Args:
+        model: p.
+        guide: q.
+        x: images, ``(B, 3, H, W)``.
+        scope: of each layer, ``(B, T, 1, H, W)``.
+        noise: of the latents, ``(B, T, L)``.
+        rules: number of experts and sigma.
+        r: regions, ``(B, T, 1, H, W)``, or each expert's, ``(B, T, K, 1, H, W)``.
+    """
+    steps = r.shape[1]
+    xs = x.repeat_interleave(steps, 0)
+    s_t, of_layers, r_t = (a.flatten(0, 1) for a in (scope, noise, r))
+    proposals = propose(model, guide, xs, s_t, of_layers, rules, r_t)
+    return proposals.map(lambda a: a.unflatten(0, (-1, steps)))

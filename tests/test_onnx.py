@@ -11,7 +11,14 @@ from test_scripts import script
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.mixture import likeliest_order, worth
-from econ_pyro.onnx_export import OUTPUTS, _difference, _exporting, _write, export_onnx
+from econ_pyro.onnx_export import (
+    OUTPUTS,
+    Decompose,
+    _difference,
+    _exporting,
+    _write,
+    export_onnx,
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +72,18 @@ def test_onnxruntime_says_what_torch_says(econ, tmp_path, capsys):
             theirs = econ.model.decode(z, torch.full((3,), k))
         np.testing.assert_allclose(mean, theirs.mean, atol=1e-5)
         np.testing.assert_allclose(shape, theirs.shape, atol=1e-5)
+
+
+def test_attention_without_seeds(tmp_path):
+    pytest.importorskip("onnxscript")
+    from conftest import TINY
+
+    econ = Econ(dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, steps=2)))
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with _exporting():
+        path = tmp_path / "decompose.onnx"
+        _write(path, Decompose(econ), "images", images, tuple(OUTPUTS), {})
+        assert _difference(path, Decompose(econ), "images", images) < 1e-2  # of scores, in nats
 
 
 class _Order(torch.nn.Module):

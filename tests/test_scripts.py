@@ -323,6 +323,7 @@ def test_unknown_preset_exits_with_status_2(capsys):
     ("images", "hint"),
     [
         (torch.rand(3, 16, 16), "batch axis"),
+        (torch.zeros(0, 3, 16, 16), "give at least one"),
         (torch.rand(1, 3, 32, 32), "resize"),
         (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "divide by 255"),
         (torch.full((1, 3, 16, 16), 255.0), "divide by 255"),
