@@ -21,7 +21,7 @@ from torch.distributions import kl_divergence
 
 from econ_pyro.decomposition import in_order
 from econ_pyro.distributions import LayeredNormal, MeanBernoulli
-from econ_pyro.layers import next_scope, region, regions_of_shapes, scopes
+from econ_pyro.layers import agreed, next_scope, region, regions_of_shapes, scopes
 from econ_pyro.mixture import arrange
 from econ_pyro.proposals import Generator, Proposals, Recogniser, Rules, propose_layers
 from econ_pyro.winners import Winners, draw_winners
@@ -69,8 +69,8 @@ def _things(
 ) -> tuple[Proposals, Tensor]:
     """All experts' proposals for each thing in a full scope, ``(B, T, K, ...)``, and its seed.
 
-    The region of the last is what the others leave in an even mean over experts; within the
-    scope that they leave in the end, it is everywhere.
+    The region of the last is what the others leave, as the experts agree; within the scope that
+    is left in the end, it is everywhere.
     """
     steps = rules.steps
     left = full = torch.ones_like(x[:, :1])
@@ -80,7 +80,7 @@ def _things(
         found, r = guide.candidates(x, full, steps - 1)
         seed = torch.cat([found, seed], 1)
         for r_t in r.unbind(1):
-            left = next_scope(left, r_t.mean(1))
+            left = next_scope(left, agreed(r_t))
     last = left[:, None, None].expand(-1, 1, rules.experts, -1, -1, -1)
     r = torch.cat([r, last], 1)
     fulls = full[:, None].expand(-1, steps, -1, -1, -1)

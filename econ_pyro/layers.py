@@ -40,6 +40,18 @@ def fixed_region(s_t: Tensor, i: int, steps: int, regions: Tensor | None) -> Ten
     return s_t if i == steps - 1 else None  # the last layer takes the whole scope (footnote 7)
 
 
+def agreed(r: Tensor) -> Tensor:
+    """What the middle one of K experts takes of each pixel, ``(n, 1, H, W)``.
+
+    Neither one that takes nothing of an object nor one that takes too much moves it, where their
+    mean would leave a rest of every object.
+
+    Args:
+        r: regions, ``(n, K, 1, H, W)``.
+    """
+    return r.topk(r.shape[1] // 2 + 1, dim=1).values[:, -1]
+
+
 def safe_log(probability: Tensor) -> Tensor:
     """Log of a scope or region as networks see it, never below log SCOPE_EPS."""
     return probability.clamp_min(SCOPE_EPS).log()

@@ -106,7 +106,8 @@ def _assign(
         grown = [_grown(guide, k, x, full, seed) for k in experts]
         things.append(_all(model, guide, x, full, noise[:, t], rules, grown))
         seeds.append(seed)
-        remaining = (remaining - things[-1][0].mean(1)).clamp_min(0.0)
+        middle = things[-1][0].sort(1).values[:, (rules.experts - 1) // 2]
+        remaining = (remaining - middle).clamp_min(0.0)
     rest = [remaining] * rules.experts
     things.append(_all(model, guide, x, full, noise[:, -1], rules, rest))
     things[-1][0] = torch.ones_like(things[-1][0])

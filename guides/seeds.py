@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from econ_pyro.layers import SCOPE_EPS, mean_over, next_scope, region
+from econ_pyro.layers import SCOPE_EPS, agreed, mean_over, next_scope, region
 
 SALIENT = 4.0  # largest salience: a small bright thing is not worth more than an object
 EVEN = 0.01  # squared distance below which colours hardly differ: a scope of one colour
@@ -96,5 +96,5 @@ def candidates(features: Tensor, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor
         r = region(s_t[:, None], logits.sigmoid().unflatten(0, (-1, experts)))
         seeds.append(seed)
         regions.append(r)
-        left = next_scope(left, r.mean(1))
+        left = next_scope(left, agreed(r))
     return torch.stack(seeds, 1), torch.stack(regions, 1)

@@ -49,3 +49,22 @@ def test_paint_keeps_the_canvas_outside_the_shape():
 def test_networks_never_see_the_log_of_zero():
     log = layers.safe_log(torch.tensor([0.0, 1.0]))
     assert log.tolist() == torch.tensor([1e-5, 1.0]).log().tolist()
+
+
+def test_one_expert_that_takes_nothing_or_all_moves_no_agreement():
+    r = torch.rand(6, 4, 1, 8, 8)
+    middle = r.sort(1).values[:, 1]
+    assert torch.equal(layers.agreed(r), middle)
+    for outlier in (torch.zeros(6, 1, 1, 8, 8), torch.ones(6, 1, 1, 8, 8)):
+        same = torch.full((6, 4, 1, 8, 8), 0.7)
+        with_outlier = torch.cat([same, outlier], 1)
+        assert torch.equal(layers.agreed(with_outlier), same[:, 0])
+    assert torch.equal(layers.agreed(r[:, :1]), r[:, 0])
+
+
+def test_scopes_are_what_nearer_layers_leave():
+    r = layers.regions_of_shapes(torch.rand(2, 4, 1, 8, 8))
+    before = layers.scopes(r)
+    assert (before[:, 0] == 1).all()
+    for t in range(1, 4):
+        torch.testing.assert_close(before[:, t], 1 - r[:, :t].sum(1))
