@@ -123,8 +123,8 @@ class _Step:
         """Competition, then the winners' ELBO."""
         self.svi.step(self.x)
 
-    def competition(self) -> None:
-        """The competition alone, posterior means."""
+    def explain(self) -> None:
+        """The competition and the winners' account of it, posterior means, without gradients."""
         self.svi.explain(self.x)
 
     def plain(self) -> None:
@@ -152,7 +152,7 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
         f"winners only, {precision}, torch's norm": stock.ours,
         f"winners only, {precision}, through Pyro's traces": traced.ours,
         f"econ-pyro: winners only, {precision}": half.ours,
-        "of it the competition": half.competition,
+        "explaining: competition and winners' account": half.explain,
     }
     size = 8192 if device.type == "cuda" else 1024
     product = matrix_product(device, peak_dtype, size)
