@@ -17,13 +17,18 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from econ_pyro.decomposition import in_order
-from econ_pyro.distributions import LayeredNormal, MeanBernoulli
 from econ_pyro.layers import agreed, next_scope, region, regions_of_shapes, scopes
 from econ_pyro.mixture import arrange
-from econ_pyro.proposals import Generator, Proposals, Recogniser, Rules, propose_layers
+from econ_pyro.proposals import (
+    Generator,
+    Proposals,
+    Recogniser,
+    Rules,
+    propose_layers,
+    visible_terms,
+)
 from econ_pyro.winners import Winners, draw_winners
 
 ROUNDS = 2  # of order and cost
@@ -95,9 +100,8 @@ def _in_order(things: Proposals, order: Tensor) -> Proposals:
 
 def _costs(model: Generator, x: Tensor, things: Proposals, s: Tensor, rules: Rules) -> Tensor:
     """Lambda L_x + L_r of every expert's explanation of things in their scopes, ``(B, T, K)``."""
-    s = s[:, :, None]
+    s = s[:, :, None].expand_as(things.r)
     r = region(s, things.r)
-    mean = things.mean.flatten(1, 2)
-    l_x = LayeredNormal(r.flatten(1, 2), mean, rules.sigma_x).squared_error(x)
-    kl = kl_divergence(MeanBernoulli(r).to_event(3), model.region_prior(s, things.shape))
-    return rules.lam * l_x.unflatten(1, things.r.shape[1:3]) + kl
+    s, r, mean, shape = (a.flatten(1, 2) for a in (s, r, things.mean, things.shape))
+    l_x, l_r = visible_terms(model, x, s, r, mean, shape, rules.sigma_x)
+    return (rules.lam * l_x + l_r).unflatten(1, things.r.shape[1:3])

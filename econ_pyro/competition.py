@@ -49,13 +49,9 @@ def elect(
         handicap: nats added to each expert's scores before winners are drawn, ``(K,)``.
         gumbel: luck of each expert at each step, ``(B, T, K)``; drawn if not given.
     """
-    luck = (handicap, gumbel)
-    if regions is not None:
-        d = _of_regions(model, guide, x, noise, rules, regions, *luck)
-    elif guide.seeded:
-        return assign(model, guide, x, noise, rules, *luck)
-    else:
-        d = _step_by_step(model, guide, x, noise, rules, *luck)
+    if guide.seeded and regions is None:  # the ELBO gives the account
+        return assign(model, guide, x, noise, rules, handicap, gumbel)
+    d = compete(model, guide, x, noise, rules, regions, handicap, gumbel)
     return Winners(d.k, noise, d.seed, d.scores, d.region)
 
 
@@ -67,14 +63,15 @@ def compete(
     noise: Tensor,
     rules: Rules,
     regions: Tensor | None = None,
+    handicap: Tensor | None = None,
     gumbel: Tensor | None = None,
 ) -> Decomposition:
     """Explain images by the winners: arguments as for :func:`elect`."""
     if regions is not None:
-        return _of_regions(model, guide, x, noise, rules, regions, None, gumbel)
+        return _of_regions(model, guide, x, noise, rules, regions, handicap, gumbel)
     if not guide.seeded:
-        return _step_by_step(model, guide, x, noise, rules, None, gumbel)
-    w = assign(model, guide, x, noise, rules, None, gumbel)
+        return _step_by_step(model, guide, x, noise, rules, handicap, gumbel)
+    w = assign(model, guide, x, noise, rules, handicap, gumbel)
     layers = account(model, guide, x, w.k, rules.sigma_x, w.noise, seeds=w.seed)
     return Decomposition(x, w.k, *layers, w.scores, w.seed)
 

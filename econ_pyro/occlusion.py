@@ -11,7 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from econ_pyro.place import centre, coordinates
+
 SEEN = 0.3  # of a region at least: less would say nothing of its shape
+EMPTY = 1e-9  # added to regions that may have no pixel, and so no centre
 REACH = 0.25  # of the image's side: how far the centre of what is put in front may be off
 
 
@@ -52,12 +55,10 @@ def occlude(x: Tensor, r_t: Tensor, occluder: Tensor | None) -> tuple[Tensor, Te
 
 
 def _centre(r: Tensor) -> Tensor:
-    """Row and column of the middle of each region, ``(B, T, 2)``."""
-    weight = r.sum((2, 3, 4)).clamp_min(1e-6)
-    height, width = (torch.arange(side, device=r.device) for side in r.shape[3:])
-    row = (r.sum((2, 4)) * height).sum(2) / weight
-    column = (r.sum((2, 3)) * width).sum(2) / weight
-    return torch.stack([row, column], 2)
+    """Row and column of the middle of each region, ``(B, T, 2)``; of an empty one, the image's."""
+    size = r.shape[-1]
+    middle = centre(r.flatten(0, 1) + EMPTY, coordinates(size).to(r)).unflatten(0, r.shape[:2])
+    return (middle + 1) / 2 * (size - 1)
 
 
 def _shifted(front: Tensor, by: Tensor) -> Tensor:

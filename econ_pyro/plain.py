@@ -36,7 +36,7 @@ def plain_loss(
     gamma: float,
     occluders: Tensor | None = None,
 ) -> PlainStep:
-    """Competition and class-conditional ELBO in one pass.
+    """Competition and class-conditional ELBO: in one pass, but for the competition for seeds.
 
     Args:
         model: with ``decoders``, K networks.

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
+from torch.distributions import kl_divergence
 
 from econ_pyro.distributions import LayeredNormal, MeanBernoulli
 from econ_pyro.terms import Terms, layer_terms
@@ -168,3 +169,28 @@ def propose_layers(
     s_t, of_layers, r_t = (a.flatten(0, 1) for a in (scope, noise, r))
     proposals = propose(model, guide, xs, s_t, of_layers, rules, r_t)
     return proposals.map(lambda a: a.unflatten(0, (-1, steps)))
+
+
+def visible_terms(
+    model: Generator,
+    x: Tensor,
+    scope: Tensor,
+    r: Tensor,
+    mean: Tensor,
+    shape: Tensor,
+    sigma_x: float,
+) -> tuple[Tensor, Tensor]:
+    """L_x and L_r (Eqs. 10, 12) of layers that have been drawn, in any scope, ``(B, N)`` nats.
+
+    Args:
+        model: p.
+        x: images, ``(B, 3, H, W)``.
+        scope: of each layer, ``(B, N, 1, H, W)``.
+        r: regions, ``(B, N, 1, H, W)``.
+        mean: appearances, ``(B, N, 3, H, W)``.
+        shape: shape probabilities, ``(B, N, 1, H, W)``.
+        sigma_x: standard deviation of the pixels.
+    """
+    l_x = LayeredNormal(r, mean, sigma_x).squared_error(x)
+    q_r = MeanBernoulli(r).to_event(3)
+    return l_x, kl_divergence(q_r, model.region_prior(scope, shape))

@@ -12,14 +12,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from econ_pyro.competition import compete
 from econ_pyro.decomposition import Decomposition, in_order
-from econ_pyro.distributions import LayeredNormal, MeanBernoulli
 from econ_pyro.layers import scopes
 from econ_pyro.mixture import arrange, log_joint, only
-from econ_pyro.proposals import Generator, Recogniser, Rules
+from econ_pyro.proposals import Generator, Recogniser, Rules, visible_terms
 
 
 @torch.no_grad()
@@ -71,6 +69,5 @@ def as_seen(d: Decomposition) -> Tensor:
 def _with_regions(model: Generator, d: Decomposition, r: Tensor, rules: Rules) -> Decomposition:
     """The same layers with other regions, and what they cost."""
     scope = scopes(r)
-    l_x = LayeredNormal(r, d.mean, rules.sigma_x).squared_error(d.image)
-    l_r = kl_divergence(MeanBernoulli(r).to_event(3), model.region_prior(scope, d.shape))
+    l_x, l_r = visible_terms(model, d.image, scope, r, d.mean, d.shape, rules.sigma_x)
     return replace(d, scope=scope, region=r, terms=d.terms._replace(x=l_x, r=l_r))
