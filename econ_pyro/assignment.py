@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from econ_pyro.decomposition import in_order
+from econ_pyro.decomposition import Decomposition, in_order
 from econ_pyro.layers import agreed, next_scope, region, regions_of_shapes, scopes
 from econ_pyro.mixture import arrange
 from econ_pyro.proposals import (
@@ -29,7 +29,8 @@ from econ_pyro.proposals import (
     propose_layers,
     visible_terms,
 )
-from econ_pyro.winners import Winners, draw_winners
+from econ_pyro.terms import Terms
+from econ_pyro.winners import draw_winners
 
 ROUNDS = 2  # of order and cost
 
@@ -43,7 +44,7 @@ def assign(
     rules: Rules,
     handicap: Tensor | None = None,
     gumbel: Tensor | None = None,
-) -> Winners:
+) -> tuple[Decomposition, Tensor]:
     """Order the things of each image, and let the experts compete for each.
 
     Args:
@@ -54,6 +55,9 @@ def assign(
         rules: of the competition.
         handicap: nats added to each expert's scores before winners are drawn, ``(K,)``.
         gumbel: luck of each expert at each step, ``(B, T, K)``; drawn if not given.
+
+    Returns:
+        The layers as they competed, each looked at for itself, and the noise of their latents.
     """
     things, seed = _things(model, guide, x, noise, rules)  # (B, T, K, ...), the salient first
     scores = things.terms.score(rules.lam)  # (B, T, K), each as if it came first
@@ -64,9 +68,12 @@ def assign(
             things = _in_order(things, order)
             scores, noise, seed = (in_order(a, order) for a in (scores, noise, seed))
         s = scopes(regions_of_shapes(things.of(scores.argmin(2)).r))
-        scores = _costs(model, x, things, s, rules)
+        things = things._replace(terms=_terms(model, x, things, s, rules))
+        scores = things.terms.score(rules.lam)
     k = draw_winners(scores, rules.temperature, handicap, gumbel)
-    return Winners(k, noise, seed, scores, region(s, things.of(k).r))
+    won = things.of(k)
+    r = region(s, won.r)
+    return Decomposition(x, k, s, r, *won[1:], scores, seed), noise
 
 
 def _things(
@@ -98,10 +105,11 @@ def _in_order(things: Proposals, order: Tensor) -> Proposals:
     return things.map(lambda a: in_order(a, order))
 
 
-def _costs(model: Generator, x: Tensor, things: Proposals, s: Tensor, rules: Rules) -> Tensor:
-    """Lambda L_x + L_r of every expert's explanation of things in their scopes, ``(B, T, K)``."""
+def _terms(model: Generator, x: Tensor, things: Proposals, s: Tensor, rules: Rules) -> Terms:
+    """Eqs. 10-12 of every expert's explanation of things in their scopes, ``(B, T, K)`` each."""
     s = s[:, :, None].expand_as(things.r)
     r = region(s, things.r)
     s, r, mean, shape = (a.flatten(1, 2) for a in (s, r, things.mean, things.shape))
     l_x, l_r = visible_terms(model, x, s, r, mean, shape, rules.sigma_x)
-    return (rules.lam * l_x + l_r).unflatten(1, things.r.shape[1:3])
+    l_x, l_r = (a.unflatten(1, things.r.shape[1:3]) for a in (l_x, l_r))
+    return things.terms._replace(x=l_x, r=l_r)

@@ -50,8 +50,9 @@ def elect(
         gumbel: luck of each expert at each step, ``(B, T, K)``; drawn if not given.
     """
     if guide.seeded and regions is None:  # the ELBO gives the account
-        return assign(model, guide, x, noise, rules, handicap, gumbel)
-    d = compete(model, guide, x, noise, rules, regions, handicap, gumbel)
+        d, noise = assign(model, guide, x, noise, rules, handicap, gumbel)
+    else:
+        d = compete(model, guide, x, noise, rules, regions, handicap, gumbel)
     return Winners(d.k, noise, d.seed, d.scores, d.region)
 
 
@@ -71,9 +72,9 @@ def compete(
         return _of_regions(model, guide, x, noise, rules, regions, handicap, gumbel)
     if not guide.seeded:
         return _step_by_step(model, guide, x, noise, rules, handicap, gumbel)
-    w = assign(model, guide, x, noise, rules, handicap, gumbel)
-    layers = account(model, guide, x, w.k, rules.sigma_x, w.noise, seeds=w.seed)
-    return Decomposition(x, w.k, *layers, w.scores, w.seed)
+    d, noise = assign(model, guide, x, noise, rules, handicap, gumbel)
+    layers = account(model, guide, x, d.k, rules.sigma_x, noise, seeds=d.seed)
+    return Decomposition(x, d.k, *layers, d.scores, d.seed)
 
 
 def _step_by_step(

@@ -83,12 +83,16 @@ class Decomposition:
         return self._map(lambda a: a if a is self.image else in_order(a, order))
 
     def where(self, chosen: Tensor, other: Decomposition) -> Decomposition:
-        """These layers for the images where ``chosen``, ``(B,)``, and those of ``other`` else."""
+        """These layers where ``chosen``, ``(B, T)``, and those of ``other`` else."""
 
         def pick(a: Tensor, b: Tensor) -> Tensor:
-            return torch.where(chosen.view(-1, *[1] * (a.dim() - 1)), a, b)
+            return torch.where(chosen.view(*chosen.shape, *[1] * (a.dim() - 2)), a, b)
 
-        tensors = {name: pick(getattr(self, name), getattr(other, name)) for name in _TENSORS}
+        tensors = {
+            name: pick(getattr(self, name), getattr(other, name))
+            for name in _TENSORS
+            if name != "image"
+        }
         terms = (pick(a, b) for a, b in zip(self.terms, other.terms, strict=True))
         return replace(self, **tensors, terms=type(self.terms)(*terms))
 

@@ -193,7 +193,7 @@ class Econ:
             rules,
             self.config.model.expert.latent,
         )
-        refined = self.config.objective.refine and regions is None and not greedy
+        refined = self.config.objective.refine and not greedy
         pieces = images.split(batch)
         given = [None] * len(pieces) if regions is None else regions.split(batch)
         parts = []

@@ -25,7 +25,7 @@ from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.files import write_atomically
 from econ_pyro.learner import make_rules
-from econ_pyro.refinement import refine
+from econ_pyro.refinement import explain
 
 # an output must not be called as one of torch's operations, "mean" for one: those name the nodes
 OUTPUTS = {
@@ -59,9 +59,8 @@ class Decompose(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Take images ``(B, 3, H, W)`` in [0, 1] apart."""
         noise = images.new_zeros(images.shape[0], self.rules.steps, self.latent)
-        d = compete(self.model, self.guide, images, noise, self.rules)
-        if self.refined:
-            d = refine(self.model, self.guide, d, noise, self.rules)
+        infer = explain if self.refined else compete
+        d = infer(self.model, self.guide, images, noise, self.rules)
         return tuple(getattr(d, field) for field in OUTPUTS.values())
 
 

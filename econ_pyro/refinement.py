@@ -13,23 +13,44 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from econ_pyro.assignment import assign
 from econ_pyro.competition import compete
 from econ_pyro.decomposition import Decomposition, in_order
 from econ_pyro.layers import scopes
-from econ_pyro.mixture import arrange, log_joint, only
+from econ_pyro.mixture import arrange, log_joint, log_likelihood, only
 from econ_pyro.proposals import Generator, Recogniser, Rules, visible_terms
+
+
+@torch.no_grad()
+def explain(
+    model: Generator, guide: Recogniser, x: Tensor, noise: Tensor, rules: Rules
+) -> Decomposition:
+    """Explain images by the winners of a competition, refined.
+
+    Args:
+        model: p.
+        guide: q.
+        x: images, ``(B, 3, H, W)`` in [0, 1].
+        noise: of the latents, ``(B, T, L)``; zeros give the means.
+        rules: of the competition.
+    """
+    if guide.seeded:  # layers as each was looked at for itself: regions are found anew anyway
+        d, noise = assign(model, guide, x, noise, rules)
+    else:
+        d = compete(model, guide, x, noise, rules)
+    return refine(model, guide, d, noise, rules)
 
 
 @torch.no_grad()
 def refine(
     model: Generator, guide: Recogniser, d: Decomposition, noise: Tensor, rules: Rules
 ) -> Decomposition:
-    """Order, regions, and the experts' account of those regions, where that is likelier.
+    """Order, regions, and the experts' account of those regions where that is likelier.
 
     Args:
         model: p.
         guide: q; its attention plays no part.
-        d: what greedy inference found.
+        d: what a competition found.
         noise: of the latents, ``(B, T, L)``; zeros give the means.
         rules: of the competition.
 
@@ -37,22 +58,42 @@ def refine(
         The same objects. Layers that were not worth their latents come last but for the last one
         and have no region.
     """
-    d, r, evidence = _ordered(d, rules.sigma_x)
-    anew = replace(compete(model, guide, d.image, noise, rules, r), seed=d.seed)
-    anew, r_anew, evidence_anew = _ordered(anew, rules.sigma_x)
-    better = evidence_anew > evidence
-    r = torch.where(better[:, None, None, None, None], r_anew, r)
-    return _with_regions(model, anew.where(better, d), r, rules)
+    d, kept = _ordered(d, rules.sigma_x)
+    anew = replace(compete(model, guide, d.image, noise, rules, d.region), seed=d.seed)
+    d, _ = _ordered(anew.where(_likelier(anew, d, kept, rules.sigma_x), d), rules.sigma_x)
+    scope = scopes(d.region)
+    l_x, l_r = visible_terms(model, d.image, scope, d.region, d.mean, d.shape, rules.sigma_x)
+    return replace(d, scope=scope, terms=d.terms._replace(x=l_x, r=l_r))
 
 
-def _ordered(d: Decomposition, sigma_x: float) -> tuple[Decomposition, Tensor, Tensor]:
-    """Layers in the likeliest order, regions given them, and log p(x | z, k) - L_z, ``(B,)``."""
+def _ordered(d: Decomposition, sigma_x: float) -> tuple[Decomposition, Tensor]:
+    """Layers in the likeliest order, with regions given them; which are worth it, ``(B, T)``."""
     x, mean = d.image, as_seen(d)
     order, kept = arrange(x, mean, d.shape, d.terms.z, sigma_x)
-    d, mean = d.in_order(order), in_order(mean, order)
-    joint = log_joint(x, mean, only(kept, d.shape), sigma_x)
+    joint = log_joint(x, in_order(mean, order), only(kept, in_order(d.shape, order)), sigma_x)
     r = joint.masked_fill(~kept[:, :, None, None, None], -torch.inf).softmax(1)
-    return d, r, joint.logsumexp(1).sum((1, 2, 3)) - (d.terms.z * kept).sum(1)
+    return replace(d.in_order(order), region=r), kept
+
+
+def _likelier(anew: Decomposition, d: Decomposition, kept: Tensor, sigma_x: float) -> Tensor:
+    """Which layers make the image likelier anew, one after the other, ``(B, T)`` bool.
+
+    By colours as they are drawn: where an expert knows better, it is to be heard.
+    """
+
+    def evidence(chosen: Tensor) -> Tensor:
+        e = anew.where(chosen, d)
+        likely = log_likelihood(e.image, e.mean, only(kept, e.shape), sigma_x)
+        return likely - (e.terms.z * kept).sum(1)
+
+    steps, taken = kept.shape[1], torch.zeros_like(kept)
+    likely, index = evidence(taken), torch.arange(steps, device=kept.device)
+    for t in [steps - 1, *range(steps - 1)]:  # first the background, which most pixels are of
+        evidence_anew = evidence(taken | (index == t))
+        better = evidence_anew > likely
+        taken = taken | (better[:, None] & (index == t))
+        likely = torch.where(better, evidence_anew, likely)
+    return taken
 
 
 def as_seen(d: Decomposition) -> Tensor:
@@ -64,10 +105,3 @@ def as_seen(d: Decomposition) -> Tensor:
     r = d.region
     off = (r * (d.image[:, None] - d.mean)).sum((3, 4), keepdim=True)
     return d.mean + off / (r.sum((3, 4), keepdim=True) + 1)
-
-
-def _with_regions(model: Generator, d: Decomposition, r: Tensor, rules: Rules) -> Decomposition:
-    """The same layers with other regions, and what they cost."""
-    scope = scopes(r)
-    l_x, l_r = visible_terms(model, d.image, scope, r, d.mean, d.shape, rules.sigma_x)
-    return replace(d, scope=scope, region=r, terms=d.terms._replace(x=l_x, r=l_r))

@@ -16,7 +16,7 @@ from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.occlusion import draw_occluders
 from econ_pyro.proposals import Rules
-from econ_pyro.refinement import refine
+from econ_pyro.refinement import explain
 from econ_pyro.terms import Terms
 from econ_pyro.winners import Winners, draw_gumbel
 from econ_pyro.world import World
@@ -161,10 +161,9 @@ class CompetitiveSVI:
         noise = x.new_zeros(len(x), self.rules.steps, self.latent)
         rules = dataclasses.replace(self.rules, temperature=0.0)
         with self._precision(x):
-            d = compete(self.model, self.guide, x, noise, rules, regions)  # type: ignore[arg-type]
-            if refined:
-                d = refine(self.model, self.guide, d, noise, rules)  # type: ignore[arg-type]
-        return d
+            if refined and regions is None:
+                return explain(self.model, self.guide, x, noise, rules)  # type: ignore[arg-type]
+            return compete(self.model, self.guide, x, noise, rules, regions)  # type: ignore[arg-type]
 
     def evaluate_loss(self, x: Tensor, regions: Tensor | None = None) -> float:
         """Eq. 13 negated under deterministic competition, mean over scenes, in nats."""

@@ -7,12 +7,13 @@ import math
 import pytest
 import torch
 
+from econ_pyro.assignment import assign
 from econ_pyro.competition import compete
 from econ_pyro.decomposition import in_order
 from econ_pyro.econ import Econ
 from econ_pyro.mixture import likeliest_order, log_likelihood, worth
 from econ_pyro.proposals import Rules
-from econ_pyro.refinement import as_seen, refine
+from econ_pyro.refinement import as_seen, explain, refine
 
 SIGMA = 0.1
 RULES = Rules(experts=3, steps=3, sigma_x=SIGMA)
@@ -141,19 +142,32 @@ def test_an_unknown_colour_gives_no_pixels_away(make_pq):
     assert (refined.region.round() == r).all()
 
 
-def test_experts_that_do_better_with_the_regions_found_replace_what_there_was(make_pq):
-    x, mean, shape = painted(2, seed=4)
-    r = torch.full_like(shape, 1 / 3)
+def test_experts_replace_the_layers_that_make_the_image_likelier_anew(make_pq):
+    x, mean, shape = painted(2, seed=3)
+    front, back = (shape[:, t] > 0.5 for t in range(2))
+    r = torch.stack([front, back & ~front, ~front & ~back], 1).float()
     noise = torch.zeros(1, 3, 2).double()
     chequered = (torch.arange(16)[:, None] + torch.arange(16)) % 2  # nothing of the kind is there
-    model, guide, d = decomposed(make_pq, x, chequered.expand_as(mean), shape, r)
+    wrong = mean.clone()
+    wrong[:, 2] = chequered
+    model, guide, d = decomposed(make_pq, x, wrong, shape, r)
     refined = refine(model, guide, d, noise, RULES)
-    assert not torch.equal(refined.mean, d.mean)
-    k = refined.k[0]
-    for t in range(3):
-        drawn, m = model.decode(refined.z[:, t], k[t : t + 1])
-        torch.testing.assert_close(drawn, refined.mean[:, t])
-        torch.testing.assert_close(m, refined.shape[:, t])
+    assert torch.equal(refined.mean[:, :2], d.mean[:, :2])  # no expert knows the objects better
+    assert torch.equal(refined.z[:, :2], d.z[:, :2])
+    drawn, m = model.decode(refined.z[:, 2], refined.k[:, 2])
+    torch.testing.assert_close(drawn, refined.mean[:, 2])
+    torch.testing.assert_close(m, refined.shape[:, 2])
+    likely = (log_likelihood(x.double(), e.mean, e.shape, SIGMA) for e in (refined, d))
+    assert next(likely) > next(likely)
+
+
+def test_refinement_begins_with_things_as_each_was_looked_at(make_pq):
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(6)).double()
+    noise = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(7)).double()
+    model, guide = make_pq(seeded=True)
+    found, in_order_found = assign(model, guide, images, noise, RULES)
+    expected = refine(model, guide, found, in_order_found, RULES)
+    assert torch.equal(explain(model, guide, images, noise, RULES).region, expected.region)
 
 
 def test_refinement_is_the_configurations_choice(tiny):
