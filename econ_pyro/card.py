@@ -17,7 +17,7 @@ FIGURES = (
     ("oca", "counting", 2),
     ("ooa", "depth order", 2),
     ("class_accuracy", "class accuracy", 3),
-    ("mse", "MSE", 4),
+    ("mse", "MSE", 6),
 )
 
 

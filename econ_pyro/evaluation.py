@@ -150,4 +150,6 @@ def format_table(reports: Mapping[str, SceneMetrics]) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4f}"
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.6f}"

@@ -95,19 +95,18 @@ def glimpse(inputs: Tensor, r: Tensor, place: Tensor, grid: Tensor, outside: Ten
     return F.grid_sample(inputs - shift, where, align_corners=True) + shift
 
 
-def pass_on(inputs: int, outputs: int, gain: float) -> nn.Linear:
+def pass_on(inputs: int, outputs: int) -> nn.Linear:
     """A linear map that starts by passing its last inputs on to its last outputs.
 
     Args:
         inputs: number of inputs.
         outputs: number of outputs.
-        gain: factor.
     """
     linear = nn.Linear(inputs, outputs)
     with torch.no_grad():
         linear.weight.zero_()
         for i in range(1, min(inputs, outputs) + 1):
-            linear.weight[-i, -i] = gain
+            linear.weight[-i, -i] = 1.0
         assert linear.bias is not None
         linear.bias.zero_()
     return linear

@@ -194,7 +194,8 @@ def _grown(guide: Any, k: int, x: Tensor, scope: Tensor, seed: Tensor) -> Tensor
     for f, s, pixel in zip(features, scope, seed, strict=True):
         row, column = divmod(int(pixel), x.shape[3])
         unlike = ((f[1:] - f[1:, row, column][:, None, None]) ** 2).sum(0)
-        regions.append(s * (f[:1] + 4 - 14 * (1 - (-22 * unlike).exp())).sigmoid())
+        logit = f[:1] * (4 - 20 * 22 * unlike / (1 + 22 * unlike))
+        regions.append(s * logit.sigmoid())
     return torch.stack(regions)
 
 

@@ -55,4 +55,4 @@ def table(runs: Mapping[int, Scores], extra: Sequence[str] = ()) -> str:
 def _cell(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.3f}"
+    return f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.6f}"

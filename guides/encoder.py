@@ -12,7 +12,7 @@ from econ_pyro.config import ExpertConfig
 from econ_pyro.layers import SCOPE_EPS, mean_over
 from econ_pyro.place import centre, coordinates, glimpse, latents_of, pass_on
 
-COLOUR_UNIT = 4.0  # the slope of a colour's logit at grey
+DARKEST = 0.01  # logits of mean colours are of it to 1 less it: black and white have none
 OFF = 0.35  # how far an object's place may be from its region's centre of mass
 LOG_VARIANCE = -3.0  # of q(z) at first, a standard deviation of 0.22
 LOG_VARIANCE_OF_PLACE = -4.0  # the same of a place: a twelfth of the image at the most
@@ -28,8 +28,10 @@ class Encoder(nn.Module):
     two means are the region's centre of mass and what these add to it: an object's place is
     about right before anything is learnt, and how far its hidden part moves it is learnt for
     all places at once. The last three means (or what there are) start as the region's mean colour,
-    which the decoder passes on (:class:`~econ_pyro.models.decoder.SpatialBroadcastDecoder`): what
-    a region costs at first is that it has several colours, not that colours have to be learnt.
+    which the decoder gives back (:class:`~econ_pyro.models.decoder.SpatialBroadcastDecoder`): what
+    a region costs at first is that it has several colours, not that colours have to be learnt. In
+    the window colours are seen as they differ from it: what is learnt of an object holds for
+    colours that it never had.
     Latents start nearly without noise, which would hide a place that is off by less.
 
     Args:
@@ -53,7 +55,7 @@ class Encoder(nn.Module):
         self.head = nn.Sequential(nn.Linear(inner, 4 * config.latent), nn.ReLU(inplace=True), last)
         self.centred, self.reach = config.centred, config.reach
         if config.centred:
-            self.colour = pass_on(3, config.latent - 2, COLOUR_UNIT)
+            self.colour = pass_on(3, config.latent - 2)
             with torch.no_grad():
                 last.weight[2 : config.latent] = 0.0
                 last.bias[2 : config.latent] = 0.0
@@ -79,11 +81,14 @@ class Encoder(nn.Module):
             return self.head(self.blocks(x_and_log_r).flatten(1))
         x, r = x_and_log_r[:, :3], x_and_log_r[:, 3:].exp()
         place = centre(r, self.grid)
-        seen = glimpse(x_and_log_r, r, place, self.grid, self.outside)
+        colour = mean_over(r, x)
+        relative = torch.cat([x - colour[:, :, None, None], x_and_log_r[:, 3:]], 1)
+        seen = glimpse(relative, r, place, self.grid, self.outside)
         out = self.head(self.blocks(seen).flatten(1))
         latents = out.shape[1] // 2
         # unbounded, latents far from the prior are the quickest way to change a new decoder's
         # output, and stay there
-        others = (out[:, 2:latents] + self.colour(mean_over(r, x) - 0.5)).asinh()
+        passed = self.colour(colour.clamp(DARKEST, 1 - DARKEST).logit())
+        others = (out[:, 2:latents] + passed).asinh()
         moved = latents_of(place + OFF * F.softsign(out[:, :2]), self.reach)
         return torch.cat([moved, others, out[:, latents:]], 1)

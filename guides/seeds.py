@@ -2,12 +2,15 @@ r"""Regions that grow from a seed: a pixel and what is like it (as in GENESIS-V2
 
 A network that has to say at once which object it takes and where that ends is, at first, in two
 minds about every object. A seed settles which: the pixel that is most salient in the scope, in the
-middle of others that are. Of the features of an expert's attention, the logit of its region is
+middle of others that are. Of features phi that an expert's attention gives each pixel, its colour,
+its place, and what is learnt of both, the logit of its region is
 
-.. math:: c_i + 4 - 14 (1 - \exp(-22 \|\phi_i - \phi_{seed}\|^2))
+.. math:: g \left(4 - 20 \frac{d_i^2}{d_i^2 + 1/22}\right),
+    \qquad d_i = \|\phi_i - \phi_{seed}\|,
 
-with phi the colour, the place and learnt features, so that objects come apart before anything is
-learnt, whatever their colours.
+so that objects come apart before anything is learnt, whatever their colours. A region always has
+its seed in it: an expert that could refuse what is of no colour that it knows would have the same
+seed come up again and again. The fall is never flat, and features can be drawn together from far.
 """
 
 from __future__ import annotations
@@ -22,9 +25,9 @@ SALIENT = 4.0  # largest salience: a small bright thing is not worth more than a
 EVEN = 0.01  # squared distance below which colours hardly differ: a scope of one colour
 MIDDLE = 4  # the surroundings of a pixel that count are the image's side over this, and one
 GRADES = 1000.0  # by which pixels of salience 1 are told apart
-START = 4.0  # logit of what is just like the seed
-FALL = 14.0  # largest fall of the logit: what is unlike it begins at 1 in 20,000
-SHARPNESS = 22.0  # of the fall: half of START is gone at a distance of a twelfth of a channel
+START = 4.0  # of the logit over g: what is just like the seed
+FALL = 20.0  # largest fall of the logit
+NARROW = 22.0  # squared distances count by it: a region ends at a ninth of a channel
 
 
 @torch.no_grad()
@@ -64,17 +67,17 @@ def grow(features: Tensor, seed: Tensor) -> Tensor:
     """Logits of the regions that grow from seeds.
 
     Args:
-        features: of the attention, ``(n, 1 + D, H, W)``: c, then phi.
+        features: of the attention, ``(n, 1 + D, H, W)``: g, then phi.
         seed: index of a pixel in the flattened image, ``(n,)``.
 
     Returns:
         ``(n, 1, H, W)``.
     """
-    c, phi = features[:, :1], features[:, 1:]
+    sharp, phi = features[:, :1], features[:, 1:]
     rows = torch.arange(phi.shape[0], device=phi.device)  # len() would fix an export's batch
     at_seed = phi.flatten(2)[rows, :, seed]
     distance = (phi - at_seed[:, :, None, None]).square().sum(1, keepdim=True)
-    return c + START - FALL * (1 - (-SHARPNESS * distance).exp())
+    return sharp * (START - FALL * (1 - 1 / (1 + NARROW * distance)))
 
 
 def candidates(features: Tensor, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor, Tensor]:

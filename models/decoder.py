@@ -9,7 +9,6 @@ from econ_pyro.config import ExpertConfig
 from econ_pyro.place import about, coordinates, pass_on, place_of
 
 BUMP = 6.0  # logit that a new shape has in the middle over that far away
-COLOUR_GAIN = 1.25  # undoes, about, the inverse hyperbolic sine of the encoder
 
 
 class SpatialBroadcastDecoder(nn.Module):
@@ -21,7 +20,9 @@ class SpatialBroadcastDecoder(nn.Module):
     With ``centred``, the first two latents are a place, and the decoder sees coordinates from
     there (and a bump around it) in place of the image's own. What it has learnt to draw it can
     then draw anywhere, so that a sample of the prior is an object wherever it falls. A new shape
-    is a blob there, and the last three latents (or what there are) are passed on to the colour.
+    is a blob there, and the last three latents (or what there are) are its colour: at first, their
+    hyperbolic sines are the logits of which the encoder took the inverse, so that any flat colour
+    is right before anything is learnt.
 
     With ``shape_latents``, appearance and shape have blocks of their own, and the shape's see the
     first latents only (the appearance's are 1x1, a function of each pixel's place: a third of the
@@ -48,7 +49,7 @@ class SpatialBroadcastDecoder(nn.Module):
         with torch.no_grad():
             shape_head.bias[-1] = config.shape_bias  # type: ignore[index]
             if self.centred:
-                self.colour = pass_on(config.latent - 2, 3, COLOUR_GAIN)
+                self.colour = pass_on(config.latent - 2, 3)
                 self.bump = nn.Parameter(torch.tensor(BUMP))
                 appearance_head.weight[:3] = 0.0
                 appearance_head.bias[:3] = 0.0  # type: ignore[index]
@@ -80,7 +81,7 @@ class SpatialBroadcastDecoder(nn.Module):
         if not self.centred:
             return out
         colour, shape = out.split([3, 1], dim=1)
-        colour = colour + self.colour(z)[:, :, None, None]
+        colour = colour + self.colour(z).sinh()[:, :, None, None]
         return torch.cat([colour, shape + self.bump * grid[:, 2:]], 1)
 
 

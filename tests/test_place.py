@@ -133,7 +133,20 @@ def test_a_new_expert_draws_a_region_in_its_mean_colour_and_is_sure(latent, shap
     loc, log_variance = encoder(torch.cat([x, r.log()], 1)).chunk(2, 1)
     assert (log_variance < -2).all()
     mean = decoder(loc)[0, :3].sigmoid()
-    torch.testing.assert_close(mean, colour.expand_as(mean), atol=0.1, rtol=0)
+    torch.testing.assert_close(mean, colour.expand_as(mean), atol=0.01, rtol=0)
+
+
+def test_encoders_see_colours_as_they_differ_from_the_regions_own():
+    torch.manual_seed(0)
+    encoder = Encoder(ExpertConfig(latent=5, layers=2, features=8, centred=True), 32).double()
+    r = region_of(slice(8, 20), slice(4, 12)).double()
+    x = 0.5 * torch.rand(1, 3, 32, 32).double()
+    with torch.no_grad():  # of learnt weights, all outputs depend on the window
+        encoder.head[-1].weight.normal_()
+    dark, bright = (encoder(torch.cat([a, r.log()], 1)) for a in (x, x + 0.3))
+    assert not torch.allclose(dark[:, 2:5], bright[:, 2:5])
+    torch.testing.assert_close(dark[:, :2], bright[:, :2])
+    torch.testing.assert_close(dark[:, 5:], bright[:, 5:])
 
 
 def test_appearance_latents_leave_the_shape_alone():

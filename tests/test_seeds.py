@@ -61,12 +61,27 @@ def test_what_has_been_taken_is_no_seed(scenes):
 
 def test_likeness_falls_with_colour_and_place():
     phi = torch.zeros(1, 6, 4, 4)
+    phi[:, 0] = 2.0  # sharpness
     phi[:, 1, :, 2:] = 0.3  # another colour on the right
     phi[:, 4] = torch.linspace(0, 0.35, 4)[:, None]
     logits = grow(phi, torch.tensor([0]))[0, 0]
-    assert logits[0, 0] == 4 and logits[0, 1] > logits[0, 2] + 10
+    assert logits[0, 0] == 8 and logits[0, 1] > logits[0, 2] + 10
     assert (logits[:, 1] > logits[:, 2]).all()
     assert (logits[:-1, 0] > logits[1:, 0]).all()
+
+
+def test_no_expert_can_refuse_a_seed(scenes):
+    x = scenes.image[:8] / 4  # darker than anything
+    torch.manual_seed(0)
+    attention = AttentionUNet(SMALL, 32)
+    for p in attention.parameters():  # whatever has been learnt
+        p.data += 0.3 * torch.randn_like(p)
+    phi = attention(torch.cat([x, torch.zeros_like(x[:, :1])], 1))
+    seed = find_seed(x, torch.ones_like(x[:, :1]))
+    r = grow(phi, seed).sigmoid().flatten(1)
+    at_seed = r.gather(1, seed[:, None])
+    assert (at_seed > 0.99).all() and (r <= at_seed).all()
+    assert r.min() < 0.01
 
 
 def test_gradients_reach_both_ends(scenes):
