@@ -62,12 +62,12 @@ def assign(
     things, seed = _things(model, guide, x, noise, rules)  # (B, T, K, ...), the salient first
     scores = things.terms.score(rules.lam)  # (B, T, K), each as if it came first
     for _ in range(ROUNDS):
+        best = things.of(scores.argmin(2))
         if rules.ordered:
-            best = things.of(scores.argmin(2))
             order, _ = arrange(x, best.mean, best.shape, best.terms.z, rules.sigma_x)
-            things = _in_order(things, order)
-            scores, noise, seed = (in_order(a, order) for a in (scores, noise, seed))
-        s = scopes(regions_of_shapes(things.of(scores.argmin(2)).r))
+            things, best = _in_order(things, order), _in_order(best, order)
+            noise, seed = in_order(noise, order), in_order(seed, order)
+        s = scopes(regions_of_shapes(best.r))
         things = things._replace(terms=_terms(model, x, things, s, rules))
         scores = things.terms.score(rules.lam)
     k = draw_winners(scores, rules.temperature, handicap, gumbel)

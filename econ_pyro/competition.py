@@ -27,7 +27,7 @@ from econ_pyro.winners import Winners, draw_winners
 
 
 @torch.no_grad()
-def elect(
+def contest(
     model: Generator,
     guide: Recogniser,
     x: Tensor,
@@ -36,8 +36,8 @@ def elect(
     regions: Tensor | None = None,
     handicap: Tensor | None = None,
     gumbel: Tensor | None = None,
-) -> Winners:
-    """Let the experts compete for each layer: what a step of learning has to know.
+) -> tuple[Decomposition, Tensor]:
+    """Let the experts compete for each layer.
 
     Args:
         model: p.
@@ -48,11 +48,30 @@ def elect(
         regions: true regions in place of attention, ``(B, T, 1, H, W)``.
         handicap: nats added to each expert's scores before winners are drawn, ``(K,)``.
         gumbel: luck of each expert at each step, ``(B, T, K)``; drawn if not given.
+
+    Returns:
+        The layers as they competed, and the noise of their latents. From seeds, each layer was
+        looked at for itself: :func:`compete` gives the account in the scopes.
     """
-    if guide.seeded and regions is None:  # the ELBO gives the account
-        d, noise = assign(model, guide, x, noise, rules, handicap, gumbel)
-    else:
-        d = compete(model, guide, x, noise, rules, regions, handicap, gumbel)
+    if regions is not None:
+        return _of_regions(model, guide, x, noise, rules, regions, handicap, gumbel), noise
+    if guide.seeded:
+        return assign(model, guide, x, noise, rules, handicap, gumbel)
+    return _step_by_step(model, guide, x, noise, rules, handicap, gumbel), noise
+
+
+def elect(
+    model: Generator,
+    guide: Recogniser,
+    x: Tensor,
+    noise: Tensor,
+    rules: Rules,
+    regions: Tensor | None = None,
+    handicap: Tensor | None = None,
+    gumbel: Tensor | None = None,
+) -> Winners:
+    """What a step of learning has to know of a :func:`contest`; the ELBO gives the account."""
+    d, noise = contest(model, guide, x, noise, rules, regions, handicap, gumbel)
     return Winners(d.k, noise, d.seed, d.scores, d.region)
 
 
@@ -64,15 +83,12 @@ def compete(
     noise: Tensor,
     rules: Rules,
     regions: Tensor | None = None,
-    handicap: Tensor | None = None,
     gumbel: Tensor | None = None,
 ) -> Decomposition:
-    """Explain images by the winners: arguments as for :func:`elect`."""
-    if regions is not None:
-        return _of_regions(model, guide, x, noise, rules, regions, handicap, gumbel)
-    if not guide.seeded:
-        return _step_by_step(model, guide, x, noise, rules, handicap, gumbel)
-    d, noise = assign(model, guide, x, noise, rules, handicap, gumbel)
+    """Explain images by the winners, as the ELBO does: arguments as for :func:`contest`."""
+    d, noise = contest(model, guide, x, noise, rules, regions, gumbel=gumbel)
+    if regions is not None or not guide.seeded:
+        return d  # they competed in the scopes
     layers = account(model, guide, x, d.k, rules.sigma_x, noise, seeds=d.seed)
     return Decomposition(x, d.k, *layers, d.scores, d.seed)
 

@@ -19,7 +19,8 @@ from econ_pyro.layers import compose
 if TYPE_CHECKING:
     from econ_pyro.terms import Terms
 
-_TENSORS = ("image", "k", "scope", "region", "mean", "shape", "z", "scores", "seed")
+_LAYERED = ("k", "scope", "region", "mean", "shape", "z", "scores", "seed")  # terms, too
+_TENSORS = ("image", *_LAYERED)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Decomposition:
 
     def in_order(self, order: Tensor) -> Decomposition:
         """The layers of each image in another order, ``(B, T)``; scopes are as they were seen."""
-        return self._map(lambda a: a if a is self.image else in_order(a, order))
+        return self._map(lambda a: in_order(a, order), _LAYERED)
 
     def where(self, chosen: Tensor, other: Decomposition) -> Decomposition:
         """These layers where ``chosen``, ``(B, T)``, and those of ``other`` else."""
@@ -88,11 +89,7 @@ class Decomposition:
         def pick(a: Tensor, b: Tensor) -> Tensor:
             return torch.where(chosen.view(*chosen.shape, *[1] * (a.dim() - 2)), a, b)
 
-        tensors = {
-            name: pick(getattr(self, name), getattr(other, name))
-            for name in _TENSORS
-            if name != "image"
-        }
+        tensors = {name: pick(getattr(self, name), getattr(other, name)) for name in _LAYERED}
         terms = (pick(a, b) for a, b in zip(self.terms, other.terms, strict=True))
         return replace(self, **tensors, terms=type(self.terms)(*terms))
 
@@ -105,8 +102,10 @@ class Decomposition:
             terms=type(terms[0])(*(torch.cat(term) for term in zip(*terms, strict=True))),
         )
 
-    def _map(self, f: Callable[[Tensor], Tensor]) -> Decomposition:
-        tensors = {name: f(getattr(self, name)) for name in _TENSORS}
+    def _map(
+        self, f: Callable[[Tensor], Tensor], names: Sequence[str] = _TENSORS
+    ) -> Decomposition:
+        tensors = {name: f(getattr(self, name)) for name in names}
         return replace(self, **tensors, terms=self.terms.map(f))
 
 

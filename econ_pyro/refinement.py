@@ -13,8 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from econ_pyro.assignment import assign
-from econ_pyro.competition import compete
+from econ_pyro.competition import compete, contest
 from econ_pyro.decomposition import Decomposition, in_order
 from econ_pyro.layers import scopes
 from econ_pyro.mixture import arrange, log_joint, log_likelihood, only
@@ -34,10 +33,8 @@ def explain(
         noise: of the latents, ``(B, T, L)``; zeros give the means.
         rules: of the competition.
     """
-    if guide.seeded:  # layers as each was looked at for itself: regions are found anew anyway
-        d, noise = assign(model, guide, x, noise, rules)
-    else:
-        d = compete(model, guide, x, noise, rules)
+    # from seeds, layers as each was looked at for itself: regions are found anew anyway
+    d, noise = contest(model, guide, x, noise, rules)
     return refine(model, guide, d, noise, rules)
 
 

@@ -55,4 +55,5 @@ def table(runs: Mapping[int, Scores], extra: Sequence[str] = ()) -> str:
 def _cell(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.6f}"
+    decimals = 3 if abs(value) >= 0.1 else 4 if abs(value) >= 0.001 else 6
+    return f"{value:.{decimals}f}"

@@ -6,11 +6,9 @@ import pytest
 import torch
 
 from econ_pyro.account import account
-from econ_pyro.assignment import assign
 from econ_pyro.competition import compete, elect
 from econ_pyro.distributions import FixedNoiseNormal, MeanBernoulli
 from econ_pyro.proposals import Rules
-from econ_pyro.winners import Winners
 
 SIGMA, SIZE = 0.1, 16
 
@@ -52,8 +50,7 @@ class ByHand:
         steps, experts = self.mean.shape[:2]
         noise = torch.arange(float(steps))[None, :, None]
         chosen = dataclasses.replace(Rules(experts, steps, SIGMA, ordered=True), **rules)
-        d, noise = assign(self, self, self.x, noise, chosen)
-        return Winners(d.k, noise, d.seed, d.scores, d.region)
+        return elect(self, self, self.x, noise, chosen)
 
 
 def square(top, side):
