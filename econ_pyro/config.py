@@ -49,6 +49,13 @@ class ExpertConfig:
     leave, over what is like it in colour, place and learnt features. Objects of any colours come
     apart from the first step, and all experts compete for the same one; attention_bias plays no
     part then."""
+    colour_weight: float = 1.0
+    """With seeds, what colours count among the features that say what a pixel belongs with. A
+    region ends at a ninth of a channel over this: 1 for objects of one colour each, 0.2 for
+    objects of several."""
+    place_weight: float = 0.35
+    """With seeds, what the image's width counts at first, where black to white counts
+    colour_weight."""
     shape_bias: float = -3.0
     """Initial logit of the shape; goes with attention_bias. 0 is the paper."""
 

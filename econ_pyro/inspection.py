@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from econ_pyro import canvas
 from econ_pyro.about import About
@@ -35,6 +36,8 @@ FEW = 200  # images below which a network learns them by heart
 _ENOUGH = 3 * round(MIN_AREA * 32 * 32)  # pixels, three times those that make a layer present
 _LOOK = 128  # size at which images are looked at
 _BATCH = 64
+_ALIKE = 0.03  # colours in each channel: what compression does to a flat one is less
+_FLAT = 0.33  # share above which objects are said to be of one colour each, at SIZES[0] pixels
 _ACROSS, _DOWN, _PANEL = 8, 4, 96  # contact sheet
 
 
@@ -127,8 +130,9 @@ def advise(seen: Inspection, fit: Fit) -> Advice:
     if not whole:
         reasons.append("reach 1: objects may lie at the edges; 0.7 if all are whole (then samples "
                        "are, too)")  # fmt: skip
-    reasons.append("quick: small networks, 20 minutes; then try random-colours")
-    words = ["python", "scripts/svi_train.py", "quick", "--data", str(seen.path)]
+    preset, reason = _preset(seen)
+    reasons.append(f"{preset}: {reason}")
+    words = ["python", "scripts/svi_train.py", preset, "--data", str(seen.path)]
     for option, value in (("size", size), ("steps", steps), ("experts", experts)):
         words += [f"--model.{option}", str(value)]
     if not whole:
@@ -137,6 +141,36 @@ def advise(seen: Inspection, fit: Fit) -> Advice:
         words += ["--fit", fit]
     words += ["--run", f"runs/{seen.path.name.split('.')[0] or 'own'}"]
     return Advice(size, steps, experts, tuple(reasons), shlex.join(words))
+
+
+def _preset(seen: Inspection) -> tuple[str, str]:
+    n = len(seen.source)
+    chosen = torch.arange(min(n, _BATCH)) * n // min(n, _BATCH)
+    images = seen.source.images(chosen)
+    small = F.avg_pool2d(images, max(1, images.shape[-1] // SIZES[0]))
+    if flat_share(small) > _FLAT:
+        return "quick", "objects look to be of one colour each; 20 minutes, then random-colours"
+    return "sprites", "objects look to be of several colours each; quick if each is of one"
+
+
+def flat_share(images: Tensor) -> float:
+    """How much of what is not background is like most of the pixels about it.
+
+    Args:
+        images: ``(B, 3, H, W)`` in [0, 1].
+
+    Returns:
+        A share from 0 to 1; 1 if there is nothing else. The background is whatever is like the
+        median colour of an image's edge.
+    """
+    edge = torch.cat([images[:, :, [0, -1]].flatten(2), images[:, :, :, [0, -1]].flatten(2)], 2)
+    background = edge.median(2).values[:, :, None, None]
+    other = (images - background).abs().amax(1) > _ALIKE  # (B, H, W)
+    around = F.unfold(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3)
+    around = around.unflatten(1, (3, 9)).unflatten(3, images.shape[2:])  # (B, 3, 9, H, W)
+    alike = (around - images[:, :, None]).abs().amax(1) <= _ALIKE
+    flat = alike.sum(1) > 6  # itself, and more than five of eight
+    return flat[other].float().mean().item() if other.any() else 1.0
 
 
 def _size(seen: Inspection) -> tuple[int, str]:
@@ -201,7 +235,7 @@ def contact_sheet(seen: Inspection, size: int) -> Image.Image:
 
 
 def _panel(image: Tensor, step: int) -> np.ndarray:
-    small = torch.nn.functional.avg_pool2d(image, step)
+    small = F.avg_pool2d(image, step)
     return canvas.panel(small, canvas.scale_for(small.shape[-1], _PANEL))
 
 

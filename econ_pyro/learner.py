@@ -14,14 +14,17 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from econ_pyro import checkpoint
 from econ_pyro.batched import BatchedELBO
 from econ_pyro.config import Config
+from econ_pyro.decomposition import Decomposition
 from econ_pyro.parts import freeze, learns
 from econ_pyro.precision import has_bfloat16
 from econ_pyro.proposals import Rules
 from econ_pyro.restarts import copy_expert, handicapped, starved
 from econ_pyro.schedules import gamma_at, rate_at, temperature_at
 from econ_pyro.svi import CompetitiveSVI, Step
+from econ_pyro.units import moments, refit
 from econ_pyro.world import World
 
+FEW = 10  # layers say too little of the mean and spread of latents
 NOTHING = 0.02  # of the image: who wins less has no object by it, and may still be starved
 
 
@@ -114,6 +117,24 @@ class Learner:
         """Tell the plateau schedule the validation loss."""
         if self.config.train.schedule == "plateau":
             self.schedule.step(loss)
+
+    @torch.no_grad()
+    def fit_units(self, d: Decomposition) -> None:
+        """Units of the experts' latents by what each won (:mod:`econ_pyro.units`).
+
+        Args:
+            d: this process's share of validation scenes.
+        """
+        decoders, _, encoders = self._ensembles
+        pairs = zip(decoders, encoders, strict=True)  # type: ignore[arg-type]
+        k, r = d.k.flatten(), d.region.flatten(0, 1)
+        x = d.image.repeat_interleave(d.k.shape[1], 0)
+        q_z = self.guide.encode(x, r, k, x.new_zeros(()))  # type: ignore[operator]
+        there = d.area.flatten() >= NOTHING * x[0, 0].numel()
+        sums = moments(k[there], q_z.mean[there], q_z.variance[there], len(self.handicap))
+        for row, (decoder, encoder) in zip(self.world.sum(sums), pairs, strict=True):
+            if row[0] >= FEW and learns(encoder):
+                refit(encoder.units, decoder.units, row)
 
     def state(self) -> dict[str, Any]:
         """All of it, as plain containers and tensors."""

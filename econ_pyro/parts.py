@@ -24,7 +24,8 @@ from econ_pyro.files import write_atomically
 from econ_pyro.specialisation import distinct_names, is_named
 
 NETWORKS = ("decoder", "attention", "encoder")
-INITIAL = {"attention_bias", "shape_bias"}  # what weights began with; trained ones may differ
+# what weights began with; trained ones may differ
+INITIAL = {"attention_bias", "shape_bias", "place_weight"}
 
 
 @dataclass(frozen=True)

@@ -29,22 +29,36 @@ _RECIPE = ObjectiveConfig(
     refine=True,
 )
 
-_TRAIN = TrainConfig(steps=2000, batch=16, lr=2e-3, schedule="cosine", restart_below=0.2)
+_TRAIN = TrainConfig(steps=1000, batch=16, lr=2e-3, schedule="cosine", restart_below=0.2)
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "quick": (
-        "Uniquely coloured objects with small networks: at most 20 minutes on two CPU cores.",
+        "unique-colours in at most 20 minutes on two CPU cores.",
         Config(model=_SMALL, objective=_RECIPE, train=replace(_TRAIN, steps=800, minutes=20.0)),
     ),
     "unique-colours": (
         "The paper's Fig. 1: circles red, squares green, triangles blue.",
-        Config(model=_SMALL, objective=_RECIPE, train=_TRAIN),
+        Config(model=_SMALL, objective=_RECIPE, train=replace(_TRAIN, steps=800)),
     ),
     "random-colours": (
         "The paper's Figs. 4, 6 and 7: objects of random colours.",
         Config(
             scenes=SceneConfig(kind="random-colours"),
             model=_SMALL,
+            objective=_RECIPE,
+            train=_TRAIN,
+        ),
+    ),
+    "sprites": (
+        "Objects of several colours, with --scenes.sprites or --data.",
+        Config(
+            scenes=SceneConfig(background="grey", object_size=(0.4375, 0.4375)),
+            model=replace(
+                _SMALL,
+                # what is of one object is to cost less by its colours than by another's shape
+                sigma_x=0.25,
+                expert=replace(_SMALL.expert, latent=6, colour_weight=0.2, place_weight=0.2),
+            ),
             objective=_RECIPE,
             train=_TRAIN,
         ),

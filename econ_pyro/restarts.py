@@ -59,6 +59,8 @@ def copy_expert(modules: list[nn.ModuleList], optim: Optimizer, source: int, tar
         target: expert to overwrite.
     """
     for experts in modules:
+        for a, b in zip(experts[source].buffers(), experts[target].buffers(), strict=True):
+            b.copy_(a)
         pairs = zip(experts[source].parameters(), experts[target].parameters(), strict=True)
         for a, b in pairs:
             size = a.square().mean().sqrt()

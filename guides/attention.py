@@ -11,7 +11,6 @@ from econ_pyro.guides.norm import InstanceNorm2d
 
 LEARNT = 4  # features of a pixel, beside its colour and place, that say what it belongs with
 SHARP = 2.0  # at first: regions leave a part in 3,000 of an object for others to pay for
-NEAR = 0.35  # what the image's width counts at first, where black to white in one channel is 1
 
 
 class _Block(nn.Sequential):
@@ -55,14 +54,14 @@ class AttentionUNet(nn.Module):
         self.up = nn.ModuleList(
             _Block(2 * a, b) for a, b in zip(reversed(channels), outputs, strict=True)
         )
-        self.seeded = config.seeded
+        self.seeded, self.colour_weight = config.seeded, config.colour_weight
         if config.seeded:
             # of what a pixel is like only differences count, which no bias changes
             self.head = nn.Conv2d(channels[0], 3 + LEARNT, 1, bias=False)
             with torch.no_grad():  # colour and place decide at first
                 self.head.weight *= 0.03
             self.sharp = nn.Parameter(torch.tensor(SHARP))
-            self.near = nn.Parameter(torch.tensor(NEAR))
+            self.near = nn.Parameter(torch.tensor(config.place_weight))
         else:
             self.head = nn.Conv2d(channels[0], 1, 1)
             nn.init.constant_(self.head.bias, config.attention_bias)  # type: ignore[arg-type]
@@ -92,7 +91,7 @@ class AttentionUNet(nn.Module):
         if not self.seeded:
             return out
         x = x_and_log_s[:, :3]
-        sharp, colour = self.sharp.expand_as(x[:, :1]), x + out[:, :3]
+        sharp, colour = self.sharp.expand_as(x[:, :1]), self.colour_weight * (x + out[:, :3])
         return torch.cat([sharp, colour, self._places(x), out[:, 3:]], 1)
 
     def _places(self, x: Tensor) -> Tensor:

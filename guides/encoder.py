@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from econ_pyro.config import ExpertConfig
 from econ_pyro.layers import SCOPE_EPS, mean_over
 from econ_pyro.place import centre, coordinates, glimpse, latents_of, pass_on
+from econ_pyro.units import Units
 
 DARKEST = 0.01  # logits of mean colours are of it to 1 less it: black and white have none
 OFF = 0.35  # how far an object's place may be from its region's centre of mass
@@ -54,6 +55,7 @@ class Encoder(nn.Module):
         last = nn.Linear(4 * config.latent, 2 * config.latent)
         self.head = nn.Sequential(nn.Linear(inner, 4 * config.latent), nn.ReLU(inplace=True), last)
         self.centred, self.reach = config.centred, config.reach
+        self.units = Units(config.latent, 2 if config.centred else 0)
         if config.centred:
             self.colour = pass_on(3, config.latent - 2)
             with torch.no_grad():
@@ -68,7 +70,7 @@ class Encoder(nn.Module):
         self.outside: Tensor
 
     def forward(self, x_and_log_r: Tensor) -> Tensor:
-        """Means and log variances.
+        """Means and log variances of z.
 
         Args:
             x_and_log_r: image and log region, ``(n, 4, H, W)``. The whole image, not the image
@@ -77,8 +79,13 @@ class Encoder(nn.Module):
         Returns:
             ``(n, 2 L)``.
         """
-        if not self.centred:
-            return self.head(self.blocks(x_and_log_r).flatten(1))
+        out = self._centred(x_and_log_r) if self.centred else self._whole(x_and_log_r)
+        return torch.cat(self.units.count(*out.chunk(2, dim=1)), 1)
+
+    def _whole(self, x_and_log_r: Tensor) -> Tensor:
+        return self.head(self.blocks(x_and_log_r).flatten(1))
+
+    def _centred(self, x_and_log_r: Tensor) -> Tensor:
         x, r = x_and_log_r[:, :3], x_and_log_r[:, 3:].exp()
         place = centre(r, self.grid)
         colour = mean_over(r, x)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from econ_pyro.config import ExpertConfig
 from econ_pyro.place import about, coordinates, pass_on, place_of
+from econ_pyro.units import Units
 
 BUMP = 6.0  # logit that a new shape has in the middle over that far away
 
@@ -39,6 +40,7 @@ class SpatialBroadcastDecoder(nn.Module):
         super().__init__()
         self.centred, self.shape_latents = config.centred, config.shape_latents
         self.reach = config.reach
+        self.units = Units(config.latent, 2 if config.centred else 0)
         if self.shape_latents is None:
             self.both = _Blocks(config, config.latent, 4, kernel=3)
             appearance_head = shape_head = self.both.head
@@ -66,6 +68,7 @@ class SpatialBroadcastDecoder(nn.Module):
             ``(n, 4, H, W)``; the sigmoid of the first three is the mean, of the last the shape.
         """
         n = z.shape[0]  # len() would fix the batch of an export
+        z = self.units.value(z)
         if self.centred:
             place, z = z.split([2, z.shape[1] - 2], dim=1)
             grid = about(place_of(place, self.reach), self.grid)

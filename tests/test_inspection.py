@@ -5,8 +5,10 @@ import pytest
 import torch
 from data_files import blocks
 
+from econ_pyro.data import GeneratedScenes
 from econ_pyro.export import write_image
-from econ_pyro.inspection import advise, contact_sheet, inspect, report
+from econ_pyro.inspection import advise, contact_sheet, flat_share, inspect, report
+from econ_pyro.scene_config import SceneConfig
 
 
 def look(path, fit="crop", limit=1000):
@@ -58,3 +60,22 @@ def test_the_sheet_shows_images_and_their_masks(tmp_path):
     sheet = np.asarray(contact_sheet(seen, 32))
     blue = (np.abs(sheet.astype(int) - (57, 143, 191)).max(-1) < 12).sum()
     assert blue == pytest.approx(10 * 48 * 96, rel=0.02)  # the upper half of ten panels
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_the_preset_is_for_objects_of_one_colour_or_of_several(tmp_path, size):
+    flat = GeneratedScenes(SceneConfig(kind="random-colours", size=size), 0, 20)
+    images = flat.images(torch.arange(20))
+    generator = torch.Generator().manual_seed(0)
+    spots = torch.rand(20, 1, 16, 16, generator=generator).repeat_interleave(size // 16, 2)
+    spotted = torch.where(images > 0.5, spots.repeat_interleave(size // 16, 3), images)
+    for name, preset, pixels in (("flat", "quick", images), ("spots", "sprites", spotted)):
+        array = (255 * pixels).round().byte().permute(0, 2, 3, 1).numpy()
+        np.save(tmp_path / f"{name}.npy", array)
+        _, advice = look(tmp_path / f"{name}.npy")
+        assert f"svi_train.py {preset} " in advice.command
+        assert any(reason.startswith(f"{preset}: ") for reason in advice.reasons)
+
+
+def test_an_empty_picture_counts_as_flat():
+    assert flat_share(torch.zeros(2, 3, 16, 16)) == 1

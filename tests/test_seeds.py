@@ -1,5 +1,7 @@
 """Regions that grow from seeds, before anything is learnt, and the choice of the next object."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -22,11 +24,19 @@ def scenes():
     return GeneratedScenes(SceneConfig(kind="random-colours"), 3, 40).scenes(torch.arange(40))
 
 
-def features(image, seed):
+def features(image, seed, config=SMALL):
     torch.manual_seed(seed)
-    attentions = Ensemble(lambda: AttentionUNet(SMALL, image.shape[-1]), 2)
+    attentions = Ensemble(lambda: AttentionUNet(config, image.shape[-1]), 2)
     inputs = torch.cat([image, torch.zeros_like(image[:, :1])], 1)
     return attentions.of_all(inputs[:, None].expand(-1, 2, -1, -1, -1))
+
+
+def overlap(scenes, seed, taken):
+    """Soft IoU of what was taken, (B, H, W), with the object that the seed lies on."""
+    rows = torch.arange(len(seed))
+    owner = scenes.region.flatten(2)[rows, :, seed].float().argmax(1)
+    true = scenes.region[rows, owner].float()
+    return torch.minimum(taken, true).sum((1, 2)) / torch.maximum(taken, true).sum((1, 2))
 
 
 def test_seeds_are_in_the_middle_of_different_objects(scenes):
@@ -41,13 +51,22 @@ def test_seeds_are_in_the_middle_of_different_objects(scenes):
 def test_new_attention_cuts_out_whole_objects(scenes, seed):
     x, s = scenes.image, torch.ones_like(scenes.image[:, :1])
     seeds, r = candidates(features(x, seed), x, s, 1)
-    rows = torch.arange(len(x))
-    owner = scenes.region.flatten(2)[rows, :, seeds[:, 0]].float().argmax(1)
-    true = scenes.region[rows, owner].float()
     for k in range(2):
-        taken = r[:, 0, k, 0]
-        iou = torch.minimum(taken, true).sum((1, 2)) / torch.maximum(taken, true).sum((1, 2))
-        assert iou.median() > 0.8
+        assert overlap(scenes, seeds[:, 0], r[:, 0, k, 0]).median() > 0.8
+
+
+def test_a_small_weight_of_colours_keeps_objects_of_several_whole(scenes):
+    stripes = torch.zeros(32, 32)
+    stripes[::2] = -0.15
+    objects = scenes.region.any(1)[:, None]
+    x = (scenes.image + objects * stripes).clamp(0, 1)
+    s = torch.ones_like(x[:, :1])
+    several = replace(SMALL, colour_weight=0.2, place_weight=0.2)
+    median = []
+    for config in (SMALL, several):
+        seeds, r = candidates(features(x, 0, config), x, s, 1)
+        median.append(overlap(scenes, seeds[:, 0], r[:, 0, 0, 0]).median())
+    assert median[0] < 0.55 and median[1] > 0.65
 
 
 def test_what_has_been_taken_is_no_seed(scenes):
