@@ -134,6 +134,10 @@ class ObjectiveConfig:
     occlude: float = 0.0
     """Share of the layers of which the encoder sees only a part in training, another layer of the
     image having been put in front of it, and from which it has to find the whole."""
+    units: bool = False
+    """After each validation, latents (but places) get units in which those of its scenes have mean
+    0 and variance 1, which changes no drawing and makes L_z the least that it can be so: samples
+    of the prior are then like what was seen."""
     refine: bool = False
     """Decomposing goes on from what the competition found: layers in their likeliest order, each
     pixel in the layer where it is likeliest. Training is the same."""

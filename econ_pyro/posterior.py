@@ -73,7 +73,9 @@ def to_arviz(
         import arviz_base
     except ImportError:
         raise EconError(
-            "the package arviz-base", "none installed", "pip install 'econ-pyro[arviz]'"
+            "the package arviz-base",
+            "none installed",
+            "pip install 'econ-pyro[arviz]', with Python 3.11 or later",
         ) from None
     drawn = _draw(econ, images, draws, seed, temperature, batch)
     size, steps = econ.config.model.size, econ.config.model.steps

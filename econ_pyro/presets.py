@@ -26,6 +26,7 @@ _RECIPE = ObjectiveConfig(
     balance_limit=300.0,
     balance_until=700,
     occlude=0.5,
+    units=True,
     refine=True,
 )
 

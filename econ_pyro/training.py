@@ -215,7 +215,8 @@ class Trainer:
         probs = (wins + 1e-4).flip(0)  # back to front
         learner, svi = self.learner, self.learner.svi
         learner.model.class_probs.copy_(probs / probs.sum(1, keepdim=True))  # type: ignore[operator]
-        learner.fit_units(d)
+        if self.config.objective.units:
+            learner.fit_units(d)
         rate = learner.rate
         learner.evaluated(valid)
         loss = terms[0] + svi.elbo.beta * terms[1] + svi.elbo.gamma * terms[2]

@@ -79,13 +79,13 @@ class Encoder(nn.Module):
         Returns:
             ``(n, 2 L)``.
         """
-        out = self._centred(x_and_log_r) if self.centred else self._whole(x_and_log_r)
+        if self.centred:
+            out = self._about_the_region(x_and_log_r)
+        else:
+            out = self.head(self.blocks(x_and_log_r).flatten(1))
         return torch.cat(self.units.count(*out.chunk(2, dim=1)), 1)
 
-    def _whole(self, x_and_log_r: Tensor) -> Tensor:
-        return self.head(self.blocks(x_and_log_r).flatten(1))
-
-    def _centred(self, x_and_log_r: Tensor) -> Tensor:
+    def _about_the_region(self, x_and_log_r: Tensor) -> Tensor:
         x, r = x_and_log_r[:, :3], x_and_log_r[:, 3:].exp()
         place = centre(r, self.grid)
         colour = mean_over(r, x)

@@ -26,11 +26,17 @@ def econ(tiny):
 
 
 @pytest.fixture
+def arviz():
+    """Needs Python 3.11."""
+    pytest.importorskip("arviz_base")
+
+
+@pytest.fixture
 def images():
     return torch.rand(2, 3, 16, 16)
 
 
-def test_dimensions_and_observations(econ, images):
+def test_dimensions_and_observations(econ, images, arviz):
     state = torch.get_rng_state()
     tree = econ_pyro.to_arviz(econ, images, draws=3, seed=1, batch=4)
     assert torch.equal(torch.get_rng_state(), state)
@@ -51,7 +57,7 @@ def test_dimensions_and_observations(econ, images):
     np.testing.assert_array_equal(posterior["k"], again["k"])
 
 
-def test_winners_come_as_often_as_their_scores_say(econ, images):
+def test_winners_come_as_often_as_their_scores_say(econ, images, arviz):
     draws = 1500
     d = econ.decompose(images)
     spread = (d.scores[:, 0].amax(1) - d.scores[:, 0].amin(1)).max().item()
@@ -72,7 +78,7 @@ def test_winners_come_as_often_as_their_scores_say(econ, images):
     np.testing.assert_allclose(mean, (often[:, :, None, None] * r).sum(1), atol=1e-4)
 
 
-def test_latents_have_the_moments_of_their_gaussian(econ, images):
+def test_latents_have_the_moments_of_their_gaussian(econ, images, arviz):
     with torch.no_grad():
         for encoder in econ.guide.encoders:
             encoder.head[-1].bias[2:] = -2.0
@@ -90,14 +96,14 @@ def test_latents_have_the_moments_of_their_gaussian(econ, images):
         np.testing.assert_allclose(spread, q.scale.numpy(), rtol=0.1)
 
 
-def test_at_temperature_0_the_winners_are_those_of_decompose(econ, images):
+def test_at_temperature_0_the_winners_are_those_of_decompose(econ, images, arviz):
     tree = econ_pyro.to_arviz(econ, images, draws=2, temperature=0.0)
     d = econ.decompose(images)
     np.testing.assert_array_equal(tree["posterior"]["k"].values[0, 1], d.k)
     np.testing.assert_allclose(tree["posterior"]["r"].values[0, 0], d.region[:, :, 0], atol=1e-6)
 
 
-def test_what_makes_no_sense_is_refused(econ, images, monkeypatch):
+def test_what_makes_no_sense_is_refused(econ, images, arviz, monkeypatch):
     with pytest.raises(EconError, match="at least 1 for draws, got 0"):
         econ_pyro.to_arviz(econ, images, draws=0)
     with pytest.raises(EconError, match="temperature of 0 or more, got -1"):

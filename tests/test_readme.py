@@ -3,6 +3,7 @@
 import glob
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,8 @@ def test_readme_commands_run(here):
 def test_readme_python_runs(here):
     assert len(BLOCKS) == 4
     for block in BLOCKS:
+        if "to_arviz" in block and find_spec("arviz_base") is None:
+            continue  # needs Python 3.11
         exec(compile(block, "README.md", "exec"), {})
 
 

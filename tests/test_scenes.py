@@ -50,10 +50,10 @@ def painter(scene: Scenes, b: int):
     owner = np.full((h, w), -1)
     for y in range(h):
         for x in range(w):
-            image[:, y, x] = scene.background[b]
+            image[:, y, x] = scene.background[b].numpy()
             for k in reversed(range(n)):
                 if mask[k, y, x]:
-                    image[:, y, x] = scene.colour[b, k]
+                    image[:, y, x] = scene.colour[b, k].numpy()
                     owner[y, x] = k
     return image, owner
 

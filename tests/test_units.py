@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from test_training import make_trainer
 
 from econ_pyro.config import ExpertConfig
 from econ_pyro.data import GeneratedScenes
@@ -128,6 +129,16 @@ def test_samples_of_a_new_expert_have_the_colours_that_were_seen(tiny):
     for moment in (torch.mean, torch.std):
         off, off_before = (moment(c, 0) - moment(seen, 0) for c in (sampled_colours(econ), new))
         assert off.abs().max() < 0.1 and off.norm() < off_before.norm()
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_training_fits_units_if_asked(tiny, tmp_path, units):
+    objective = dataclasses.replace(tiny.objective, units=units)
+    train = dataclasses.replace(tiny.train, steps=2, valid_scenes=20)
+    trainer = make_trainer(dataclasses.replace(tiny, objective=objective, train=train), tmp_path)
+    trainer.fit()
+    scales = [e.units.scale for e in trainer.learner.guide.encoders]
+    assert any((scale != 1).any() for scale in scales) == units
 
 
 def test_frozen_and_idle_experts_keep_their_units_and_copies_take_them(tiny):
