@@ -144,11 +144,8 @@ def advise(seen: Inspection, fit: Fit) -> Advice:
 
 
 def _preset(seen: Inspection) -> tuple[str, str]:
-    n = len(seen.source)
-    chosen = torch.arange(min(n, _BATCH)) * n // min(n, _BATCH)
-    images = seen.source.images(chosen)
-    small = F.avg_pool2d(images, max(1, images.shape[-1] // SIZES[0]))
-    if flat_share(small) > _FLAT:
+    images = seen.source.images(_spread(len(seen.source), _BATCH))
+    if flat_share(_reduced(images, SIZES[0])) > _FLAT:
         return "quick", "objects look to be of one colour each; 20 minutes, then random-colours"
     return "sprites", "objects look to be of several colours each; quick if each is of one"
 
@@ -218,24 +215,33 @@ def report(seen: Inspection, advice: Advice, fit: Fit) -> str:
 
 def contact_sheet(seen: Inspection, size: int) -> Image.Image:
     """Images spread evenly over the set, at the size advised, each above its masks if any."""
-    n = len(seen.source)
-    chosen = torch.arange(min(n, _ACROSS * _DOWN)) * n // min(n, _ACROSS * _DOWN)
+    chosen = _spread(len(seen.source), _ACROSS * _DOWN)
     scenes = seen.source.scenes(chosen)
     images = seen.source.images(chosen) if scenes is None else scenes.image
-    step = max(1, images.shape[-1] // size)  # an exact fraction, pixels as the model sees them
     panels, labels = [], []
     for start in range(0, len(chosen), _ACROSS):
         at = range(start, min(start + _ACROSS, len(chosen)))
         labels.append(canvas.Label(f"{int(chosen[at[0]])} to {int(chosen[at[-1]])}"))
-        panels.append([_panel(images[i], step) for i in at])
+        panels.append([_panel(images[i], size) for i in at])
         if scenes is not None:
             labels.append(canvas.Label("masks"))
-            panels.append([_panel(_painted(scenes, i), step) for i in at])
+            panels.append([_panel(_painted(scenes, i), size) for i in at])
     return canvas.framed(canvas.grid(panels, labels))
 
 
-def _panel(image: Tensor, step: int) -> np.ndarray:
-    small = F.avg_pool2d(image, step)
+def _spread(n: int, most: int) -> Tensor:
+    """Indices spread evenly over n images, as many as there are or are wanted."""
+    chosen = min(n, most)
+    return torch.arange(chosen) * n // chosen
+
+
+def _reduced(images: Tensor, size: int) -> Tensor:
+    """By an exact fraction, to about a size: pixels as the model sees them."""
+    return F.avg_pool2d(images, max(1, images.shape[-1] // size))
+
+
+def _panel(image: Tensor, size: int) -> np.ndarray:
+    small = _reduced(image, size)
     return canvas.panel(small, canvas.scale_for(small.shape[-1], _PANEL))
 
 

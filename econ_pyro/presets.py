@@ -32,14 +32,16 @@ _RECIPE = ObjectiveConfig(
 
 _TRAIN = TrainConfig(steps=1000, batch=16, lr=2e-3, schedule="cosine", restart_below=0.2)
 
+_UNIQUE = Config(model=_SMALL, objective=_RECIPE, train=replace(_TRAIN, steps=800))
+
 PRESETS: dict[str, tuple[str, Config]] = {
     "quick": (
         "unique-colours in at most 20 minutes on two CPU cores.",
-        Config(model=_SMALL, objective=_RECIPE, train=replace(_TRAIN, steps=800, minutes=20.0)),
+        replace(_UNIQUE, train=replace(_UNIQUE.train, minutes=20.0)),
     ),
     "unique-colours": (
         "The paper's Fig. 1: circles red, squares green, triangles blue.",
-        Config(model=_SMALL, objective=_RECIPE, train=replace(_TRAIN, steps=800)),
+        _UNIQUE,
     ),
     "random-colours": (
         "The paper's Figs. 4, 6 and 7: objects of random colours.",

@@ -16,23 +16,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from econ_pyro.config import ExpertConfig
+
 SMALLEST = 1e-3  # factor of a scale in one go: no spread at all is no unit
 
 
 class Units(nn.Module):
     """Shift and scale of each latent, the same in an expert's encoder and decoder.
 
+    With ``centred``, the first two stand for a place, and keep its units (:mod:`econ_pyro.place`).
+
     Args:
-        latents: their number L.
-        places: of them, the first ones that stand for a place, and have its units
-            (:mod:`econ_pyro.place`).
+        config: of the expert.
     """
 
-    def __init__(self, latents: int, places: int) -> None:
+    def __init__(self, config: ExpertConfig) -> None:
         super().__init__()
-        self.places = places
-        self.register_buffer("shift", torch.zeros(latents))
-        self.register_buffer("scale", torch.ones(latents))
+        self.places = 2 if config.centred else 0
+        self.register_buffer("shift", torch.zeros(config.latent))
+        self.register_buffer("scale", torch.ones(config.latent))
         self.shift: Tensor
         self.scale: Tensor
 

@@ -55,7 +55,7 @@ class Encoder(nn.Module):
         last = nn.Linear(4 * config.latent, 2 * config.latent)
         self.head = nn.Sequential(nn.Linear(inner, 4 * config.latent), nn.ReLU(inplace=True), last)
         self.centred, self.reach = config.centred, config.reach
-        self.units = Units(config.latent, 2 if config.centred else 0)
+        self.units = Units(config)
         if config.centred:
             self.colour = pass_on(3, config.latent - 2)
             with torch.no_grad():

@@ -40,7 +40,7 @@ class SpatialBroadcastDecoder(nn.Module):
         super().__init__()
         self.centred, self.shape_latents = config.centred, config.shape_latents
         self.reach = config.reach
-        self.units = Units(config.latent, 2 if config.centred else 0)
+        self.units = Units(config)
         if self.shape_latents is None:
             self.both = _Blocks(config, config.latent, 4, kernel=3)
             appearance_head = shape_head = self.both.head

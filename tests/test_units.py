@@ -19,6 +19,10 @@ from econ_pyro.world import World
 CONFIG = ExpertConfig(latent=5, layers=2, features=8, channels=(4, 4), hidden=8, centred=True)
 
 
+def new_units(latents):
+    return Units(ExpertConfig(latent=latents))
+
+
 def posterior(encoder, x, r):
     loc, log_variance = encoder(torch.cat([x, r.log()], 1)).chunk(2, 1)
     return loc, log_variance.exp()
@@ -74,11 +78,11 @@ def test_new_units_change_no_drawing_and_make_the_prior_what_is_used(centred):
 def test_no_other_units_cost_less():
     torch.manual_seed(0)
     loc, variance = 3 * torch.randn(50, 4).double() + 1, torch.rand(50, 4).double()
-    encoder, decoder = Units(4, 0).double(), Units(4, 0).double()
+    encoder, decoder = new_units(4).double(), new_units(4).double()
     refit(encoder, decoder, moments(torch.zeros(50).long(), loc, variance, 1)[0])
 
     def cost(shift, scale):
-        tried = Units(4, 0)
+        tried = new_units(4)
         tried.shift, tried.scale = shift, scale
         counted, log_variance = tried.count(loc, variance.log())
         return kl(counted, log_variance.exp()).sum()
@@ -91,7 +95,7 @@ def test_no_other_units_cost_less():
 
 
 def test_latents_that_never_move_have_units_all_the_same():
-    units, same, still = Units(3, 0), Units(3, 0), torch.zeros(9, 3)
+    units, same, still = new_units(3), new_units(3), torch.zeros(9, 3)
     for _ in range(3):
         refit(units, same, moments(torch.zeros(9).long(), still, still, 1)[0])
     assert (units.scale > 0).all()
@@ -152,7 +156,7 @@ def test_frozen_and_idle_experts_keep_their_units_and_copies_take_them(tiny):
     units = [(e.encoder.units, e.decoder.units) for e in econ.experts]
     for encoder, decoder in units:
         torch.testing.assert_close(encoder.state_dict(), decoder.state_dict())
-    new = Units(2, 0).state_dict()
+    new = new_units(2).state_dict()
     for encoder, _ in (units[0], units[2]):
         torch.testing.assert_close(encoder.state_dict(), new)
     assert not torch.equal(units[1][0].scale, new["scale"])
