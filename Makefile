@@ -18,6 +18,8 @@ setup: .venv/requirements
 .venv/requirements: constraints.txt pyproject.toml .venv/bin/python
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c $(if $(HAS_TORCH),<(grep -v '^torch==' constraints.txt),constraints.txt) -e '.[dev]'
+	# of what spriteworld asks for, recent Pythons no longer run enum34
+	$(BIN)/pip install -q --no-deps -c constraints.txt spriteworld six
 	touch $@
 
 train: setup

@@ -1,4 +1,4 @@
-"""NumPy and HDF5 files as arrays, by the names that others give them.
+"""NumPy and HDF5 files as arrays, by the names that others give them; scenes as such a file.
 
 HDF5 is read as object-centric-library writes it: ``image``, ``mask`` (numbers of objects, the
 background 0), ``visibility``, ``shape`` and further properties, which are not used. Its
@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from econ_pyro.arrays import Arrays, Rows
 from econ_pyro.errors import EconError
+from econ_pyro.files import write_atomically
+from econ_pyro.scenes import Scenes
 
 NAMES = {
     "image": ("image", "images"),
@@ -83,6 +86,37 @@ def open_hdf5(path: Path) -> Arrays:
     background = 4 if path.name.startswith("objects_room") else None
     kept = "nothing: images are read when needed"
     return Arrays(path, "HDF5", kept, rows, background)
+
+
+def save_npz(path: Path | str, scenes: Scenes, classes: Sequence[str]) -> None:
+    """Write scenes with their ground truth as an archive that :func:`open_npz` reads.
+
+    Args:
+        path: the file, .npz.
+        scenes: what to write; images as 8 bits a channel.
+        classes: names of the classes, by label.
+
+    Raises:
+        EconError: the file is not called .npz, there are no scenes, or a class has no name.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise EconError("a file called .npz", str(path))
+    if not len(scenes.image):
+        raise EconError(f"scenes to write into {path}", "none")
+    if (most := int(scenes.label.max())) >= len(classes):
+        raise EconError(f"names of {most + 1} classes", f"{len(classes)}: {' '.join(classes)}")
+    slots = scenes.region.shape[1]
+    number = torch.arange(1, slots + 1, dtype=torch.int16)[:, None, None]
+    rows = {
+        "image": (scenes.image.permute(0, 2, 3, 1) * 255).round().byte(),
+        "mask": (scenes.region * number).sum(1, dtype=torch.int16),
+        "amodal": scenes.mask,
+        "label": scenes.label,
+    }
+    arrays = {name: tensor.numpy() for name, tensor in rows.items()}
+    names = np.array(list(classes))
+    write_atomically(path, lambda p: np.savez_compressed(p, classes=names, **arrays))
 
 
 class _Decoded:

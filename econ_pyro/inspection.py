@@ -34,7 +34,7 @@ SIZES = (32, 64, 128)
 GUESS = 4  # layers and experts where nothing was counted: the presets' numbers
 FEW = 200  # images below which a network learns them by heart
 _ENOUGH = 3 * round(MIN_AREA * 32 * 32)  # pixels, three times those that make a layer present
-_LOOK = 128  # size at which images are looked at
+_LOOK = SIZES[-1]  # size at which images are looked at, if they are not smaller
 _BATCH = 64
 _ALIKE = 0.03  # colours in each channel: what compression does to a flat one is less
 _FLAT = 0.33  # share above which objects are said to be of one colour each, at SIZES[0] pixels
@@ -93,6 +93,8 @@ def inspect(path: Path, fit: Fit, limit: int) -> Inspection:
 def _open(path: Path, fit: Fit, limit: int) -> tuple[Source, About]:
     if not is_dataset(path):
         own = open_images(path, _LOOK, fit, limit=limit)
+        if (size := _largest(own.about)) < _LOOK:  # enlarged, their edges would be blurred
+            own = open_images(path, size, fit, limit=limit)
         return own, own.about
     stored = StoredScenes(path)
     n, size, names = len(stored), stored.size, ", ".join(stored.classes)
@@ -173,8 +175,7 @@ def flat_share(images: Tensor) -> float:
 def _size(seen: Inspection) -> tuple[int, str]:
     if isinstance(seen.source, StoredScenes):
         return seen.source.size, "the dataset's own"
-    shorter = min(min(native) for native in seen.about.native)
-    largest = max((s for s in SIZES if s <= shorter), default=SIZES[0])
+    largest, shorter = _largest(seen.about), _shortest(seen.about)
     if not len(seen.areas):
         size = min(largest, 64)
         return size, f"a guess from images of {shorter} pixels and more; larger ones take longer"
@@ -184,6 +185,15 @@ def _size(seen: Inspection) -> tuple[int, str]:
     size = min(size, largest)
     pixels = round(tenth * size * size)
     return size, f"nine of ten objects show at least {pixels} pixels there"
+
+
+def _largest(about: About) -> int:
+    """Size that enlarges no image, if there is one."""
+    return max((s for s in SIZES if s <= _shortest(about)), default=SIZES[0])
+
+
+def _shortest(about: About) -> int:
+    return min(min(native) for native in about.native)
 
 
 def report(seen: Inspection, advice: Advice, fit: Fit) -> str:

@@ -4,7 +4,9 @@ Spriteworld lists a state's sprites back to front, measures from the lower left 
 of the frame, and draws polygons. Here a pixel belongs to a sprite if its centre lies inside the
 sprite's polygon, and takes the colour of the frontmost sprite there. Only the sprites' own
 properties are read; the package need not be installed. ``pip install --no-deps spriteworld six``
-leaves out what its environments and renderers need, which recent Pythons no longer run.
+leaves out what its environments and renderers need, which recent Pythons no longer run; nor do its
+factor distributions run with numpy 2. :func:`econ_pyro.array_files.save_npz` makes a dataset of
+the scenes.
 """
 
 from __future__ import annotations

@@ -77,5 +77,13 @@ def test_the_preset_is_for_objects_of_one_colour_or_of_several(tmp_path, size):
         assert any(reason.startswith(f"{preset}: ") for reason in advice.reasons)
 
 
+def test_small_pictures_are_not_enlarged_to_be_looked_at(tmp_path):
+    """A pixel of such a picture is one of those that flatness is measured by."""
+    scenes = GeneratedScenes(SceneConfig(kind="random-colours"), 0, 20).images(torch.arange(20))
+    np.save(tmp_path / "small.npy", scenes.permute(0, 2, 3, 1).numpy())
+    seen, _ = look(tmp_path / "small.npy")
+    torch.testing.assert_close(seen.source.images(torch.arange(20)), scenes)
+
+
 def test_an_empty_picture_counts_as_flat():
     assert flat_share(torch.zeros(2, 3, 16, 16)) == 1

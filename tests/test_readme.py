@@ -10,7 +10,10 @@ import pytest
 import torch
 from test_scripts import TINY, script
 
+from econ_pyro.array_files import save_npz
+from econ_pyro.data import GeneratedScenes
 from econ_pyro.export import write_image
+from econ_pyro.scene_config import SceneConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -20,8 +23,10 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with pictures and a tiny run called runs/quick, as the README has it."""
+    """A folder with pictures, scenes and a tiny run, called as the README has them."""
     monkeypatch.chdir(tmp_path)
+    made = GeneratedScenes(SceneConfig(), 0, 20, "train")
+    save_npz("spriteworld.npz", made.scenes(torch.arange(20)), made.classes)
     for i in range(3):
         write_image(Path(f"pictures/{i}.png"), torch.rand(3, 40, 40))
     tiny = [a.replace("3", "4") if before == "--model.experts" else a
@@ -55,10 +60,11 @@ def test_readme_commands_run(here):
 
 
 def test_readme_python_runs(here):
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
+    wanted = {"to_arviz": "arviz_base", "import Sprite": "spriteworld"}  # needs Python 3.11; old
     for block in BLOCKS:
-        if "to_arviz" in block and find_spec("arviz_base") is None:
-            continue  # needs Python 3.11
+        if any(use in block and find_spec(package) is None for use, package in wanted.items()):
+            continue
         exec(compile(block, "README.md", "exec"), {})
 
 

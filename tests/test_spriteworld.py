@@ -7,7 +7,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from econ_pyro.array_files import save_npz
 from econ_pyro.errors import EconError
+from econ_pyro.opening import open_images
 from econ_pyro.spriteworld import SHAPES, from_sprites
 
 FINE = 24  # pixels of the large drawing in one of the image
@@ -77,6 +79,47 @@ def test_polygons_front_to_back():
     assert scenes.count.tolist() == [3, 1, 0, 4] and scenes.mask.shape == (4, 4, 20, 20)
     assert torch.equal(scenes.background, torch.tensor([[7, 8, 9]] * 4, dtype=torch.uint8))
     scenes.layers(5)
+
+
+def test_scenes_saved_are_what_is_read(tmp_path):
+    rng, shapes = np.random.default_rng(2), ("square", "circle")
+    states = [
+        [
+            Quad(rng.uniform(0, 1, (4, 2)), tuple(rng.integers(0, 256, 3).tolist()), shape=shape)
+            for shape in rng.permutation(shapes).tolist() * (1 + i % 2)
+        ]
+        for i in range(6)
+    ]  # fmt: skip
+    scenes = from_sprites(states, 16, classes=shapes)
+    save_npz(tmp_path / "a.npz", scenes, shapes)
+    source = open_images(tmp_path / "a.npz", 16)
+    assert source.classes == shapes and len(source) == 6
+    read = source.scenes(torch.arange(6))
+    assert torch.equal(read.image, scenes.image)
+    for b in range(6):
+        seen = scenes.region[b].flatten(1).any(1)  # what is wholly hidden is nowhere in the file
+        n = int(seen.sum())
+        where = {region.numpy().tobytes(): i for i, region in enumerate(read.region[b])}
+        slots = [where[region.numpy().tobytes()] for region in scenes.region[b, seen]]
+        assert torch.equal(read.mask[b, slots], scenes.mask[b, seen])
+        assert torch.equal(read.label[b, slots], scenes.label[b, seen])
+        assert (read.label[b] >= 0).sum() == n
+        for i in range(n):
+            for j in range(n):  # whoever is seen where both are is in front
+                a, b_ = scenes.region[b, seen][i], scenes.mask[b, seen][j]
+                if i != j and (a & b_).any():
+                    assert slots[i] < slots[j]
+
+
+def test_what_cannot_be_saved_is_said(tmp_path):
+    scenes = from_sprites([[Quad([[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]], (9, 9, 9))]], 8)
+    with pytest.raises(EconError, match="file called .npz, got .*a.npy"):
+        save_npz(tmp_path / "a.npy", scenes, SHAPES)
+    with pytest.raises(EconError, match="names of 2 classes, got 1: triangle"):
+        save_npz(tmp_path / "a.npz", scenes, ("triangle",))
+    with pytest.raises(EconError, match="scenes to write into .*, got none"):
+        save_npz(tmp_path / "a.npz", from_sprites([], 8), SHAPES)
+    assert not any(tmp_path.iterdir())
 
 
 def test_colours_are_converted_and_unknown_shapes_named():
