@@ -1,8 +1,8 @@
 """What given experts make of images: the layers that the class-conditional ELBO scores.
 
-Only the regions need their turn, as each scope is what the nearer layers left. Given them, the T
-layers of B images are encoded, decoded and scored as one batch of B T, so that each expert runs
-once for all that it won.
+Only the regions need their turn, as each scope is what the nearer layers left (where regions grow
+from seeds, no network waits for it). Given them, the T layers of B images are encoded, decoded and
+scored as one batch of B T, so that each expert runs once for all that it won.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from econ_pyro.distributions import LayeredNormal, MeanBernoulli
-from econ_pyro.layers import fixed_region, next_scope
+from econ_pyro.layers import fixed_region, next_scope, region
 from econ_pyro.occlusion import occlude
 from econ_pyro.proposals import Generator, Recogniser
 from econ_pyro.terms import Terms, layer_terms
@@ -83,12 +83,29 @@ def _regions(
     guide: Recogniser, x: Tensor, k: Tensor, regions: Tensor | None, seeds: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Scope and region of every layer, front to back (Eqs. 9 and 14)."""
+    steps = k.shape[1]
+    shares: tuple[Tensor, ...] | None = None
+    if regions is None and seeds is not None and guide.seeded and steps > 1:
+        shares = _shares(guide, x, k[:, :-1], seeds[:, :-1]).unbind(1)
     s_t, scopes, taken = torch.ones_like(x[:, :1]), [], []
-    for i in range(k.shape[1]):
-        r_t = fixed_region(s_t, i, k.shape[1], regions)
-        if r_t is None:
+    for i in range(steps):
+        r_t = fixed_region(s_t, i, steps, regions)
+        if r_t is None and shares is not None:
+            r_t = region(s_t, shares[i])
+        elif r_t is None:
             r_t = guide.attend(x, s_t, k[:, i], None if seeds is None else seeds[:, i])
         scopes.append(s_t)
         taken.append(r_t)
         s_t = next_scope(s_t, r_t)
     return torch.stack(scopes, 1), torch.stack(taken, 1)
+
+
+def _shares(guide: Recogniser, x: Tensor, k: Tensor, seeds: Tensor) -> Tensor:
+    """What regions that grow from given seeds take of any scope: all at once, ``(B, N, 1, H, W)``.
+
+    Attention that is told where to begin has no need of the scope.
+    """
+    n = k.shape[1]
+    images = x.repeat_interleave(n, 0)
+    full = torch.ones_like(images[:, :1])
+    return guide.attend(images, full, k.flatten(), seeds.flatten()).unflatten(0, (-1, n))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from econ_pyro.decomposition import Decomposition, in_order
 from econ_pyro.layers import agreed, next_scope, region, regions_of_shapes, scopes
-from econ_pyro.mixture import arrange
+from econ_pyro.mixture import arrange, pixel_errors
 from econ_pyro.proposals import (
     Generator,
     Proposals,
@@ -64,7 +64,8 @@ def assign(
     for _ in range(ROUNDS):
         best = things.of(scores.argmin(2))
         if rules.ordered:
-            order, _ = arrange(x, best.mean, best.shape, best.terms.z, rules.sigma_x)
+            errors = pixel_errors(x, best.mean, rules.sigma_x)
+            order, _ = arrange(errors, best.shape, best.terms.z)
             things, best = _in_order(things, order), _in_order(best, order)
             noise, seed = in_order(noise, order), in_order(seed, order)
         s = scopes(regions_of_shapes(best.r))

@@ -6,7 +6,8 @@ be guessed any more: each pixel is a mixture over the layers,
 .. math:: p(x_i | z, k) = \sum_t m_{ti} \prod_{u \text{ before } t} (1 - m_{ui}) \,
     N(x_i; \mu_{ti}, \sigma^2)
 
-(the last layer is everywhere). So orders are compared exactly, without a network.
+(the last layer is everywhere). So orders are compared exactly, without a network, and the errors
+under the normal densities are the same in all of them.
 """
 
 from __future__ import annotations
@@ -22,101 +23,100 @@ SWEEPS = 2  # through the places of an order
 MARGIN = 1e-2  # nats by which another order is better: rounding errors are to move no layer
 
 
-def log_joint(x: Tensor, mean: Tensor, shape: Tensor, sigma_x: float) -> Tensor:
-    """Log of each layer's part of the mixture, ``(B, T, 1, H, W)``, up to a constant.
+def pixel_errors(x: Tensor, mean: Tensor, sigma_x: float) -> Tensor:
+    """What each layer's appearance would cost at each pixel, ``(B, T, 1, H, W)`` nats.
 
     Args:
         x: images, ``(B, 3, H, W)``.
-        mean: appearances front to back, ``(B, T, 3, H, W)``.
-        shape: shape probabilities front to back, ``(B, T, 1, H, W)``; the last play no part.
+        mean: appearances, ``(B, T, 3, H, W)``.
         sigma_x: standard deviation of the pixels.
+    """
+    return (x[:, None] - mean).square().sum(2, keepdim=True) / (2 * sigma_x**2)
+
+
+def log_joint(errors: Tensor, shape: Tensor) -> Tensor:
+    """Log of each layer's part of the mixture, ``(B, T, 1, H, W)``, up to a constant.
+
+    Args:
+        errors: :func:`pixel_errors` front to back, ``(B, T, 1, H, W)``.
+        shape: shape probabilities front to back, ``(B, T, 1, H, W)``; the last play no part.
     """
     everywhere = torch.ones_like(shape[:, :1])
     weight = regions_of_shapes(torch.cat([shape[:, :-1], everywhere], 1))
-    error = (x[:, None] - mean).square().sum(2, keepdim=True) / (2 * sigma_x**2)
-    return (weight + PROB_EPS).log() - error
+    return (weight + PROB_EPS).log() - errors
 
 
-def log_likelihood(x: Tensor, mean: Tensor, shape: Tensor, sigma_x: float) -> Tensor:
+def log_likelihood(errors: Tensor, shape: Tensor) -> Tensor:
     """Log p(x | z, k), regions summed out, ``(B,)`` nats up to a constant: :func:`log_joint`."""
-    return log_joint(x, mean, shape, sigma_x).logsumexp(1).sum((1, 2, 3))
+    return log_joint(errors, shape).logsumexp(1).sum((1, 2, 3))
 
 
-def worth(x: Tensor, mean: Tensor, shape: Tensor, l_z: Tensor, sigma_x: float) -> Tensor:
+def worth(errors: Tensor, shape: Tensor, l_z: Tensor) -> Tensor:
     """Whether a layer explains more than its latent costs, ``(B, T)`` bool.
 
     From the back on, layers without which the image is as likely but for L_z are left out. The
     last one always stays.
 
     Args:
-        x: images, ``(B, 3, H, W)``.
-        mean: appearances front to back, ``(B, T, 3, H, W)``.
+        errors: :func:`pixel_errors` front to back, ``(B, T, 1, H, W)``.
         shape: shape probabilities, ``(B, T, 1, H, W)``.
         l_z: Eq. 11 of each layer, ``(B, T)``.
-        sigma_x: standard deviation of the pixels.
     """
     steps = shape.shape[1]
-    kept, index = torch.ones_like(l_z, dtype=torch.bool), torch.arange(steps, device=x.device)
-    likely = log_likelihood(x, mean, shape, sigma_x)
+    kept, index = torch.ones_like(l_z, dtype=torch.bool), torch.arange(steps, device=l_z.device)
+    likely = log_likelihood(errors, shape)
     for t in reversed(range(steps - 1)):
         without = kept & (index != t)
-        rest = log_likelihood(x, mean, only(without, shape), sigma_x)
+        rest = log_likelihood(errors, only(without, shape))
         leave = likely - rest < l_z[:, t]
         kept = kept & ~(leave[:, None] & (index == t))
         likely = torch.where(leave, rest, likely)
     return kept
 
 
-def likeliest_order(x: Tensor, mean: Tensor, shape: Tensor, sigma_x: float) -> Tensor:
+def likeliest_order(errors: Tensor, shape: Tensor) -> Tensor:
     """Indices of the layers in the order that makes an image likeliest, ``(B, T)`` int64.
 
     Place by place from the front, the layer that is likeliest there of those behind goes there,
     twice over: O(T^2) orders in place of all (T - 1)!, and no network. The last layer stays.
 
     Args:
-        x: images, ``(B, 3, H, W)``.
-        mean: appearances front to back, ``(B, T, 3, H, W)``.
+        errors: :func:`pixel_errors` front to back, ``(B, T, 1, H, W)``.
         shape: shape probabilities front to back, ``(B, T, 1, H, W)``.
-        sigma_x: standard deviation of the pixels.
     """
-    n, steps = shape.shape[:2]
-    rows = torch.arange(n, device=x.device)
-    order = torch.arange(steps, device=x.device).repeat(n, 1)
+    (n, steps), device = shape.shape[:2], shape.device
+    rows = torch.arange(n, device=device)
+    order = torch.arange(steps, device=device).repeat(n, 1)
+    both = torch.stack([errors, shape], 2)  # (B, T, 2, 1, H, W)
     for place in SWEEPS * [*range(steps - 2)]:
         moves = [
             [*range(place), t, *(i for i in range(place, steps) if i != t)]
             for t in range(place, steps - 1)
         ]
-        tried = order[:, torch.tensor(moves, device=x.device)]  # (B, moves, T), as it is first
-        all_tried = tried.flatten(0, 1)
-        xs, means, shapes = (a.repeat_interleave(len(moves), 0) for a in (x, mean, shape))
-        means, shapes = in_order(means, all_tried), in_order(shapes, all_tried)
-        likely = log_likelihood(xs, means, shapes, sigma_x).unflatten(0, (-1, len(moves)))
+        tried = order[:, torch.tensor(moves, device=device)]  # (B, moves, T), as it is first
+        moved = both[rows[:, None, None], tried].flatten(0, 1)
+        likely = log_likelihood(*moved.unbind(2)).unflatten(0, (-1, len(moves)))
         stay = likely[:, :1] + MARGIN
         order = tried[rows, torch.cat([stay, likely[:, 1:]], 1).argmax(1)]
     return order
 
 
-def arrange(
-    x: Tensor, mean: Tensor, shape: Tensor, l_z: Tensor, sigma_x: float
-) -> tuple[Tensor, Tensor]:
+def arrange(errors: Tensor, shape: Tensor, l_z: Tensor) -> tuple[Tensor, Tensor]:
     """The likeliest order, with layers that are not worth their latents behind all but the last.
 
     Args:
-        x: images, ``(B, 3, H, W)``.
-        mean: appearances, ``(B, T, 3, H, W)``.
+        errors: :func:`pixel_errors`, ``(B, T, 1, H, W)``.
         shape: shape probabilities, ``(B, T, 1, H, W)``.
         l_z: Eq. 11 of each layer, ``(B, T)``.
-        sigma_x: standard deviation of the pixels.
 
     Returns:
         Indices of the layers front to back, ``(B, T)`` int64, and which of the layers in that
         order are worth it, ``(B, T)`` bool.
     """
-    kept = worth(x, mean, shape, l_z, sigma_x)
-    order = likeliest_order(x, mean, only(kept, shape), sigma_x)
+    kept = worth(errors, shape, l_z)
+    order = likeliest_order(errors, only(kept, shape))
     steps = order.shape[1]
-    spare = (~in_order(kept, order))[:, :-1] * steps + torch.arange(steps - 1, device=x.device)
+    spare = (~in_order(kept, order))[:, :-1] * steps + torch.arange(steps - 1, device=l_z.device)
     order = torch.cat([in_order(order, spare.argsort(1)), order[:, -1:]], 1)
     return order, in_order(kept, order)
 

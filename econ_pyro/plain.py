@@ -189,7 +189,7 @@ def _salient_seed(x: Tensor, scope: Tensor) -> Tensor:
 
 def _grown(guide: Any, k: int, x: Tensor, scope: Tensor, seed: Tensor) -> Tensor:
     """Image by image, the region that expert k's features grow from a pixel."""
-    features = guide.attentions[k](_seen(x, scope))
+    features = guide.attentions[k](_seen(x, torch.ones_like(scope)))
     regions = []
     for f, s, pixel in zip(features, scope, seed, strict=True):
         row, column = divmod(int(pixel), x.shape[3])

@@ -16,7 +16,7 @@ from torch import Tensor
 from econ_pyro.competition import compete, contest
 from econ_pyro.decomposition import Decomposition, in_order
 from econ_pyro.layers import scopes
-from econ_pyro.mixture import arrange, log_joint, log_likelihood, only
+from econ_pyro.mixture import arrange, log_joint, log_likelihood, only, pixel_errors
 from econ_pyro.proposals import Generator, Recogniser, Rules, visible_terms
 
 
@@ -65,9 +65,9 @@ def refine(
 
 def _ordered(d: Decomposition, sigma_x: float) -> tuple[Decomposition, Tensor]:
     """Layers in the likeliest order, with regions given them; which are worth it, ``(B, T)``."""
-    x, mean = d.image, as_seen(d)
-    order, kept = arrange(x, mean, d.shape, d.terms.z, sigma_x)
-    joint = log_joint(x, in_order(mean, order), only(kept, in_order(d.shape, order)), sigma_x)
+    errors = pixel_errors(d.image, as_seen(d), sigma_x)
+    order, kept = arrange(errors, d.shape, d.terms.z)
+    joint = log_joint(in_order(errors, order), only(kept, in_order(d.shape, order)))
     r = joint.masked_fill(~kept[:, :, None, None, None], -torch.inf).softmax(1)
     return replace(d.in_order(order), region=r), kept
 
@@ -80,7 +80,7 @@ def _likelier(anew: Decomposition, d: Decomposition, kept: Tensor, sigma_x: floa
 
     def evidence(chosen: Tensor) -> Tensor:
         e = anew.where(chosen, d)
-        likely = log_likelihood(e.image, e.mean, only(kept, e.shape), sigma_x)
+        likely = log_likelihood(pixel_errors(e.image, e.mean, sigma_x), only(kept, e.shape))
         return likely - (e.terms.z * kept).sum(1)
 
     steps, taken = kept.shape[1], torch.zeros_like(kept)

@@ -95,6 +95,7 @@ class AttentionUNet(nn.Module):
         return torch.cat([sharp, colour, self._places(x), out[:, 3:]], 1)
 
     def _places(self, x: Tensor) -> Tensor:
-        height, width = (torch.linspace(0, 1, n, device=x.device) for n in x.shape[2:])
+        like = {"device": x.device, "dtype": x.dtype}
+        height, width = (torch.linspace(0, 1, n, **like) for n in x.shape[2:])
         rows, columns = torch.meshgrid(height, width, indexing="ij")
         return self.near * torch.stack([rows, columns]).expand(x.shape[0], -1, -1, -1)

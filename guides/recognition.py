@@ -54,7 +54,7 @@ class Recognition(nn.Module):
         Returns:
             ``(B, 1, H, W)`` in [0, s_t].
         """
-        logits = self.attentions.of_winners(k_t, _inputs(x, s_t))
+        logits = self.attentions.of_winners(k_t, self._given(x, s_t))
         if self.seeded:
             logits = grow(logits, find_seed(x, s_t) if seed is None else seed)
         return region(s_t, logits.sigmoid())
@@ -80,8 +80,12 @@ class Recognition(nn.Module):
             return candidates(self._look(x, s_t), x, s_t, n)
 
     def _look(self, x: Tensor, s_t: Tensor) -> Tensor:
-        inputs = _inputs(x, s_t)[:, None].expand(-1, self.config.experts, -1, -1, -1)
+        inputs = self._given(x, s_t)[:, None].expand(-1, self.config.experts, -1, -1, -1)
         return self.attentions.of_all(inputs)
+
+    def _given(self, x: Tensor, s_t: Tensor) -> Tensor:
+        """What attention sees: with seeds, which say where to look, a full scope."""
+        return _inputs(x, torch.ones_like(s_t) if self.seeded else s_t)
 
     def encode(
         self, x: Tensor, r_t: Tensor, k_t: Tensor, noise: Tensor | None = None

@@ -10,7 +10,7 @@ from test_scripts import script
 
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.mixture import likeliest_order, worth
+from econ_pyro.mixture import likeliest_order, pixel_errors, worth
 from econ_pyro.onnx_export import (
     OUTPUTS,
     Decompose,
@@ -93,8 +93,8 @@ class _Order(torch.nn.Module):
         mean, shape = layers.split([3, 1], 2)
         x = mean[:, 1] * shape[:, 1] + mean[:, 0] * (1 - shape[:, 1])  # the second is in front
         l_z = layers.mean((2, 3, 4)) * 100
-        kept = worth(x, mean, shape, l_z, 0.1)
-        return likeliest_order(x, mean, shape, 0.1), kept.int()
+        errors = pixel_errors(x, mean, 0.1)
+        return likeliest_order(errors, shape), worth(errors, shape, l_z).int()
 
 
 def test_the_order_of_more_layers(tmp_path):

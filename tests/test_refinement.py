@@ -11,7 +11,7 @@ from econ_pyro.assignment import assign
 from econ_pyro.competition import compete
 from econ_pyro.decomposition import in_order
 from econ_pyro.econ import Econ
-from econ_pyro.mixture import likeliest_order, log_likelihood, worth
+from econ_pyro.mixture import likeliest_order, log_likelihood, pixel_errors, worth
 from econ_pyro.proposals import Rules
 from econ_pyro.refinement import as_seen, explain, refine
 
@@ -50,7 +50,7 @@ def test_the_likelihood_is_the_sum_over_all_shapes():
             error = (x[0, :, i, j] - mean[0, seen, :, i, j]).square().sum().item()
             pixel += p * math.exp(-error / (2 * SIGMA**2))
         expected += math.log(pixel)
-    found = log_likelihood(x.double(), mean.double(), shape.double(), SIGMA)
+    found = log_likelihood(pixel_errors(x.double(), mean.double(), SIGMA), shape.double())
     assert found.item() == pytest.approx(expected, abs=1e-2)  # a weight is at least 1e-6
 
 
@@ -61,11 +61,12 @@ def test_hardly_an_order_is_likelier(n, share):
         x, mean, shape = painted(n, seed=seed)
         shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
         mean, shape = mean[:, [*shuffled, n]], shape[:, [*shuffled, n]]
-        order = likeliest_order(x, mean, shape, SIGMA)
+        errors = pixel_errors(x, mean, SIGMA)
+        order = likeliest_order(errors, shape)
         assert order[0, -1] == n and order[0].sort().values.tolist() == list(range(n + 1))
-        found.append(log_likelihood(x, in_order(mean, order), in_order(shape, order), SIGMA))
+        found.append(log_likelihood(in_order(errors, order), in_order(shape, order)))
         every = [
-            log_likelihood(x, mean[:, [*p, n]], shape[:, [*p, n]], SIGMA)
+            log_likelihood(errors[:, [*p, n]], shape[:, [*p, n]])
             for p in itertools.permutations(range(n))
         ]
         best.append(max(every))
@@ -77,21 +78,23 @@ def test_images_have_orders_of_their_own():
     swapped = [1, 0, 2]
     x2, mean2, shape2 = (torch.cat(a) for a in ((x, x), (mean, mean[:, swapped]), (shape,) * 2))
     shape2 = torch.cat([shape, shape[:, swapped]])
-    assert likeliest_order(x2, mean2, shape2, SIGMA).tolist() == [[0, 1, 2], [1, 0, 2]]
+    order = likeliest_order(pixel_errors(x2, mean2, SIGMA), shape2)
+    assert order.tolist() == [[0, 1, 2], [1, 0, 2]]
 
 
 def test_of_two_layers_of_one_object_one_is_worth_it_and_a_spare_one_is_not():
     x, mean, shape = painted(2, seed=1)
     twice = [0, 0, 1, 2]
     l_z = torch.full((1, 4), 10.0)
-    kept = worth(x, mean[:, twice], shape[:, twice], l_z, SIGMA)
+    kept = worth(pixel_errors(x, mean[:, twice], SIGMA), shape[:, twice], l_z)
     assert kept.tolist() == [[True, False, True, True]]
     spare = mean.clone()
     spare[:, 0] = 1 - spare[:, 1].round()  # a colour that is not in the image
     mean_3, shape_3 = torch.cat([spare[:, :1], mean], 1), torch.cat([shape[:, :1], shape], 1)
-    kept = worth(x, mean_3, shape_3, l_z, SIGMA)
+    kept = worth(pixel_errors(x, mean_3, SIGMA), shape_3, l_z)
     assert kept.tolist() == [[False, True, True, True]]
-    assert worth(x, mean, shape, torch.full((1, 3), 1e6), SIGMA).tolist() == [[False, False, True]]
+    dear = torch.full((1, 3), 1e6)
+    assert worth(pixel_errors(x, mean, SIGMA), shape, dear).tolist() == [[False, False, True]]
 
 
 def decomposed(make_pq, x, mean, shape, r):
@@ -157,7 +160,8 @@ def test_experts_replace_the_layers_that_make_the_image_likelier_anew(make_pq):
     drawn, m = model.decode(refined.z[:, 2], refined.k[:, 2])
     torch.testing.assert_close(drawn, refined.mean[:, 2])
     torch.testing.assert_close(m, refined.shape[:, 2])
-    likely = (log_likelihood(x.double(), e.mean, e.shape, SIGMA) for e in (refined, d))
+    errors = (pixel_errors(x.double(), e.mean, SIGMA) for e in (refined, d))
+    likely = (log_likelihood(e, d_.shape) for e, d_ in zip(errors, (refined, d), strict=True))
     assert next(likely) > next(likely)
 
 
