@@ -114,9 +114,9 @@ def save_npz(path: Path | str, scenes: Scenes, classes: Sequence[str]) -> None:
         "amodal": scenes.mask,
         "label": scenes.label,
     }
-    arrays = {name: tensor.numpy() for name, tensor in rows.items()}
-    names = np.array(list(classes))
-    write_atomically(path, lambda p: np.savez_compressed(p, classes=names, **arrays))
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in rows.items()}
+    arrays["classes"] = np.array(list(classes))
+    write_atomically(path, lambda p: np.savez_compressed(p, **arrays))
 
 
 class _Decoded:

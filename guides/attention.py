@@ -95,7 +95,8 @@ class AttentionUNet(nn.Module):
         return torch.cat([sharp, colour, self._places(x), out[:, 3:]], 1)
 
     def _places(self, x: Tensor) -> Tensor:
-        like = {"device": x.device, "dtype": x.dtype}
-        height, width = (torch.linspace(0, 1, n, **like) for n in x.shape[2:])
+        height, width = (
+            torch.linspace(0, 1, n, dtype=x.dtype, device=x.device) for n in x.shape[2:]
+        )
         rows, columns = torch.meshgrid(height, width, indexing="ij")
         return self.near * torch.stack([rows, columns]).expand(x.shape[0], -1, -1, -1)
