@@ -6,13 +6,18 @@ import errno
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+import tyro
 
+from econ_pyro import presets
 from econ_pyro.errors import EconError
+
+T = TypeVar("T")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -37,6 +42,21 @@ def run(main: Callable[[], None]) -> None:
 def _exit(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def of_preset(cls: Callable[..., T], args: Sequence[str] | None, description: str | None) -> T:
+    """Arguments that begin with a preset, each of whose fields an option can set.
+
+    Args:
+        cls: a dataclass with the fields of a :class:`~econ_pyro.config.Config`, and ``preset``.
+        args: command line; that of the process if not given.
+        description: what the entry point does, for ``--help``.
+    """
+    options: dict[str, tuple[str, Any]] = {
+        name: (text, cls(**vars(config), preset=name))
+        for name, (text, config) in presets.PRESETS.items()
+    }
+    return tyro.extras.overridable_config_cli(options, args=args, description=description)
 
 
 def pick_device(name: str) -> torch.device:

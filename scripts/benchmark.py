@@ -1,5 +1,7 @@
 """Time the training step against a plain one: ``python scripts/benchmark.py quick``.
 
+Any field of the preset can be set, as for ``svi_train.py``: ``--train.batch 256``, say.
+
 All rows of a table are timed in one process, in turns, beside a matrix product that measures the
 machine's own peak in the same minutes.
 """
@@ -12,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,8 +24,8 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from econ_pyro import cli, errors, files, presets
-from econ_pyro.config import Config
+from econ_pyro import cli, errors, files
+from econ_pyro.config import Config, to_dict
 from econ_pyro.data import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.elbo import ClassConditionalELBO
@@ -47,17 +49,15 @@ PEAK = "matrix product"
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Config):
     """What to time."""
 
-    preset: tyro.conf.Positional[str] = "quick"
-    """Preset whose step is timed."""
+    preset: tyro.conf.Suppress[str] = ""
+    """Name of the preset whose step is timed."""
     device: str = "auto"
     """auto, cpu or cuda."""
     rounds: int = 15
     """Timed turns of each row."""
-    batch: int | None = None
-    """Scenes in a step; the preset's if not given."""
     scaling: bool = False
     """Also the step over numbers of experts and layers, image sizes and batches."""
     out: Path | None = None
@@ -66,16 +66,13 @@ class Args:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
-    parsed = tyro.cli(Args, args=args, description=__doc__)
+    parsed = cli.of_preset(Args, args, __doc__)
     errors.check_positive("--rounds", parsed.rounds)
-    errors.check_choice("a preset", parsed.preset, presets.PRESETS)
     device = cli.pick_device(parsed.device)
-    config = presets.PRESETS[parsed.preset][1]
-    if parsed.batch is not None:
-        errors.check_positive("--batch", parsed.batch)
-        config = replace(config, train=replace(config.train, batch=parsed.batch))
+    config = Config(**{f.name: getattr(parsed, f.name) for f in fields(Config)})
     with pyro.validation_enabled(False):
         figures: dict[str, Any] = {"machine": _machine(device), "preset": parsed.preset}
+        figures["config"] = to_dict(config)
         figures["step"] = _compare(config, device, parsed.rounds)
         figures["use"] = _use(config, device, parsed.rounds)
         figures["start"] = _start(parsed.preset, device)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import econ_pyro
-from econ_pyro import checkpoint, cli, files, plots, presets
+from econ_pyro import checkpoint, cli, files, plots
 from econ_pyro.about import LIMIT
 from econ_pyro.config import Config, from_dict, to_dict
 from econ_pyro.curves import training_curves
@@ -77,11 +77,7 @@ class TrainArgs(Config):
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
-    options = {
-        name: (text, TrainArgs(**vars(config), preset=name))
-        for name, (text, config) in presets.PRESETS.items()
-    }
-    parsed = tyro.extras.overridable_config_cli(options, args=args, description=__doc__)
+    parsed = cli.of_preset(TrainArgs, args, __doc__)
     run = parsed.run or Path("runs") / f"{parsed.preset}-seed-{parsed.seed}"
     given = _initial_experts(parsed)
     config = _resolve(parsed, run, given)

@@ -374,16 +374,21 @@ def test_numbers_that_make_no_sense_are_refused(capsys, tmp_path, option, value,
 def test_benchmark_prints_tables_and_writes_json(monkeypatch, tmp_path, capsys, tiny):
     monkeypatch.setattr(presets, "PRESETS", {"quick": ("tiny", tiny)})
     out = tmp_path / "figures.json"
-    script("benchmark", "quick", "--device", "cpu", "--rounds", 2, "--out", out)
+    script(
+        "benchmark", "quick", "--train.batch", 5, "--device", "cpu", "--rounds", 2, "--out", out
+    )
     figures = json.loads(out.read_text())
+    assert figures["config"]["train"]["batch"] == 5
     rows = figures["step"]["rows"]
     plain = rows["plain: all experts with gradients, float32"]
     ours = rows["econ-pyro: winners only, float32"]
     assert len(ours["seconds"]) == 2 and figures["use"]["decompose"] > 0
     # K = 3: plain runs all forward and back, ours all forward and one forward and back
     assert 0.5 < ours["flop"] / plain["flop"] < 0.85
-    assert "| econ-pyro: winners only" in capsys.readouterr().out and figures["start"] > 0
-    assert "a preset among quick, got 'swift'" in fails(capsys, "benchmark", "swift")
+    printed = capsys.readouterr().out
+    assert "| econ-pyro: winners only" in printed and "batch 5, K 3" in printed
+    assert figures["start"] > 0
+    assert "at least 1 for --rounds, got 0" in fails(capsys, "benchmark", "quick", "--rounds", 0)
 
 
 def test_seeds_are_trained_once_and_counted(tmp_path, capsys):
