@@ -16,6 +16,7 @@ from econ_pyro.about import LIMIT
 from econ_pyro.data import Source, open_split
 from econ_pyro.dataset import is_dataset
 from econ_pyro.econ import load
+from econ_pyro.errors import EconError
 from econ_pyro.evaluation import (
     TEST_SEED,
     as_json,
@@ -39,8 +40,8 @@ class Args:
     """Folder of a trained run or of published weights, or the name of shipped ones."""
     data: Path | None = None
     """Whatever --data of svi_train.py takes: of a dataset folder and of what the run was trained
-    on, the images held out are measured; held-out scenes of the run's own kind are generated if
-    not given."""
+    on, the images held out are measured. If not given, what it was trained on: scenes of its own
+    kind are generated if those were."""
     n: int = 1000
     """Number of generated scenes; most images taken of a file or a folder of images."""
     fit: Literal["crop", "resize"] | None = None
@@ -66,11 +67,18 @@ def main(args: Sequence[str] | None = None) -> None:
     econ = load(parsed.run, cli.pick_device(parsed.device))
     size = econ.config.model.size
     scenes = replace(econ.config.scenes, size=size)
+    trained = files.read_json(find(parsed.run) / checkpoint.CONFIG)
+    own_data = Path(trained["data"]) if trained.get("data") else None  # weights do not say
+    if own_data is not None and (parsed.shifted or parsed.samples):
+        raise EconError(
+            "a run on generated scenes, for --shifted and --samples", f"one trained on {own_data}"
+        )
+    data = parsed.data or own_data
     source: Source
-    if parsed.data is None or is_dataset(parsed.data):
-        source = open_split(parsed.data, scenes, size, TEST_SEED, 1, parsed.n).valid
+    if data is None or is_dataset(data):
+        source = open_split(data, scenes, size, TEST_SEED, 1, parsed.n).valid
     else:
-        source = _own_images(parsed, size)
+        source = _images(parsed, data, own_data, trained, size)
     report = evaluate(econ, source, true_regions=parsed.true_regions, greedy=parsed.greedy)
     own = parsed.run.is_dir()  # shipped weights keep the figures that they came with
     unlike_usual = "-true-regions" * parsed.true_regions + "-greedy" * parsed.greedy
@@ -100,16 +108,15 @@ def main(args: Sequence[str] | None = None) -> None:
         )
 
 
-def _own_images(args: Args, size: int) -> Source:
+def _images(
+    args: Args, data: Path, own: Path | None, trained: dict[str, Any], size: int
+) -> Source:
     """A file or a folder of images; of what the run was trained on, those held out."""
-    assert args.data is not None
-    trained = files.read_json(find(args.run) / checkpoint.CONFIG)
     fit = args.fit or trained.get("fit", "crop")
-    data = trained.get("data")  # published weights do not say
-    if data is None or Path(data).resolve() != args.data.resolve():
-        return open_images(args.data, size, fit, limit=args.n)
+    if own is None or own.resolve() != data.resolve():
+        return open_images(data, size, fit, limit=args.n)
     limit = trained.get("limit", LIMIT)
-    return open_split(args.data, SceneConfig(), size, 0, 1, args.n, fit, limit=limit).valid
+    return open_split(data, SceneConfig(), size, 0, 1, args.n, fit, limit=limit).valid
 
 
 if __name__ == "__main__":

@@ -104,6 +104,9 @@ def test_training_on_a_dataset_and_on_pictures(tmp_path, run):
     script("make_dataset", data, "--size", 16, "--n", 12, "--n-valid", 4)
     script("svi_train", "quick", *TINY, "--steps", 1, "--data", data, "--run", tmp_path / "a")
     script("evaluate", run, "--data", data)
+    script("evaluate", tmp_path / "a", "--json")
+    own = json.loads((tmp_path / "a" / "evaluation.json").read_text())
+    assert own["held-out"]["metrics"]["scenes"] == 4  # its own data, not scenes of 1,000
     pictures = tmp_path / "pictures"
     for i in range(5):
         write_image(pictures / "nested" / f"{i}.png", torch.rand(3, 20, 30))
@@ -164,11 +167,17 @@ def test_inspect_data_prints_a_command_that_trains(tmp_path, capsys):
     assert measured["metrics"]["scenes"] == 3  # every 20th image is held out
     assert {"ari_fg", "visible_iou", "class_accuracy"} < set(measured["metrics"])
     assert "amodal_iou" not in measured["metrics"] and "ooa" not in measured["metrics"]
-    capsys.readouterr()
-    script("evaluate", run, "--data", data, "--json")
-    (again,) = json.loads(capsys.readouterr().out).values()
-    assert again["metrics"]["scenes"] == 3  # those held out, as it was trained on the others
-    assert again["metrics"]["ari_fg"] == pytest.approx(measured["metrics"]["ari_fg"])
+    names = (run / checkpoint.NAMES).read_text()
+    for given, title in (([], "held-out"), (["--data", data], str(data))):
+        capsys.readouterr()
+        script("evaluate", run, *given, "--json")
+        again = json.loads(capsys.readouterr().out)[title]
+        assert again["metrics"]["scenes"] == 3  # those held out, as it was trained on the others
+        assert again["metrics"]["ari_fg"] == pytest.approx(measured["metrics"]["ari_fg"])
+    assert (run / checkpoint.NAMES).read_text() == names
+    for option in ("--shifted", "--samples"):
+        error = fails(capsys, "evaluate", run, option)
+        assert "generated scenes, for --shifted and --samples, got one trained on" in error
 
 
 def test_evaluate(run, capsys):
