@@ -33,10 +33,15 @@ class ExpertConfig:
     reach: float = 1.0
     """With centred, how far places may be from the middle of the image, where its edges are at 1.
     Samples lie anywhere within it: less than 1 where whole objects are to be in the image."""
+    scaled: bool = False
+    """With centred, the third latent is a size, which the encoder finds from the region's spread,
+    and the decoder draws at that size: an object once learnt is the same however large. For
+    objects of one class that differ in size; without, experts tend to share them out by size."""
     shape_latents: int | None = None
     """If set, an object's shape depends on that many of its latents, the first ones, and only its
-    appearance on all: 2 with centred are shapes that differ in place alone, more let them vary in
-    size or outline. Free shapes (the paper) also learn the bites that nearer objects take."""
+    appearance on all: 2 with centred are shapes that differ in place alone (3 with scaled, in size
+    too), more let outlines vary. Free shapes (the paper) also learn the bites that nearer objects
+    take."""
     channels: tuple[int, ...] = (32, 64, 64, 64)
     """Output channels of the attention U-Net's down blocks."""
     hidden: int = 128
@@ -60,13 +65,17 @@ class ExpertConfig:
     """Initial logit of the shape; goes with attention_bias. 0 is the paper."""
 
     def __post_init__(self) -> None:
-        least = 3 if self.centred else 1  # a place, and something of its own
+        if self.scaled and not self.centred:
+            raise EconError("expert.centred, as expert.scaled is set", "expert.no-centred")
+        given = 2 * self.centred + self.scaled  # a place, a size
+        least = given + 1  # something of its own
         if self.latent < least:
             raise EconError(f"at least {least} latents", str(self.latent), "raise expert.latent")
-        least = 2 if self.centred else 1
+        least = max(given, 1)
         if self.shape_latents is not None and not least <= self.shape_latents <= self.latent:
+            hint = "with expert.scaled, a size is one of them" if self.scaled else ""
             raise EconError(
-                f"{least} to {self.latent} expert.shape-latents", str(self.shape_latents)
+                f"{least} to {self.latent} expert.shape-latents", str(self.shape_latents), hint
             )
 
 

@@ -13,6 +13,7 @@ import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from econ_pyro import canvas
+from econ_pyro import canvas, presets
 from econ_pyro.about import About
 from econ_pyro.data import Source
 from econ_pyro.dataset import StoredScenes, is_dataset
@@ -37,6 +38,7 @@ _ENOUGH = 3 * round(MIN_AREA * 32 * 32)  # pixels, three times those that make a
 _LOOK = SIZES[-1]  # size at which images are looked at, if they are not smaller
 _BATCH = 64
 _ALIKE = 0.03  # colours in each channel: what compression does to a flat one is less
+_SIZES_DIFFER = 1.25  # range above which sizes are a latent: rasters alone make 1.1 of one size
 _FLAT = 0.33  # share above which objects are said to be of one colour each, at SIZES[0] pixels
 _ACROSS, _DOWN, _PANEL = 8, 4, 96  # contact sheet
 
@@ -52,6 +54,9 @@ class Inspection:
     """Images by number of visible objects; empty without masks."""
     areas: Tensor
     """Visible part of each object as a fraction of its image, ascending."""
+    size_range: float | None
+    """How many times as wide the larger objects of a class are as the smaller ones (ninth over
+    first decile, of the middle one of the classes); None without whole masks and classes."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def inspect(path: Path, fit: Fit, limit: int) -> Inspection:
     """
     source, about = _open(path, fit, limit)
     objects: Counter[int] = Counter()
-    areas = [torch.empty(0)]
+    areas, whole = [torch.empty(0)], [torch.empty(0, 2)]
     for indices in torch.arange(min(limit, len(source))).split(_BATCH):
         scenes = source.scenes(indices)
         if scenes is None:
@@ -87,7 +92,28 @@ def inspect(path: Path, fit: Fit, limit: int) -> Inspection:
         share = scenes.region.flatten(2).float().mean(2)  # (B, N)
         objects.update((share > 0).sum(1).tolist())
         areas.append(share[share > 0])
-    return Inspection(path, source, about, objects, torch.cat(areas).sort().values)
+        whole.append(_whole_objects(scenes))
+    size_range = _size_range(torch.cat(whole))
+    return Inspection(path, source, about, objects, torch.cat(areas).sort().values, size_range)
+
+
+def _whole_objects(scenes: Truth) -> Tensor:
+    """Class and width of each object whose mask is known and not cut by the edge, ``(n, 2)``."""
+    if scenes.mask is None or scenes.label is None:
+        return torch.empty(0, 2)
+    mask = scenes.mask
+    cut = mask[..., [0, -1], :].flatten(2).any(2) | mask[..., [0, -1]].flatten(2).any(2)
+    width = mask.flatten(2).float().mean(2).sqrt()
+    there = (scenes.label >= 0) & ~cut & (width > 0)
+    return torch.stack([scenes.label[there].float(), width[there]], 1)
+
+
+def _size_range(whole: Tensor) -> float | None:
+    ranges = []
+    for label in whole[:, 0].unique():
+        low, high = whole[whole[:, 0] == label, 1].quantile(torch.tensor([0.1, 0.9]))
+        ranges.append((high / low).item())
+    return median(ranges) if ranges else None
 
 
 def _open(path: Path, fit: Fit, limit: int) -> tuple[Source, About]:
@@ -134,11 +160,20 @@ def advise(seen: Inspection, fit: Fit) -> Advice:
                        "are, too)")  # fmt: skip
     preset, reason = _preset(seen)
     reasons.append(f"{preset}: {reason}")
+    scaled = seen.size_range is not None and seen.size_range > _SIZES_DIFFER
+    if scaled:
+        reasons.append(f"scaled: of one class, larger objects are {seen.size_range:.1f} times as "
+                       "wide as smaller ones")  # fmt: skip
     words = ["python", "scripts/svi_train.py", preset, "--data", str(seen.path)]
     for option, value in (("size", size), ("steps", steps), ("experts", experts)):
         words += [f"--model.{option}", str(value)]
     if not whole:
         words += ["--model.expert.reach", "1"]
+    if scaled:  # a size is one more latent, and one that the shape depends on
+        expert = presets.PRESETS[preset][1].model.expert
+        more = (("latent", expert.latent + 1), ("shape-latents", (expert.shape_latents or 2) + 1))
+        words += ["--model.expert.scaled"]
+        words += [word for name, n in more for word in (f"--model.expert.{name}", str(n))]
     if fit != "crop":
         words += ["--fit", fit]
     words += ["--run", f"runs/{seen.path.name.split('.')[0] or 'own'}"]

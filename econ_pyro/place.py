@@ -1,4 +1,4 @@
-r"""Places: what the first two latents mean to a decoder that draws about one, and its encoder.
+r"""Places and sizes: what the first latents mean to a decoder that draws there, and its encoder.
 
 An encoder looks where the region is, and a decoder draws there: what either has learnt of an
 object it knows anywhere.
@@ -9,10 +9,13 @@ nowhere else: a latent z stands for the place
 .. math:: reach \tanh(0.85 z),
 
 which for z ~ N(0, 1) is nearly uniform (tanh(0.85 z) and the Gaussian's own 2 Phi(z) - 1 are never
-0.02 apart), so that the prior spreads objects as evenly as scenes do.
+0.02 apart), so that the prior spreads objects as evenly as scenes do. A size, where there is one,
+is a third latent's exponential: of what is drawn at 1, an object's radius is UNIT.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -43,17 +46,20 @@ def latents_of(place: Tensor, reach: float) -> Tensor:
     return (place / reach).clamp(-FARTHEST, FARTHEST).atanh() / SLOPE
 
 
-def about(place: Tensor, grid: Tensor) -> Tensor:
+def about(place: Tensor, grid: Tensor, log_size: Tensor | None = None) -> Tensor:
     """What a decoder sees about a place: coordinates from there, and a bump around it.
 
     Args:
         place: ``(n, 2)``.
         grid: :func:`coordinates`.
+        log_size: log of the size at which the object is drawn, ``(n, 1)``; 0 if not given.
 
     Returns:
         ``(n, 3, H, W)``.
     """
     away = (grid - place[:, :, None, None]) / UNIT
+    if log_size is not None:
+        away = away * (-log_size[:, :, None, None]).exp()
     return torch.cat([away, (-0.5 * away.square().sum(1, keepdim=True)).exp()], 1)
 
 
@@ -65,6 +71,18 @@ def centre(r: Tensor, grid: Tensor) -> Tensor:
         grid: :func:`coordinates`.
     """
     return mean_over(r, grid)
+
+
+def log_size_of(r: Tensor, place: Tensor, grid: Tensor) -> Tensor:
+    """Log of the size at which a disc of the region's spread would be drawn, ``(n, 1)``.
+
+    Args:
+        r: region, ``(n, 1, H, W)``, nowhere 0.
+        place: its :func:`centre`, ``(n, 2)``.
+        grid: :func:`coordinates`.
+    """
+    variance = mean_over(r, (grid - place[:, :, None, None]).square()).mean(1, keepdim=True)
+    return 0.5 * variance.log() - math.log(UNIT / 2)  # a disc's deviation is half its radius
 
 
 def glimpse(inputs: Tensor, r: Tensor, place: Tensor, grid: Tensor, outside: Tensor) -> Tensor:

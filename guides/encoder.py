@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 from econ_pyro.config import ExpertConfig
 from econ_pyro.layers import SCOPE_EPS, mean_over
-from econ_pyro.place import centre, coordinates, glimpse, latents_of, pass_on
+from econ_pyro.place import centre, coordinates, glimpse, latents_of, log_size_of, pass_on
 from econ_pyro.units import Units
 
 DARKEST = 0.01  # logits of mean colours are of it to 1 less it: black and white have none
 OFF = 0.35  # how far an object's place may be from its region's centre of mass
 LOG_VARIANCE = -3.0  # of q(z) at first, a standard deviation of 0.22
-LOG_VARIANCE_OF_PLACE = -4.0  # the same of a place: a twelfth of the image at the most
+LOG_VARIANCE_OF_PLACE = -4.0  # the same of a place: a twelfth of the image at the most; of a size
 
 
 class Encoder(nn.Module):
@@ -34,6 +34,9 @@ class Encoder(nn.Module):
     the window colours are seen as they differ from it: what is learnt of an object holds for
     colours that it never had.
     Latents start nearly without noise, which would hide a place that is off by less.
+
+    With ``scaled``, the third mean is the log of the size that the region's spread speaks of, and
+    what these add to it, for parts that are hidden.
 
     Args:
         config: sizes of the expert.
@@ -54,15 +57,16 @@ class Encoder(nn.Module):
         inner = channels * (size // 2**config.layers) ** 2
         last = nn.Linear(4 * config.latent, 2 * config.latent)
         self.head = nn.Sequential(nn.Linear(inner, 4 * config.latent), nn.ReLU(inplace=True), last)
-        self.centred, self.reach = config.centred, config.reach
+        self.centred, self.scaled, self.reach = config.centred, config.scaled, config.reach
         self.units = Units(config)
         if config.centred:
-            self.colour = pass_on(3, config.latent - 2)
+            given = 2 + config.scaled
+            self.colour = pass_on(3, config.latent - given)
             with torch.no_grad():
                 last.weight[2 : config.latent] = 0.0
                 last.bias[2 : config.latent] = 0.0
                 last.bias[config.latent :] = LOG_VARIANCE
-                last.bias[config.latent :][:2] = LOG_VARIANCE_OF_PLACE
+                last.bias[config.latent :][:given] = LOG_VARIANCE_OF_PLACE
         self.register_buffer("grid", coordinates(size), persistent=False)  # (1, 2, H, W)
         self.grid: Tensor
         outside = torch.tensor([0.0, 0.0, 0.0, math.log(SCOPE_EPS)])
@@ -96,6 +100,9 @@ class Encoder(nn.Module):
         # unbounded, latents far from the prior are the quickest way to change a new decoder's
         # output, and stay there
         passed = self.colour(colour.clamp(DARKEST, 1 - DARKEST).logit())
-        others = (out[:, 2:latents] + passed).asinh()
         moved = latents_of(place + OFF * F.softsign(out[:, :2]), self.reach)
-        return torch.cat([moved, others, out[:, latents:]], 1)
+        means = [moved]
+        if self.scaled:
+            means.append(log_size_of(r, place, self.grid) + F.softsign(out[:, 2:3]))
+        means.append((out[:, 2 + self.scaled : latents] + passed).asinh())
+        return torch.cat([*means, out[:, latents:]], 1)

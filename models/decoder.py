@@ -25,6 +25,8 @@ class SpatialBroadcastDecoder(nn.Module):
     hyperbolic sines are the logits of which the encoder took the inverse, so that any flat colour
     is right before anything is learnt.
 
+    With ``scaled``, the third latent is a size, and coordinates count by it.
+
     With ``shape_latents``, appearance and shape have blocks of their own, and the shape's see the
     first latents only (the appearance's are 1x1, a function of each pixel's place: a third of the
     time, and as quick to learn). A decoder that has learnt the bites that others take out of its
@@ -38,8 +40,8 @@ class SpatialBroadcastDecoder(nn.Module):
 
     def __init__(self, config: ExpertConfig, size: int) -> None:
         super().__init__()
-        self.centred, self.shape_latents = config.centred, config.shape_latents
-        self.reach = config.reach
+        self.centred, self.scaled = config.centred, config.scaled
+        self.reach, self.shape_latents = config.reach, config.shape_latents
         self.units = Units(config)
         if self.shape_latents is None:
             self.both = _Blocks(config, config.latent, 4, kernel=3)
@@ -51,7 +53,7 @@ class SpatialBroadcastDecoder(nn.Module):
         with torch.no_grad():
             shape_head.bias[-1] = config.shape_bias  # type: ignore[index]
             if self.centred:
-                self.colour = pass_on(config.latent - 2, 3)
+                self.colour = pass_on(config.latent - 2 - config.scaled, 3)
                 self.bump = nn.Parameter(torch.tensor(BUMP))
                 appearance_head.weight[:3] = 0.0
                 appearance_head.bias[:3] = 0.0  # type: ignore[index]
@@ -70,8 +72,10 @@ class SpatialBroadcastDecoder(nn.Module):
         n = z.shape[0]  # len() would fix the batch of an export
         z = self.units.value(z)
         if self.centred:
-            place, z = z.split([2, z.shape[1] - 2], dim=1)
-            grid = about(place_of(place, self.reach), self.grid)
+            place, log_size, z = z[:, :2], None, z[:, 2:]
+            if self.scaled:
+                log_size, z = z[:, :1], z[:, 1:]
+            grid = about(place_of(place, self.reach), self.grid, log_size)
         else:
             grid = self.grid.expand(n, -1, -1, -1)
         height, width = grid.shape[2:]
@@ -93,7 +97,8 @@ class _Blocks(nn.Module):
 
     def __init__(self, config: ExpertConfig, latents: int, outputs: int, kernel: int) -> None:
         super().__init__()
-        self.channels = channels = latents + (1 if config.centred else 2)
+        # coordinates, and with a place a bump in place of it; a size is in the coordinates
+        self.channels = channels = latents + (1 - config.scaled if config.centred else 2)
         blocks: list[nn.Module] = []
         for _ in range(config.layers):
             convolution = nn.Conv2d(channels, config.features, kernel, padding=kernel // 2)

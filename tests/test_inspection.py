@@ -5,6 +5,7 @@ import pytest
 import torch
 from data_files import blocks
 
+from econ_pyro.array_files import save_npz
 from econ_pyro.data import GeneratedScenes
 from econ_pyro.export import write_image
 from econ_pyro.inspection import advise, contact_sheet, flat_share, inspect, report
@@ -83,6 +84,20 @@ def test_small_pictures_are_not_enlarged_to_be_looked_at(tmp_path):
     np.save(tmp_path / "small.npy", scenes.permute(0, 2, 3, 1).numpy())
     seen, _ = look(tmp_path / "small.npy")
     torch.testing.assert_close(seen.source.images(torch.arange(20)), scenes)
+
+
+@pytest.mark.parametrize(("sizes", "scaled"), [((0.35, 0.35), False), ((0.2, 0.4), True)])
+def test_sizes_that_differ_are_told(tmp_path, sizes, scaled):
+    config = SceneConfig(object_size=sizes)
+    made = GeneratedScenes(config, 0, 60)
+    save_npz(tmp_path / "a.npz", made.scenes(torch.arange(60)), made.classes)
+    seen, advice = look(tmp_path / "a.npz")
+    # uniform from 0.2 to 0.4: the ninth over the first decile is 0.38 over 0.22
+    assert seen.size_range == pytest.approx(0.38 / 0.22 if scaled else 1, abs=0.15)
+    command = "--model.expert.scaled --model.expert.latent 6 --model.expert.shape-latents 3"
+    assert (command in advice.command) == scaled
+    np.save(tmp_path / "b.npy", np.zeros((40, 32, 32, 3), np.uint8))
+    assert look(tmp_path / "b.npy")[0].size_range is None
 
 
 def test_an_empty_picture_counts_as_flat():

@@ -1,4 +1,7 @@
-"""Decoders that draw about a place, and encoders that find it."""
+"""Decoders that draw about a place, at a size, and encoders that find them."""
+
+import dataclasses
+import math
 
 import pytest
 import torch
@@ -8,7 +11,15 @@ from econ_pyro.config import ExpertConfig
 from econ_pyro.errors import EconError
 from econ_pyro.guides.encoder import OFF, Encoder
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
-from econ_pyro.place import centre, coordinates, glimpse, latents_of, place_of
+from econ_pyro.place import (
+    UNIT,
+    centre,
+    coordinates,
+    glimpse,
+    latents_of,
+    log_size_of,
+    place_of,
+)
 
 SMALL = ExpertConfig(latent=3, layers=2, features=8, channels=(4, 4), centred=True)
 PIXEL = 2 / 31  # of the coordinates of 32 pixels
@@ -179,3 +190,56 @@ def test_a_new_shape_is_a_blob_about_its_place():
     found = centre((shape > 0.5).float()[None, None], coordinates(32))
     torch.testing.assert_close(found, place, atol=0.1, rtol=0)
     assert shape.max() > 0.7 and 30 < shape.sum() < 300
+
+
+SCALED = dataclasses.replace(SMALL, latent=4, scaled=True)
+
+
+def test_the_size_of_a_disc_and_of_a_box_is_told_from_the_region():
+    grid = coordinates(256)
+    for radius in (0.2, 0.45):
+        disc = (grid.square().sum(1, keepdim=True) < radius**2).double() + 1e-9
+        size = log_size_of(disc, torch.zeros(1, 2), grid.double()).exp().item()
+        assert size * UNIT == pytest.approx(radius, rel=0.02)
+        box = (grid.abs().amax(1, keepdim=True) < radius).double() + 1e-9
+        size = log_size_of(box, torch.zeros(1, 2), grid.double()).exp().item()
+        assert size * UNIT == pytest.approx(radius * 2 / 3**0.5, rel=0.02)
+
+
+def test_what_is_drawn_grows_with_its_size():
+    """Without the reach of convolutions, whose 3x3 pixels are of one size."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(SCALED, shape_latents=3, latent=5)
+    decoder = SpatialBroadcastDecoder(config, 33).double()
+    for block in decoder.shape.blocks:
+        if isinstance(block, torch.nn.Conv2d):  # the middle of each kernel alone
+            kept = block.weight.data[..., 1:2, 1:2].clone()
+            block.weight.data.zero_()[..., 1:2, 1:2] = kept
+    other = torch.tensor([0.3, -0.2], dtype=torch.double)
+    small, large = (
+        torch.cat([torch.zeros(2), torch.tensor([log_size]), other])[None].double()
+        for log_size in (-0.4, -0.4 + math.log(2))
+    )
+    a, b = decoder(small), decoder(large)
+    torch.testing.assert_close(a[..., 8:25, 8:25], b[..., ::2, ::2])
+    assert (a - b).abs().max() > 0.1
+
+
+def test_a_new_encoder_is_about_the_size():
+    torch.manual_seed(0)
+    encoder, grid = Encoder(SCALED, 32), coordinates(32)
+    r = torch.full((2, 1, 32, 32), 1e-5)
+    r[0, 0, :8, :8] = 1
+    r[1, 0, 10:28, 10:30] = 1
+    out = encoder(torch.cat([torch.rand(2, 3, 32, 32), r.log()], 1))
+    assert out.shape == (2, 8)
+    torch.testing.assert_close(out[:, 2:3], log_size_of(r, centre(r, grid), grid))
+
+
+def test_a_size_needs_a_place_and_a_latent():
+    with pytest.raises(EconError, match="expected expert.centred, as expert.scaled is set"):
+        ExpertConfig(scaled=True)
+    with pytest.raises(EconError, match="at least 4 latents"):
+        ExpertConfig(latent=3, centred=True, scaled=True)
+    with pytest.raises(EconError, match="3 to 5 expert.shape-latents, got 2"):
+        ExpertConfig(latent=5, centred=True, scaled=True, shape_latents=2)

@@ -48,10 +48,10 @@ def sampled_colours(econ):
     return econ.sample_experts(2000)[0][0].mean((2, 3))
 
 
-@pytest.mark.parametrize("centred", [True, False])
-def test_new_units_change_no_drawing_and_make_the_prior_what_is_used(centred):
+@pytest.mark.parametrize(("centred", "scaled"), [(True, False), (False, False), (True, True)])
+def test_new_units_change_no_drawing_and_make_the_prior_what_is_used(centred, scaled):
     torch.manual_seed(0)
-    config = dataclasses.replace(CONFIG, centred=centred)
+    config = dataclasses.replace(CONFIG, centred=centred, scaled=scaled)
     encoder = Encoder(config, 32).double()
     decoder = SpatialBroadcastDecoder(config, 32).double()
     x, r = some_images(50)
