@@ -97,13 +97,13 @@ def save_npz(path: Path | str, scenes: Scenes, classes: Sequence[str]) -> None:
         classes: names of the classes, by label.
 
     Raises:
-        EconError: the file is not called .npz, there are no scenes, or a class has no name.
+        EconError: the file is not called .npz, there are no objects, or a class has no name.
     """
     path = Path(path)
     if path.suffix != ".npz":
         raise EconError("a file called .npz", str(path))
-    if not len(scenes.image):
-        raise EconError(f"scenes to write into {path}", "none")
+    if not scenes.label.numel():
+        raise EconError(f"scenes with objects to write into {path}", "none")
     if (most := int(scenes.label.max())) >= len(classes):
         raise EconError(f"names of {most + 1} classes", f"{len(classes)}: {' '.join(classes)}")
     slots = scenes.region.shape[1]

@@ -117,8 +117,9 @@ def test_what_cannot_be_saved_is_said(tmp_path):
         save_npz(tmp_path / "a.npy", scenes, SHAPES)
     with pytest.raises(EconError, match="names of 2 classes, got 1: triangle"):
         save_npz(tmp_path / "a.npz", scenes, ("triangle",))
-    with pytest.raises(EconError, match="scenes to write into .*, got none"):
-        save_npz(tmp_path / "a.npz", from_sprites([], 8), SHAPES)
+    for nothing in ([], [[], []]):
+        with pytest.raises(EconError, match="scenes with objects to write into .*, got none"):
+            save_npz(tmp_path / "a.npz", from_sprites(nothing, 8), SHAPES)
     assert not any(tmp_path.iterdir())
 
 
