@@ -67,16 +67,20 @@ class ExpertConfig:
     def __post_init__(self) -> None:
         if self.scaled and not self.centred:
             raise EconError("expert.centred, as expert.scaled is set", "expert.no-centred")
-        given = 2 * self.centred + self.scaled  # a place, a size
-        least = given + 1  # something of its own
+        least = self.given + 1  # something of its own
         if self.latent < least:
             raise EconError(f"at least {least} latents", str(self.latent), "raise expert.latent")
-        least = max(given, 1)
+        least = max(self.given, 1)
         if self.shape_latents is not None and not least <= self.shape_latents <= self.latent:
             hint = "with expert.scaled, a size is one of them" if self.scaled else ""
             raise EconError(
                 f"{least} to {self.latent} expert.shape-latents", str(self.shape_latents), hint
             )
+
+    @property
+    def given(self) -> int:
+        """How many of the latents, the first ones, are a place and a size."""
+        return 2 * self.centred + self.scaled
 
 
 @dataclass(frozen=True)

@@ -60,13 +60,12 @@ class Encoder(nn.Module):
         self.centred, self.scaled, self.reach = config.centred, config.scaled, config.reach
         self.units = Units(config)
         if config.centred:
-            given = 2 + config.scaled
-            self.colour = pass_on(3, config.latent - given)
+            self.colour = pass_on(3, config.latent - config.given)
             with torch.no_grad():
                 last.weight[2 : config.latent] = 0.0
                 last.bias[2 : config.latent] = 0.0
                 last.bias[config.latent :] = LOG_VARIANCE
-                last.bias[config.latent :][:given] = LOG_VARIANCE_OF_PLACE
+                last.bias[config.latent :][: config.given] = LOG_VARIANCE_OF_PLACE
         self.register_buffer("grid", coordinates(size), persistent=False)  # (1, 2, H, W)
         self.grid: Tensor
         outside = torch.tensor([0.0, 0.0, 0.0, math.log(SCOPE_EPS)])

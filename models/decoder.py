@@ -53,7 +53,7 @@ class SpatialBroadcastDecoder(nn.Module):
         with torch.no_grad():
             shape_head.bias[-1] = config.shape_bias  # type: ignore[index]
             if self.centred:
-                self.colour = pass_on(config.latent - 2 - config.scaled, 3)
+                self.colour = pass_on(config.latent - config.given, 3)
                 self.bump = nn.Parameter(torch.tensor(BUMP))
                 appearance_head.weight[:3] = 0.0
                 appearance_head.bias[:3] = 0.0  # type: ignore[index]
@@ -97,8 +97,8 @@ class _Blocks(nn.Module):
 
     def __init__(self, config: ExpertConfig, latents: int, outputs: int, kernel: int) -> None:
         super().__init__()
-        # coordinates, and with a place a bump in place of it; a size is in the coordinates
-        self.channels = channels = latents + (1 - config.scaled if config.centred else 2)
+        # coordinates (of a place and a size, with a bump there), and the other latents
+        self.channels = channels = (3 if config.centred else 2) + latents - config.given
         blocks: list[nn.Module] = []
         for _ in range(config.layers):
             convolution = nn.Conv2d(channels, config.features, kernel, padding=kernel // 2)

@@ -29,7 +29,6 @@ from econ_pyro.evaluation import (
 from econ_pyro.judge import score_samples, train_judge
 from econ_pyro.opening import open_images
 from econ_pyro.pretrained import find
-from econ_pyro.scene_config import SceneConfig
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,13 @@ def main(args: Sequence[str] | None = None) -> None:
             "a run on generated scenes, for --shifted and --samples", f"one trained on {own_data}"
         )
     data = parsed.data or own_data
+    fit, limit = parsed.fit or trained.get("fit", "crop"), trained.get("limit", LIMIT)
+    own_images = data and own_data and data.resolve() == own_data.resolve()
     source: Source
-    if data is None or is_dataset(data):
-        source = open_split(data, scenes, size, TEST_SEED, 1, parsed.n).valid
+    if data is None or is_dataset(data) or own_images:  # of which a part is held out
+        source = open_split(data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit).valid
     else:
-        source = _images(parsed, data, own_data, trained, size)
+        source = open_images(data, size, fit, limit=parsed.n)
     report = evaluate(econ, source, true_regions=parsed.true_regions, greedy=parsed.greedy)
     own = parsed.run.is_dir()  # shipped weights keep the figures that they came with
     unlike_usual = "-true-regions" * parsed.true_regions + "-greedy" * parsed.greedy
@@ -106,17 +107,6 @@ def main(args: Sequence[str] | None = None) -> None:
         print(
             f"  {'asked-for scenes':<28}{'-' if judged.asked is None else f'{judged.asked:.3f}'}"
         )
-
-
-def _images(
-    args: Args, data: Path, own: Path | None, trained: dict[str, Any], size: int
-) -> Source:
-    """A file or a folder of images; of what the run was trained on, those held out."""
-    fit = args.fit or trained.get("fit", "crop")
-    if own is None or own.resolve() != data.resolve():
-        return open_images(data, size, fit, limit=args.n)
-    limit = trained.get("limit", LIMIT)
-    return open_split(data, SceneConfig(), size, 0, 1, args.n, fit, limit=limit).valid
 
 
 if __name__ == "__main__":
