@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from econ_pyro.distributions import LayeredNormal, MeanBernoulli
+from econ_pyro.distributions import MeanBernoulli, pixel_errors
 from econ_pyro.layers import fixed_region, next_scope, region
 from econ_pyro.occlusion import occlude
 from econ_pyro.proposals import Generator, Recogniser
@@ -71,7 +71,7 @@ def account(
     q_z = guide.encode(*seen, of_layers, flat_noise)
     z = q_z.rsample()
     mean, shape = model.decode(z, of_layers)
-    error = LayeredNormal(r, mean.unflatten(0, (-1, steps)), sigma_x).squared_error(x)
+    error = (r * pixel_errors(x, mean.unflatten(0, (-1, steps)), sigma_x)).sum((2, 3, 4))
     q_r, p_r = MeanBernoulli(flat_r).to_event(3), model.region_prior(flat_scope, shape)
     p_z = model.latent_prior(flat_r.shape[0])
     terms = layer_terms(error.flatten(), q_z, p_z, q_r, p_r)

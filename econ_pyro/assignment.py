@@ -20,7 +20,7 @@ from torch import Tensor
 
 from econ_pyro.decomposition import Decomposition, in_order
 from econ_pyro.layers import agreed, next_scope, region, regions_of_shapes, scopes
-from econ_pyro.mixture import arrange, pixel_errors
+from econ_pyro.mixture import arrange
 from econ_pyro.proposals import (
     Generator,
     Proposals,
@@ -61,20 +61,23 @@ def assign(
     """
     things, seed = _things(model, guide, x, noise, rules)  # (B, T, K, ...), the salient first
     scores = things.terms.score(rules.lam)  # (B, T, K), each as if it came first
+    order = torch.arange(rules.steps, device=x.device).expand(x.shape[0], -1)  # of the things
     for _ in range(ROUNDS):
-        best = things.of(scores.argmin(2))
+        best = in_order(scores.argmin(2), order)
         if rules.ordered:
-            errors = pixel_errors(x, best.mean, rules.sigma_x)
-            order, _ = arrange(errors, best.shape, best.terms.z)
-            things, best = _in_order(things, order), _in_order(best, order)
-            noise, seed = in_order(noise, order), in_order(seed, order)
-        s = scopes(regions_of_shapes(best.r))
-        things = things._replace(terms=_terms(model, x, things, s, rules))
-        scores = things.terms.score(rules.lam)
+            drawn = (things.errors, things.shape, things.terms.z)
+            better, _ = arrange(*(_picked(a, order, best) for a in drawn))
+            order, best = in_order(order, better), in_order(best, better)
+        s = scopes(regions_of_shapes(_picked(things.r, order, best)))
+        # what each thing finds left; the things themselves are large, and stay where they are
+        terms = _terms(model, things, in_order(s, order.argsort(1)))
+        scores = terms.score(rules.lam)
+    scores = in_order(scores, order)
     k = draw_winners(scores, rules.temperature, handicap, gumbel)
-    won = things.of(k)
+    won = things._replace(terms=terms).map(lambda a: _picked(a, order, k))
     r = region(s, won.r)
-    return Decomposition(x, k, s, r, *won[1:], scores, seed), noise
+    layers = (k, s, r, won.mean, won.shape, won.z, won.terms, scores, in_order(seed, order))
+    return Decomposition(x, *layers), in_order(noise, order)
 
 
 def _things(
@@ -102,15 +105,15 @@ def _things(
     return things._replace(r=r), seed
 
 
-def _in_order(things: Proposals, order: Tensor) -> Proposals:
-    return things.map(lambda a: in_order(a, order))
+def _picked(a: Tensor, order: Tensor, k: Tensor) -> Tensor:
+    """What experts ``k`` say, ``(B, T)``, of things in an order: of ``(B, T, K, ...)``."""
+    rows = torch.arange(order.shape[0], device=order.device)  # len() would fix an export's batch
+    return a[rows[:, None], order, k]
 
 
-def _terms(model: Generator, x: Tensor, things: Proposals, s: Tensor, rules: Rules) -> Terms:
+def _terms(model: Generator, things: Proposals, s: Tensor) -> Terms:
     """Eqs. 10-12 of every expert's explanation of things in their scopes, ``(B, T, K)`` each."""
-    s = s[:, :, None].expand_as(things.r)
+    s = s[:, :, None]
     r = region(s, things.r)
-    s, r, mean, shape = (a.flatten(1, 2) for a in (s, r, things.mean, things.shape))
-    l_x, l_r = visible_terms(model, x, s, r, mean, shape, rules.sigma_x)
-    l_x, l_r = (a.unflatten(1, things.r.shape[1:3]) for a in (l_x, l_r))
+    l_x, l_r = visible_terms(model, s, r, things.errors, things.shape)
     return things.terms._replace(x=l_x, r=l_r)

@@ -114,7 +114,7 @@ def _step_by_step(
         k_hat = draw_winners(scores, rules.temperature, handicap, luck)
         won = proposals.of(k_hat)
         terms.append(won.terms)
-        layers.append((k_hat, s_t, *won[:4], scores))
+        layers.append((k_hat, s_t, won.r, won.mean, won.shape, won.z, scores))
         s_t = next_scope(s_t, won.r)
     k, scope, r, mean, shape, z, scores = (
         torch.stack(parts, 1) for parts in zip(*layers, strict=True)
@@ -140,7 +140,7 @@ def _of_regions(
     k = draw_winners(scores, rules.temperature, handicap, gumbel)
     won = everyone.of(k)
     none = torch.full_like(k, -1)
-    return Decomposition(x, k, scope, *won, scores, none)
+    return Decomposition(x, k, scope, won.r, won.mean, won.shape, won.z, won.terms, scores, none)
 
 
 class Exhaustive(NamedTuple):

@@ -22,6 +22,17 @@ from torch.distributions.utils import lazy_property
 PROB_EPS = 1e-6  # added inside the logs of Eq. 12, where a scope of 0 would give 0 * log 0
 
 
+def pixel_errors(x: Tensor, mean: Tensor, sigma: float) -> Tensor:
+    """What each layer's appearance would cost at each pixel, ``(..., T, 1, H, W)`` nats.
+
+    Args:
+        x: images, ``(..., 3, H, W)``.
+        mean: appearances, ``(..., T, 3, H, W)``.
+        sigma: standard deviation of a pixel.
+    """
+    return (x.unsqueeze(-4) - mean).square().sum(-3, keepdim=True) / (2 * sigma**2)
+
+
 class MeanBernoulli(Bernoulli):
     r"""Bernoulli over pixels whose reparametrised sample is its mean.
 
@@ -147,8 +158,7 @@ class LayeredNormal(TorchDistribution):
 
     def squared_error(self, value: Tensor) -> Tensor:
         """Squared error of each layer in nats, ``(..., T)``: Eq. 10 summed over pixels."""
-        error = (value.unsqueeze(-4) - self.means).square().sum(dim=-3, keepdim=True)
-        return (self.regions * error).sum(dim=(-3, -2, -1)) / (2 * self.sigma**2)
+        return (self.regions * pixel_errors(value, self.means, self.sigma)).sum((-3, -2, -1))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density, ``batch_shape``."""

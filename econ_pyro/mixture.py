@@ -17,28 +17,17 @@ from torch import Tensor
 
 from econ_pyro.decomposition import in_order
 from econ_pyro.distributions import PROB_EPS
-from econ_pyro.layers import regions_of_shapes
+from econ_pyro.layers import next_scope, region, regions_of_shapes
 
 SWEEPS = 2  # through the places of an order
 MARGIN = 1e-2  # nats by which another order is better: rounding errors are to move no layer
-
-
-def pixel_errors(x: Tensor, mean: Tensor, sigma_x: float) -> Tensor:
-    """What each layer's appearance would cost at each pixel, ``(B, T, 1, H, W)`` nats.
-
-    Args:
-        x: images, ``(B, 3, H, W)``.
-        mean: appearances, ``(B, T, 3, H, W)``.
-        sigma_x: standard deviation of the pixels.
-    """
-    return (x[:, None] - mean).square().sum(2, keepdim=True) / (2 * sigma_x**2)
 
 
 def log_joint(errors: Tensor, shape: Tensor) -> Tensor:
     """Log of each layer's part of the mixture, ``(B, T, 1, H, W)``, up to a constant.
 
     Args:
-        errors: :func:`pixel_errors` front to back, ``(B, T, 1, H, W)``.
+        errors: :func:`~econ_pyro.distributions.pixel_errors` front to back, ``(B, T, 1, H, W)``.
         shape: shape probabilities front to back, ``(B, T, 1, H, W)``; the last play no part.
     """
     everywhere = torch.ones_like(shape[:, :1])
@@ -48,7 +37,28 @@ def log_joint(errors: Tensor, shape: Tensor) -> Tensor:
 
 def log_likelihood(errors: Tensor, shape: Tensor) -> Tensor:
     """Log p(x | z, k), regions summed out, ``(B,)`` nats up to a constant: :func:`log_joint`."""
-    return log_joint(errors, shape).logsumexp(1).sum((1, 2, 3))
+    density, least = _densities(errors)
+    return _log_mixture(density, shape) - least.sum((1, 2, 3, 4))
+
+
+def _densities(errors: Tensor) -> tuple[Tensor, Tensor]:
+    """Each layer's density at each pixel over the largest there, and the error of that one.
+
+    They are the same in all orders: what orders are compared by needs one logarithm a pixel.
+    """
+    least = errors.amin(1, keepdim=True)
+    return (least - errors).exp(), least
+
+
+def _log_mixture(density: Tensor, shape: Tensor) -> Tensor:
+    """Log of the pixels' mixtures of densities, summed, ``(B,)``: layers front to back."""
+    s_t = torch.ones_like(shape[:, 0])
+    mixed = PROB_EPS * density.sum(1)
+    for d_t, m_t in zip(density.unbind(1)[:-1], shape.unbind(1), strict=False):
+        r_t = region(s_t, m_t)
+        mixed = torch.addcmul(mixed, r_t, d_t)
+        s_t = next_scope(s_t, r_t)
+    return torch.addcmul(mixed, s_t, density[:, -1]).log().sum((1, 2, 3))
 
 
 def worth(errors: Tensor, shape: Tensor, l_z: Tensor) -> Tensor:
@@ -58,16 +68,17 @@ def worth(errors: Tensor, shape: Tensor, l_z: Tensor) -> Tensor:
     last one always stays.
 
     Args:
-        errors: :func:`pixel_errors` front to back, ``(B, T, 1, H, W)``.
+        errors: :func:`~econ_pyro.distributions.pixel_errors` front to back, ``(B, T, 1, H, W)``.
         shape: shape probabilities, ``(B, T, 1, H, W)``.
         l_z: Eq. 11 of each layer, ``(B, T)``.
     """
+    density, _ = _densities(errors)
     steps = shape.shape[1]
     kept, index = torch.ones_like(l_z, dtype=torch.bool), torch.arange(steps, device=l_z.device)
-    likely = log_likelihood(errors, shape)
+    likely = _log_mixture(density, shape)
     for t in reversed(range(steps - 1)):
         without = kept & (index != t)
-        rest = log_likelihood(errors, only(without, shape))
+        rest = _log_mixture(density, only(without, shape))
         leave = likely - rest < l_z[:, t]
         kept = kept & ~(leave[:, None] & (index == t))
         likely = torch.where(leave, rest, likely)
@@ -81,13 +92,14 @@ def likeliest_order(errors: Tensor, shape: Tensor) -> Tensor:
     twice over: O(T^2) orders in place of all (T - 1)!, and no network. The last layer stays.
 
     Args:
-        errors: :func:`pixel_errors` front to back, ``(B, T, 1, H, W)``.
+        errors: :func:`~econ_pyro.distributions.pixel_errors` front to back, ``(B, T, 1, H, W)``.
         shape: shape probabilities front to back, ``(B, T, 1, H, W)``.
     """
     (n, steps), device = shape.shape[:2], shape.device
     rows = torch.arange(n, device=device)
     order = torch.arange(steps, device=device).repeat(n, 1)
-    both = torch.stack([errors, shape], 2)  # (B, T, 2, 1, H, W)
+    density, _ = _densities(errors)
+    both = torch.stack([density, shape], 2)  # (B, T, 2, 1, H, W)
     for place in SWEEPS * [*range(steps - 2)]:
         moves = [
             [*range(place), t, *(i for i in range(place, steps) if i != t)]
@@ -95,7 +107,7 @@ def likeliest_order(errors: Tensor, shape: Tensor) -> Tensor:
         ]
         tried = order[:, torch.tensor(moves, device=device)]  # (B, moves, T), as it is first
         moved = both[rows[:, None, None], tried].flatten(0, 1)
-        likely = log_likelihood(*moved.unbind(2)).unflatten(0, (-1, len(moves)))
+        likely = _log_mixture(*moved.unbind(2)).unflatten(0, (-1, len(moves)))
         stay = likely[:, :1] + MARGIN
         order = tried[rows, torch.cat([stay, likely[:, 1:]], 1).argmax(1)]
     return order
@@ -105,7 +117,7 @@ def arrange(errors: Tensor, shape: Tensor, l_z: Tensor) -> tuple[Tensor, Tensor]
     """The likeliest order, with layers that are not worth their latents behind all but the last.
 
     Args:
-        errors: :func:`pixel_errors`, ``(B, T, 1, H, W)``.
+        errors: :func:`~econ_pyro.distributions.pixel_errors`, ``(B, T, 1, H, W)``.
         shape: shape probabilities, ``(B, T, 1, H, W)``.
         l_z: Eq. 11 of each layer, ``(B, T)``.
 

@@ -14,7 +14,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from econ_pyro.distributions import LayeredNormal, MeanBernoulli
+from econ_pyro.distributions import MeanBernoulli, pixel_errors
 from econ_pyro.terms import Terms, layer_terms
 
 
@@ -90,6 +90,8 @@ class Proposals(NamedTuple):
     mean: Tensor
     shape: Tensor
     z: Tensor
+    errors: Tensor
+    """:func:`~econ_pyro.distributions.pixel_errors` of the appearances."""
     terms: Terms
 
     def of(self, k: Tensor) -> Proposals:
@@ -102,8 +104,8 @@ class Proposals(NamedTuple):
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Proposals:
         """The same function of each field and term."""
-        r, mean, shape, z = map(f, self[:4])
-        return Proposals(r, mean, shape, z, self.terms.map(f))
+        *tensors, terms = self
+        return Proposals(*map(f, tensors), terms.map(f))
 
 
 @torch.no_grad()
@@ -137,10 +139,11 @@ def propose(
     q_z = guide.encode_all(x, r, noise)  # batch (B, K)
     z = q_z.rsample()
     mean, shape = model.decode_all(z)
-    error = LayeredNormal(r, mean, rules.sigma_x).squared_error(x)
+    errors = pixel_errors(x, mean, rules.sigma_x)
     q_r = MeanBernoulli(r).to_event(3)
     p_r, p_z = model.region_prior(s_t[:, None], shape), model.latent_prior(*r.shape[:2])
-    return Proposals(r, mean, shape, z, layer_terms(error, q_z, p_z, q_r, p_r))
+    terms = layer_terms((r * errors).sum((2, 3, 4)), q_z, p_z, q_r, p_r)
+    return Proposals(r, mean, shape, z, errors, terms)
 
 
 @torch.no_grad()
@@ -172,25 +175,17 @@ def propose_layers(
 
 
 def visible_terms(
-    model: Generator,
-    x: Tensor,
-    scope: Tensor,
-    r: Tensor,
-    mean: Tensor,
-    shape: Tensor,
-    sigma_x: float,
+    model: Generator, scope: Tensor, r: Tensor, errors: Tensor, shape: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """L_x and L_r (Eqs. 10, 12) of layers that have been drawn, in any scope, ``(B, N)`` nats.
+    """L_x and L_r (Eqs. 10, 12) of layers that have been drawn, in any scope, ``(...)`` nats.
 
     Args:
         model: p.
-        x: images, ``(B, 3, H, W)``.
-        scope: of each layer, ``(B, N, 1, H, W)``.
-        r: regions, ``(B, N, 1, H, W)``.
-        mean: appearances, ``(B, N, 3, H, W)``.
-        shape: shape probabilities, ``(B, N, 1, H, W)``.
-        sigma_x: standard deviation of the pixels.
+        scope: of each layer, ``(..., 1, H, W)``.
+        r: regions, ``(..., 1, H, W)``.
+        errors: :func:`~econ_pyro.distributions.pixel_errors`, ``(..., 1, H, W)``.
+        shape: shape probabilities, ``(..., 1, H, W)``.
     """
-    l_x = LayeredNormal(r, mean, sigma_x).squared_error(x)
     q_r = MeanBernoulli(r).to_event(3)
-    return l_x, kl_divergence(q_r, model.region_prior(scope, shape))
+    l_r = kl_divergence(q_r, model.region_prior(scope, shape))
+    return (r * errors).sum((-3, -2, -1)), l_r

@@ -57,7 +57,7 @@ def layer_terms(
     """Eqs. 10-12 of one layer.
 
     Args:
-        error: the layer's squared error in nats, ``(B,)``: ``LayeredNormal.squared_error``.
+        error: the layer's squared error in nats, ``(B,)``.
         q_z: posterior of the latent, batch ``(B,)``, event ``(L,)``.
         p_z: prior of the latent.
         q_r: posterior of the region, batch ``(B,)``, event ``(1, H, W)``.

@@ -10,8 +10,9 @@ import torch
 from econ_pyro.assignment import assign
 from econ_pyro.competition import compete
 from econ_pyro.decomposition import in_order
+from econ_pyro.distributions import pixel_errors
 from econ_pyro.econ import Econ
-from econ_pyro.mixture import likeliest_order, log_likelihood, pixel_errors, worth
+from econ_pyro.mixture import likeliest_order, log_likelihood, worth
 from econ_pyro.proposals import Rules
 from econ_pyro.refinement import as_seen, explain, refine
 
