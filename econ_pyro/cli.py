@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 import tyro
 
-from econ_pyro import presets
+from econ_pyro import presets, process
 from econ_pyro.errors import EconError
 
 T = TypeVar("T")
@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 def run(main: Callable[[], None]) -> None:
     """Run an entry point; a user's mistake becomes one line on stderr and exit status 2."""
+    process.keep_memory()
     try:
         main()
     except EconError as error:

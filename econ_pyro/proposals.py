@@ -104,8 +104,8 @@ class Proposals(NamedTuple):
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Proposals:
         """The same function of each field and term."""
-        *tensors, terms = self
-        return Proposals(*map(f, tensors), terms.map(f))
+        r, mean, shape, z, errors = map(f, self[:5])
+        return Proposals(r, mean, shape, z, errors, self.terms.map(f))
 
 
 @torch.no_grad()

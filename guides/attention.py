@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from econ_pyro.config import ExpertConfig
-from econ_pyro.guides.norm import InstanceNorm2d
+from econ_pyro.guides.norm import InstanceNormReLU2d
 
 LEARNT = 4  # features of a pixel, beside its colour and place, that say what it belongs with
 SHARP = 2.0  # at first: regions leave a part in 3,000 of an object for others to pay for
@@ -19,8 +19,7 @@ class _Block(nn.Sequential):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-            InstanceNorm2d(outputs),
-            nn.ReLU(inplace=True),
+            InstanceNormReLU2d(outputs),
         )
 
 
@@ -75,10 +74,12 @@ class AttentionUNet(nn.Module):
         Returns:
             ``(n, 1, H, W)``; with seeds features, ``(n, 1 + 3 + 2 + LEARNT, H, W)``.
         """
-        h, skips = x_and_log_s, []
+        # channels_last is the fast layout of convolutions on CPUs and GPUs, and only of them
+        h, skips = x_and_log_s.contiguous(memory_format=torch.channels_last), []
         for i, block in enumerate(self.down):
             if i:
-                h = h[:, :, ::2, ::2]  # nearest neighbour, half the size
+                # half the size; slices would be copied twice on the way back
+                h = F.interpolate(h, scale_factor=0.5, mode="nearest")
             h = block(h)
             skips.append(h)
         h = self.bottleneck(h.flatten(1)).view_as(h)
@@ -87,7 +88,7 @@ class AttentionUNet(nn.Module):
             h = block(h.contiguous(memory_format=torch.channels_last))
             if i < len(self.up) - 1:
                 h = F.interpolate(h, scale_factor=2, mode="nearest")
-        out = self.head(h)
+        out = self.head(h).contiguous()
         if not self.seeded:
             return out
         x = x_and_log_s[:, :3]

@@ -48,11 +48,11 @@ class Encoder(nn.Module):
         blocks: list[nn.Module] = []
         channels = 4
         for _ in range(config.layers):
-            blocks += [nn.Conv2d(channels, config.features, 3, padding=1), nn.ReLU(inplace=True)]
-            blocks += [nn.MaxPool2d(2)]
+            blocks += [nn.Conv2d(channels, config.features, 3, padding=1)]
+            blocks += [nn.MaxPool2d(2), nn.ReLU(inplace=True)]  # the same as before it, for less
             channels = config.features
         if config.centred:
-            blocks.pop()  # windows are of half the size
+            del blocks[-2]  # windows are of half the size
         self.blocks = nn.Sequential(*blocks)
         inner = channels * (size // 2**config.layers) ** 2
         last = nn.Linear(4 * config.latent, 2 * config.latent)
@@ -85,8 +85,12 @@ class Encoder(nn.Module):
         if self.centred:
             out = self._about_the_region(x_and_log_r)
         else:
-            out = self.head(self.blocks(x_and_log_r).flatten(1))
+            out = self._seen(x_and_log_r)
         return torch.cat(self.units.count(*out.chunk(2, dim=1)), 1)
+
+    def _seen(self, inputs: Tensor) -> Tensor:
+        h = self.blocks(inputs.contiguous(memory_format=torch.channels_last))
+        return self.head(h.flatten(1))
 
     def _about_the_region(self, x_and_log_r: Tensor) -> Tensor:
         x, r = x_and_log_r[:, :3], x_and_log_r[:, 3:].exp()
@@ -94,7 +98,7 @@ class Encoder(nn.Module):
         colour = mean_over(r, x)
         relative = torch.cat([x - colour[:, :, None, None], x_and_log_r[:, 3:]], 1)
         seen = glimpse(relative, r, place, self.grid, self.outside)
-        out = self.head(self.blocks(seen).flatten(1))
+        out = self._seen(seen)
         latents = out.shape[1] // 2
         # unbounded, latents far from the prior are the quickest way to change a new decoder's
         # output, and stay there

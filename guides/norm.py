@@ -1,4 +1,4 @@
-"""Instance normalisation that is fast for channels_last images of any size on a CPU."""
+"""Instance normalisation and ReLU, fast for channels_last images of any size on a CPU."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-class InstanceNorm2d(nn.Module):
-    """Instance normalisation with affine map, in float32 or better, for any memory format.
+class InstanceNormReLU2d(nn.Module):
+    """Instance normalisation with affine map, then ReLU, for any memory format.
+
+    Computed in float32 or better; what comes out is of the input's type, as the convolutions
+    before and after it are of it.
 
     Torch's own kernels are slow on a CPU for channels_last images below 32x32: 1.9 ms there and
     back where this takes 0.4 (float32, 64 channels, 16x16, batch 16).
@@ -27,38 +30,49 @@ class InstanceNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised ``(n, C, H, W)``, float32 if ``x`` is bfloat16."""
-        if x.dtype == torch.bfloat16:
-            x = x.float()
+        """Normalised and rectified ``(n, C, H, W)``, of the type of ``x``."""
         weight, bias = self.weight[:, None, None], self.bias[:, None, None]
         if torch.is_grad_enabled():
-            return _Normalise.apply(x, weight, bias)
-        unit, _ = _standardise(x)  # the same in plain operations, which exporters can follow
-        return torch.addcmul(bias, unit, weight)
+            return _NormReLU.apply(x, weight, bias)
+        return _normalise(x, weight, bias)[0]  # plain operations, which exporters can follow
 
 
-def _standardise(x: Tensor) -> tuple[Tensor, Tensor]:
-    centred = x - x.mean((2, 3), keepdim=True)
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
+def _less(mean: Tensor, wide: Tensor, x: Tensor) -> Tensor:
+    return wide - mean if wide is x else wide.sub_(mean)  # a copy of x may be overwritten
+
+
+def _normalise(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The result, and the mean and one over the deviation of each channel of each image."""
+    wide = _at_least_float32(x)
+    mean = wide.mean((2, 3), keepdim=True)
+    centred = _less(mean, wide, x)
     variance = centred.square().mean((2, 3), keepdim=True)
-    scale = (variance + InstanceNorm2d.EPS).rsqrt()
-    return centred.mul_(scale), scale
+    scale = (variance + InstanceNormReLU2d.EPS).rsqrt()
+    out = torch.addcmul(bias, centred, scale * weight).relu_()
+    return out.to(x.dtype), centred, scale
 
 
-class _Normalise(torch.autograd.Function):
+class _NormReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        unit, scale = _standardise(x)
-        ctx.save_for_backward(unit, scale, weight)
-        return torch.addcmul(bias, unit, weight)
+        out, centred, scale = _normalise(x, weight, bias)
+        ctx.save_for_backward(centred, scale, weight, out)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        centred, scale, weight, out = ctx.saved_tensors
         (grad,) = grads
-        unit, scale, weight = ctx.saved_tensors
+        grad = _at_least_float32(torch.ops.aten.threshold_backward(grad, out, 0))
         pixels = grad.shape[2] * grad.shape[3]
-        along = (grad * unit).sum((2, 3), keepdim=True)
+        along = (grad * centred).sum((2, 3), keepdim=True) * scale
         total = grad.sum((2, 3), keepdim=True)
-        inner = torch.addcmul(grad, unit, along, value=-1 / pixels)
-        grad_x = inner.sub_(total, alpha=1 / pixels).mul_(scale * weight)
-        return grad_x, along.sum(0), total.sum(0)
+        slope = scale * weight
+        grad_x = torch.addcmul(slope * total / -pixels, grad, slope)
+        grad_x.addcmul_(centred, slope * scale * along / -pixels)
+        return grad_x.to(out.dtype), along.sum(0), total.sum(0)

@@ -108,7 +108,7 @@ class Recognition(nn.Module):
             r: regions, ``(B, K, 1, H, W)``.
             noise: of the samples, ``(B, L)``, shared by the experts.
         """
-        inputs = torch.stack([_inputs(x, r_k) for r_k in r.unbind(1)], 1)
+        inputs = _inputs(x[:, None].expand(-1, r.shape[1], -1, -1, -1), r)
         return _posterior(self.encoders.of_all(inputs), noise[:, None])
 
     def forward(
@@ -149,8 +149,7 @@ class Recognition(nn.Module):
 
 
 def _inputs(x: Tensor, mask: Tensor) -> Tensor:
-    # channels_last is the fast layout of convolutions on CPUs and GPUs; outputs inherit it
-    return torch.cat([x, safe_log(mask)], 1).contiguous(memory_format=torch.channels_last)
+    return torch.cat([x, safe_log(mask)], -3)
 
 
 def _posterior(out: Tensor, noise: Tensor | None) -> TorchDistribution:

@@ -110,4 +110,5 @@ class _Blocks(nn.Module):
         self.head = nn.Conv2d(channels, outputs, 1)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.head(self.blocks(h))
+        # what follows is of single channels, and fast where each lies together
+        return self.head(self.blocks(h)).contiguous()

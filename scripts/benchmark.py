@@ -29,7 +29,7 @@ from econ_pyro.config import Config, to_dict
 from econ_pyro.data import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.elbo import ClassConditionalELBO
-from econ_pyro.guides.norm import InstanceNorm2d
+from econ_pyro.guides.norm import InstanceNormReLU2d
 from econ_pyro.learner import Learner
 from econ_pyro.plain import plain_loss
 from econ_pyro.precision import has_bfloat16
@@ -184,12 +184,12 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
 
 class _GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float())
+        return super().forward(x.float()).relu_()
 
 
 def _use_torch_norms(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if isinstance(child, InstanceNorm2d):
+        if isinstance(child, InstanceNormReLU2d):
             channels = len(child.weight)
             setattr(module, name, _GroupNorm(channels, channels, device=child.weight.device))
         else:

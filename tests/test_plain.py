@@ -46,8 +46,11 @@ def test_two_passes_are_the_plain_step(
     parameters = [*model.parameters(), *guide.parameters()]
     ours = torch.autograd.grad(loss, parameters, allow_unused=True)
     theirs = torch.autograd.grad(plain.loss, parameters, allow_unused=True)
+    # what is left where large gradients cancel, float32 does not know to a thousandth
+    least = 1e-6 * max(b.abs().max().item() for b in theirs if b is not None)
     for a, b in zip(ours, theirs, strict=True):
         if a is None:  # a loser: in the plain step it is in the graph, with a gradient of zero
             assert b is None or not b.any()
         else:
-            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * b.abs().max().item())
+            scale = max(b.abs().max().item(), least)
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * scale)
