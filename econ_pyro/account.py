@@ -86,7 +86,7 @@ def _regions(
     steps = k.shape[1]
     shares: tuple[Tensor, ...] | None = None
     if regions is None and seeds is not None and guide.seeded and steps > 1:
-        shares = _shares(guide, x, k[:, :-1], seeds[:, :-1]).unbind(1)
+        shares = guide.shares(x, k[:, :-1], seeds[:, :-1]).unbind(1)
     s_t, scopes, taken = torch.ones_like(x[:, :1]), [], []
     for i in range(steps):
         r_t = fixed_region(s_t, i, steps, regions)
@@ -98,14 +98,3 @@ def _regions(
         taken.append(r_t)
         s_t = next_scope(s_t, r_t)
     return torch.stack(scopes, 1), torch.stack(taken, 1)
-
-
-def _shares(guide: Recogniser, x: Tensor, k: Tensor, seeds: Tensor) -> Tensor:
-    """What regions that grow from given seeds take of any scope: all at once, ``(B, N, 1, H, W)``.
-
-    Attention that is told where to begin has no need of the scope.
-    """
-    n = k.shape[1]
-    images = x.repeat_interleave(n, 0)
-    full = torch.ones_like(images[:, :1])
-    return guide.attend(images, full, k.flatten(), seeds.flatten()).unflatten(0, (-1, n))

@@ -43,6 +43,9 @@ class Recogniser(Protocol):
     def attend(self, x: Tensor, s_t: Tensor, k_t: Tensor, seed: Tensor | None) -> Tensor:
         """Region that each image's own expert proposes, from a seed where there are seeds."""
 
+    def shares(self, x: Tensor, k: Tensor, seeds: Tensor) -> Tensor:
+        """What regions that grow from seeds take of any scope, of several layers at once."""
+
     def encode(
         self, x: Tensor, r_t: Tensor, k_t: Tensor, noise: Tensor | None
     ) -> TorchDistribution:

@@ -59,6 +59,31 @@ class Recognition(nn.Module):
             logits = grow(logits, find_seed(x, s_t) if seed is None else seed)
         return region(s_t, logits.sigmoid())
 
+    def shares(self, x: Tensor, k: Tensor, seeds: Tensor) -> Tensor:
+        """With seeds: what the regions that grow from them take of any scope.
+
+        Attention that is told where to begin has no need of the scope, so that all layers are one
+        batch, in which no expert looks at an image twice.
+
+        Args:
+            x: images, ``(B, 3, H, W)``.
+            k: expert of each layer, ``(B, N)``.
+            seeds: pixel that each grows from, ``(B, N)``.
+
+        Returns:
+            ``(B, N, 1, H, W)`` in [0, 1].
+        """
+        (n, layers), experts = k.shape, self.config.experts
+        looks = (torch.arange(n, device=k.device)[:, None] * experts + k).flatten()
+        where = None
+        if not torch.compiler.is_compiling():  # how many differ, no graph can know
+            looks, where = looks.unique(return_inverse=True)
+        given = self._given(x, torch.ones_like(x[:, :1]))
+        features = self.attentions.of_winners(looks % experts, given[looks // experts])
+        if where is not None:
+            features = features.index_select(0, where)
+        return grow(features, seeds.flatten()).sigmoid().unflatten(0, (-1, layers))
+
     def attend_all(self, x: Tensor, s_t: Tensor) -> Tensor:
         """The regions that all experts propose, without gradients, ``(B, K, 1, H, W)``."""
         if self.seeded:
