@@ -98,11 +98,13 @@ class CompetitiveSVI:
         Returns:
             The loss: Eq. 13 negated, mean over scenes, in nats. Details are in ``last``.
         """
-        if self.optim is None:
-            raise RuntimeError("this CompetitiveSVI has no optimiser: it can only evaluate")
+        return self.learn(x, self.elect(x, regions), regions)
+
+    def elect(self, x: Tensor, regions: Tensor | None = None) -> Winners:
+        """The first half of a step: all experts compete, without gradients."""
         noise, gumbel = self.draw(x)
         with self._precision(x):
-            w = elect(
+            return elect(
                 self.model,  # type: ignore[arg-type]
                 self.guide,  # type: ignore[arg-type]
                 x,
@@ -112,6 +114,11 @@ class CompetitiveSVI:
                 self.handicap,
                 gumbel,
             )
+
+    def learn(self, x: Tensor, w: Winners, regions: Tensor | None = None) -> float:
+        """The second half: the winners alone learn. Arguments and result as of :meth:`step`."""
+        if self.optim is None:
+            raise RuntimeError("this CompetitiveSVI has no optimiser: it can only evaluate")
         self.optim.zero_grad(set_to_none=True)
         # the optimiser holds the parameters: nothing goes into Pyro's global store
         with self._precision(x), pyro.settings.context(module_local_params=True):

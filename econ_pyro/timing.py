@@ -20,17 +20,21 @@ def interleaved(
     rounds: int,
     warmup: int = 3,
 ) -> dict[str, list[float]]:
-    """Seconds of each call of each job, the jobs taking turns so that they meet the same machine.
+    """Seconds of each job at each turn, the jobs taking turns so that they meet the same machine.
+
+    A turn is two calls, of which the second is timed: a job that goes on and on, as training does,
+    finds its memory and its kernels as it left them, not as another job did.
 
     Args:
         jobs: what to time, by name.
         device: waited for after each call.
-        rounds: calls of each job that are timed.
-        warmup: calls of each job before.
+        rounds: turns of each job that are timed.
+        warmup: turns of each job before.
     """
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(warmup + rounds):
         for name, job in jobs.items():
+            job()
             _wait(device)
             began = time.perf_counter()
             job()
@@ -46,11 +50,12 @@ def matrix_product(device: torch.device, dtype: torch.dtype, size: int) -> Calla
     return lambda: a @ b
 
 
-def operations(job: Callable[[], object]) -> int:
-    """Floating-point operations of convolutions and matrix products in one call."""
+def operations(job: Callable[[], object], calls: int = 3) -> int:
+    """Floating-point operations of convolutions and matrix products in a call, mean of several."""
     with FlopCounterMode(display=False) as counter:
-        job()
-    return counter.get_total_flops()
+        for _ in range(calls):
+            job()
+    return counter.get_total_flops() // calls
 
 
 def peak_memory(job: Callable[[], object], device: torch.device) -> int | None:

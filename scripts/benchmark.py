@@ -120,6 +120,11 @@ class _Step:
         """Competition, then the winners' ELBO."""
         self.svi.step(self.x)
 
+    def half(self) -> Job:
+        """The winners' half of a step, over and over for one competition's winners."""
+        w = self.svi.elect(self.x)
+        return lambda: self.svi.learn(self.x, w)
+
     def explain(self) -> None:
         """The competition and the winners' account of it, posterior means, without gradients."""
         self.svi.explain(self.x)
@@ -153,8 +158,9 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
     }
     size = 8192 if device.type == "cuda" else 1024
     product = matrix_product(device, peak_dtype, size)
-    work = {name: operations(job) for name, job in jobs.items()}
     seconds = interleaved({**jobs, PEAK: product}, device, rounds)
+    # after the steps that were timed: who wins what changes, and with it how much is to be done
+    work = {name: operations(job) for name, job in jobs.items()}
     memory = {name: peak_memory(job, device) for name, job in jobs.items()}
     peak = 2 * size**3 / median(seconds.pop(PEAK))
     batch, reference = config.train.batch, median(seconds[next(iter(jobs))])
@@ -248,14 +254,22 @@ def _scale(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:
             {v: s.ours for v, s in steps.items()}, device, max(3, rounds // 3), warmup=2
         )
         memory = {v: peak_memory(s.ours, device) for v, s in steps.items()}
-        print(f"\n| {axis} | ms, median (range) | memory MB |\n|---|---|---|")
+        with_gradients = {v: peak_memory(s.half(), device) for v, s in steps.items()}
+        print(f"\n| {axis} | ms, median (range) | memory MB | of the gradient pass |")
+        print("|---|---|---|---|")
         for v, times in seconds.items():
-            print(f"| {v} | {milliseconds(times)} | {_megabytes(memory[v])} |")
+            amounts = f"{_megabytes(memory[v])} | {_megabytes(with_gradients[v])}"
+            print(f"| {v} | {milliseconds(times)} | {amounts} |")
         values = [float(v) for v in steps]
         a, b, r2 = fit_line(values, [1e3 * median(t) for t in seconds.values()])
         if axis in ("K", "T"):
             print(f"\nms = {a:.1f} + {b:.1f} {axis}, R^2 {r2:.3f}")
-        found[axis] = {"seconds": seconds, "memory": memory, "fit": [a, b, r2]}
+        found[axis] = {
+            "seconds": seconds,
+            "memory": memory,
+            "memory_of_gradient_pass": with_gradients,
+            "fit": [a, b, r2],
+        }
     return found
 
 
