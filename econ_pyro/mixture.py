@@ -54,7 +54,7 @@ def _log_mixture(density: Tensor, shape: Tensor) -> Tensor:
     """Log of the pixels' mixtures of densities, summed, ``(B,)``: layers front to back."""
     s_t = torch.ones_like(shape[:, 0])
     mixed = PROB_EPS * density.sum(1)
-    for d_t, m_t in zip(density.unbind(1)[:-1], shape.unbind(1), strict=False):
+    for d_t, m_t in zip(density[:, :-1].unbind(1), shape[:, :-1].unbind(1), strict=True):
         r_t = region(s_t, m_t)
         mixed = torch.addcmul(mixed, r_t, d_t)
         s_t = next_scope(s_t, r_t)

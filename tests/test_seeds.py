@@ -121,6 +121,22 @@ def test_candidates_are_what_the_experts_attend_to(make_pq, images):
             torch.testing.assert_close(own, r[:, i, k])
 
 
+def test_no_expert_looks_at_an_image_twice(make_pq, images):
+    _, guide = make_pq(seeded=True)
+    seeds, full = torch.randint(256, (5, 2)), torch.ones_like(images[:, :1])
+    looks = []
+    for attention in guide.attentions:
+        attention.register_forward_pre_hook(lambda _, given: looks.append(len(given[0])))
+    for k in (torch.full((5, 2), 1), torch.tensor([[0, 0], [0, 1], [2, 2], [1, 1], [1, 0]])):
+        looks.clear()
+        shares = guide.shares(images, k, seeds)
+        if k.unique().numel() == 1:
+            assert looks == [5]
+        for i in range(2):
+            own = guide.attend(images, full, k[:, i], seeds[:, i])
+            torch.testing.assert_close(shares[:, i], own)
+
+
 def test_only_chosen_regions_have_seeds(make_pq, images):
     rules = Rules(experts=3, steps=3, sigma_x=0.1)
     noise = torch.zeros(5, 3, 2).double()
