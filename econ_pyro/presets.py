@@ -32,7 +32,7 @@ _RECIPE = ObjectiveConfig(
 
 _TRAIN = TrainConfig(steps=1000, batch=16, lr=2e-3, schedule="cosine", restart_below=0.2)
 
-_UNIQUE = Config(model=_SMALL, objective=_RECIPE, train=replace(_TRAIN, steps=800))
+_UNIQUE = Config(model=_SMALL, objective=_RECIPE, train=_TRAIN)
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "quick": (
