@@ -26,6 +26,7 @@ HEADLINE = {
     "amodal_iou": "amodal mean IoU",
     "oca": "counting accuracy (OCA)",
     "ooa": "depth-order accuracy (OOA)",
+    "spare": "spare layers left empty",
     "class_accuracy": "expert-class accuracy",
     "nmi": "expert-class NMI",
     "x": "L_x, nats",
@@ -139,7 +140,7 @@ def format_report(metrics: SceneMetrics, title: str) -> str:
 
 def format_table(reports: Mapping[str, SceneMetrics]) -> str:
     """One line for each set of scenes, for a terminal."""
-    keys = ["ari_fg", "visible_iou", "amodal_iou", "oca", "ooa", "class_accuracy", "mse", "layers"]
+    keys = ["ari_fg", "visible_iou", "amodal_iou", "oca", "ooa", "class_accuracy", "mse", "spare"]
     lines = [f"{'':<18}" + "".join(f"{k:>15}" for k in keys)]
     for name, metrics in reports.items():
         summary = metrics.summary()

@@ -174,6 +174,18 @@ def count_right(matching: Matching) -> Tensor:
     return (matching.objects.sum(dim=1) == matching.there.sum(dim=1)).double()
 
 
+def spare_empty(matching: Matching) -> Tensor:
+    """Share of the layers beyond the visible objects and a background that hold nothing.
+
+    Returns:
+        ``(B,)`` float64 in [0, 1]; NaN where there are no more layers than that.
+    """
+    spare = matching.present.shape[1] - 1 - matching.there.sum(dim=1)
+    used = (matching.objects.sum(dim=1) - matching.there.sum(dim=1)).clamp_min(0)
+    share = 1 - used.double() / spare.clamp_min(1)
+    return share.masked_fill(spare < 1, torch.nan)
+
+
 def order_right(matching: Matching, mask: Tensor) -> Tensor:
     """Share of overlapping pairs of true objects whose depth order is right (OOA).
 

@@ -17,6 +17,7 @@ visible_iou             IoU of visible regions, unmatched objects 0             
 amodal_iou              IoU of full masks, same assignment                          no object
 found                   share of objects that have a layer of their own             no object
 oca                     1 if the number of objects is right                         never
+spare                   share of spare layers that are empty                        none spare
 ooa                     share of overlapping pairs in the right depth order         no pair
 ======================  ==========================================================  ==========
 
@@ -136,6 +137,7 @@ def evaluate_scenes(
         "visible_iou": matching.visible_iou(found),
         "found": matching.found_share(found),
         "oca": matching.count_right(found),
+        "spare": matching.spare_empty(found),
     }
     if mask is not None:
         scores["amodal_iou"] = matching.amodal_iou(found, d.shape, mask)

@@ -243,6 +243,16 @@ def test_no_object():
         assert result.confusion.tolist() == [[0] * 4] * 3 + [[0, 0, 0, 1]]
 
 
+def test_spare_layers_are_those_beyond_objects_and_a_background():
+    true, whole, none = truth([0], [(1, 1, 8, 8)]), (1, 1, 8, 8), (0, 0, 0, 0)
+    halves = [(1, 1, 8, 4), (1, 4, 8, 8)]
+    assert math.isnan(scores_of(explained([whole, None], [0, 3]), true)["spare"])
+    assert scores_of(explained([whole, none, None], [0, 1, 3]), true)["spare"] == 1
+    assert scores_of(explained([*halves, None], [0, 1, 3]), true)["spare"] == 0
+    assert scores_of(explained([*halves, none, None], [0, 1, 2, 3]), true)["spare"] == 0.5
+    assert scores_of(explained([none, none, None], [0, 1, 3]), true)["spare"] == 1  # none used
+
+
 def test_an_object_that_is_hidden_altogether_is_not_asked_for():
     true = truth([0, 1], [(1, 1, 8, 8), (2, 2, 5, 5)])
     scores = scores_of(explained([(1, 1, 8, 8), None], [0, 3]), true)
@@ -302,7 +312,7 @@ def test_scenes_of_a_batch_do_not_mix():
     result = metrics.evaluate_scenes(Decomposition.cat(parts), both, CLASSES)
     for b, part in enumerate(parts):
         for name, value in scores_of(part).items():
-            assert result.scores[name][b].item() == pytest.approx(value), name
+            assert result.scores[name][b].item() == pytest.approx(value, nan_ok=True), name
 
 
 # Classes.
