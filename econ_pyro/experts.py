@@ -13,6 +13,8 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from econ_pyro.precision import at_least_float32
+
 # oneDNN builds a kernel for every new batch size: groups are padded up to a multiple of this
 GROUP = 4
 
@@ -40,17 +42,17 @@ class Ensemble(nn.ModuleList):
         """
         if torch.compiler.is_compiling():  # no graph can group images: an export runs all
             everyone = torch.stack([network(*args) for network in self], 1)
-            return _at_least_float32(everyone[torch.arange(k.shape[0], device=k.device), k])
+            return at_least_float32(everyone[torch.arange(k.shape[0], device=k.device), k])
         groups = [(k == e).nonzero().squeeze(1) for e in range(len(self))]
         outputs = []
         for network, rows in zip(self, groups, strict=True):
             n = len(rows)
             if n == len(k):
-                return _at_least_float32(network(*args))
+                return at_least_float32(network(*args))
             if n:
                 padded = torch.cat([rows, rows[:1].expand(-n % GROUP)]) if n % GROUP else rows
                 outputs.append(network(*(a[padded] for a in args))[:n])
-        return _at_least_float32(torch.cat(outputs)[torch.cat(groups).argsort()])
+        return at_least_float32(torch.cat(outputs)[torch.cat(groups).argsort()])
 
     @torch.no_grad()
     def of_all(self, *args: Tensor) -> Tensor:
@@ -63,11 +65,7 @@ class Ensemble(nn.ModuleList):
             ``(B, K, ...)``.
         """
         outputs = [network(*(a[:, k] for a in args)) for k, network in enumerate(self)]
-        return _at_least_float32(torch.stack(outputs, 1))
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+        return at_least_float32(torch.stack(outputs, 1))
 
 
 def register(prefix: str, experts: nn.ModuleList) -> None:

@@ -1,8 +1,9 @@
-"""Whether a device computes in bfloat16 itself: emulated, it takes a hundred times longer."""
+"""bfloat16: whether a device computes in it (emulated, it takes a hundred times longer)."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -16,3 +17,8 @@ def has_bfloat16(device: torch.device) -> bool:
     # torch has no public question for this; where it has none at all, float32 is never wrong
     questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, bool)() for name in questions)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` itself, or a copy in float32 of what is of lower precision."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -49,7 +49,7 @@ class Encoder(nn.Module):
         channels = 4
         for _ in range(config.layers):
             blocks += [nn.Conv2d(channels, config.features, 3, padding=1)]
-            blocks += [nn.MaxPool2d(2), nn.ReLU(inplace=True)]  # the same as before it, for less
+            blocks += [nn.MaxPool2d(2), nn.ReLU(inplace=True)]  # ReLU before it would be the same
             channels = config.features
         if config.centred:
             del blocks[-2]  # windows are of half the size

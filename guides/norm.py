@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from econ_pyro.precision import at_least_float32
+
 
 class InstanceNormReLU2d(nn.Module):
     """Instance normalisation with affine map, then ReLU, for any memory format.
@@ -37,19 +39,11 @@ class InstanceNormReLU2d(nn.Module):
         return _normalise(x, weight, bias)[0]  # plain operations, which exporters can follow
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype == torch.bfloat16 else x
-
-
-def _less(mean: Tensor, wide: Tensor, x: Tensor) -> Tensor:
-    return wide - mean if wide is x else wide.sub_(mean)  # a copy of x may be overwritten
-
-
 def _normalise(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The result, and the mean and one over the deviation of each channel of each image."""
-    wide = _at_least_float32(x)
+    """The result, ``x`` less each channel's mean, and one over the channel's deviation."""
+    wide = at_least_float32(x)
     mean = wide.mean((2, 3), keepdim=True)
-    centred = _less(mean, wide, x)
+    centred = wide - mean if wide is x else wide.sub_(mean)  # a copy may be overwritten
     variance = centred.square().mean((2, 3), keepdim=True)
     scale = (variance + InstanceNormReLU2d.EPS).rsqrt()
     out = torch.addcmul(bias, centred, scale * weight).relu_()
@@ -68,7 +62,7 @@ class _NormReLU(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         centred, scale, weight, out = ctx.saved_tensors
         (grad,) = grads
-        grad = _at_least_float32(torch.ops.aten.threshold_backward(grad, out, 0))
+        grad = at_least_float32(torch.ops.aten.threshold_backward(grad, out, 0))
         pixels = grad.shape[2] * grad.shape[3]
         along = (grad * centred).sum((2, 3), keepdim=True) * scale
         total = grad.sum((2, 3), keepdim=True)
