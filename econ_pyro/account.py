@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import kl_divergence
 
-from econ_pyro.distributions import MeanBernoulli, pixel_errors
-from econ_pyro.layers import fixed_region, next_scope, region
+from econ_pyro.distributions import pixel_errors
+from econ_pyro.layers import fixed_region, next_scope, regions_of_shapes, scopes
 from econ_pyro.occlusion import occlude
-from econ_pyro.proposals import Generator, Recogniser
-from econ_pyro.terms import Terms, layer_terms
+from econ_pyro.proposals import Generator, Recogniser, visible_terms
+from econ_pyro.terms import Terms
 
 
 class Account(NamedTuple):
@@ -66,17 +67,15 @@ def account(
     of_layers = k.flatten()
     images = x[:, None].expand(-1, steps, -1, -1, -1).flatten(0, 1)
     flat_noise = None if noise is None else noise.flatten(0, 1)
-    flat_scope, flat_r = scope.flatten(0, 1), r.flatten(0, 1)  # (B T, 1, H, W)
+    flat_r = r.flatten(0, 1)  # (B T, 1, H, W)
     seen = occlude(images, flat_r, None if occluders is None else occluders.flatten(0, 1))
     q_z = guide.encode(*seen, of_layers, flat_noise)
     z = q_z.rsample()
     mean, shape = model.decode(z, of_layers)
-    error = (r * pixel_errors(x, mean.unflatten(0, (-1, steps)), sigma_x)).sum((2, 3, 4))
-    q_r, p_r = MeanBernoulli(flat_r).to_event(3), model.region_prior(flat_scope, shape)
-    p_z = model.latent_prior(flat_r.shape[0])
-    terms = layer_terms(error.flatten(), q_z, p_z, q_r, p_r)
-    mean, shape, z = (a.unflatten(0, (-1, steps)) for a in (mean, shape, z))
-    return Account(scope, r, mean, shape, z, terms.map(lambda a: a.unflatten(0, (-1, steps))))
+    l_z = kl_divergence(q_z, model.latent_prior(flat_r.shape[0]))
+    mean, shape, z, l_z = (a.unflatten(0, (-1, steps)) for a in (mean, shape, z, l_z))
+    l_x, l_r = visible_terms(model, scope, r, pixel_errors(x, mean, sigma_x), shape)
+    return Account(scope, r, mean, shape, z, Terms(l_x, l_z, l_r))
 
 
 def _regions(
@@ -84,17 +83,16 @@ def _regions(
 ) -> tuple[Tensor, Tensor]:
     """Scope and region of every layer, front to back (Eqs. 9 and 14)."""
     steps = k.shape[1]
-    shares: tuple[Tensor, ...] | None = None
     if regions is None and seeds is not None and guide.seeded and steps > 1:
-        shares = guide.shares(x, k[:, :-1], seeds[:, :-1]).unbind(1)
-    s_t, scopes, taken = torch.ones_like(x[:, :1]), [], []
+        shares = guide.shares(x, k[:, :-1], seeds[:, :-1])
+        r = regions_of_shapes(torch.cat([shares, torch.ones_like(shares[:, :1])], 1))
+        return scopes(r), r
+    s_t, before, taken = torch.ones_like(x[:, :1]), [], []
     for i in range(steps):
         r_t = fixed_region(s_t, i, steps, regions)
-        if r_t is None and shares is not None:
-            r_t = region(s_t, shares[i])
-        elif r_t is None:
+        if r_t is None:
             r_t = guide.attend(x, s_t, k[:, i], None if seeds is None else seeds[:, i])
-        scopes.append(s_t)
+        before.append(s_t)
         taken.append(r_t)
         s_t = next_scope(s_t, r_t)
-    return torch.stack(scopes, 1), torch.stack(taken, 1)
+    return torch.stack(before, 1), torch.stack(taken, 1)

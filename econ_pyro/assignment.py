@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from econ_pyro.decomposition import Decomposition, in_order
+from econ_pyro.fusing import fused
 from econ_pyro.layers import agreed, next_scope, region, regions_of_shapes, scopes
 from econ_pyro.mixture import arrange
 from econ_pyro.proposals import (
@@ -29,7 +30,6 @@ from econ_pyro.proposals import (
     propose_layers,
     visible_terms,
 )
-from econ_pyro.terms import Terms
 from econ_pyro.winners import draw_winners
 
 ROUNDS = 2  # of order and cost
@@ -61,16 +61,11 @@ def assign(
     """
     things, seed = _things(model, guide, x, noise, rules)  # (B, T, K, ...), the salient first
     scores = things.terms.score(rules.lam)  # (B, T, K), each as if it came first
-    order = torch.arange(rules.steps, device=x.device).expand(x.shape[0], -1)  # of the things
+    order = torch.arange(rules.steps, device=x.device).repeat(x.shape[0], 1)  # of the things
     for _ in range(ROUNDS):
-        best = in_order(scores.argmin(2), order)
-        if rules.ordered:
-            drawn = (things.errors, things.shape, things.terms.z)
-            better, _ = arrange(*(_picked(a, order, best) for a in drawn))
-            order, best = in_order(order, better), in_order(best, better)
-        s = scopes(regions_of_shapes(_picked(things.r, order, best)))
-        # what each thing finds left; the things themselves are large, and stay where they are
-        terms = _terms(model, things, in_order(s, order.argsort(1)))
+        drawn = (things.r, things.errors, things.shape, things.terms.z)
+        order, s, l_x, l_r = _settled(model, *drawn, scores, order, rules.ordered)
+        terms = things.terms._replace(x=l_x, r=l_r)
         scores = terms.score(rules.lam)
     scores = in_order(scores, order)
     k = draw_winners(scores, rules.temperature, handicap, gumbel)
@@ -105,15 +100,43 @@ def _things(
     return things._replace(r=r), seed
 
 
+@fused
+def _settled(
+    model: Generator,
+    r: Tensor,
+    errors: Tensor,
+    shape: Tensor,
+    l_z: Tensor,
+    scores: Tensor,
+    order: Tensor,
+    ordered: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A round: the order of the things by what the best experts draw, and all costs in it.
+
+    Args:
+        model: p.
+        r: regions of the things, ``(B, T, K, 1, H, W)``.
+        errors: of their pixels, alike.
+        shape: alike.
+        l_z: Eq. 11, ``(B, T, K)``.
+        scores: by which the best are the best, ``(B, T, K)``.
+        order: that they are in, ``(B, T)``.
+        ordered: whether the order may change.
+
+    Returns:
+        The order, the scopes in it, and Eqs. 10 and 12 of the things, ``(B, T, K)`` each.
+    """
+    best = in_order(scores.argmin(2), order)
+    if ordered:
+        better, _ = arrange(*(_picked(a, order, best) for a in (errors, shape, l_z)))
+        order, best = in_order(order, better), in_order(best, better)
+    s = scopes(regions_of_shapes(_picked(r, order, best)))
+    # what each thing finds left; the things themselves are large, and stay where they are
+    left = in_order(s, order.argsort(1))[:, :, None]
+    return order, s, *visible_terms(model, left, region(left, r), errors, shape)
+
+
 def _picked(a: Tensor, order: Tensor, k: Tensor) -> Tensor:
     """What experts ``k`` say, ``(B, T)``, of things in an order: of ``(B, T, K, ...)``."""
     rows = torch.arange(order.shape[0], device=order.device)  # len() would fix an export's batch
     return a[rows[:, None], order, k]
-
-
-def _terms(model: Generator, things: Proposals, s: Tensor) -> Terms:
-    """Eqs. 10-12 of every expert's explanation of things in their scopes, ``(B, T, K)`` each."""
-    s = s[:, :, None]
-    r = region(s, things.r)
-    l_x, l_r = visible_terms(model, s, r, things.errors, things.shape)
-    return things.terms._replace(x=l_x, r=l_r)

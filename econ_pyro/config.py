@@ -241,6 +241,10 @@ class Config:
     """Seed of the weights, of the noise and of the scenes."""
     amp: bool = True
     """Run the networks in bfloat16 where the processor has it."""
+    graphs: bool = True
+    """On a GPU, replay the steps of training from CUDA graphs."""
+    compile: bool = False
+    """On a GPU, compile what is in the graphs: a minute or two at first, and faster steps."""
     names: tuple[str, ...] = ()
     """Names of the first experts, kept as they are; evaluation names the others (and an empty
     name) by the class that they win most."""

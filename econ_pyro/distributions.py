@@ -19,9 +19,12 @@ from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 from torch.distributions.utils import lazy_property
 
+from econ_pyro.fusing import fused
+
 PROB_EPS = 1e-6  # added inside the logs of Eq. 12, where a scope of 0 would give 0 * log 0
 
 
+@fused
 def pixel_errors(x: Tensor, mean: Tensor, sigma: float) -> Tensor:
     """What each layer's appearance would cost at each pixel, ``(..., T, 1, H, W)`` nats.
 

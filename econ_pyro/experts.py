@@ -2,21 +2,52 @@
 
 The networks are separate modules: a loser of a step is not in the graph at all, so its gradient is
 None and no optimiser moves it.
+
+What a CUDA graph replays has shapes that do not depend on who won. While one is captured each
+network gets :class:`Room` for a number of images, of which the first are its own and the output of
+the rest is dropped, and the networks run side by side, on streams of their own.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, partial
+from typing import NamedTuple
 
 import pyro
 import torch
 from torch import Tensor, nn
 
+from econ_pyro.fusing import fused, run
 from econ_pyro.precision import at_least_float32
 
 # oneDNN builds a kernel for every new batch size: groups are padded up to a multiple of this
 GROUP = 4
+
+
+class Room(NamedTuple):
+    """For how many images each network has room."""
+
+    looks: int
+    """Of :meth:`Ensemble.of_looks`: the most images that any looks at."""
+    layers: int
+    """Of :meth:`Ensemble.of_winners`: the most layers that any won."""
+
+
+_room: ContextVar[Room | None] = ContextVar("room", default=None)
+
+
+@contextmanager
+def fixed_room(room: Room) -> Iterator[None]:
+    """Give networks room for a number of images each, no more and no less."""
+    before = _room.set(room)
+    try:
+        yield
+    finally:
+        _room.reset(before)
 
 
 class Ensemble(nn.ModuleList):
@@ -40,9 +71,10 @@ class Ensemble(nn.ModuleList):
         Returns:
             ``(B, ...)`` in the order of the batch.
         """
-        if torch.compiler.is_compiling():  # no graph can group images: an export runs all
-            everyone = torch.stack([network(*args) for network in self], 1)
-            return at_least_float32(everyone[torch.arange(k.shape[0], device=k.device), k])
+        if torch.compiler.is_compiling() or _room.get():
+            room = _room.get()
+            size = room.layers if room else 0
+            return self._of_pairs(k[:, None], size, *args)[:, 0]
         groups = [(k == e).nonzero().squeeze(1) for e in range(len(self))]
         outputs = []
         for network, rows in zip(self, groups, strict=True):
@@ -54,6 +86,44 @@ class Ensemble(nn.ModuleList):
                 outputs.append(network(*(a[padded] for a in args))[:n])
         return at_least_float32(torch.cat(outputs)[torch.cat(groups).argsort()])
 
+    def of_looks(self, k: Tensor, *args: Tensor) -> Tensor:
+        """Output of networks k[b, n] for image b, no network looking at an image twice.
+
+        Args:
+            k: ``(B, N)`` int64.
+            *args: inputs, each ``(B, ...)``.
+
+        Returns:
+            ``(B, N, ...)``, in float32 or better, differentiable.
+        """
+        if torch.compiler.is_compiling() or _room.get():
+            room = _room.get()
+            return self._of_pairs(k, room.looks if room else 0, *args)
+        if k.shape[1] == 1:
+            return self.of_winners(k[:, 0], *args)[:, None]
+        rows = torch.arange(k.shape[0], device=k.device)
+        looks, where = (rows[:, None] * len(self) + k).unique(return_inverse=True)
+        image = looks // len(self)
+        return self.of_winners(looks % len(self), *(a[image] for a in args))[where]
+
+    def _of_pairs(self, k: Tensor, size: int, *args: Tensor) -> Tensor:
+        """The same as :meth:`of_looks`, in shapes that do not depend on k.
+
+        Args:
+            k: ``(B, N)`` int64; of no network more than ``size`` images.
+            size: room of each network; 0 for all images.
+            *args: inputs, each ``(B, ...)``.
+        """
+        if not size:
+            everyone = self._each(lambda e: args)
+            rows = torch.arange(k.shape[0], device=k.device)
+            return at_least_float32(torch.stack(everyone, 1)[rows[:, None], k])
+        image, where = _seats(k, size, len(self))
+        given = [a.index_select(0, image).split(size) for a in args]
+        outputs = self._each(lambda e: [a[e] for a in given])
+        found = torch.cat(outputs).index_select(0, where)
+        return at_least_float32(found).unflatten(0, k.shape)
+
     @torch.no_grad()
     def of_all(self, *args: Tensor) -> Tensor:
         """Output of every network, in float32 or better, without gradients.
@@ -64,8 +134,50 @@ class Ensemble(nn.ModuleList):
         Returns:
             ``(B, K, ...)``.
         """
-        outputs = [network(*(a[:, k] for a in args)) for k, network in enumerate(self)]
+        outputs = self._each(lambda e: [a[:, e] for a in args])
         return at_least_float32(torch.stack(outputs, 1))
+
+    def _each(self, inputs: Callable[[int], Sequence[Tensor]]) -> list[Tensor]:
+        """Outputs of all networks: side by side where a CUDA graph is captured."""
+        if not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+            return [run(network, *inputs(e)) for e, network in enumerate(self)]
+        main = torch.cuda.current_stream()
+        outputs = []
+        for e, stream in enumerate(_streams(len(self))):
+            stream.wait_stream(main)
+            with torch.cuda.stream(stream):
+                outputs.append(run(self[e], *inputs(e)))
+        for stream in _streams(len(self)):
+            main.wait_stream(stream)
+        return outputs
+
+
+@partial(fused, dynamic=True)
+def _seats(k: Tensor, size: int, experts: int) -> tuple[Tensor, Tensor]:
+    """Images in the room of each network, one network's after the other's, and where k's are.
+
+    Args:
+        k: networks that look at each image, ``(B, N)``.
+        size: room of each.
+        experts: their number K.
+
+    Returns:
+        Index of an image for each seat, ``(K size,)``, and of a seat for each of k, ``(B N,)``.
+    """
+    numbers = torch.arange(experts, device=k.device)
+    own = (k[:, :, None] == numbers).any(1)  # (B, K)
+    before = own.T.contiguous().cumsum(1).T - 1  # along memory, which is quicker
+    seat = torch.where(own, size * numbers + before, size * experts)
+    image = k.new_zeros(size * experts + 1)  # the last is for pairs that nobody wants
+    rows = torch.arange(k.shape[0], device=k.device)[:, None].expand_as(seat)
+    image = image.scatter(0, seat.flatten(), rows.flatten())
+    return image[:-1], seat.gather(1, k).flatten()
+
+
+@cache
+def _streams(n: int) -> list[torch.cuda.Stream]:
+    """One stream for each expert, the same for its encoder, decoder and attention."""
+    return [torch.cuda.Stream() for _ in range(n)]
 
 
 def register(prefix: str, experts: nn.ModuleList) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from econ_pyro import checkpoint
 from econ_pyro.batched import BatchedELBO
+from econ_pyro.captured import CapturedSVI
 from econ_pyro.config import Config
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.parts import freeze, learns
@@ -74,7 +76,8 @@ class Learner:
             threshold_mode="abs",
         )
         self._new_schedule = copy.deepcopy(self.schedule.state_dict())
-        self.svi = CompetitiveSVI(
+        captured = config.graphs and device.type == "cuda" and world.size == 1
+        self.svi = (partial(CapturedSVI, config.compile) if captured else CompetitiveSVI)(
             model,
             guide,
             self.optim,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from econ_pyro.decomposition import in_order
 from econ_pyro.distributions import PROB_EPS
+from econ_pyro.fusing import fused
 from econ_pyro.layers import next_scope, region, regions_of_shapes
 
 SWEEPS = 2  # through the places of an order
@@ -100,19 +101,24 @@ def likeliest_order(errors: Tensor, shape: Tensor) -> Tensor:
     order = torch.arange(steps, device=device).repeat(n, 1)
     density, _ = _densities(errors)
     both = torch.stack([density, shape], 2)  # (B, T, 2, 1, H, W)
-    for place in SWEEPS * [*range(steps - 2)]:
-        moves = [
-            [*range(place), t, *(i for i in range(place, steps) if i != t)]
-            for t in range(place, steps - 1)
-        ]
-        tried = order[:, torch.tensor(moves, device=device)]  # (B, moves, T), as it is first
+    for moves in SWEEPS * [_moves(place, steps, device) for place in range(steps - 2)]:
+        tried = order[:, moves]  # (B, moves, T), as it is first
         moved = both[rows[:, None, None], tried].flatten(0, 1)
-        likely = _log_mixture(*moved.unbind(2)).unflatten(0, (-1, len(moves)))
+        likely = _log_mixture(*moved.unbind(2)).unflatten(0, (-1, tried.shape[1]))
         stay = likely[:, :1] + MARGIN
         order = tried[rows, torch.cat([stay, likely[:, 1:]], 1).argmax(1)]
     return order
 
 
+def _moves(place: int, steps: int, device: torch.device) -> Tensor:
+    """Places of the layers when each of those from ``place`` on goes there, ``(moves, T)``."""
+    t = torch.arange(steps, device=device)
+    moved = t[place:-1, None]
+    behind = t - ((t > place) & (t <= moved)).long()  # what was before it moves back by one
+    return torch.where(t == place, moved, behind)
+
+
+@fused
 def arrange(errors: Tensor, shape: Tensor, l_z: Tensor) -> tuple[Tensor, Tensor]:
     """The likeliest order, with layers that are not worth their latents behind all but the last.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from econ_pyro.fusing import fused
 from econ_pyro.place import centre, coordinates
 
 SEEN = 0.3  # of a region at least: less would say nothing of its shape
@@ -18,6 +19,7 @@ EMPTY = 1e-9  # added to regions that may have no pixel, and so no centre
 REACH = 0.25  # of the image's side: how far the centre of what is put in front may be off
 
 
+@fused
 @torch.no_grad()
 def draw_occluders(x: Tensor, r: Tensor, luck: Tensor, share: float) -> Tensor:
     """Put another layer of the same image in front of some layers, the last one left out.
@@ -31,15 +33,14 @@ def draw_occluders(x: Tensor, r: Tensor, luck: Tensor, share: float) -> Tensor:
     Returns:
         What is in front of each layer: its colours and where it is, ``(B, T, 4, H, W)``.
     """
-    n, steps, _, height, width = r.shape
+    n, steps, _, size, _ = r.shape
     if steps < 3:  # there is no other object
-        return x.new_zeros(n, steps, 4, height, width)
+        return x.new_zeros(n, steps, 4, size, size)
     rows = torch.arange(n, device=x.device)[:, None]
     t = torch.arange(steps, device=x.device)
     other = (t + 1 + (luck[:, :, 0] * (steps - 2)).long()) % (steps - 1)  # of the last: any
     front = torch.cat([x[:, None].expand(-1, steps, -1, -1, -1), r[rows, other]], 2)
-    sides = torch.tensor([height, width], device=x.device)
-    off = (2 * luck[:, :, 1:3] - 1) * REACH * sides
+    off = (2 * luck[:, :, 1:3] - 1) * REACH * size
     front = _shifted(front, (_centre(r) - _centre(front[:, :, 3:]) + off).round().long())
     seen = (r * (1 - front[:, :, 3:])).sum((2, 3, 4)) / r.sum((2, 3, 4)).clamp_min(1e-6)
     put = (luck[:, :, 3] < share) & (seen >= SEEN) & (t < steps - 1)
@@ -57,7 +58,9 @@ def occlude(x: Tensor, r_t: Tensor, occluder: Tensor | None) -> tuple[Tensor, Te
 def _centre(r: Tensor) -> Tensor:
     """Row and column of the middle of each region, ``(B, T, 2)``; of an empty one, the image's."""
     size = r.shape[-1]
-    middle = centre(r.flatten(0, 1) + EMPTY, coordinates(size).to(r)).unflatten(0, r.shape[:2])
+    middle = centre(r.flatten(0, 1) + EMPTY, coordinates(size, r.device).to(r)).unflatten(
+        0, r.shape[:2]
+    )
     return (middle + 1) / 2 * (size - 1)
 
 

@@ -30,9 +30,9 @@ NARROWEST = 0.5  # half the width of the smallest window, so that what hides an 
 SPREADS = 2.0  # a box reaches 1.73 standard deviations from its centre, a disc 2
 
 
-def coordinates(size: int) -> Tensor:
+def coordinates(size: int, device: torch.device | None = None) -> Tensor:
     """Coordinates of the pixels, ``(1, 2, size, size)``: y and x in [-1, 1]."""
-    axis = torch.linspace(-1, 1, size)
+    axis = torch.linspace(-1, 1, size, device=device)
     return torch.stack(torch.meshgrid(axis, axis, indexing="ij"))[None]
 
 
@@ -106,7 +106,7 @@ def glimpse(inputs: Tensor, r: Tensor, place: Tensor, grid: Tensor, outside: Ten
         middle = place[:, :, None, None]
         variance = mean_over(r, (grid - middle).square()).amax(1)
         width = (SPREADS * variance.sqrt()).clamp(NARROWEST, 1.0)
-        window = coordinates(grid.shape[2] // 2).to(grid)
+        window = coordinates(grid.shape[2] // 2, grid.device).to(grid)
         where = middle + width[:, None, None, None] * window
         where = where.permute(0, 2, 3, 1).flip(-1)  # grid_sample wants (x, y) last
     shift = outside[:, None, None]

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from econ_pyro.distributions import MeanBernoulli, pixel_errors
-from econ_pyro.terms import Terms, layer_terms
+from econ_pyro.fusing import fused
+from econ_pyro.terms import Terms
 
 
 class Generator(Protocol):
@@ -143,10 +144,9 @@ def propose(
     z = q_z.rsample()
     mean, shape = model.decode_all(z)
     errors = pixel_errors(x, mean, rules.sigma_x)
-    q_r = MeanBernoulli(r).to_event(3)
-    p_r, p_z = model.region_prior(s_t[:, None], shape), model.latent_prior(*r.shape[:2])
-    terms = layer_terms((r * errors).sum((2, 3, 4)), q_z, p_z, q_r, p_r)
-    return Proposals(r, mean, shape, z, errors, terms)
+    l_x, l_r = visible_terms(model, s_t[:, None], r, errors, shape)
+    l_z = kl_divergence(q_z, model.latent_prior(*r.shape[:2]))
+    return Proposals(r, mean, shape, z, errors, Terms(l_x, l_z, l_r))
 
 
 @torch.no_grad()
@@ -177,6 +177,7 @@ def propose_layers(
     return proposals.map(lambda a: a.unflatten(0, (-1, steps)))
 
 
+@fused
 def visible_terms(
     model: Generator, scope: Tensor, r: Tensor, errors: Tensor, shape: Tensor
 ) -> tuple[Tensor, Tensor]:

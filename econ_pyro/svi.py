@@ -119,26 +119,42 @@ class CompetitiveSVI:
         """The second half: the winners alone learn. Arguments and result as of :meth:`step`."""
         if self.optim is None:
             raise RuntimeError("this CompetitiveSVI has no optimiser: it can only evaluate")
-        self.optim.zero_grad(set_to_none=True)
-        # the optimiser holds the parameters: nothing goes into Pyro's global store
-        with self._precision(x), pyro.settings.context(module_local_params=True):
-            terms = Terms(*self._terms(x, w.k, w.noise, regions, w.seed, self._occluders(x, w)))
-            loss = terms.loss(self.elbo.beta, self.elbo.gamma).sum(dim=1).mean()
-        loss.backward()
+        luck = None
+        if self.occlude:
+            scenes = len(x) * self.world.size
+            luck = torch.rand(scenes, self.rules.steps, 4, dtype=x.dtype, device=x.device)
+            luck = self.world.share(luck)
+        loss, terms = self._gradients(x, w, regions, luck)
         if self.clip:
             parameters = [p for group in self.optim.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optim.step()
-        area = w.area / x[0, 0].numel()
-        self.last = Step(loss.detach(), terms.map(torch.Tensor.detach), w.k, area)
+        self.last = Step(loss, terms, w.k, w.area / x[0, 0].numel())
         return loss.item()
 
-    def _occluders(self, x: Tensor, w: Winners) -> Tensor | None:
-        if not self.occlude:
-            return None
-        scenes = len(x) * self.world.size
-        luck = torch.rand(scenes, self.rules.steps, 4, dtype=x.dtype, device=x.device)
-        return draw_occluders(x, w.region, self.world.share(luck), self.occlude)
+    def _gradients(
+        self, x: Tensor, w: Winners, regions: Tensor | None, luck: Tensor | None
+    ) -> tuple[Tensor, Terms]:
+        """Leave gradients in the parameters of the winners; the loss and its terms, detached."""
+        return self._backward(x, w, regions, luck, self.elbo.gamma)
+
+    def _backward(
+        self,
+        x: Tensor,
+        w: Winners,
+        regions: Tensor | None,
+        luck: Tensor | None,
+        gamma: float | Tensor,
+    ) -> tuple[Tensor, Terms]:
+        assert self.optim is not None
+        self.optim.zero_grad(set_to_none=True)
+        front = None if luck is None else draw_occluders(x, w.region, luck, self.occlude)
+        # the optimiser holds the parameters: nothing goes into Pyro's global store
+        with self._precision(x), pyro.settings.context(module_local_params=True):
+            terms = Terms(*self._terms(x, w.k, w.noise, regions, w.seed, front))
+            loss = terms.loss(self.elbo.beta, gamma).sum(dim=1).mean()
+        loss.backward()
+        return loss.detach(), terms.map(torch.Tensor.detach)
 
     def draw(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Noise of the latents and luck of the experts for a step.

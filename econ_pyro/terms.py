@@ -29,7 +29,7 @@ class Terms(NamedTuple):
     z: Tensor
     r: Tensor
 
-    def loss(self, beta: float, gamma: float) -> Tensor:
+    def loss(self, beta: float, gamma: float | Tensor) -> Tensor:
         """Eq. 13, negated: what is minimised."""
         return self.x + beta * self.z + gamma * self.r
 

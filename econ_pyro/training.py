@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from econ_pyro import checkpoint, files
+from econ_pyro.ahead import Ahead
 from econ_pyro.config import Config
 from econ_pyro.data import Source, batch_indices
 from econ_pyro.decomposition import Decomposition
@@ -24,6 +25,7 @@ from econ_pyro.world import World
 
 Row = dict[str, Any]
 Begin = Callable[[int], tuple[nn.Module, nn.Module]]
+Batches = Callable[[int], tuple[Tensor, Tensor | None]]
 
 
 class Trainer:
@@ -63,6 +65,10 @@ class Trainer:
         self.step, self.best, self.seconds = 0, math.inf, 0.0
         self.rival: dict[str, Any] | None = None
         self.rows: list[Row] = []
+        busy_elsewhere = device.type != "cpu"  # else two would share the processor
+        self._training: Batches = (
+            Ahead(self._training_batch) if busy_elsewhere else self._training_batch
+        )
         if config.true_regions:  # fail before anything is written
             self._batch(train, torch.zeros(1, dtype=torch.long))
 
@@ -147,7 +153,7 @@ class Trainer:
             self._rewrite_metrics()
         while not (reason := self.done()):
             before, began = self.seconds, time.perf_counter()
-            x, regions = self._batch(self.train, self._training_indices())
+            x, regions = self._to_device(*self._training(self.step))
             loss = self.learner.step(x, regions, self.age)
             self.step += 1
             if self.world.any(not math.isfinite(loss), self.device):
@@ -180,14 +186,17 @@ class Trainer:
         clock = torch.tensor(seconds * self.world.first, dtype=torch.float64, device=self.device)
         return self.world.sum(clock).item()
 
-    def _training_indices(self) -> Tensor:
+    def _training_batch(self, step: int) -> tuple[Tensor, Tensor | None]:
         limits = self.config.train
-        whole = batch_indices(len(self.train), limits.batch, self.step, self.config.seed)
-        return self.world.share(whole)
+        whole = batch_indices(len(self.train), limits.batch, step, self.config.seed)
+        return self._batch(self.train, self.world.share(whole))
+
+    def _to_device(self, x: Tensor, regions: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return x.to(self.device), None if regions is None else regions.to(self.device)
 
     def _batch(self, source: Source, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         if not self.config.true_regions:
-            return source.images(indices).to(self.device), None
+            return source.images(indices), None
         scenes = source.scenes(indices)
         if scenes is None:
             raise EconError(
@@ -195,12 +204,12 @@ class Trainer:
                 "images without ground truth",
                 "leave out --true-regions, or train on generated scenes",
             )
-        regions = scenes.layers(self.config.model.steps)
-        return scenes.image.to(self.device), regions.to(self.device)
+        return scenes.image, scenes.layers(self.config.model.steps)
 
     def _explain_valid(self) -> tuple[Decomposition, float]:
         """This process's share of the validation scenes, and the loss on all of them."""
-        x, regions = self._batch(self.valid, self.world.share(torch.arange(len(self.valid))))
+        valid = self._batch(self.valid, self.world.share(torch.arange(len(self.valid))))
+        x, regions = self._to_device(*valid)
         d = self.learner.svi.explain(x, regions)
         # the schedule must not mistake a change of weights for a change of the loss
         gamma = gamma_at(self.config, self.config.objective.gamma_steps)

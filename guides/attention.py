@@ -78,8 +78,7 @@ class AttentionUNet(nn.Module):
         h, skips = x_and_log_s.contiguous(memory_format=torch.channels_last), []
         for i, block in enumerate(self.down):
             if i:
-                # half the size; slices would be copied twice on the way back
-                h = F.interpolate(h, scale_factor=0.5, mode="nearest")
+                h = _halved(h)
             h = block(h)
             skips.append(h)
         h = self.bottleneck(h.flatten(1)).view_as(h)
@@ -87,7 +86,7 @@ class AttentionUNet(nn.Module):
             h = torch.cat([h, skips.pop()], dim=1)
             h = block(h.contiguous(memory_format=torch.channels_last))
             if i < len(self.up) - 1:
-                h = F.interpolate(h, scale_factor=2, mode="nearest")
+                h = _doubled(h)
         out = self.head(h).contiguous()
         if not self.seeded:
             return out
@@ -101,3 +100,19 @@ class AttentionUNet(nn.Module):
         )
         rows, columns = torch.meshgrid(height, width, indexing="ij")
         return self.near * torch.stack([rows, columns]).expand(x.shape[0], -1, -1, -1)
+
+
+def _halved(h: Tensor) -> Tensor:
+    """Every other pixel."""
+    if torch.compiler.is_compiling():  # where interpolation scatters gradients atomically
+        return h[:, :, ::2, ::2]
+    # slices would be copied twice on the way back
+    return F.interpolate(h, scale_factor=0.5, mode="nearest")
+
+
+def _doubled(h: Tensor) -> Tensor:
+    """Every pixel four times."""
+    if torch.compiler.is_compiling():
+        four = h[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2)
+        return four.flatten(4, 5).flatten(2, 3)
+    return F.interpolate(h, scale_factor=2, mode="nearest")

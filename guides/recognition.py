@@ -54,7 +54,7 @@ class Recognition(nn.Module):
         Returns:
             ``(B, 1, H, W)`` in [0, s_t].
         """
-        logits = self.attentions.of_winners(k_t, self._given(x, s_t))
+        logits = self.attentions.of_looks(k_t[:, None], self._given(x, s_t))[:, 0]
         if self.seeded:
             logits = grow(logits, find_seed(x, s_t) if seed is None else seed)
         return region(s_t, logits.sigmoid())
@@ -73,16 +73,9 @@ class Recognition(nn.Module):
         Returns:
             ``(B, N, 1, H, W)`` in [0, 1].
         """
-        (n, layers), experts = k.shape, self.config.experts
-        looks = (torch.arange(n, device=k.device)[:, None] * experts + k).flatten()
-        where = None
-        if not torch.compiler.is_compiling():  # how many differ, no graph can know
-            looks, where = looks.unique(return_inverse=True)
-        given = self._given(x, torch.ones_like(x[:, :1]))
-        features = self.attentions.of_winners(looks % experts, given[looks // experts])
-        if where is not None:
-            features = features.index_select(0, where)
-        return grow(features, seeds.flatten()).sigmoid().unflatten(0, (-1, layers))
+        features = self.attentions.of_looks(k, self._given(x, torch.ones_like(x[:, :1])))
+        shares = grow(features.flatten(0, 1), seeds.flatten()).sigmoid()
+        return shares.unflatten(0, (-1, k.shape[1]))
 
     def attend_all(self, x: Tensor, s_t: Tensor) -> Tensor:
         """The regions that all experts propose, without gradients, ``(B, K, 1, H, W)``."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from econ_pyro.fusing import fused
 from econ_pyro.layers import SCOPE_EPS, agreed, mean_over, next_scope, region
 
 SALIENT = 4.0  # largest salience: a small bright thing is not worth more than an object
@@ -63,6 +64,7 @@ def find_seed(x: Tensor, s: Tensor) -> Tensor:
     return (GRADES * here * around).round().flatten(1).argmax(1)
 
 
+@fused
 def grow(features: Tensor, seed: Tensor) -> Tensor:
     """Logits of the regions that grow from seeds.
 
@@ -80,6 +82,7 @@ def grow(features: Tensor, seed: Tensor) -> Tensor:
     return sharp * (START - FALL * (1 - 1 / (1 + NARROW * distance)))
 
 
+@fused
 def candidates(features: Tensor, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Seeds of several objects, each in what the regions of those before it leave.
 

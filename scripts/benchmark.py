@@ -25,6 +25,7 @@ import tyro
 from torch import Tensor, nn
 
 from econ_pyro import cli, errors, files
+from econ_pyro.captured import CapturedSVI
 from econ_pyro.config import Config, to_dict
 from econ_pyro.data import GeneratedScenes
 from econ_pyro.econ import Econ
@@ -102,19 +103,43 @@ class _Step:
         learner = Learner(config, self.econ.model, self.econ.guide, device, World())
         self.svi, self.optim = learner.svi, learner.optim
 
-    def through_traces(self) -> None:
-        """Read the winners' ELBO off Pyro's traces from now on."""
-        svi, elbo = self.svi, self.svi.elbo
-        self.svi = CompetitiveSVI(
+    @property
+    def captured(self) -> bool:
+        """Whether its steps are CUDA graphs."""
+        return isinstance(self.svi, CapturedSVI)
+
+    def plainly(self, elbo: ClassConditionalELBO | None = None) -> CompetitiveSVI:
+        """The same without graphs, which hide what they do from counters.
+
+        Args:
+            elbo: another objective.
+        """
+        svi = self.svi
+        return CompetitiveSVI(
             svi.model,
             svi.guide,
             self.optim,
-            ClassConditionalELBO(elbo.beta, elbo.gamma),
+            elbo or svi.elbo,
             svi.rules,
             svi.latent,
             svi.amp,
             svi.clip,
+            occlude=svi.occlude,
         )
+
+    def through_traces(self) -> None:
+        """Read the winners' ELBO off Pyro's traces from now on."""
+        elbo = self.svi.elbo
+        self.svi = self.plainly(ClassConditionalELBO(elbo.beta, elbo.gamma))
+
+    def count(self) -> int:
+        """Floating-point operations of a step."""
+        return operations(self.uncaptured())
+
+    def uncaptured(self) -> Job:
+        """A step without graphs."""
+        svi = self.plainly()
+        return lambda: svi.step(self.x)
 
     def ours(self) -> None:
         """Competition, then the winners' ELBO."""
@@ -122,8 +147,9 @@ class _Step:
 
     def half(self) -> Job:
         """The winners' half of a step, over and over for one competition's winners."""
-        w = self.svi.elect(self.x)
-        return lambda: self.svi.learn(self.x, w)
+        svi = self.plainly()
+        w = svi.elect(self.x)
+        return lambda: svi.learn(self.x, w)
 
     def explain(self) -> None:
         """The competition and the winners' account of it, posterior means, without gradients."""
@@ -141,30 +167,49 @@ class _Step:
 
 
 def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:
-    full, half = _Step(replace(config, amp=False), device), _Step(config, device)
-    stock, traced = _Step(config, device), _Step(config, device)
+    eager = replace(config, graphs=False)
+    full, stock, traced, ours = (
+        _Step(c, device) for c in (replace(eager, amp=False), eager, eager, config)
+    )
     _use_torch_norms(stock.econ.guide)
     traced.through_traces()
     amp = config.amp and has_bfloat16(device)
     peak_dtype = torch.bfloat16 if amp else torch.float32
     precision = str(peak_dtype)[6:]
-    jobs: dict[str, Job] = {
-        "plain: all experts with gradients, float32": full.plain,
-        **({"winners only, float32": full.ours} if amp else {}),
-        f"winners only, {precision}, torch's norm": stock.ours,
-        f"winners only, {precision}, through Pyro's traces": traced.ours,
-        f"econ-pyro: winners only, {precision}": half.ours,
-        "explaining: competition and winners' account": half.explain,
-    }
+    steps = {"plain: all experts with gradients, float32": full}
+    if amp:
+        steps["winners only, float32"] = full
+    steps[f"winners only, {precision}, torch's norm"] = stock
+    steps[f"winners only, {precision}, through Pyro's traces"] = traced
+    graphs = config.graphs and device.type == "cuda"
+    if graphs:
+        steps[f"winners only, {precision}, no graphs"] = _Step(eager, device)
+        if config.compile:
+            steps[f"winners only, {precision}, not compiled"] = _Step(
+                replace(config, compile=False), device
+            )
+    steps[f"econ-pyro: winners only, {precision}"] = ours
+    jobs: dict[str, Job] = {name: step.ours for name, step in steps.items()}
+    counts = {name: step.count for name, step in steps.items()}
+    plain, explaining = next(iter(steps)), "explaining: competition and winners' account"
+    jobs[plain], counts[plain] = full.plain, lambda: operations(full.plain)
+    jobs[explaining] = ours.explain
+    counts[explaining] = lambda: operations(lambda: ours.plainly().explain(ours.x))
     size = 8192 if device.type == "cuda" else 1024
     product = matrix_product(device, peak_dtype, size)
     seconds = interleaved({**jobs, PEAK: product}, device, rounds)
     # after the steps that were timed: who wins what changes, and with it how much is to be done
-    work = {name: operations(job) for name, job in jobs.items()}
-    memory = {name: peak_memory(job, device) for name, job in jobs.items()}
+    work = {name: count() for name, count in counts.items()}
+    # graphs have theirs from the start, whatever they are asked for
+    memory = {
+        name: None
+        if graphs and (name == explaining or steps[name].captured)
+        else peak_memory(job, device)
+        for name, job in jobs.items()
+    }
     peak = 2 * size**3 / median(seconds.pop(PEAK))
     batch, reference = config.train.batch, median(seconds[next(iter(jobs))])
-    print(f"\npeak ({str(peak_dtype)[6:]} product of {size}): {peak / 1e9:.0f} GFLOP/s")
+    print(f"\npeak ({precision} product of {size}): {peak / 1e9:.0f} GFLOP/s")
     print(f"batch {batch}, K {config.model.experts}, T {config.model.steps}\n")
     print("| step | ms, median (range) | scenes/s | GFLOP | of peak | memory MB | ratio |")
     print("|---|---|---|---|---|---|---|")
@@ -205,7 +250,8 @@ def _use_torch_norms(module: nn.Module) -> None:
 def _use(config: Config, device: torch.device, rounds: int) -> dict[str, float]:
     """Scenes a second when decomposing and when drawing."""
     step = _Step(config, device)
-    source = GeneratedScenes(config.scenes, 1, 4096, "train")
+    scenes = replace(config.scenes, size=config.model.size)
+    source = GeneratedScenes(scenes, 1, 4096, "train")
     images = source.images(torch.arange(256))
     drawn = torch.arange(4096)
     jobs: dict[str, Job] = {
@@ -253,7 +299,7 @@ def _scale(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:
         seconds = interleaved(
             {v: s.ours for v, s in steps.items()}, device, max(3, rounds // 3), warmup=2
         )
-        memory = {v: peak_memory(s.ours, device) for v, s in steps.items()}
+        memory = {v: peak_memory(s.uncaptured(), device) for v, s in steps.items()}
         with_gradients = {v: peak_memory(s.half(), device) for v, s in steps.items()}
         print(f"\n| {axis} | ms, median (range) | memory MB | of the gradient pass |")
         print("|---|---|---|---|")

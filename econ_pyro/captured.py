@@ -1,0 +1,130 @@
+"""A step of learning on a GPU: both of its halves are CUDA graphs.
+
+The same numbers as :class:`~econ_pyro.svi.CompetitiveSVI`, which the tests hold it to. Between the
+halves the host learns who won, for the room that each expert needs (:mod:`econ_pyro.experts`) and
+to leave the losers' gradients None.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from econ_pyro.competition import elect
+from econ_pyro.decomposition import Decomposition
+from econ_pyro.experts import Room, fixed_room
+from econ_pyro.graphs import Graphs
+from econ_pyro.svi import CompetitiveSVI
+from econ_pyro.terms import Terms
+from econ_pyro.winners import Winners
+
+_FIELDS = ("k", "scope", "region", "mean", "shape", "z", "scores", "seed")  # and the terms
+Grads = list[list[list[Tensor | None]]]  # of each ensemble, expert and parameter
+SIXTEENTHS = (2, 3, 4, 5, 6, 8, 12, 16)  # of all there could be: room comes in few sizes
+
+
+class CapturedSVI(CompetitiveSVI):
+    """A ``CompetitiveSVI`` of one process whose model, guide and images are on a GPU.
+
+    Model and guide have to be this package's: their ensembles say whose gradients are whose.
+    """
+
+    model: Any
+    guide: Any
+
+    def __init__(self, compiled: bool, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # a pool of memory each: learning must not overwrite what the competition gave
+        self._competitions, self._lessons = Graphs(compiled), Graphs(compiled)
+        self._evaluations = Graphs()
+        self._grads: dict[Hashable, Grads] = {}
+        ensembles = (self.model.decoders, self.guide.encoders, self.guide.attentions)
+        self._parameters = [[[*e.parameters()] for e in ensemble] for ensemble in ensembles]
+
+    def elect(self, x: Tensor, regions: Tensor | None = None) -> Winners:
+        """The first half of a step: all experts compete, without gradients."""
+        noise, gumbel = self.draw(x)
+        # what changes from step to step is an input: P(k) ~ exp(luck - score) is the same
+        luck = self.rules.temperature * gumbel
+        if self.handicap is not None:
+            luck = luck - self.handicap
+        rules = dataclasses.replace(self.rules, temperature=1.0)
+
+        def run(x: Tensor, noise: Tensor, luck: Tensor, regions: Tensor | None) -> Winners:
+            with self._precision(x), pyro.validation_enabled(False):
+                return elect(self.model, self.guide, x, noise, rules, regions, None, luck)
+
+        key = (rules, *self._fixed(x, regions))
+        won = self._competitions(key, run, x, noise, luck, regions)
+        return Winners(*(a.clone() for a in won))
+
+    def _gradients(
+        self, x: Tensor, w: Winners, regions: Tensor | None, luck: Tensor | None
+    ) -> tuple[Tensor, Terms]:
+        k = w.k.cpu()  # waits for the competition
+        room = room_for(k, self.rules.experts)
+
+        def run(
+            x: Tensor, gamma: Tensor, regions: Tensor | None, luck: Tensor | None, *w: Tensor
+        ) -> tuple[Tensor, ...]:
+            with fixed_room(room), pyro.validation_enabled(False):
+                loss, terms = self._backward(x, Winners(*w), regions, luck, gamma)
+            return loss, *terms
+
+        key = (room, self.elbo.beta, *self._fixed(x, regions))
+        gamma = torch.full((), self.elbo.gamma, dtype=x.dtype, device=x.device)
+        loss, *terms = self._lessons(key, run, x, gamma, regions, luck, *w)
+        if key not in self._grads:
+            self._grads[key] = [
+                [[p.grad for p in own] for own in experts] for experts in self._parameters
+            ]
+        self._give_winners(self._grads[key], k)
+        return loss.clone(), Terms(*(term.clone() for term in terms))
+
+    def explain(
+        self, x: Tensor, regions: Tensor | None = None, refined: bool = False
+    ) -> Decomposition:
+        """As ``CompetitiveSVI.explain``; only what is not refined is captured."""
+        if refined:
+            return super().explain(x, regions, refined)
+        explain = super().explain
+
+        def run(x: Tensor, regions: Tensor | None) -> tuple[Tensor, ...]:
+            everyone = Room(len(x), len(x) * self.rules.steps)
+            with fixed_room(everyone), pyro.validation_enabled(False):
+                d = explain(x, regions)
+            return *(getattr(d, name) for name in _FIELDS), *d.terms
+
+        out = self._evaluations((self.rules, *self._fixed(x, regions)), run, x, regions)
+        *layers, l_x, l_z, l_r = (a.clone() for a in out)
+        return Decomposition(
+            x, terms=Terms(l_x, l_z, l_r), **dict(zip(_FIELDS, layers, strict=True))
+        )
+
+    def _give_winners(self, grads: Grads, k: Tensor) -> None:
+        """Leave the winners' gradients in their parameters, and None in those of all others."""
+        won, attended = set(k.flatten().tolist()), set(k[:, :-1].flatten().tolist())
+        winners = (won, won, attended)
+        for winner, experts, theirs in zip(winners, self._parameters, grads, strict=True):
+            for e, own in enumerate(experts):
+                for p, grad in zip(own, theirs[e], strict=True):
+                    p.grad = grad if e in winner else None
+
+    def _fixed(self, x: Tensor, regions: Tensor | None) -> tuple[Hashable, ...]:
+        return x.shape, x.dtype, regions is None, self.model.flat, self.amp, self.occlude
+
+
+def room_for(k: Tensor, experts: int) -> Room:
+    """Room for those who won the layers ``k``, ``(B, T)``, on the host, in one of few sizes."""
+    own = k[:, :, None] == torch.arange(experts)  # (B, T, K)
+    looks, layers = own[:, :-1].any(1).sum(0).max(), own.sum((0, 1)).max()
+    return Room(_enough(int(looks), len(k)), _enough(int(layers), k.numel()))
+
+
+def _enough(n: int, whole: int) -> int:
+    return next(room for i in SIXTEENTHS if (room := -(-whole * i // 16)) >= n)

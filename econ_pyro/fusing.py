@@ -1,0 +1,63 @@
+"""Compiling (torch's inductor) what runs many small operations, while a GPU's step is captured.
+
+Compiling takes a minute or so, and pays where thousands of steps follow. Its results are kept on
+disk by torch, for the next run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_on: ContextVar[bool] = ContextVar("fusing", default=False)
+
+
+@contextmanager
+def fusing(on: bool = True) -> Iterator[None]:
+    """Compile networks and functions that are :func:`fused`."""
+    before = _on.set(on)
+    try:
+        yield
+    finally:
+        _on.reset(before)
+
+
+def fused(function: Callable[P, R], dynamic: bool = False) -> Callable[P, R]:
+    """A function of tensors, compiled for their shapes under :func:`fusing`.
+
+    Args:
+        function: gives tensors or tuples of them, nothing else.
+        dynamic: compiled for all shapes, and all numbers among the arguments.
+    """
+
+    @wraps(function)
+    def either(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling() or not _on.get():
+            return function(*args, **kwargs)
+        return _compiled(function, dynamic)(*args, **kwargs)
+
+    return either
+
+
+def run(network: nn.Module, *args: Tensor) -> Tensor:
+    """Output of a network for batches of any size, ``(n, ...)``: compiled under :func:`fusing`."""
+    if not _on.get():
+        return network(*args)
+    for a in args:
+        torch._dynamo.maybe_mark_dynamic(a, 0)
+    # one graph serves all networks of a class, as their weights are inputs of it
+    return _compiled(type(network).forward, None)(network, *args)
+
+
+@cache
+def _compiled(function: Callable[P, R], dynamic: bool | None) -> Callable[P, R]:
+    return torch.compile(function, dynamic=dynamic)

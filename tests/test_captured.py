@@ -1,0 +1,122 @@
+"""Steps in fixed room, and steps replayed from CUDA graphs, against the step that is neither."""
+
+import copy
+import dataclasses
+
+import pyro
+import pytest
+import torch
+from torch import nn
+
+from econ_pyro.captured import CapturedSVI, room_for
+from econ_pyro.experts import Ensemble, Room, fixed_room
+from econ_pyro.learner import Learner
+from econ_pyro.presets import PRESETS
+from econ_pyro.svi import CompetitiveSVI
+from econ_pyro.world import World
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+def make_ensemble():
+    return Ensemble(lambda: nn.Sequential(nn.Linear(5, 7), nn.Tanh()), 3).double()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("room", [Room(6, 24), Room(0, 0)])
+def test_room_changes_no_output_and_no_gradient(seed, room):
+    torch.manual_seed(seed)
+    ensemble, x = make_ensemble(), torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    k = torch.randint(2, (6, 4))  # the third network has nothing to do
+    y = x.repeat_interleave(4, 0)
+    if not room.looks:
+        room = room_for(torch.cat([k, k[:, :1]], 1), 3)
+    given = [*ensemble.parameters(), x]
+
+    def run():
+        looks, won = ensemble.of_looks(k, x), ensemble.of_winners(k.flatten(), y)
+        weight = torch.linspace(1, 2, looks.numel(), dtype=x.dtype).view_as(looks)
+        loss = (looks * weight).sum() + (won.square() * weight.flatten(0, 1)).sum()
+        return looks, won, torch.autograd.grad(loss, given, allow_unused=True)
+
+    looks, won, gradients = run()
+    assert torch.allclose(looks.flatten(0, 1), won)
+    with fixed_room(room):
+        same_looks, same_won, same_gradients = run()
+    torch.testing.assert_close(same_looks, looks)
+    torch.testing.assert_close(same_won, won)
+    for a, b in zip(same_gradients, gradients, strict=True):
+        if b is None:  # a loser is in the graph, with a gradient of zero
+            assert not a.any()
+        else:
+            torch.testing.assert_close(a, b)
+
+
+def test_room_is_enough_and_comes_in_few_sizes():
+    for seed in range(50):
+        torch.manual_seed(seed)
+        k = torch.randint(4, (16, 4))
+        room = room_for(k, 4)
+        counts = torch.stack([(k == e).sum() for e in range(4)])
+        looks = torch.stack([(k[:, :-1] == e).any(1).sum() for e in range(4)])
+        assert counts.max() <= room.layers <= 64
+        assert looks.max() <= room.looks <= 16
+        assert room.layers % 4 == 0
+    assert room_for(torch.zeros(16, 4, dtype=torch.long), 4) == Room(16, 64)
+    assert room_for(torch.zeros(2, 1, dtype=torch.long), 4).layers == 2
+
+
+def make_pair(preset, device, dtype, compiled, **objective):
+    """A step as it is, and a captured one, of equal weights, in float64 if asked for."""
+    config = PRESETS[preset][1]
+    expert = dataclasses.replace(config.model.expert, features=4, channels=(4, 4, 8), hidden=8)
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, size=16, expert=expert),
+        objective=dataclasses.replace(config.objective, **objective),
+        amp=False,
+        compile=compiled,
+    )
+    from econ_pyro.econ import Econ
+
+    torch.manual_seed(1)
+    econ = Econ(config, "cpu")
+    parts = [part.to(device, dtype) for part in (econ.model, econ.guide)]
+    others = copy.deepcopy(parts)
+    ours = Learner(config, *parts, torch.device(device), World())
+    plain = dataclasses.replace(config, graphs=False)
+    return ours, Learner(plain, *others, torch.device(device), World())
+
+
+@CUDA
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler, in torch
+@pytest.mark.parametrize(
+    ("preset", "compiled", "objective"),
+    [
+        ("random-colours", False, {"order_from": 2, "balance_until": 3}),
+        ("paper-random-colours", False, {}),
+        ("random-colours", False, {"temperature": 0.0, "temperature_end": None, "occlude": 0.0}),
+        ("random-colours", True, {"order_from": 2, "balance_until": 3}),
+    ],
+)
+def test_captured_steps_are_the_steps_themselves(preset, compiled, objective):
+    ours, theirs = make_pair(preset, "cuda", torch.float64, compiled, **objective)
+    assert type(ours.svi) is CapturedSVI and type(theirs.svi) is CompetitiveSVI
+    for step in range(6):
+        torch.manual_seed(step)
+        x = torch.rand(8, 3, 16, 16, dtype=torch.float64, device="cuda")
+        losses, gradients = [], []
+        for learner in (ours, theirs):
+            torch.manual_seed(step)
+            with pyro.validation_enabled(False):
+                losses.append(learner.step(x, None, step))
+            parameters = [*learner.model.parameters(), *learner.guide.parameters()]
+            gradients.append([p.grad for p in parameters])
+        assert losses[0] == pytest.approx(losses[1], rel=1e-8)
+        assert torch.equal(ours.svi.last.k, theirs.svi.last.k)
+        for a, b in zip(*gradients, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8 * b.abs().max().item())
+    for a, b in zip(ours.guide.parameters(), theirs.guide.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
