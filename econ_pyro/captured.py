@@ -23,7 +23,6 @@ from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.terms import Terms
 from econ_pyro.winners import Winners
 
-_FIELDS = ("k", "scope", "region", "mean", "shape", "z", "scores", "seed")  # and the terms
 Grads = list[list[list[Tensor | None]]]  # of each ensemble, expert and parameter
 SIXTEENTHS = (2, 3, 4, 5, 6, 8, 12, 16)  # of all there could be: room comes in few sizes
 
@@ -37,12 +36,11 @@ class CapturedSVI(CompetitiveSVI):
     model: Any
     guide: Any
 
-    def __init__(self, compiled: bool, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # a pool of memory each: learning must not overwrite what the competition gave
-        self._competitions, self._lessons = Graphs(compiled), Graphs(compiled)
+        self._competitions, self._lessons = Graphs(self.compiled), Graphs(self.compiled)
         self._evaluations = Graphs()
-        self._grads: dict[Hashable, Grads] = {}
         ensembles = (self.model.decoders, self.guide.encoders, self.guide.attentions)
         self._parameters = [[[*e.parameters()] for e in ensemble] for ensemble in ensembles]
 
@@ -60,8 +58,7 @@ class CapturedSVI(CompetitiveSVI):
                 return elect(self.model, self.guide, x, noise, rules, regions, None, luck)
 
         key = (rules, *self._fixed(x, regions))
-        won = self._competitions(key, run, x, noise, luck, regions)
-        return Winners(*(a.clone() for a in won))
+        return Winners(*map(torch.clone, self._competitions(key, run, x, noise, luck, regions)))
 
     def _gradients(
         self, x: Tensor, w: Winners, regions: Tensor | None, luck: Tensor | None
@@ -71,20 +68,17 @@ class CapturedSVI(CompetitiveSVI):
 
         def run(
             x: Tensor, gamma: Tensor, regions: Tensor | None, luck: Tensor | None, *w: Tensor
-        ) -> tuple[Tensor, ...]:
+        ) -> tuple[Tensor, Terms, Grads]:
             with fixed_room(room), pyro.validation_enabled(False):
                 loss, terms = self._backward(x, Winners(*w), regions, luck, gamma)
-            return loss, *terms
+            grads = [[[p.grad for p in own] for own in experts] for experts in self._parameters]
+            return loss, terms, grads
 
         key = (room, self.elbo.beta, *self._fixed(x, regions))
         gamma = torch.full((), self.elbo.gamma, dtype=x.dtype, device=x.device)
-        loss, *terms = self._lessons(key, run, x, gamma, regions, luck, *w)
-        if key not in self._grads:
-            self._grads[key] = [
-                [[p.grad for p in own] for own in experts] for experts in self._parameters
-            ]
-        self._give_winners(self._grads[key], k)
-        return loss.clone(), Terms(*(term.clone() for term in terms))
+        loss, terms, grads = self._lessons(key, run, x, gamma, regions, luck, *w)
+        self._give_winners(grads, k)
+        return loss.clone(), terms.map(torch.clone)
 
     def explain(
         self, x: Tensor, regions: Tensor | None = None, refined: bool = False
@@ -94,17 +88,13 @@ class CapturedSVI(CompetitiveSVI):
             return super().explain(x, regions, refined)
         explain = super().explain
 
-        def run(x: Tensor, regions: Tensor | None) -> tuple[Tensor, ...]:
+        def run(x: Tensor, regions: Tensor | None) -> Decomposition:
             everyone = Room(len(x), len(x) * self.rules.steps)
             with fixed_room(everyone), pyro.validation_enabled(False):
-                d = explain(x, regions)
-            return *(getattr(d, name) for name in _FIELDS), *d.terms
+                return explain(x, regions)
 
-        out = self._evaluations((self.rules, *self._fixed(x, regions)), run, x, regions)
-        *layers, l_x, l_z, l_r = (a.clone() for a in out)
-        return Decomposition(
-            x, terms=Terms(l_x, l_z, l_r), **dict(zip(_FIELDS, layers, strict=True))
-        )
+        key = (self.rules, *self._fixed(x, regions))
+        return self._evaluations(key, run, x, regions).clone()
 
     def _give_winners(self, grads: Grads, k: Tensor) -> None:
         """Leave the winners' gradients in their parameters, and None in those of all others."""

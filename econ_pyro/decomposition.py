@@ -79,6 +79,10 @@ class Decomposition:
         """The same on the CPU, cut from any graph."""
         return self._map(lambda a: a.detach().cpu())
 
+    def clone(self) -> Decomposition:
+        """The same in memory of its own."""
+        return self._map(torch.clone)
+
     def in_order(self, order: Tensor) -> Decomposition:
         """The layers of each image in another order, ``(B, T)``; scopes are as they were seen."""
         return self._map(lambda a: in_order(a, order), _LAYERED)

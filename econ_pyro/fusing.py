@@ -1,7 +1,7 @@
-"""Compiling (torch's inductor) what runs many small operations, while a GPU's step is captured.
+"""Compiling (torch's inductor) what runs many small operations.
 
-Compiling takes a minute or so, and pays where thousands of steps follow. Its results are kept on
-disk by torch, for the next run.
+Compiling takes a minute or two, and pays where thousands of steps follow. Torch keeps its results
+on disk for the next run.
 """
 
 from __future__ import annotations
@@ -38,10 +38,15 @@ def fused(function: Callable[P, R], dynamic: bool = False) -> Callable[P, R]:
         function: gives tensors or tuples of them, nothing else.
         dynamic: compiled for all shapes, and all numbers among the arguments.
     """
+    tried = False
 
     @wraps(function)
     def either(*args: P.args, **kwargs: P.kwargs) -> R:
+        nonlocal tried
         if torch.compiler.is_compiling() or not _on.get():
+            return function(*args, **kwargs)
+        if not tried:  # what torch looks up once and keeps, as KLs are, its compiler can follow
+            tried = True
             return function(*args, **kwargs)
         return _compiled(function, dynamic)(*args, **kwargs)
 

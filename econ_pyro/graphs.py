@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,13 +17,14 @@ from econ_pyro.fusing import fusing
 
 WARM_UP = 3  # calls before a capture: libraries choose their kernels and get their memory in them
 
+T = TypeVar("T")
 Given = tuple[Tensor | None, ...]
 
 
 class _Graph(NamedTuple):
     graph: torch.cuda.CUDAGraph
     inputs: Given
-    outputs: tuple[Tensor, ...]
+    outputs: Any
 
 
 class Graphs:
@@ -41,20 +42,18 @@ class Graphs:
         self._graphs: dict[Hashable, _Graph] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._graphs
-
     def __call__(
         self,
         key: Hashable,
-        function: Callable[..., tuple[Tensor, ...]],
+        function: Callable[..., T],
         *inputs: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        """Outputs of the function, captured at the first call of a key.
+    ) -> T:
+        """What the function gives, captured at the first call of a key.
 
         Args:
             key: what is fixed in the graph: shapes, and all that the function decides by.
-            function: of as many tensors (or None) as inputs are given.
+            function: of as many tensors (or None) as inputs are given; gives tensors, in whatever
+                they are.
             *inputs: copied into those of the graph.
         """
         if key not in self._graphs:
@@ -66,19 +65,17 @@ class Graphs:
         graph.replay()
         return outputs
 
-    def _capture(self, function: Callable[..., tuple[Tensor, ...]], inputs: Given) -> _Graph:
+    def _capture(self, function: Callable[..., T], inputs: Given) -> _Graph:
         own = tuple(None if a is None else a.clone() for a in inputs)
         with _fastest_kernels():
             return self._record(function, own)
 
-    def _record(self, function: Callable[..., tuple[Tensor, ...]], own: Given) -> _Graph:
+    def _record(self, function: Callable[..., T], own: Given) -> _Graph:
         main, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(main)
-        with torch.cuda.stream(aside):
-            function(*own)  # what torch looks up once and keeps, its compiler can follow
+        with torch.cuda.stream(aside), fusing(self._compiled):
             for _ in range(WARM_UP):
-                with fusing(self._compiled):
-                    function(*own)
+                function(*own)
         main.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool), fusing(self._compiled):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,7 @@ class Learner:
         )
         self._new_schedule = copy.deepcopy(self.schedule.state_dict())
         captured = config.graphs and device.type == "cuda" and world.size == 1
-        self.svi = (partial(CapturedSVI, config.compile) if captured else CompetitiveSVI)(
+        self.svi = (CapturedSVI if captured else CompetitiveSVI)(
             model,
             guide,
             self.optim,
@@ -88,6 +87,7 @@ class Learner:
             clip=config.train.clip,
             world=world,
             occlude=config.objective.occlude,
+            compiled=config.compile,
         )
         self.window = torch.zeros(config.model.steps, config.model.experts, dtype=torch.long)
         self.handicap = torch.zeros(config.model.experts, device=device)

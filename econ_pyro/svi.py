@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from econ_pyro.competition import compete, elect
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
+from econ_pyro.fusing import fusing
 from econ_pyro.occlusion import draw_occluders
 from econ_pyro.proposals import Rules
 from econ_pyro.refinement import explain
@@ -56,6 +57,7 @@ class CompetitiveSVI:
         world: the processes that share each batch; ``step`` then takes this one's share of it.
         occlude: share of the layers of which the encoder sees only a part in a step of learning
             (:mod:`econ_pyro.occlusion`).
+        compiled: compile what competes (:mod:`econ_pyro.fusing`).
 
     Attributes:
         handicap: nats added to each expert's scores in training, ``(K,)``; None adds nothing.
@@ -73,10 +75,11 @@ class CompetitiveSVI:
         clip: float = 0.0,
         world: World | None = None,
         occlude: float = 0.0,
+        compiled: bool = False,
     ) -> None:
         self.model, self.guide, self.optim, self.elbo = model, guide, optim, elbo
         self.rules, self.latent, self.amp, self.clip = rules, latent, amp, clip
-        self.world, self.occlude = world or World(), occlude
+        self.world, self.occlude, self.compiled = world or World(), occlude, compiled
         self._terms: nn.Module = _WinnersTerms(model, guide, elbo)
         if self.world.size > 1 and optim is not None:
             # experts that lost in all processes keep their gradients of None
@@ -103,7 +106,7 @@ class CompetitiveSVI:
     def elect(self, x: Tensor, regions: Tensor | None = None) -> Winners:
         """The first half of a step: all experts compete, without gradients."""
         noise, gumbel = self.draw(x)
-        with self._precision(x):
+        with self._precision(x), fusing(self.compiled):
             return elect(
                 self.model,  # type: ignore[arg-type]
                 self.guide,  # type: ignore[arg-type]

@@ -167,7 +167,7 @@ class _Step:
 
 
 def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:
-    eager = replace(config, graphs=False)
+    eager = replace(config, graphs=False, compile=False)
     full, stock, traced, ours = (
         _Step(c, device) for c in (replace(eager, amp=False), eager, eager, config)
     )
@@ -184,10 +184,9 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
     graphs = config.graphs and device.type == "cuda"
     if graphs:
         steps[f"winners only, {precision}, no graphs"] = _Step(eager, device)
-        if config.compile:
-            steps[f"winners only, {precision}, not compiled"] = _Step(
-                replace(config, compile=False), device
-            )
+    if config.compile:
+        plainer = replace(config, compile=False)
+        steps[f"winners only, {precision}, not compiled"] = _Step(plainer, device)
     steps[f"econ-pyro: winners only, {precision}"] = ours
     jobs: dict[str, Job] = {name: step.ours for name, step in steps.items()}
     counts = {name: step.count for name, step in steps.items()}

@@ -8,13 +8,21 @@ import pytest
 import torch
 from torch import nn
 
+from econ_pyro import captured
 from econ_pyro.captured import CapturedSVI, room_for
 from econ_pyro.experts import Ensemble, Room, fixed_room
+from econ_pyro.guides.recognition import Recognition
 from econ_pyro.learner import Learner
+from econ_pyro.models.dead_leaves import DeadLeaves
 from econ_pyro.presets import PRESETS
 from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.world import World
 
+STEPS = [
+    ("random-colours", {"order_from": 2, "balance_until": 3}),
+    ("paper-random-colours", {}),
+    ("random-colours", {"temperature": 0.0, "temperature_end": None, "occlude": 0.0}),
+]
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
@@ -66,8 +74,8 @@ def test_room_is_enough_and_comes_in_few_sizes():
     assert room_for(torch.zeros(2, 1, dtype=torch.long), 4).layers == 2
 
 
-def make_pair(preset, device, dtype, compiled, **objective):
-    """A step as it is, and a captured one, of equal weights, in float64 if asked for."""
+def make_pair(preset, device, compiled=False, **objective):
+    """A captured step and one as it is, in float64, of equal weights."""
     config = PRESETS[preset][1]
     expert = dataclasses.replace(config.model.expert, features=4, channels=(4, 4, 8), hidden=8)
     config = dataclasses.replace(
@@ -77,34 +85,21 @@ def make_pair(preset, device, dtype, compiled, **objective):
         amp=False,
         compile=compiled,
     )
-    from econ_pyro.econ import Econ
-
     torch.manual_seed(1)
-    econ = Econ(config, "cpu")
-    parts = [part.to(device, dtype) for part in (econ.model, econ.guide)]
+    parts = DeadLeaves(config.model), Recognition(config.model)
+    parts = [part.to(device, torch.float64) for part in parts]
     others = copy.deepcopy(parts)
+    plain = dataclasses.replace(config, graphs=False, compile=False)
     ours = Learner(config, *parts, torch.device(device), World())
-    plain = dataclasses.replace(config, graphs=False)
     return ours, Learner(plain, *others, torch.device(device), World())
 
 
-@CUDA
-@pytest.mark.filterwarnings("ignore")  # of torch's compiler, in torch
-@pytest.mark.parametrize(
-    ("preset", "compiled", "objective"),
-    [
-        ("random-colours", False, {"order_from": 2, "balance_until": 3}),
-        ("paper-random-colours", False, {}),
-        ("random-colours", False, {"temperature": 0.0, "temperature_end": None, "occlude": 0.0}),
-        ("random-colours", True, {"order_from": 2, "balance_until": 3}),
-    ],
-)
-def test_captured_steps_are_the_steps_themselves(preset, compiled, objective):
-    ours, theirs = make_pair(preset, "cuda", torch.float64, compiled, **objective)
+def hold_to_each_other(ours, theirs, device):
+    """Six steps of both: losses, winners, gradients, and who has none; then evaluations."""
     assert type(ours.svi) is CapturedSVI and type(theirs.svi) is CompetitiveSVI
     for step in range(6):
         torch.manual_seed(step)
-        x = torch.rand(8, 3, 16, 16, dtype=torch.float64, device="cuda")
+        x = torch.rand(8, 3, 16, 16, dtype=torch.float64, device=device)
         losses, gradients = [], []
         for learner in (ours, theirs):
             torch.manual_seed(step)
@@ -120,3 +115,38 @@ def test_captured_steps_are_the_steps_themselves(preset, compiled, objective):
                 torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8 * b.abs().max().item())
     for a, b in zip(ours.guide.parameters(), theirs.guide.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+    with pyro.validation_enabled(False):
+        d, e = (learner.svi.explain(x) for learner in (ours, theirs))
+    assert torch.equal(d.k, e.k)
+    torch.testing.assert_close(d.region, e.region)
+    torch.testing.assert_close(d.terms, e.terms)
+
+
+@pytest.mark.parametrize(("preset", "objective"), STEPS)
+def test_what_is_captured_are_the_steps_themselves(monkeypatch, preset, objective):
+    """On any machine: functions in place of graphs."""
+
+    class Functions:
+        def __init__(self, compiled=False):
+            assert not compiled
+
+        def __call__(self, key, function, *inputs):
+            return function(*inputs)
+
+    monkeypatch.setattr(captured, "Graphs", Functions)
+    ours, theirs = make_pair(preset, "cpu", **objective)
+    svi = ours.svi
+    given = (svi.model, svi.guide, svi.optim, svi.elbo, svi.rules, svi.latent)
+    ours.svi = CapturedSVI(*given, occlude=svi.occlude)
+    hold_to_each_other(ours, theirs, "cpu")
+
+
+@CUDA
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler, in torch
+@pytest.mark.parametrize(
+    ("preset", "compiled", "objective"),
+    [(preset, False, objective) for preset, objective in STEPS]
+    + [("random-colours", True, STEPS[0][1])],
+)
+def test_captured_steps_are_the_steps_themselves(preset, compiled, objective):
+    hold_to_each_other(*make_pair(preset, "cuda", compiled, **objective), "cuda")

@@ -1,0 +1,84 @@
+"""What is compiled gives the same numbers, in one graph for all experts, whoever won what."""
+
+import dataclasses
+from functools import partial
+
+import pyro
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from econ_pyro import fusing as module
+from econ_pyro.competition import elect
+from econ_pyro.config import Config, ModelConfig
+from econ_pyro.experts import Room, fixed_room
+from econ_pyro.fusing import fused, fusing
+from econ_pyro.guides.recognition import Recognition
+from econ_pyro.learner import Learner, make_rules
+from econ_pyro.models.dead_leaves import DeadLeaves
+from econ_pyro.presets import PRESETS
+from econ_pyro.world import World
+
+# of torch's compiler, within torch
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Trace as always, and run what was traced as it is: no compiler, no minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    module._compiled.cache_clear()
+    torch._dynamo.reset()
+    counters.clear()
+    yield counters
+    module._compiled.cache_clear()
+    torch._dynamo.reset()
+
+
+def make_learner():
+    config = PRESETS["random-colours"][1]
+    expert = dataclasses.replace(config.model.expert, features=4, channels=(4, 4), hidden=8)
+    model = ModelConfig(experts=3, steps=3, size=16, expert=dataclasses.replace(expert, layers=1))
+    config = Config(model=model, objective=config.objective, amp=False)
+    parts = DeadLeaves(model).double(), Recognition(model).double()
+    return Learner(config, *parts, torch.device("cpu"), World())
+
+
+def test_a_compiled_step_is_the_step_itself(traced):
+    learner = make_learner()
+    rules = dataclasses.replace(make_rules(learner.config), temperature=1.0)
+    parameters = [*learner.model.parameters(), *learner.guide.parameters()]
+
+    def step(seed, room):
+        torch.manual_seed(seed)
+        x = torch.rand(6, 3, 16, 16, dtype=torch.float64)
+        noise, gumbel = learner.svi.draw(x)
+        luck = torch.rand(6, 3, 4, dtype=torch.float64)
+        with pyro.validation_enabled(False), fixed_room(room):
+            w = elect(learner.model, learner.guide, x, noise, rules, gumbel=gumbel)
+            loss, _ = learner.svi._backward(x, w, None, luck, torch.tensor(0.7))
+        return w.k, loss, [p.grad for p in parameters]
+
+    rooms = [Room(6, 18), Room(6, 18), Room(6, 12), Room(6, 16)]
+    graphs = []
+    for seed, room in enumerate(rooms):
+        k, loss, gradients = step(seed, room)
+        with fusing():
+            same_k, same_loss, same_gradients = step(seed, room)
+        assert torch.equal(same_k, k)
+        torch.testing.assert_close(same_loss, loss)
+        for a, b in zip(same_gradients, gradients, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9 * b.abs().max().item())
+        graphs.append(traced["stats"]["unique_graphs"])
+    assert not traced["graph_break"]
+    assert graphs[0] < graphs[1]  # what is compiled at the second call
+    assert graphs[1:] == graphs[1:2] * 3  # whatever the room
+    assert graphs[-1] < 25
+
+
+def test_nothing_is_compiled_unless_asked(monkeypatch):
+    monkeypatch.setattr(torch, "compile", None)
+    assert fused(torch.add)(torch.ones(2), 1).tolist() == [2, 2]
+    learner = make_learner()
+    with pyro.validation_enabled(False):
+        learner.step(torch.rand(2, 3, 16, 16, dtype=torch.float64), None, 0)
