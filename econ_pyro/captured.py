@@ -18,6 +18,7 @@ from torch import Tensor
 from econ_pyro.competition import elect
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.experts import Room, fixed_room
+from econ_pyro.fusing import fusing
 from econ_pyro.graphs import Graphs
 from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.terms import Terms
@@ -39,8 +40,7 @@ class CapturedSVI(CompetitiveSVI):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # a pool of memory each: learning must not overwrite what the competition gave
-        self._competitions, self._lessons = Graphs(self.compiled), Graphs(self.compiled)
-        self._evaluations = Graphs()
+        self._competitions, self._lessons, self._evaluations = Graphs(), Graphs(), Graphs()
         ensembles = (self.model.decoders, self.guide.encoders, self.guide.attentions)
         self._parameters = [[[*e.parameters()] for e in ensemble] for ensemble in ensembles]
 
@@ -54,7 +54,7 @@ class CapturedSVI(CompetitiveSVI):
         rules = dataclasses.replace(self.rules, temperature=1.0)
 
         def run(x: Tensor, noise: Tensor, luck: Tensor, regions: Tensor | None) -> Winners:
-            with self._precision(x), pyro.validation_enabled(False):
+            with self._precision(x), fusing(self.compiled), pyro.validation_enabled(False):
                 return elect(self.model, self.guide, x, noise, rules, regions, None, luck)
 
         key = (rules, *self._fixed(x, regions))

@@ -244,8 +244,7 @@ class Config:
     graphs: bool = True
     """On a GPU, replay the steps of training from CUDA graphs."""
     compile: bool = False
-    """Compile what competes (on a GPU, what learns, too): a minute or two at first, then faster
-    steps. For long runs."""
+    """Compile the steps: a minute or two at first, then faster steps. For long runs."""
     names: tuple[str, ...] = ()
     """Names of the first experts, kept as they are; evaluation names the others (and an empty
     name) by the class that they win most."""

@@ -80,10 +80,10 @@ class Ensemble(nn.ModuleList):
         for network, rows in zip(self, groups, strict=True):
             n = len(rows)
             if n == len(k):
-                return at_least_float32(network(*args))
+                return at_least_float32(run(network, *args))
             if n:
                 padded = torch.cat([rows, rows[:1].expand(-n % GROUP)]) if n % GROUP else rows
-                outputs.append(network(*(a[padded] for a in args))[:n])
+                outputs.append(run(network, *(a[padded] for a in args))[:n])
         return at_least_float32(torch.cat(outputs)[torch.cat(groups).argsort()])
 
     def of_looks(self, k: Tensor, *args: Tensor) -> Tensor:

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from econ_pyro.fusing import fusing
-
 WARM_UP = 3  # calls before a capture: libraries choose their kernels and get their memory in them
 
 T = TypeVar("T")
@@ -32,13 +30,9 @@ class Graphs:
 
     What is captured must not read anything back to the host, and must find all that changes from
     call to call in its inputs. Outputs are overwritten by the next call of any key.
-
-    Args:
-        compiled: compile what is :mod:`econ_pyro.fusing` before it is captured.
     """
 
-    def __init__(self, compiled: bool = False) -> None:
-        self._compiled = compiled
+    def __init__(self) -> None:
         self._graphs: dict[Hashable, _Graph] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -73,12 +67,12 @@ class Graphs:
     def _record(self, function: Callable[..., T], own: Given) -> _Graph:
         main, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(main)
-        with torch.cuda.stream(aside), fusing(self._compiled):
+        with torch.cuda.stream(aside):
             for _ in range(WARM_UP):
                 function(*own)
         main.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool), fusing(self._compiled):
+        with torch.cuda.graph(graph, pool=self._pool):
             outputs = function(*own)
         return _Graph(graph, own, outputs)
 

@@ -57,7 +57,7 @@ class CompetitiveSVI:
         world: the processes that share each batch; ``step`` then takes this one's share of it.
         occlude: share of the layers of which the encoder sees only a part in a step of learning
             (:mod:`econ_pyro.occlusion`).
-        compiled: compile what competes (:mod:`econ_pyro.fusing`).
+        compiled: compile what pays (:mod:`econ_pyro.fusing`).
 
     Attributes:
         handicap: nats added to each expert's scores in training, ``(K,)``; None adds nothing.
@@ -151,9 +151,10 @@ class CompetitiveSVI:
     ) -> tuple[Tensor, Terms]:
         assert self.optim is not None
         self.optim.zero_grad(set_to_none=True)
-        front = None if luck is None else draw_occluders(x, w.region, luck, self.occlude)
         # the optimiser holds the parameters: nothing goes into Pyro's global store
-        with self._precision(x), pyro.settings.context(module_local_params=True):
+        local = pyro.settings.context(module_local_params=True)
+        with self._precision(x), local, fusing(self.compiled):
+            front = None if luck is None else draw_occluders(x, w.region, luck, self.occlude)
             terms = Terms(*self._terms(x, w.k, w.noise, regions, w.seed, front))
             loss = terms.loss(self.elbo.beta, gamma).sum(dim=1).mean()
         loss.backward()

@@ -285,6 +285,7 @@ def _start(preset: str, device: torch.device) -> float:
 
 
 def _scale(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:
+    config = replace(config, compile=False)  # sixteen shapes would take minutes each
     model, train = config.model, config.train
     axes: dict[str, dict[int, Config]] = {
         "K": {k: replace(config, model=replace(model, experts=k)) for k in (2, 4, 8, 16)},

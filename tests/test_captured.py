@@ -127,9 +127,6 @@ def test_what_is_captured_are_the_steps_themselves(monkeypatch, preset, objectiv
     """On any machine: functions in place of graphs."""
 
     class Functions:
-        def __init__(self, compiled=False):
-            assert not compiled
-
         def __call__(self, key, function, *inputs):
             return function(*inputs)
 
