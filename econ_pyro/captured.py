@@ -93,7 +93,8 @@ class CapturedSVI(CompetitiveSVI):
             with fixed_room(everyone), pyro.validation_enabled(False):
                 return explain(x, regions)
 
-        key = (self.rules, *self._fixed(x, regions))
+        rules = dataclasses.replace(self.rules, temperature=0.0)  # as it explains
+        key = (rules, *self._fixed(x, regions))
         return self._evaluations(key, run, x, regions).clone()
 
     def _give_winners(self, grads: Grads, k: Tensor) -> None:

@@ -71,10 +71,10 @@ class Ensemble(nn.ModuleList):
         Returns:
             ``(B, ...)`` in the order of the batch.
         """
-        if torch.compiler.is_compiling() or _room.get():
-            room = _room.get()
-            size = room.layers if room else 0
-            return self._of_pairs(k[:, None], size, *args)[:, 0]
+        if torch.compiler.is_compiling():  # no graph can group images: an export runs all
+            return self._of_pairs(k[:, None], 0, *args)[:, 0]
+        if room := _room.get():
+            return self._of_pairs(k[:, None], room.layers, *args)[:, 0]
         groups = [(k == e).nonzero().squeeze(1) for e in range(len(self))]
         outputs = []
         for network, rows in zip(self, groups, strict=True):
@@ -96,9 +96,10 @@ class Ensemble(nn.ModuleList):
         Returns:
             ``(B, N, ...)``, in float32 or better, differentiable.
         """
-        if torch.compiler.is_compiling() or _room.get():
-            room = _room.get()
-            return self._of_pairs(k, room.looks if room else 0, *args)
+        if torch.compiler.is_compiling():
+            return self._of_pairs(k, 0, *args)
+        if room := _room.get():
+            return self._of_pairs(k, room.looks, *args)
         if k.shape[1] == 1:
             return self.of_winners(k[:, 0], *args)[:, None]
         rows = torch.arange(k.shape[0], device=k.device)

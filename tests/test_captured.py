@@ -126,8 +126,11 @@ def hold_to_each_other(ours, theirs, device):
 def test_what_is_captured_are_the_steps_themselves(monkeypatch, preset, objective):
     """On any machine: functions in place of graphs."""
 
+    keys = []
+
     class Functions:
         def __call__(self, key, function, *inputs):
+            keys.append(key)
             return function(*inputs)
 
     monkeypatch.setattr(captured, "Graphs", Functions)
@@ -136,6 +139,15 @@ def test_what_is_captured_are_the_steps_themselves(monkeypatch, preset, objectiv
     given = (svi.model, svi.guide, svi.optim, svi.elbo, svi.rules, svi.latent)
     ours.svi = CapturedSVI(*given, occlude=svi.occlude)
     hold_to_each_other(ours, theirs, "cpu")
+    assert len(set(keys)) < len(keys)
+    # neither the temperature nor the weight of L_r asks for a graph of its own
+    seen = set(keys)
+    ours.svi.rules = dataclasses.replace(ours.svi.rules, temperature=0.3)
+    ours.svi.elbo.gamma = 0.9
+    with pyro.validation_enabled(False):
+        ours.svi.elect(torch.rand(8, 3, 16, 16, dtype=torch.float64))
+        ours.svi.explain(torch.rand(8, 3, 16, 16, dtype=torch.float64))
+    assert set(keys) == seen
 
 
 @CUDA
