@@ -22,6 +22,7 @@ STEPS = [
     ("random-colours", {"order_from": 2, "balance_until": 3}),
     ("paper-random-colours", {}),
     ("random-colours", {"temperature": 0.0, "temperature_end": None, "occlude": 0.0}),
+    ("single-expert", {}),  # of true regions
 ]
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -97,14 +98,17 @@ def make_pair(preset, device, compiled=False, **objective):
 def hold_to_each_other(ours, theirs, device):
     """Six steps of both: losses, winners, gradients, and who has none; then evaluations."""
     assert type(ours.svi) is CapturedSVI and type(theirs.svi) is CompetitiveSVI
+    regions = None
     for step in range(6):
         torch.manual_seed(step)
         x = torch.rand(8, 3, 16, 16, dtype=torch.float64, device=device)
+        if ours.config.true_regions:
+            regions = (9 * torch.rand(8, 4, 1, 16, 16, dtype=x.dtype, device=device)).softmax(1)
         losses, gradients = [], []
         for learner in (ours, theirs):
             torch.manual_seed(step)
             with pyro.validation_enabled(False):
-                losses.append(learner.step(x, None, step))
+                losses.append(learner.step(x, regions, step))
             parameters = [*learner.model.parameters(), *learner.guide.parameters()]
             gradients.append([p.grad for p in parameters])
         assert losses[0] == pytest.approx(losses[1], rel=1e-8)
@@ -116,7 +120,7 @@ def hold_to_each_other(ours, theirs, device):
     for a, b in zip(ours.guide.parameters(), theirs.guide.parameters(), strict=True):
         torch.testing.assert_close(a, b)
     with pyro.validation_enabled(False):
-        d, e = (learner.svi.explain(x) for learner in (ours, theirs))
+        d, e = (learner.svi.explain(x, regions) for learner in (ours, theirs))
     assert torch.equal(d.k, e.k)
     torch.testing.assert_close(d.region, e.region)
     torch.testing.assert_close(d.terms, e.terms)
@@ -145,8 +149,10 @@ def test_what_is_captured_are_the_steps_themselves(monkeypatch, preset, objectiv
     ours.svi.rules = dataclasses.replace(ours.svi.rules, temperature=0.3)
     ours.svi.elbo.gamma = 0.9
     with pyro.validation_enabled(False):
-        ours.svi.elect(torch.rand(8, 3, 16, 16, dtype=torch.float64))
-        ours.svi.explain(torch.rand(8, 3, 16, 16, dtype=torch.float64))
+        x = torch.rand(8, 3, 16, 16, dtype=torch.float64)
+        regions = torch.rand(8, 4, 1, 16, 16).double() if ours.config.true_regions else None
+        ours.svi.elect(x, regions)
+        ours.svi.explain(x, regions)
     assert set(keys) == seen
 
 
