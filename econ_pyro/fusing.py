@@ -6,6 +6,9 @@ on disk for the next run.
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,10 +18,30 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
+from econ_pyro.errors import EconError
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _on: ContextVar[bool] = ContextVar("fusing", default=False)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Look for what torch's compiler needs.
+
+    Raises:
+        EconError: it is not there.
+    """
+    compilers = ("g++", "clang++", "c++", "cl") if device.type == "cpu" else ("gcc", "clang", "cc")
+    if device.type != "cpu" and importlib.util.find_spec("triton") is None:
+        raise EconError("triton, which --compile needs on a GPU", "none", "pip install triton")
+    own = os.environ.get("CXX" if device.type == "cpu" else "CC")
+    if not any(shutil.which(name) for name in (*filter(None, [own]), *compilers)):
+        raise EconError(
+            f"a compiler ({', '.join(compilers)}), which --compile needs",
+            "none on the PATH",
+            "install one (Debian: apt install g++), or leave --compile out",
+        )
 
 
 @contextmanager

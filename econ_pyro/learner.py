@@ -16,6 +16,7 @@ from econ_pyro.batched import BatchedELBO
 from econ_pyro.captured import CapturedSVI
 from econ_pyro.config import Config
 from econ_pyro.decomposition import Decomposition
+from econ_pyro.fusing import check_compiler
 from econ_pyro.parts import freeze, learns
 from econ_pyro.precision import has_bfloat16
 from econ_pyro.proposals import Rules
@@ -75,6 +76,8 @@ class Learner:
             threshold_mode="abs",
         )
         self._new_schedule = copy.deepcopy(self.schedule.state_dict())
+        if config.compile:
+            check_compiler(device)
         captured = config.graphs and device.type == "cuda" and world.size == 1
         self.svi = (CapturedSVI if captured else CompetitiveSVI)(
             model,

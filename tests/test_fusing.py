@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 from econ_pyro import fusing as module
 from econ_pyro.competition import elect
 from econ_pyro.config import Config, ModelConfig
+from econ_pyro.errors import EconError
 from econ_pyro.experts import Room, fixed_room
 from econ_pyro.fusing import fused, fusing
 from econ_pyro.guides.recognition import Recognition
@@ -75,6 +76,19 @@ def test_a_compiled_step_is_the_step_itself(traced):
     assert graphs[0] < graphs[1]  # what is compiled at the second call
     assert graphs[1:] == graphs[1:2] * 3  # whatever the room
     assert graphs[-1] < 25
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    config = dataclasses.replace(make_learner().config, compile=True)
+    parts = DeadLeaves(config.model), Recognition(config.model)
+    with pytest.raises(
+        EconError, match=r"compiler \(g\+\+.*none.*apt install g\+\+"
+    ):
+        Learner(config, *parts, torch.device("cpu"), World())
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EconError, match="triton"):
+        module.check_compiler(torch.device("cuda"))
 
 
 def test_nothing_is_compiled_unless_asked(monkeypatch):
