@@ -82,9 +82,7 @@ def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
     config = dataclasses.replace(make_learner().config, compile=True)
     parts = DeadLeaves(config.model), Recognition(config.model)
-    with pytest.raises(
-        EconError, match=r"compiler \(g\+\+.*none.*apt install g\+\+"
-    ):
+    with pytest.raises(EconError, match=r"compiler \(g\+\+.*none.*apt install g\+\+"):
         Learner(config, *parts, torch.device("cpu"), World())
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EconError, match="triton"):
