@@ -62,8 +62,8 @@ def assign(
     things, seed = _things(model, guide, x, noise, rules)  # (B, T, K, ...), the salient first
     scores = things.terms.score(rules.lam)  # (B, T, K), each as if it came first
     order = torch.arange(rules.steps, device=x.device).repeat(x.shape[0], 1)  # of the things
+    drawn = (things.r, things.errors, things.shape, things.terms.z)
     for _ in range(ROUNDS):
-        drawn = (things.r, things.errors, things.shape, things.terms.z)
         order, s, l_x, l_r = _settled(model, *drawn, scores, order, rules.ordered)
         terms = things.terms._replace(x=l_x, r=l_r)
         scores = terms.score(rules.lam)

@@ -15,10 +15,8 @@ import pyro
 import torch
 from torch import Tensor
 
-from econ_pyro.competition import elect
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.experts import Room, fixed_room
-from econ_pyro.fusing import fusing
 from econ_pyro.graphs import Graphs
 from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.terms import Terms
@@ -54,8 +52,8 @@ class CapturedSVI(CompetitiveSVI):
         rules = dataclasses.replace(self.rules, temperature=1.0)
 
         def run(x: Tensor, noise: Tensor, luck: Tensor, regions: Tensor | None) -> Winners:
-            with self._precision(x), fusing(self.compiled), pyro.validation_enabled(False):
-                return elect(self.model, self.guide, x, noise, rules, regions, None, luck)
+            with pyro.validation_enabled(False):
+                return self._elect(x, noise, rules, regions, None, luck)
 
         key = (rules, *self._fixed(x, regions))
         return Winners(*map(torch.clone, self._competitions(key, run, x, noise, luck, regions)))

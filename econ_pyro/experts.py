@@ -72,9 +72,9 @@ class Ensemble(nn.ModuleList):
             ``(B, ...)`` in the order of the batch.
         """
         if torch.compiler.is_compiling():  # no graph can group images: an export runs all
-            return self._of_pairs(k[:, None], 0, *args)[:, 0]
+            return self._by_all(k[:, None], *args)[:, 0]
         if room := _room.get():
-            return self._of_pairs(k[:, None], room.layers, *args)[:, 0]
+            return self._in_room(k[:, None], room.layers, *args)[:, 0]
         groups = [(k == e).nonzero().squeeze(1) for e in range(len(self))]
         outputs = []
         for network, rows in zip(self, groups, strict=True):
@@ -97,9 +97,9 @@ class Ensemble(nn.ModuleList):
             ``(B, N, ...)``, in float32 or better, differentiable.
         """
         if torch.compiler.is_compiling():
-            return self._of_pairs(k, 0, *args)
+            return self._by_all(k, *args)
         if room := _room.get():
-            return self._of_pairs(k, room.looks, *args)
+            return self._in_room(k, room.looks, *args)
         if k.shape[1] == 1:
             return self.of_winners(k[:, 0], *args)[:, None]
         rows = torch.arange(k.shape[0], device=k.device)
@@ -107,18 +107,20 @@ class Ensemble(nn.ModuleList):
         image = looks // len(self)
         return self.of_winners(looks % len(self), *(a[image] for a in args))[where]
 
-    def _of_pairs(self, k: Tensor, size: int, *args: Tensor) -> Tensor:
+    def _by_all(self, k: Tensor, *args: Tensor) -> Tensor:
+        """The same as :meth:`of_looks`, where all networks look at all images."""
+        everyone = torch.stack(self._each(lambda e: args), 1)
+        rows = torch.arange(k.shape[0], device=k.device)
+        return at_least_float32(everyone[rows[:, None], k])
+
+    def _in_room(self, k: Tensor, size: int, *args: Tensor) -> Tensor:
         """The same as :meth:`of_looks`, in shapes that do not depend on k.
 
         Args:
             k: ``(B, N)`` int64; of no network more than ``size`` images.
-            size: room of each network; 0 for all images.
+            size: room of each network.
             *args: inputs, each ``(B, ...)``.
         """
-        if not size:
-            everyone = self._each(lambda e: args)
-            rows = torch.arange(k.shape[0], device=k.device)
-            return at_least_float32(torch.stack(everyone, 1)[rows[:, None], k])
         image, where = _seats(k, size, len(self))
         given = [a.index_select(0, image).split(size) for a in args]
         outputs = self._each(lambda e: [a[e] for a in given])

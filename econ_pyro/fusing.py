@@ -32,11 +32,14 @@ def check_compiler(device: torch.device) -> None:
     Raises:
         EconError: it is not there.
     """
-    compilers = ("g++", "clang++", "c++", "cl") if device.type == "cpu" else ("gcc", "clang", "cc")
-    if device.type != "cpu" and importlib.util.find_spec("triton") is None:
-        raise EconError("triton, which --compile needs on a GPU", "none", "pip install triton")
-    own = os.environ.get("CXX" if device.type == "cpu" else "CC")
-    if not any(shutil.which(name) for name in (*filter(None, [own]), *compilers)):
+    compilers: tuple[str, ...]
+    if device.type == "cpu":
+        own, compilers = "CXX", ("g++", "clang++", "c++", "cl")
+    else:
+        own, compilers = "CC", ("gcc", "clang", "cc")
+        if importlib.util.find_spec("triton") is None:
+            raise EconError("triton, which --compile needs on a GPU", "none", "pip install triton")
+    if not any(map(shutil.which, (os.environ.get(own, compilers[0]), *compilers))):
         raise EconError(
             f"a compiler ({', '.join(compilers)}), which --compile needs",
             "none on the PATH",

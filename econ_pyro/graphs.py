@@ -25,6 +25,17 @@ class _Graph(NamedTuple):
     outputs: Any
 
 
+@contextmanager
+def _fastest_kernels() -> Iterator[None]:
+    """Let cuDNN try its kernels for each shape in the warm-up, and capture the fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 class Graphs:
     """Captured functions, one graph for each key, in one pool of memory.
 
@@ -59,12 +70,9 @@ class Graphs:
         graph.replay()
         return outputs
 
+    @_fastest_kernels()
     def _capture(self, function: Callable[..., T], inputs: Given) -> _Graph:
         own = tuple(None if a is None else a.clone() for a in inputs)
-        with _fastest_kernels():
-            return self._record(function, own)
-
-    def _record(self, function: Callable[..., T], own: Given) -> _Graph:
         main, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(main)
         with torch.cuda.stream(aside):
@@ -75,14 +83,3 @@ class Graphs:
         with torch.cuda.graph(graph, pool=self._pool):
             outputs = function(*own)
         return _Graph(graph, own, outputs)
-
-
-@contextmanager
-def _fastest_kernels() -> Iterator[None]:
-    """Let cuDNN try its kernels for each shape in the warm-up, and capture the fastest."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before

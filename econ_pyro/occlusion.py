@@ -58,9 +58,8 @@ def occlude(x: Tensor, r_t: Tensor, occluder: Tensor | None) -> tuple[Tensor, Te
 def _centre(r: Tensor) -> Tensor:
     """Row and column of the middle of each region, ``(B, T, 2)``; of an empty one, the image's."""
     size = r.shape[-1]
-    middle = centre(r.flatten(0, 1) + EMPTY, coordinates(size, r.device).to(r)).unflatten(
-        0, r.shape[:2]
-    )
+    grid = coordinates(size, r.device).to(r)
+    middle = centre(r.flatten(0, 1) + EMPTY, grid).unflatten(0, r.shape[:2])
     return (middle + 1) / 2 * (size - 1)
 
 

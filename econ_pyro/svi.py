@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -106,17 +106,12 @@ class CompetitiveSVI:
     def elect(self, x: Tensor, regions: Tensor | None = None) -> Winners:
         """The first half of a step: all experts compete, without gradients."""
         noise, gumbel = self.draw(x)
+        return self._elect(x, noise, self.rules, regions, self.handicap, gumbel)
+
+    def _elect(self, x: Tensor, *given: Any) -> Winners:
+        """:func:`~econ_pyro.competition.elect`, whose further arguments are given."""
         with self._precision(x), fusing(self.compiled):
-            return elect(
-                self.model,  # type: ignore[arg-type]
-                self.guide,  # type: ignore[arg-type]
-                x,
-                noise,
-                self.rules,
-                regions,
-                self.handicap,
-                gumbel,
-            )
+            return elect(self.model, self.guide, x, *given)  # type: ignore[arg-type]
 
     def learn(self, x: Tensor, w: Winners, regions: Tensor | None = None) -> float:
         """The second half: the winners alone learn. Arguments and result as of :meth:`step`."""

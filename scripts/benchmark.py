@@ -132,10 +132,6 @@ class _Step:
         elbo = self.svi.elbo
         self.svi = self.plainly(ClassConditionalELBO(elbo.beta, elbo.gamma))
 
-    def count(self) -> int:
-        """Floating-point operations of a step."""
-        return operations(self.uncaptured())
-
     def uncaptured(self) -> Job:
         """A step without graphs."""
         svi = self.plainly()
@@ -189,16 +185,16 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
         steps[f"winners only, {precision}, not compiled"] = _Step(plainer, device)
     steps[f"econ-pyro: winners only, {precision}"] = ours
     jobs: dict[str, Job] = {name: step.ours for name, step in steps.items()}
-    counts = {name: step.count for name, step in steps.items()}
+    counted = {name: step.uncaptured() for name, step in steps.items()}
     plain, explaining = next(iter(steps)), "explaining: competition and winners' account"
-    jobs[plain], counts[plain] = full.plain, lambda: operations(full.plain)
+    jobs[plain] = counted[plain] = full.plain
     jobs[explaining] = ours.explain
-    counts[explaining] = lambda: operations(lambda: ours.plainly().explain(ours.x))
+    counted[explaining] = lambda: ours.plainly().explain(ours.x)
     size = 8192 if device.type == "cuda" else 1024
     product = matrix_product(device, peak_dtype, size)
     seconds = interleaved({**jobs, PEAK: product}, device, rounds)
     # after the steps that were timed: who wins what changes, and with it how much is to be done
-    work = {name: count() for name, count in counts.items()}
+    work = {name: operations(job) for name, job in counted.items()}
     # graphs have theirs from the start, whatever they are asked for
     memory = {
         name: None
@@ -207,7 +203,7 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
         for name, job in jobs.items()
     }
     peak = 2 * size**3 / median(seconds.pop(PEAK))
-    batch, reference = config.train.batch, median(seconds[next(iter(jobs))])
+    batch, reference = config.train.batch, median(seconds[plain])
     print(f"\npeak ({precision} product of {size}): {peak / 1e9:.0f} GFLOP/s")
     print(f"batch {batch}, K {config.model.experts}, T {config.model.steps}\n")
     print("| step | ms, median (range) | scenes/s | GFLOP | of peak | memory MB | ratio |")
