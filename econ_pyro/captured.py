@@ -1,13 +1,15 @@
 """A step of learning on a GPU: both of its halves are CUDA graphs.
 
-The same numbers as :class:`~econ_pyro.svi.CompetitiveSVI`, which the tests hold it to. Between the
-halves the host learns who won, for the room that each expert needs (:mod:`econ_pyro.experts`) and
-to leave the losers' gradients None.
+The same numbers as :class:`~econ_pyro.svi.CompetitiveSVI`, which the tests hold it to. The host
+learns who won while the winners learn already, in the room that the last steps needed
+(:mod:`econ_pyro.experts`): it has to leave the losers' gradients None, and where the room was too
+small it has them learn once more.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Hashable
 from typing import Any
 
@@ -18,12 +20,14 @@ from torch import Tensor
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.experts import Room, fixed_room
 from econ_pyro.graphs import Graphs
+from econ_pyro.later import Later
 from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.terms import Terms
 from econ_pyro.winners import Winners
 
 Grads = list[list[list[Tensor | None]]]  # of each ensemble, expert and parameter
 SIXTEENTHS = (2, 3, 4, 5, 6, 8, 12, 16)  # of all there could be: room comes in few sizes
+REMEMBERED = 16  # steps, of which the most room is given: learning twice costs more than room
 
 
 class CapturedSVI(CompetitiveSVI):
@@ -41,6 +45,7 @@ class CapturedSVI(CompetitiveSVI):
         self._competitions, self._lessons, self._evaluations = Graphs(), Graphs(), Graphs()
         ensembles = (self.model.decoders, self.guide.encoders, self.guide.attentions)
         self._parameters = [[[*e.parameters()] for e in ensemble] for ensemble in ensembles]
+        self._needed = deque[Room](maxlen=REMEMBERED)
 
     def elect(self, x: Tensor, regions: Tensor | None = None) -> Winners:
         """The first half of a step: all experts compete, without gradients."""
@@ -61,9 +66,32 @@ class CapturedSVI(CompetitiveSVI):
     def _gradients(
         self, x: Tensor, w: Winners, regions: Tensor | None, luck: Tensor | None
     ) -> tuple[Tensor, Terms]:
-        k = w.k.cpu()  # waits for the competition
-        room = room_for(k, self.rules.experts)
+        winners = Later(w.k)
+        if not self._needed:
+            self._remember(winners.get())
+        gamma = torch.full((), self.elbo.gamma, dtype=x.dtype, device=x.device)
+        given = (x, gamma, regions, luck, *w)
+        room = self._room()
+        loss, terms, grads = self._lesson(room, *given)
+        k = winners.get()  # while they learn
+        needed = self._remember(k)
+        if needed.looks > room.looks or needed.layers > room.layers:
+            loss, terms, grads = self._lesson(self._room(), *given)
+        self._give_winners(grads, k)
+        return loss.clone(), terms.map(torch.clone)
 
+    def _remember(self, k: Tensor) -> Room:
+        """The room that winners need."""
+        self._needed.append(needed := room_for(k, self.rules.experts))
+        return needed
+
+    def _room(self) -> Room:
+        """The most that any of the last steps needed."""
+        return Room(*(max(rooms) for rooms in zip(*self._needed, strict=True)))
+
+    def _lesson(
+        self, room: Room, x: Tensor, gamma: Tensor, regions: Tensor | None, *given: Tensor | None
+    ) -> tuple[Tensor, Terms, Grads]:
         def run(
             x: Tensor, gamma: Tensor, regions: Tensor | None, luck: Tensor | None, *w: Tensor
         ) -> tuple[Tensor, Terms, Grads]:
@@ -73,10 +101,7 @@ class CapturedSVI(CompetitiveSVI):
             return loss, terms, grads
 
         key = (room, self.elbo.beta, *self._fixed(x, regions))
-        gamma = torch.full((), self.elbo.gamma, dtype=x.dtype, device=x.device)
-        loss, terms, grads = self._lessons(key, run, x, gamma, regions, luck, *w)
-        self._give_winners(grads, k)
-        return loss.clone(), terms.map(torch.clone)
+        return self._lessons(key, run, x, gamma, regions, *given)
 
     def explain(
         self, x: Tensor, regions: Tensor | None = None, refined: bool = False

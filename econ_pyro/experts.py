@@ -117,7 +117,8 @@ class Ensemble(nn.ModuleList):
         """The same as :meth:`of_looks`, in shapes that do not depend on k.
 
         Args:
-            k: ``(B, N)`` int64; of no network more than ``size`` images.
+            k: ``(B, N)`` int64; where a network has more than ``size`` images, what comes out for
+                those without a seat is of no use.
             size: room of each network.
             *args: inputs, each ``(B, ...)``.
         """
@@ -170,11 +171,11 @@ def _seats(k: Tensor, size: int, experts: int) -> tuple[Tensor, Tensor]:
     numbers = torch.arange(experts, device=k.device)
     own = (k[:, :, None] == numbers).any(1)  # (B, K)
     before = own.T.contiguous().cumsum(1).T - 1  # along memory, which is quicker
-    seat = torch.where(own, size * numbers + before, size * experts)
+    seat = torch.where(own & (before < size), size * numbers + before, size * experts)
     image = k.new_zeros(size * experts + 1)  # the last is for pairs that nobody wants
     rows = torch.arange(k.shape[0], device=k.device)[:, None].expand_as(seat)
     image = image.scatter(0, seat.flatten(), rows.flatten())
-    return image[:-1], seat.gather(1, k).flatten()
+    return image[:-1], seat.gather(1, k).flatten().clamp_max(size * experts - 1)
 
 
 @cache

@@ -92,8 +92,9 @@ class Learner:
             occlude=config.objective.occlude,
             compiled=config.compile,
         )
-        self.window = torch.zeros(config.model.steps, config.model.experts, dtype=torch.long)
-        self.handicap = torch.zeros(config.model.experts, device=device)
+        steps, experts = config.model.steps, config.model.experts
+        self.window = torch.zeros(steps, experts, dtype=torch.long, device=device)
+        self.handicap = torch.zeros(experts, device=device)
         self.balancing = False
 
     @property
@@ -101,7 +102,7 @@ class Learner:
         """The optimiser's learning rate."""
         return self.optim.param_groups[0]["lr"]
 
-    def step(self, x: Tensor, regions: Tensor | None, age: int) -> float:
+    def step(self, x: Tensor, regions: Tensor | None, age: int) -> Step:
         """A step of learning.
 
         Args:
@@ -110,14 +111,13 @@ class Learner:
             age: steps before this one, what schedules count.
 
         Returns:
-            The loss, as ``CompetitiveSVI.step``.
+            What it saw, as ``CompetitiveSVI.learn``.
         """
         self._apply_schedules(age)
-        loss = self.svi.step(x, regions)
-        assert self.svi.last is not None
-        self._count_wins(self.svi.last)
+        step = self.svi.learn(x, self.svi.elect(x, regions), regions)
+        self._count_wins(step)
         self._restart_starved(age + 1)
-        return loss
+        return step
 
     def evaluated(self, loss: float) -> None:
         """Tell the plateau schedule the validation loss."""
@@ -159,7 +159,7 @@ class Learner:
         checkpoint.load_weights(self.guide, state["guide"], source)
         self.optim.load_state_dict(state["optim"])
         self.schedule.load_state_dict(state["schedule"])
-        self.window = state["window"]
+        self.window = state["window"].to(self.window.device)
         self.handicap = state["handicap"].to(self.handicap.device)
 
     def begin_anew(self, model: nn.Module, guide: nn.Module) -> None:
@@ -187,10 +187,10 @@ class Learner:
             for group in self.optim.param_groups:
                 group["lr"] = rate_at(self.config, age)
 
-    def _count_wins(self, last: Step) -> None:
-        one_hot = nn.functional.one_hot(last.k, self.window.shape[1])  # (B, T, K)
-        window = self.world.sum((one_hot * (last.area >= NOTHING)[:, :, None]).sum(0))
-        self.window += window.cpu()
+    def _count_wins(self, step: Step) -> None:
+        one_hot = nn.functional.one_hot(step.k, self.window.shape[1])  # (B, T, K)
+        window = self.world.sum((one_hot * (step.area >= NOTHING)[:, :, None]).sum(0))
+        self.window += window
         objective = self.config.objective
         if self.balancing:
             self.handicap = handicapped(
@@ -202,7 +202,7 @@ class Learner:
         if age % train.restart_every:
             return
         if train.restart_below > 0 and age <= train.restart_until:
-            for k, busiest in starved(self.window, train.restart_below):
+            for k, busiest in starved(self.window.cpu(), train.restart_below):
                 if learns(self._ensembles[0][k]):  # type: ignore[index, arg-type]
                     copy_expert(self._ensembles, self.optim, busiest, k)  # type: ignore[arg-type]
                     self.handicap[k] = self.handicap[busiest]

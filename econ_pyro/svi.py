@@ -101,7 +101,7 @@ class CompetitiveSVI:
         Returns:
             The loss: Eq. 13 negated, mean over scenes, in nats. Details are in ``last``.
         """
-        return self.learn(x, self.elect(x, regions), regions)
+        return self.learn(x, self.elect(x, regions), regions).loss.item()
 
     def elect(self, x: Tensor, regions: Tensor | None = None) -> Winners:
         """The first half of a step: all experts compete, without gradients."""
@@ -113,8 +113,12 @@ class CompetitiveSVI:
         with self._precision(x), fusing(self.compiled):
             return elect(self.model, self.guide, x, *given)  # type: ignore[arg-type]
 
-    def learn(self, x: Tensor, w: Winners, regions: Tensor | None = None) -> float:
-        """The second half: the winners alone learn. Arguments and result as of :meth:`step`."""
+    def learn(self, x: Tensor, w: Winners, regions: Tensor | None = None) -> Step:
+        """The second half: the winners alone learn. Arguments as of :meth:`step`.
+
+        Returns:
+            ``last``. Nothing waits for a GPU to have computed it.
+        """
         if self.optim is None:
             raise RuntimeError("this CompetitiveSVI has no optimiser: it can only evaluate")
         luck = None
@@ -128,7 +132,7 @@ class CompetitiveSVI:
             nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optim.step()
         self.last = Step(loss, terms, w.k, w.area / x[0, 0].numel())
-        return loss.item()
+        return self.last
 
     def _gradients(
         self, x: Tensor, w: Winners, regions: Tensor | None, luck: Tensor | None

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from econ_pyro.config import Config
 from econ_pyro.data import Source, batch_indices
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.errors import EconError
+from econ_pyro.later import Later
 from econ_pyro.learner import Learner
 from econ_pyro.schedules import age, gamma_at
 from econ_pyro.world import World
@@ -69,6 +71,8 @@ class Trainer:
         self._training: Batches = (
             Ahead(self._training_batch) if busy_elsewhere else self._training_batch
         )
+        # a GPU is given its next step before the loss of this one is known
+        self._unknown = int(busy_elsewhere)
         if config.true_regions:  # fail before anything is written
             self._batch(train, torch.zeros(1, dtype=torch.long))
 
@@ -149,26 +153,21 @@ class Trainer:
             EconError: the loss is not finite; the last checkpoint from before is kept.
         """
         sums: list[Tensor] = []
+        losses = deque[Later]()
         if self.world.first:
             self._rewrite_metrics()
         while not (reason := self.done()):
             before, began = self.seconds, time.perf_counter()
             x, regions = self._to_device(*self._training(self.step))
-            loss = self.learner.step(x, regions, self.age)
+            last = self.learner.step(x, regions, self.age)
             self.step += 1
-            if self.world.any(not math.isfinite(loss), self.device):
-                raise EconError(
-                    "a finite loss",
-                    f"{loss} at step {self.step}",
-                    f"lower --train.lr or set --train.clip 100; {checkpoint.LAST} in {self.run} "
-                    "holds the state before",
-                )
-            last = self.learner.svi.last
-            assert last is not None
+            losses.append(Later(last.loss))
+            self._check(losses, self._unknown)
             sums.append(torch.stack([t.sum(1).mean() for t in last.terms]))
             self.seconds = self._agreed(before + time.perf_counter() - began)
             row = None
             if self.step % self.config.train.validate_every == 0 or self.done():
+                self._check(losses, 0)
                 row = self._validate(torch.stack(sums).mean(0))
                 sums.clear()
                 self._keep_best(row)
@@ -178,6 +177,18 @@ class Trainer:
                 self._save(row)
             report(self.step, row)
         return reason
+
+    def _check(self, losses: deque[Later], unknown: int) -> None:
+        """Take out and look at the losses of the last steps, but for so many of the very last."""
+        while len(losses) > unknown:
+            loss = losses.popleft().get().item()
+            if self.world.any(not math.isfinite(loss), self.device):
+                raise EconError(
+                    "a finite loss",
+                    f"{loss} at step {self.step - len(losses)}",
+                    f"lower --train.lr or set --train.clip 100; {checkpoint.LAST} in {self.run} "
+                    "holds the state before",
+                )
 
     def _agreed(self, seconds: float) -> float:
         """The first process's clock, so that all stop at the same step."""
@@ -192,7 +203,12 @@ class Trainer:
         return self._batch(self.train, self.world.share(whole))
 
     def _to_device(self, x: Tensor, regions: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return x.to(self.device), None if regions is None else regions.to(self.device)
+        def move(part: Tensor) -> Tensor:
+            if self.device.type == "cuda":  # what is pinned is copied without waiting for the GPU
+                part = part.pin_memory()
+            return part.to(self.device, non_blocking=True)
+
+        return move(x), None if regions is None else move(regions)
 
     def _batch(self, source: Source, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         if not self.config.true_regions:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from econ_pyro.config import ExpertConfig
 from econ_pyro.place import about, coordinates, pass_on, place_of
+from econ_pyro.precision import at_least_float32
 from econ_pyro.units import Units
 
 BUMP = 6.0  # logit that a new shape has in the middle over that far away
@@ -88,8 +89,15 @@ class SpatialBroadcastDecoder(nn.Module):
         if not self.centred:
             return out
         colour, shape = out.split([3, 1], dim=1)
-        colour = colour + self.colour(z).sinh()[:, :, None, None]
+        colour = colour + _sinh(at_least_float32(self.colour(z)))[:, :, None, None]
         return torch.cat([colour, shape + self.bump * grid[:, 2:]], 1)
+
+
+def _sinh(x: Tensor) -> Tensor:
+    # torch's compiler computes torch.sinh anew at every pixel that it is spread over, but keeps
+    # an exponential that is needed twice
+    e = x.exp()
+    return 0.5 * (e - 1 / e)
 
 
 class _Blocks(nn.Module):

@@ -181,7 +181,7 @@ def test_a_step_that_only_frozen_experts_win_changes_nothing(tiny, tmp_path):
     learner = make_trainer(frozen(tiny), tmp_path / "run").learner
     before = {n: p.clone() for n, p in learner.model.state_dict().items()}
     learner.handicap = torch.tensor([0.0, 0.0, 1e6])
-    loss = learner.step(torch.rand(4, 3, 16, 16), None, 0)
+    loss = learner.step(torch.rand(4, 3, 16, 16), None, 0).loss
     assert loss > 0 and (learner.svi.last.k < 2).all()
     assert equal(before, learner.model.state_dict())
 
