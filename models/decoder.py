@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from econ_pyro.config import ExpertConfig
 from econ_pyro.place import about, coordinates, pass_on, place_of
@@ -34,6 +37,9 @@ class SpatialBroadcastDecoder(nn.Module):
     objects makes hidden parts cheap to leave out; one that cannot draw them asks for what hides
     them.
 
+    Where these are the place alone, all shapes are one, which is drawn once, at the image's
+    resolution, and moved to each place: bilinearly, from between its pixels.
+
     Args:
         config: sizes of the expert.
         size: height and width of the image.
@@ -60,6 +66,12 @@ class SpatialBroadcastDecoder(nn.Module):
                 appearance_head.bias[:3] = 0.0  # type: ignore[index]
         self.register_buffer("grid", coordinates(size), persistent=False)  # (1, 2, H, W)
         self.grid: Tensor
+        self.one_shape = self.centred and not self.scaled and self.shape_latents == config.given
+        if self.one_shape:  # as far as pixels may be from a place
+            pixels = math.ceil((1 + config.reach) * (size - 1) / 2)
+            wide = 2 * pixels / (size - 1) * coordinates(2 * pixels + 1)
+            self.register_buffer("wide", about(wide.new_zeros(1, 2), wide), persistent=False)
+            self.wide: Tensor  # (1, 3, S, S)
 
     def forward(self, z: Tensor) -> Tensor:
         """Logits of RGB and shape.
@@ -81,16 +93,24 @@ class SpatialBroadcastDecoder(nn.Module):
             grid = self.grid.expand(n, -1, -1, -1)
         height, width = grid.shape[2:]
         h = torch.cat([grid, z[:, :, None, None].expand(-1, -1, height, width)], dim=1)
-        h = h.contiguous(memory_format=torch.channels_last)
         if self.shape_latents is None:
             out = self.both(h)
         else:
-            out = torch.cat([self.appearance(h), self.shape(h[:, : self.shape.channels])], 1)
+            seen = self.shape.channels
+            shape = self._moved(grid) if self.one_shape else self.shape(h[:, :seen])
+            out = torch.cat([self.appearance(h), shape], 1)
         if not self.centred:
             return out
         colour, shape = out.split([3, 1], dim=1)
         colour = colour + _sinh(at_least_float32(self.colour(z)))[:, :, None, None]
         return torch.cat([colour, shape + self.bump * grid[:, 2:]], 1)
+
+    def _moved(self, grid: Tensor) -> Tensor:
+        """The one shape where :func:`about` says that each image's pixels are."""
+        shape = at_least_float32(self.shape(self.wide)).expand(grid.shape[0], -1, -1, -1)
+        where = grid[:, :2] / self.wide[0, 0, -1, -1]
+        where = where.permute(0, 2, 3, 1).flip(-1)  # grid_sample wants (x, y) last
+        return F.grid_sample(shape, where, padding_mode="border", align_corners=True)
 
 
 def _sinh(x: Tensor) -> Tensor:
@@ -119,4 +139,5 @@ class _Blocks(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         # what follows is of single channels, and fast where each lies together
+        h = h.contiguous(memory_format=torch.channels_last)
         return self.head(self.blocks(h)).contiguous()

@@ -175,6 +175,39 @@ def test_appearance_latents_leave_the_shape_alone():
     assert decoder(z)[0, 3].mean() < -1  # shape_bias
 
 
+@pytest.mark.parametrize("pixels", [0.0, 3.0, 2.4])
+def test_one_shape_is_drawn_once_and_moved(pixels):
+    """As it is drawn at each place: exactly if whole pixels away, far from the image's edge."""
+    torch.manual_seed(0)
+    decoder = SpatialBroadcastDecoder(dataclasses.replace(SMALL, latent=5, shape_latents=2), 32)
+    decoder.double()
+    torch.nn.init.normal_(decoder.appearance.head.weight)  # starts at zero
+    place = PIXEL * torch.tensor([[0.5 + pixels, -0.5], [4.5, -3.5]]).double()
+    z = torch.cat([latents_of(place, 1.0), torch.randn(2, 3).double()], 1).requires_grad_()
+    inside = (..., slice(4, -4), slice(4, -4))
+    weights = torch.randn(2, 4, 32, 32).double()[inside]
+
+    def flat(tensors):
+        return torch.cat([t.flatten() for t in tensors])
+
+    def run(once):
+        decoder.one_shape = once
+        out = decoder(z)[inside]
+        given = [*decoder.parameters(), z]
+        return [out, *torch.autograd.grad((out * weights).sum(), given)]
+
+    assert decoder.one_shape
+    *moved, moved_z = run(True)
+    *drawn, drawn_z = run(False)
+    if pixels == 2.4:
+        assert torch.cosine_similarity(flat(moved), flat(drawn), 0) > 0.99
+    else:
+        torch.testing.assert_close(moved, drawn, rtol=1e-5, atol=1e-4)
+    # the slope between two pixels, or on one side of one
+    assert torch.cosine_similarity(flat([moved_z[:, :2]]), flat([drawn_z[:, :2]]), 0) > 0.9
+    torch.testing.assert_close(moved_z[:, 2:], drawn_z[:, 2:])
+
+
 @pytest.mark.parametrize(("centred", "shape_latents"), [(True, 1), (True, 6), (False, 0)])
 def test_shape_latents_are_some_of_the_latents(centred, shape_latents):
     with pytest.raises(EconError, match=r"expert\.shape-latents"):
