@@ -97,4 +97,5 @@ def _pays() -> bool:
 
 @cache
 def _compiled(function: Callable[P, R], dynamic: bool | None) -> Callable[P, R]:
-    return torch.compile(function, dynamic=dynamic)
+    # the checks of a graph's tensors take a hundredth of a step on two cores
+    return torch.compile(function, dynamic=dynamic, options={"size_asserts": False})

@@ -19,9 +19,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from econ_pyro.layers import mean_over
+from econ_pyro.sampling import sample
 
 SLOPE = 0.85  # of the hyperbolic tangent that is most like 2 Phi(z) - 1
 FARTHEST = 0.99  # of the reach: an encoder's z is finite, and so is the gradient
@@ -108,9 +108,9 @@ def glimpse(inputs: Tensor, r: Tensor, place: Tensor, grid: Tensor, outside: Ten
         width = (SPREADS * variance.sqrt()).clamp(NARROWEST, 1.0)
         window = coordinates(grid.shape[2] // 2, grid.device).to(grid)
         where = middle + width[:, None, None, None] * window
-        where = where.permute(0, 2, 3, 1).flip(-1)  # grid_sample wants (x, y) last
+        where = where.permute(0, 2, 3, 1).flip(-1)
     shift = outside[:, None, None]
-    return F.grid_sample(inputs - shift, where, align_corners=True) + shift
+    return sample(inputs - shift, where) + shift
 
 
 def pass_on(inputs: int, outputs: int) -> nn.Linear:

@@ -6,11 +6,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from econ_pyro.config import ExpertConfig
 from econ_pyro.place import about, coordinates, pass_on, place_of
 from econ_pyro.precision import at_least_float32
+from econ_pyro.sampling import sample
 from econ_pyro.units import Units
 
 BUMP = 6.0  # logit that a new shape has in the middle over that far away
@@ -109,8 +109,7 @@ class SpatialBroadcastDecoder(nn.Module):
         """The one shape where :func:`about` says that each image's pixels are."""
         shape = at_least_float32(self.shape(self.wide)).expand(grid.shape[0], -1, -1, -1)
         where = grid[:, :2] / self.wide[0, 0, -1, -1]
-        where = where.permute(0, 2, 3, 1).flip(-1)  # grid_sample wants (x, y) last
-        return F.grid_sample(shape, where, padding_mode="border", align_corners=True)
+        return sample(shape, where.permute(0, 2, 3, 1).flip(-1), border=True)
 
 
 def _sinh(x: Tensor) -> Tensor:

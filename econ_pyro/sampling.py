@@ -1,0 +1,60 @@
+"""Bilinear sampling by torch's own kernel, in compiled graphs too.
+
+On CPUs, torch's compiler makes a loop over single pixels of it that takes six times as long.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_BORDER = ("zeros", "border")
+# torch 2.6 cannot tell an export, which must not find operations of our own, from a compilation
+_exporting = getattr(torch.compiler, "is_exporting", lambda: True)
+
+
+def sample(pixels: Tensor, where: Tensor, border: bool = False) -> Tensor:
+    """What lies between pixels.
+
+    Args:
+        pixels: ``(n, C, H, W)``.
+        where: (x, y) in [-1, 1], where -1 and 1 are the middles of the outermost pixels,
+            ``(n, h, w, 2)``.
+        border: beyond these their values go on; else it is 0 there.
+
+    Returns:
+        ``(n, C, h, w)``.
+    """
+    if pixels.device.type == "cpu" and torch.compiler.is_compiling() and not _exporting():
+        return _opaque(pixels, where, border)
+    return F.grid_sample(pixels, where, padding_mode=_BORDER[border], align_corners=True)
+
+
+@torch.library.custom_op("econ_pyro::sample", mutates_args=())
+def _opaque(pixels: Tensor, where: Tensor, border: bool) -> Tensor:
+    return F.grid_sample(pixels, where, padding_mode=_BORDER[border], align_corners=True)
+
+
+@_opaque.register_fake
+def _(pixels: Tensor, where: Tensor, border: bool) -> Tensor:
+    return pixels.new_empty(*pixels.shape[:2], *where.shape[1:3])
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: Tensor) -> None:
+    pixels, where, ctx.border = inputs
+    ctx.save_for_backward(pixels, where)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    pixels, where = ctx.saved_tensors
+    bilinear, needed = 0, list(ctx.needs_input_grad[:2])
+    of_pixels, of_where = torch.ops.aten.grid_sampler_2d_backward(
+        grad, pixels, where, bilinear, int(ctx.border), True, needed
+    )
+    return of_pixels, of_where, None
+
+
+_opaque.register_autograd(_backward, setup_context=_keep)
