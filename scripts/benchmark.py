@@ -266,16 +266,18 @@ def _start(preset: str, device: torch.device) -> float:
     """Seconds from a new interpreter to the end of the first step."""
     here = Path(__file__).resolve().parent / "svi_train.py"
     code = (
-        "import runpy, sys; from econ_pyro.svi import CompetitiveSVI as S; step = S.step\n"
-        "def once(self, *a): step(self, *a); sys.exit()\n"
-        f"S.step = once; sys.argv = sys.argv[1:]; runpy.run_path({str(here)!r}, None, '__main__')"
+        "import runpy, sys; from econ_pyro.learner import Learner as L; step = L.step\n"
+        "def once(self, *a): step(self, *a).loss.item(); sys.exit('stepped')\n"
+        f"L.step = once; sys.argv = sys.argv[1:]; runpy.run_path({str(here)!r}, None, '__main__')"
     )
     with tempfile.TemporaryDirectory() as folder:
         arguments = [preset, "--device", str(device), "--run", f"{folder}/run"]
         began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code, "svi_train.py", *arguments], check=True,
-                       capture_output=True)  # fmt: skip
+        command = [sys.executable, "-c", code, "svi_train.py", *arguments]
+        found = subprocess.run(command, capture_output=True, text=True)
         seconds = time.perf_counter() - began
+    if not found.stderr.endswith("stepped\n"):
+        raise RuntimeError(f"training did not stop after its first step:\n{found.stderr[-2000:]}")
     print(f"\nfrom a new interpreter to the end of the first step: {seconds:.1f} s")
     return seconds
 
