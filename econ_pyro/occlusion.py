@@ -19,8 +19,8 @@ EMPTY = 1e-9  # added to regions that may have no pixel, and so no centre
 REACH = 0.25  # of the image's side: how far the centre of what is put in front may be off
 
 
-@fused
 @torch.no_grad()
+@fused
 def draw_occluders(x: Tensor, r: Tensor, luck: Tensor, share: float) -> Tensor:
     """Put another layer of the same image in front of some layers, the last one left out.
 
