@@ -39,8 +39,8 @@ class ExpertConfig:
     objects of one class that differ in size; without, experts tend to share them out by size."""
     shape_latents: int | None = None
     """If set, an object's shape depends on that many of its latents, the first ones, and only its
-    appearance on all: 2 with centred are shapes that differ in place alone (3 with scaled, in size
-    too), more let outlines vary. Free shapes (the paper) also learn the bites that nearer objects
+    appearance on all: 2 with centred are shapes that differ in place alone, drawn once and moved
+    there (3 with scaled, in size too), more let outlines vary. Free shapes (the paper) also learn the bites that nearer objects
     take."""
     channels: tuple[int, ...] = (32, 64, 64, 64)
     """Output channels of the attention U-Net's down blocks."""
