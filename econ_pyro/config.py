@@ -40,8 +40,8 @@ class ExpertConfig:
     shape_latents: int | None = None
     """If set, an object's shape depends on that many of its latents, the first ones, and only its
     appearance on all: 2 with centred are shapes that differ in place alone, drawn once and moved
-    there (3 with scaled, in size too), more let outlines vary. Free shapes (the paper) also learn the bites that nearer objects
-    take."""
+    there (3 with scaled, in size too), more let outlines vary. Free shapes (the paper) also learn
+    the bites that nearer objects take."""
     channels: tuple[int, ...] = (32, 64, 64, 64)
     """Output channels of the attention U-Net's down blocks."""
     hidden: int = 128

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_BORDER = ("zeros", "border")
-# torch 2.6 cannot tell an export, which must not find operations of our own, from a compilation
+# an export must not find operations of our own; older torch (2.11) takes compiling for exporting,
+# and keeps the compiler's loop
 _exporting = getattr(torch.compiler, "is_exporting", lambda: True)
 
 
@@ -30,12 +30,16 @@ def sample(pixels: Tensor, where: Tensor, border: bool = False) -> Tensor:
     """
     if pixels.device.type == "cpu" and torch.compiler.is_compiling() and not _exporting():
         return _opaque(pixels, where, border)
-    return F.grid_sample(pixels, where, padding_mode=_BORDER[border], align_corners=True)
+    return F.grid_sample(pixels, where, padding_mode=_mode(border), align_corners=True)
+
+
+def _mode(border: bool) -> str:
+    return "border" if border else "zeros"
 
 
 @torch.library.custom_op("econ_pyro::sample", mutates_args=())
 def _opaque(pixels: Tensor, where: Tensor, border: bool) -> Tensor:
-    return F.grid_sample(pixels, where, padding_mode=_BORDER[border], align_corners=True)
+    return F.grid_sample(pixels, where, padding_mode=_mode(border), align_corners=True)
 
 
 @_opaque.register_fake
