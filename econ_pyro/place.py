@@ -108,7 +108,6 @@ def glimpse(inputs: Tensor, r: Tensor, place: Tensor, grid: Tensor, outside: Ten
         width = (SPREADS * variance.sqrt()).clamp(NARROWEST, 1.0)
         window = coordinates(grid.shape[2] // 2, grid.device).to(grid)
         where = middle + width[:, None, None, None] * window
-        where = where.permute(0, 2, 3, 1).flip(-1)
     shift = outside[:, None, None]
     return sample(inputs - shift, where) + shift
 

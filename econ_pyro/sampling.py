@@ -21,25 +21,24 @@ def sample(pixels: Tensor, where: Tensor, border: bool = False) -> Tensor:
 
     Args:
         pixels: ``(n, C, H, W)``.
-        where: (x, y) in [-1, 1], where -1 and 1 are the middles of the outermost pixels,
-            ``(n, h, w, 2)``.
+        where: (y, x) in [-1, 1], where -1 and 1 are the middles of the outermost pixels, as
+            :func:`~econ_pyro.place.coordinates` are, ``(n, 2, h, w)``.
         border: beyond these their values go on; else it is 0 there.
 
     Returns:
         ``(n, C, h, w)``.
     """
-    if pixels.device.type == "cpu" and torch.compiler.is_compiling() and not _exporting():
-        return _opaque(pixels, where, border)
-    return F.grid_sample(pixels, where, padding_mode=_mode(border), align_corners=True)
+    compiled = torch.compiler.is_compiling() and not _exporting()
+    run = _opaque if compiled and pixels.device.type == "cpu" else _plain
+    return run(pixels, where.permute(0, 2, 3, 1).flip(-1), border)
 
 
-def _mode(border: bool) -> str:
-    return "border" if border else "zeros"
+def _plain(pixels: Tensor, where: Tensor, border: bool) -> Tensor:
+    mode = "border" if border else "zeros"
+    return F.grid_sample(pixels, where, padding_mode=mode, align_corners=True)
 
 
-@torch.library.custom_op("econ_pyro::sample", mutates_args=())
-def _opaque(pixels: Tensor, where: Tensor, border: bool) -> Tensor:
-    return F.grid_sample(pixels, where, padding_mode=_mode(border), align_corners=True)
+_opaque = torch.library.custom_op("econ_pyro::sample", _plain, mutates_args=())
 
 
 @_opaque.register_fake

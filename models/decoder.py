@@ -108,8 +108,7 @@ class SpatialBroadcastDecoder(nn.Module):
     def _moved(self, grid: Tensor) -> Tensor:
         """The one shape where :func:`about` says that each image's pixels are."""
         shape = at_least_float32(self.shape(self.wide)).expand(grid.shape[0], -1, -1, -1)
-        where = grid[:, :2] / self.wide[0, 0, -1, -1]
-        return sample(shape, where.permute(0, 2, 3, 1).flip(-1), border=True)
+        return sample(shape, grid[:, :2] / self.wide[0, 0, -1, -1], border=True)
 
 
 def _sinh(x: Tensor) -> Tensor:

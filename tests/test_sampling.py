@@ -14,7 +14,7 @@ def test_sampling_is_torchs_own_compiled_or_not(border, backend):
     weights = torch.randn(3, 2, 4, 4, dtype=torch.float64)
 
     def ours(pixels, where):
-        return sample(pixels.expand(3, -1, -1, -1), where, border)
+        return sample(pixels.expand(3, -1, -1, -1), where.flip(-1).permute(0, 3, 1, 2), border)
 
     def gradients(out):
         return torch.autograd.grad((out * weights).sum(), (pixels, where))
