@@ -77,17 +77,8 @@ class Ensemble(nn.ModuleList):
             return self._by_all(k[:, None], *args)[:, 0]
         if room := _room.get():
             return self._in_room(k[:, None], room.layers, *args)[:, 0]
-        groups = [(k == e).nonzero().squeeze(1) for e in range(len(self))]
-        outputs = []
-        for network, rows in zip(self, groups, strict=True):
-            n = len(rows)
-            if n == len(k):
-                return at_least_float32(run(network, *args))
-            if n:
-                padded = torch.cat([rows, rows[:1].expand(-n % GROUP)]) if n % GROUP else rows
-                outputs.append(run(network, *(a.index_select(0, padded) for a in args))[:n])
-        found = torch.cat(outputs).index_select(0, torch.cat(groups).argsort())
-        return at_least_float32(found)
+        found, seat = self._in_groups(k, None, args)
+        return at_least_float32(found if seat is None else found.index_select(0, seat))
 
     def of_looks(self, k: Tensor, *args: Tensor) -> Tensor:
         """Output of networks k[b, n] for image b, no network looking at an image twice.
@@ -107,9 +98,39 @@ class Ensemble(nn.ModuleList):
             return self.of_winners(k[:, 0], *args)[:, None]
         rows = torch.arange(k.shape[0], device=k.device)
         looks, where = (rows[:, None] * len(self) + k).unique(return_inverse=True)
-        image = looks // len(self)
-        found = self.of_winners(looks % len(self), *(a.index_select(0, image) for a in args))
-        return found.index_select(0, where.flatten()).unflatten(0, k.shape)
+        found, seat = self._in_groups(looks % len(self), looks // len(self), args)
+        where = where.flatten() if seat is None else seat[where.flatten()]
+        return at_least_float32(found.index_select(0, where)).unflatten(0, k.shape)
+
+    def _in_groups(
+        self, k: Tensor, image: Tensor | None, args: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Outputs of networks k[n] for images image[n], each for its group in one.
+
+        Args:
+            k: ``(N,)`` int64.
+            image: rows of the inputs, ``(N,)``; n itself if not given.
+            args: inputs.
+
+        Returns:
+            Outputs, and where that of each n is among them; None if that is n.
+        """
+        groups = [(k == e).nonzero().squeeze(1) for e in range(len(self))]
+        for network, rows in zip(self, groups, strict=True):
+            if len(rows) == len(k):
+                given = args if image is None else [a.index_select(0, image) for a in args]
+                return run(network, *given), None
+        there = [(network, rows) for network, rows in zip(self, groups, strict=True) if len(rows)]
+        padded = [_padded(rows) for _, rows in there]
+        sizes = [len(rows) for rows in padded]
+        everyone = torch.cat(padded)
+        taken = everyone if image is None else image[everyone]
+        inputs = zip(*(a.index_select(0, taken).split(sizes) for a in args), strict=True)
+        outputs = [run(network, *own) for (network, _), own in zip(there, inputs, strict=True)]
+        seats = torch.arange(len(everyone), device=k.device).split(sizes)
+        own = torch.cat([own[: len(rows)] for own, (_, rows) in zip(seats, there, strict=True)])
+        seat = own[torch.cat(groups).argsort()]
+        return torch.cat(outputs), seat
 
     def _by_all(self, k: Tensor, *args: Tensor) -> Tensor:
         """The same as :meth:`of_looks`, where all networks look at all images."""
@@ -133,6 +154,7 @@ class Ensemble(nn.ModuleList):
         return at_least_float32(found).unflatten(0, k.shape)
 
     @torch.no_grad()
+    @partial(fused, ensemble=True)
     def of_all(self, *args: Tensor) -> Tensor:
         """Output of every network, in float32 or better, without gradients.
 
@@ -158,6 +180,10 @@ class Ensemble(nn.ModuleList):
         for stream in _streams(len(self)):
             main.wait_stream(stream)
         return outputs
+
+
+def _padded(rows: Tensor) -> Tensor:
+    return torch.cat([rows, rows[:1].expand(-len(rows) % GROUP)]) if len(rows) % GROUP else rows
 
 
 @partial(fused, dynamic=True)

@@ -57,19 +57,22 @@ def fusing(on: bool = True) -> Iterator[None]:
         _on.reset(before)
 
 
-def fused(function: Callable[P, R], dynamic: bool = False) -> Callable[P, R]:
+def fused(
+    function: Callable[P, R], dynamic: bool = False, ensemble: bool = False
+) -> Callable[P, R]:
     """A function of tensors, compiled for their shapes under :func:`fusing`.
 
     Args:
         function: gives tensors or tuples of them, nothing else.
         dynamic: compiled for all shapes, and all numbers among the arguments.
+        ensemble: it runs several networks, on a GPU side by side, which one graph could not.
     """
     tried = False
 
     @wraps(function)
     def either(*args: P.args, **kwargs: P.kwargs) -> R:
         nonlocal tried
-        if torch.compiler.is_compiling() or not _on.get() or not _pays():
+        if torch.compiler.is_compiling() or not _on.get() or not _pays(ensemble):
             return function(*args, **kwargs)
         if not tried:  # what torch looks up once and keeps, as KLs are, its compiler can follow
             tried = True
@@ -81,7 +84,7 @@ def fused(function: Callable[P, R], dynamic: bool = False) -> Callable[P, R]:
 
 def run(network: nn.Module, *args: Tensor) -> Tensor:
     """Output of a network for batches of any size, ``(n, ...)``: compiled under :func:`fusing`."""
-    if not _on.get():
+    if torch.compiler.is_compiling() or not _on.get():
         return network(*args)
     for a in args:
         torch._dynamo.maybe_mark_dynamic(a, 0)
@@ -89,10 +92,10 @@ def run(network: nn.Module, *args: Tensor) -> Tensor:
     return _compiled(type(network).forward, None)(network, *args)
 
 
-def _pays() -> bool:
+def _pays(ensemble: bool) -> bool:
     # on CPUs, functions of few operations became slower with their gradients: 179 to 195 ms the
     # winners' half of a step of the paper's size
-    return not torch.is_grad_enabled() or torch.cuda.is_available()
+    return not ensemble if torch.cuda.is_available() else not torch.is_grad_enabled()
 
 
 @cache

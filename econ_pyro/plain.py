@@ -245,7 +245,7 @@ def _one(
         inputs = _seen(x + hides * (front[:, :3] - x), (1 - hides) * r)
     out = guide.encoders[k](inputs)
     loc, log_scale = out.chunk(2, 1)[0], (out.chunk(2, 1)[1] / 2).clamp(-7.0, 3.0)
-    decoded = model.decoders[k](loc + log_scale.exp() * noise).sigmoid()
+    decoded = model.decoders[k](loc + log_scale.exp() * noise)
     mean, p = decoded[:, :3], scope * decoded[:, 3:]
     error = ((x - mean) ** 2).sum(1, keepdim=True) / (2 * sigma**2)
     l_x = (r * error).sum((1, 2, 3))

@@ -22,6 +22,7 @@ from econ_pyro.decomposition import Decomposition
 from econ_pyro.errors import EconError
 from econ_pyro.later import Later
 from econ_pyro.learner import Learner
+from econ_pyro.saver import Saver
 from econ_pyro.schedules import age, gamma_at
 from econ_pyro.world import World
 
@@ -73,6 +74,7 @@ class Trainer:
         )
         # a GPU is given its next step before the loss of this one is known
         self._unknown = int(busy_elsewhere)
+        self._saver = Saver()
         if config.true_regions:  # fail before anything is written
             self._batch(train, torch.zeros(1, dtype=torch.long))
 
@@ -152,6 +154,12 @@ class Trainer:
         Raises:
             EconError: the loss is not finite; the last checkpoint from before is kept.
         """
+        try:
+            return self._fit(report)
+        finally:
+            self._saver.wait()
+
+    def _fit(self, report: Callable[[int, Row | None], None]) -> str:
         sums: list[Tensor] = []
         losses = deque[Later]()
         if self.world.first:
@@ -264,7 +272,7 @@ class Trainer:
         if row["valid_loss"] < self.best:
             self.best = row["valid_loss"]
             if self.world.first:
-                checkpoint.save_checkpoint(self.run / checkpoint.BEST, self.state())
+                self._saver.save(self.run / checkpoint.BEST, self.state())
 
     def _save(self, row: Row) -> None:
         row["seconds"] = round(self.seconds, 3)
@@ -272,7 +280,7 @@ class Trainer:
         if self.world.first:
             with open(self.run / checkpoint.METRICS, "a") as f:
                 f.write(json.dumps(row) + "\n")
-            checkpoint.save_checkpoint(self.run / checkpoint.LAST, self.state())
+            self._saver.save(self.run / checkpoint.LAST, self.state())
         self.world.wait()
 
     def _rewrite_metrics(self) -> None:

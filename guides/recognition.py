@@ -19,6 +19,7 @@ from econ_pyro import sites
 from econ_pyro.config import ModelConfig
 from econ_pyro.distributions import FixedNoiseNormal, MeanBernoulli
 from econ_pyro.experts import Ensemble, register
+from econ_pyro.fusing import fused
 from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.encoder import Encoder
 from econ_pyro.guides.seeds import candidates, find_seed, grow
@@ -126,8 +127,12 @@ class Recognition(nn.Module):
             r: regions, ``(B, K, 1, H, W)``.
             noise: of the samples, ``(B, L)``, shared by the experts.
         """
-        inputs = _inputs(x[:, None].expand(-1, r.shape[1], -1, -1, -1), r)
-        return _posterior(self.encoders.of_all(inputs), noise[:, None])
+        return _posterior(self._seen_by_all(x, r), noise[:, None])
+
+    @torch.no_grad()
+    @partial(fused, ensemble=True)
+    def _seen_by_all(self, x: Tensor, r: Tensor) -> Tensor:
+        return self.encoders.of_all(_inputs(x[:, None].expand(-1, r.shape[1], -1, -1, -1), r))
 
     def forward(
         self,

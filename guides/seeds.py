@@ -59,9 +59,14 @@ def find_seed(x: Tensor, s: Tensor) -> Tensor:
     s = s.clamp_min(SCOPE_EPS)
     here = s * salience(x, s)
     width = x.shape[-1] // MIDDLE // 2 * 2 + 1  # odd: a pixel has as much on either side
-    around = F.avg_pool2d(here, width, stride=1, padding=width // 2)
+    around = _mean_about(_mean_about(here, width, 1), 1, width)
     # of one object's pixels many are as good: rounding errors are not to choose among them
     return (GRADES * here * around).round().flatten(1).argmax(1)
+
+
+def _mean_about(values: Tensor, height: int, width: int) -> Tensor:
+    """Means of boxes about the pixels: one side at a time is ``width / 2`` times as quick."""
+    return F.avg_pool2d(values, (height, width), stride=1, padding=(height // 2, width // 2))
 
 
 @fused
@@ -75,10 +80,9 @@ def grow(features: Tensor, seed: Tensor) -> Tensor:
     Returns:
         ``(n, 1, H, W)``.
     """
-    sharp, phi = features[:, :1], features[:, 1:]
-    rows = torch.arange(phi.shape[0], device=phi.device)  # len() would fix an export's batch
-    at_seed = phi.flatten(2)[rows, :, seed]
-    distance = (phi - at_seed[:, :, None, None]).square().sum(1, keepdim=True)
+    sharp, phi = features.split([1, features.shape[1] - 1], 1)
+    at_seed = phi.flatten(2).gather(2, seed[:, None, None].expand(-1, phi.shape[1], 1))
+    distance = (phi - at_seed[:, :, :, None]).square().sum(1, keepdim=True)
     return sharp * (START - FALL * (1 - 1 / (1 + NARROW * distance)))
 
 

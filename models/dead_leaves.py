@@ -174,8 +174,8 @@ class DeadLeaves(nn.Module):
         k_, m, x, z = (torch.stack(part[::-1], 1) for part in zip(*layers, strict=True))
         return Canvas(canvas, k_, m, x, z)
 
-    def _decoded(self, logits: Tensor) -> Decoded:
-        mean, shape = logits.sigmoid().split([3, 1], dim=-3)
+    def _decoded(self, drawn: Tensor) -> Decoded:
+        mean, shape = drawn.split([3, 1], dim=-3)
         if self.flat:
             mean = mean.mean((-2, -1), keepdim=True).expand_as(mean)
         return Decoded(mean, shape)

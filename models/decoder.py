@@ -17,7 +17,7 @@ BUMP = 6.0  # logit that a new shape has in the middle over that far away
 
 
 class SpatialBroadcastDecoder(nn.Module):
-    """A latent to appearance and shape logits.
+    """A latent to appearance and shape.
 
     The latent is repeated over the image, two coordinate grids in [-1, 1] are added, and blocks
     of 3x3 convolution and ReLU follow; a 1x1 convolution gives RGB and shape.
@@ -74,13 +74,13 @@ class SpatialBroadcastDecoder(nn.Module):
             self.wide: Tensor  # (1, 3, S, S)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Logits of RGB and shape.
+        """Appearance mu and shape probability m: Eqs. 4 and 5.
 
         Args:
             z: latents, ``(n, L)``.
 
         Returns:
-            ``(n, 4, H, W)``; the sigmoid of the first three is the mean, of the last the shape.
+            RGB and shape in [0, 1], ``(n, 4, H, W)``, in float32 or better.
         """
         n = z.shape[0]  # len() would fix the batch of an export
         z = self.units.value(z)
@@ -99,11 +99,11 @@ class SpatialBroadcastDecoder(nn.Module):
             seen = self.shape.channels
             shape = self._moved(grid) if self.one_shape else self.shape(h[:, :seen])
             out = torch.cat([self.appearance(h), shape], 1)
-        if not self.centred:
-            return out
-        colour, shape = out.split([3, 1], dim=1)
-        colour = colour + _sinh(at_least_float32(self.colour(z)))[:, :, None, None]
-        return torch.cat([colour, shape + self.bump * grid[:, 2:]], 1)
+        if self.centred:
+            colour, shape = out.split([3, 1], dim=1)
+            colour = colour + _sinh(at_least_float32(self.colour(z)))[:, :, None, None]
+            out = torch.cat([colour, shape + self.bump * grid[:, 2:]], 1)
+        return at_least_float32(out).sigmoid()
 
     def _moved(self, grid: Tensor) -> Tensor:
         """The one shape where :func:`about` says that each image's pixels are."""

@@ -25,7 +25,7 @@ def naive_terms(model, guide, x, k, noise, sigma):
         out = guide.encoders[e](torch.cat([x, r.clamp_min(1e-5).log()], 1))[0]
         loc, log_var = out[:2], out[2:]
         z = loc + (log_var / 2).exp() * noise[i]
-        decoded = torch.sigmoid(model.decoders[e](z[None]))[0]
+        decoded = model.decoders[e](z[None])[0]
         l_x = l_r = 0.0
         for row in range(16):
             for column in range(16):

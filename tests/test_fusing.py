@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def traced(monkeypatch):
     """Trace as always, and run what was traced as it is: no compiler, no minute."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr(module, "_pays", lambda: True)  # as on a GPU
+    monkeypatch.setattr(module, "_pays", lambda ensemble: True)  # as on a GPU
     module._compiled.cache_clear()
     torch._dynamo.reset()
     counters.clear()
