@@ -37,8 +37,10 @@ class InstanceNormReLU2d(nn.Module):
         if torch.compiler.is_compiling():  # which finds the gradient itself, and fuses it
             wide = at_least_float32(x)
             variance, mean = torch.var_mean(wide, (2, 3), correction=0, keepdim=True)
-            scale = (variance + self.EPS).rsqrt() * weight
-            return torch.addcmul(bias, wide - mean, scale).relu().to(x.dtype)
+            # on a CPU it would take a square root at every pixel: it keeps an exponential that
+            # is needed twice
+            slope = (-0.5 * (variance + self.EPS).log()).exp() * weight
+            return torch.addcmul(bias - mean * slope, wide, slope).relu().to(x.dtype)
         if torch.is_grad_enabled():
             return _NormReLU.apply(x, weight, bias)
         return _normalise(x, weight, bias)[0]  # plain operations, which exporters can follow

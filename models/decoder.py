@@ -114,8 +114,8 @@ class SpatialBroadcastDecoder(nn.Module):
 def _sinh(x: Tensor) -> Tensor:
     # torch's compiler computes torch.sinh anew at every pixel that it is spread over, but keeps
     # an exponential that is needed twice
-    e = x.exp()
-    return 0.5 * (e - 1 / e)
+    both, n = torch.cat([x, -x], 1).exp(), x.shape[1]
+    return 0.5 * (both[:, :n] - both[:, n:])
 
 
 class _Blocks(nn.Module):
