@@ -124,13 +124,12 @@ class Ensemble(nn.ModuleList):
         padded = [_padded(rows) for _, rows in there]
         sizes = [len(rows) for rows in padded]
         everyone = torch.cat(padded)
-        taken = everyone if image is None else image[everyone]
-        inputs = zip(*(a.index_select(0, taken).split(sizes) for a in args), strict=True)
+        rows = everyone if image is None else image[everyone]
+        inputs = zip(*(a.index_select(0, rows).split(sizes) for a in args), strict=True)
         outputs = [run(network, *own) for (network, _), own in zip(there, inputs, strict=True)]
         seats = torch.arange(len(everyone), device=k.device).split(sizes)
-        own = torch.cat([own[: len(rows)] for own, (_, rows) in zip(seats, there, strict=True)])
-        seat = own[torch.cat(groups).argsort()]
-        return torch.cat(outputs), seat
+        taken = torch.cat([own[: len(rows)] for own, (_, rows) in zip(seats, there, strict=True)])
+        return torch.cat(outputs), taken[torch.cat(groups).argsort()]
 
     def _by_all(self, k: Tensor, *args: Tensor) -> Tensor:
         """The same as :meth:`of_looks`, where all networks look at all images."""
