@@ -76,7 +76,8 @@ def fused(
             return function(*args, **kwargs)
         if not tried:  # what torch looks up once and keeps, as KLs are, its compiler can follow
             tried = True
-            return function(*args, **kwargs)
+            with fusing(False):  # what it calls will be in its graph: none of its own
+                return function(*args, **kwargs)
         return _compiled(function, dynamic)(*args, **kwargs)
 
     return either

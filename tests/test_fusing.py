@@ -78,6 +78,16 @@ def test_a_compiled_step_is_the_step_itself(traced):
     assert graphs[-1] < 25
 
 
+def test_what_is_within_a_compiled_function_is_not_compiled_by_itself(traced):
+    inner = fused(lambda x: x + 1)
+    outer = fused(lambda x: 2 * inner(x))
+    x = torch.ones(2)
+    with fusing(), torch.no_grad():
+        inner(torch.ones(3))  # so that its first call is behind it
+        assert [outer(x).tolist() for _ in range(3)] == [[4, 4]] * 3
+    assert traced["stats"]["unique_graphs"] == 1
+
+
 def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
     config = dataclasses.replace(make_learner().config, compile=True)
