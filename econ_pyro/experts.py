@@ -11,11 +11,11 @@ the rest is dropped, and the networks run side by side, on streams of their own.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -56,10 +56,18 @@ class Ensemble(nn.ModuleList):
     Args:
         make: makes one of them.
         experts: number of networks K.
+        prepare: further inputs of each of several networks that are to run, the same for all of
+            their images, made for all networks at once.
     """
 
-    def __init__(self, make: Callable[[], nn.Module], experts: int) -> None:
+    def __init__(
+        self,
+        make: Callable[[], nn.Module],
+        experts: int,
+        prepare: Callable[[Sequence[Any]], Sequence[tuple[Tensor, ...]]] | None = None,
+    ) -> None:
         super().__init__(make() for _ in range(experts))
+        self._prepare = prepare
 
     # index_select in place of indexing, whose gradient takes three to seven times as long
 
@@ -119,14 +127,14 @@ class Ensemble(nn.ModuleList):
         for network, rows in zip(self, groups, strict=True):
             if len(rows) == len(k):
                 given = args if image is None else [a.index_select(0, image) for a in args]
-                return run(network, *given), None
+                return self._run([network], [given])[0], None
         there = [(network, rows) for network, rows in zip(self, groups, strict=True) if len(rows)]
         padded = [_padded(rows) for _, rows in there]
         sizes = [len(rows) for rows in padded]
         everyone = torch.cat(padded)
         rows = everyone if image is None else image[everyone]
         inputs = zip(*(a.index_select(0, rows).split(sizes) for a in args), strict=True)
-        outputs = [run(network, *own) for (network, _), own in zip(there, inputs, strict=True)]
+        outputs = self._run([network for network, _ in there], inputs)
         seats = torch.arange(len(everyone), device=k.device).split(sizes)
         taken = torch.cat([own[: len(rows)] for own, (_, rows) in zip(seats, there, strict=True)])
         return torch.cat(outputs), taken[torch.cat(groups).argsort()]
@@ -169,16 +177,24 @@ class Ensemble(nn.ModuleList):
     def _each(self, inputs: Callable[[int], Sequence[Tensor]]) -> list[Tensor]:
         """Outputs of all networks: side by side where a CUDA graph is captured."""
         if not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
-            return [run(network, *inputs(e)) for e, network in enumerate(self)]
+            return self._run(list(self), map(inputs, range(len(self))))
         main = torch.cuda.current_stream()
         outputs = []
         for e, stream in enumerate(_streams(len(self))):
             stream.wait_stream(main)
             with torch.cuda.stream(stream):
-                outputs.append(run(self[e], *inputs(e)))
+                outputs += self._run([self[e]], [inputs(e)])
         for stream in _streams(len(self)):
             main.wait_stream(stream)
         return outputs
+
+    def _run(
+        self, networks: Sequence[nn.Module], inputs: Iterable[Sequence[Tensor]]
+    ) -> list[Tensor]:
+        """Output of each, one after the other."""
+        prepared = self._prepare(networks) if self._prepare else [()] * len(networks)
+        triples = zip(networks, inputs, prepared, strict=True)
+        return [run(network, *own, *more) for network, own, more in triples]
 
 
 def _padded(rows: Tensor) -> Tensor:

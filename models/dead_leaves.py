@@ -27,7 +27,7 @@ from econ_pyro.config import ModelConfig
 from econ_pyro.distributions import LayeredNormal, MeanBernoulli
 from econ_pyro.experts import Ensemble, register
 from econ_pyro.layers import next_scope, paint, region
-from econ_pyro.models.decoder import SpatialBroadcastDecoder
+from econ_pyro.models.decoder import SpatialBroadcastDecoder, draw_shapes
 
 
 class Decoded(NamedTuple):
@@ -67,9 +67,8 @@ class DeadLeaves(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.decoders = Ensemble(
-            partial(SpatialBroadcastDecoder, config.expert, config.size), config.experts
-        )
+        make = partial(SpatialBroadcastDecoder, config.expert, config.size)
+        self.decoders = Ensemble(make, config.experts, draw_shapes)
         # p(k_t), back to front; training sets it to the share of steps that each expert won
         even = torch.full((config.steps, config.experts), 1 / config.experts)
         self.register_buffer("class_probs", even)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from econ_pyro.config import ExpertConfig
 from econ_pyro.place import about, coordinates, pass_on, place_of
@@ -73,11 +75,12 @@ class SpatialBroadcastDecoder(nn.Module):
             self.register_buffer("wide", about(wide.new_zeros(1, 2), wide), persistent=False)
             self.wide: Tensor  # (1, 3, S, S)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, shape: Tensor | None = None) -> Tensor:
         """Appearance mu and shape probability m: Eqs. 4 and 5.
 
         Args:
             z: latents, ``(n, L)``.
+            shape: the one shape (:func:`draw_shapes`), if it has been drawn.
 
         Returns:
             RGB and shape in [0, 1], ``(n, 4, H, W)``, in float32 or better.
@@ -97,18 +100,32 @@ class SpatialBroadcastDecoder(nn.Module):
             out = self.both(h)
         else:
             seen = self.shape.channels
-            shape = self._moved(grid) if self.one_shape else self.shape(h[:, :seen])
-            out = torch.cat([self.appearance(h), shape], 1)
+            m = self._moved(grid, shape) if self.one_shape else self.shape(h[:, :seen])
+            out = torch.cat([self.appearance(h), m], 1)
         if self.centred:
-            colour, shape = out.split([3, 1], dim=1)
+            colour, m = out.split([3, 1], dim=1)
             colour = colour + _sinh(at_least_float32(self.colour(z)))[:, :, None, None]
-            out = torch.cat([colour, shape + self.bump * grid[:, 2:]], 1)
+            out = torch.cat([colour, m + self.bump * grid[:, 2:]], 1)
         return at_least_float32(out).sigmoid()
 
-    def _moved(self, grid: Tensor) -> Tensor:
+    def _moved(self, grid: Tensor, shape: Tensor | None) -> Tensor:
         """The one shape where :func:`about` says that each image's pixels are."""
-        shape = at_least_float32(self.shape(self.wide)).expand(grid.shape[0], -1, -1, -1)
+        if shape is None:
+            ((shape,),) = draw_shapes([self])
+        shape = shape.expand(grid.shape[0], -1, -1, -1)
         return sample(shape, grid[:, :2] / self.wide[0, 0, -1, -1], border=True)
+
+
+def draw_shapes(decoders: Sequence[SpatialBroadcastDecoder]) -> list[tuple[Tensor, ...]]:
+    """The one shape of each decoder, of whatever latents; nothing if they have no such shape.
+
+    Returns:
+        Logits of each, ``(1, 1, S, S)`` in float32 or better.
+    """
+    if not decoders[0].one_shape:
+        return [()] * len(decoders)
+    logits = _side_by_side([decoder.shape for decoder in decoders], decoders[0].wide)
+    return [(own,) for own in at_least_float32(logits).split(1, dim=1)]
 
 
 def _sinh(x: Tensor) -> Tensor:
@@ -136,6 +153,26 @@ class _Blocks(nn.Module):
         self.head = nn.Conv2d(channels, outputs, 1)
 
     def forward(self, h: Tensor) -> Tensor:
-        # what follows is of single channels, and fast where each lies together
-        h = h.contiguous(memory_format=torch.channels_last)
-        return self.head(self.blocks(h)).contiguous()
+        return _side_by_side([self], h)
+
+    def convolutions(self) -> list[nn.Conv2d]:
+        """One a block, and the head."""
+        return [m for m in (*self.blocks, self.head) if isinstance(m, nn.Conv2d)]
+
+
+def _side_by_side(networks: Sequence[_Blocks], h: Tensor) -> Tensor:
+    """What several draw over the same input, one after the other along channels.
+
+    Small convolutions take as long to call as to compute: those of all networks are one.
+    """
+    h = h.contiguous(memory_format=torch.channels_last)
+    for i, same in enumerate(zip(*(n.convolutions() for n in networks), strict=True)):
+        if i:
+            h = h.relu_()
+        weight, bias = same[0].weight, same[0].bias
+        if len(same) > 1:
+            weight, bias = torch.cat([c.weight for c in same]), torch.cat([c.bias for c in same])
+        groups = len(same) if i else 1  # the first sees what is the same for all
+        h = F.conv2d(h, weight, bias, padding=same[0].padding, groups=groups)
+    # what follows is of single channels, and fast where each lies together
+    return h.contiguous()

@@ -10,7 +10,7 @@ from torch.distributions import Normal
 from econ_pyro.config import ExpertConfig
 from econ_pyro.errors import EconError
 from econ_pyro.guides.encoder import OFF, Encoder
-from econ_pyro.models.decoder import SpatialBroadcastDecoder
+from econ_pyro.models.decoder import SpatialBroadcastDecoder, draw_shapes
 from econ_pyro.place import (
     UNIT,
     centre,
@@ -206,6 +206,24 @@ def test_one_shape_is_drawn_once_and_moved(pixels):
     # the slope between two pixels, or on one side of one
     assert torch.cosine_similarity(flat([moved_z[:, :2]]), flat([drawn_z[:, :2]]), 0) > 0.9
     torch.testing.assert_close(moved_z[:, 2:], drawn_z[:, 2:])
+
+
+def test_shapes_drawn_together_are_those_that_each_draws():
+    torch.manual_seed(0)
+    config = dataclasses.replace(SMALL, latent=5, shape_latents=2)
+    decoders = [SpatialBroadcastDecoder(config, 16).double() for _ in range(3)]
+    together = [shape for (shape,) in draw_shapes(decoders)]
+    weights = torch.randn_like(together[0])
+    for decoder, shape in zip(decoders, together, strict=True):
+        ((alone,),) = draw_shapes([decoder])
+        own = list(decoder.shape.parameters())
+        torch.testing.assert_close(shape, alone)
+        torch.testing.assert_close(
+            torch.autograd.grad((shape * weights).sum(), own, retain_graph=True),
+            torch.autograd.grad((alone * weights).sum(), own),
+        )
+        z = torch.randn(2, 5).double()
+        torch.testing.assert_close(decoder(z, shape), decoder(z))
 
 
 @pytest.mark.parametrize(("centred", "shape_latents"), [(True, 1), (True, 6), (False, 0)])
