@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -52,7 +54,8 @@ def matrix_product(device: torch.device, dtype: torch.dtype, size: int) -> Calla
 
 def operations(job: Callable[[], object], calls: int = 3) -> int:
     """Floating-point operations of convolutions and matrix products in a call, mean of several."""
-    with FlopCounterMode(display=False) as counter:
+    own = {torch.ops.aten.convolution_backward: _backward_operations}
+    with FlopCounterMode(display=False, custom_mapping=own) as counter:
         for _ in range(calls):
             job()
     return counter.get_total_flops() // calls
@@ -87,6 +90,23 @@ def fit_line(x: list[float], y: list[float]) -> tuple[float, float, float]:
 def milliseconds(seconds: list[float]) -> str:
     """Median and range, for people."""
     return f"{1e3 * median(seconds):.1f} ({1e3 * min(seconds):.1f}-{1e3 * max(seconds):.1f})"
+
+
+def _backward_operations(
+    grad: Sequence[int], x: Sequence[int], weight: Sequence[int], *args: Any, **kwargs: Any
+) -> int:
+    """Of a convolution's gradients, shapes given: torch's formula forgets the groups of weights'.
+
+    Args:
+        grad: of the output.
+        x: of the input.
+        weight: of the weights.
+        *args: those of ``aten.convolution_backward`` that follow; the last says which are wanted.
+        **kwargs: what the counter adds.
+    """
+    forward = 2 * math.prod(grad) * math.prod(weight[1:])
+    wanted = args[7]
+    return forward * (wanted[0] + wanted[1])
 
 
 def _wait(device: torch.device) -> None:

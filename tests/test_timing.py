@@ -18,6 +18,16 @@ def test_operations_of_a_product_are_counted():
     assert operations(matrix_product(CPU, torch.float32, 16)) == 2 * 16**3
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_operations_of_a_convolution_are_those_of_its_groups(groups):
+    convolution = torch.nn.Conv2d(8, 4, 3, padding=1, groups=groups)
+    x = torch.ones(2, 8, 5, 5, requires_grad=True)
+    forward = 2 * (2 * 4 * 5 * 5) * (8 // groups * 3 * 3)
+    assert operations(lambda: convolution(x)) == forward
+    assert operations(lambda: convolution(x).sum().backward()) == 3 * forward
+    assert operations(lambda: convolution(x.detach()).sum().backward()) == 2 * forward
+
+
 def test_memory_of_a_job_is_what_it_holds_at_once():
     def job():
         torch.ones(50_000_000).sum()  # 200 MB
