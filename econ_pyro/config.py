@@ -82,6 +82,11 @@ class ExpertConfig:
         """How many of the latents, the first ones, are a place and a size."""
         return 2 * self.centred + self.scaled
 
+    @property
+    def one_shape(self) -> bool:
+        """Whether an expert's shapes differ in place alone: shapes see nothing else."""
+        return self.centred and not self.scaled and self.shape_latents == self.given
+
 
 @dataclass(frozen=True)
 class ModelConfig:

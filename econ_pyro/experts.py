@@ -56,15 +56,15 @@ class Ensemble(nn.ModuleList):
     Args:
         make: makes one of them.
         experts: number of networks K.
-        prepare: further inputs of each of several networks that are to run, the same for all of
-            their images, made for all networks at once.
+        prepare: makes a further input of each of several networks that are to run, the same for
+            all of its images, for all networks at once; None: they have none.
     """
 
     def __init__(
         self,
         make: Callable[[], nn.Module],
         experts: int,
-        prepare: Callable[[Sequence[Any]], Sequence[tuple[Tensor, ...]]] | None = None,
+        prepare: Callable[[Sequence[Any]], Sequence[Tensor]] | None = None,
     ) -> None:
         super().__init__(make() for _ in range(experts))
         self._prepare = prepare
@@ -192,9 +192,10 @@ class Ensemble(nn.ModuleList):
         self, networks: Sequence[nn.Module], inputs: Iterable[Sequence[Tensor]]
     ) -> list[Tensor]:
         """Output of each, one after the other."""
-        prepared = self._prepare(networks) if self._prepare else [()] * len(networks)
-        triples = zip(networks, inputs, prepared, strict=True)
-        return [run(network, *own, *more) for network, own, more in triples]
+        if self._prepare:
+            pairs = zip(inputs, self._prepare(networks), strict=True)
+            inputs = [(*own, further) for own, further in pairs]
+        return [run(network, *own) for network, own in zip(networks, inputs, strict=True)]
 
 
 def _padded(rows: Tensor) -> Tensor:

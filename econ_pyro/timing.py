@@ -105,7 +105,7 @@ def _backward_operations(
         **kwargs: what the counter adds.
     """
     forward = 2 * math.prod(grad) * math.prod(weight[1:])
-    wanted = args[7]
+    wanted = args[-1]
     return forward * (wanted[0] + wanted[1])
 
 

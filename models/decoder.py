@@ -68,7 +68,7 @@ class SpatialBroadcastDecoder(nn.Module):
                 appearance_head.bias[:3] = 0.0  # type: ignore[index]
         self.register_buffer("grid", coordinates(size), persistent=False)  # (1, 2, H, W)
         self.grid: Tensor
-        self.one_shape = self.centred and not self.scaled and self.shape_latents == config.given
+        self.one_shape = config.one_shape
         if self.one_shape:  # as far as pixels may be from a place
             pixels = math.ceil((1 + config.reach) * (size - 1) / 2)
             wide = 2 * pixels / (size - 1) * coordinates(2 * pixels + 1)
@@ -111,21 +111,19 @@ class SpatialBroadcastDecoder(nn.Module):
     def _moved(self, grid: Tensor, shape: Tensor | None) -> Tensor:
         """The one shape where :func:`about` says that each image's pixels are."""
         if shape is None:
-            ((shape,),) = draw_shapes([self])
+            (shape,) = draw_shapes([self])
         shape = shape.expand(grid.shape[0], -1, -1, -1)
         return sample(shape, grid[:, :2] / self.wide[0, 0, -1, -1], border=True)
 
 
-def draw_shapes(decoders: Sequence[SpatialBroadcastDecoder]) -> list[tuple[Tensor, ...]]:
-    """The one shape of each decoder, of whatever latents; nothing if they have no such shape.
+def draw_shapes(decoders: Sequence[SpatialBroadcastDecoder]) -> Sequence[Tensor]:
+    """The one shape of each of several decoders that have one, of whatever latents.
 
     Returns:
         Logits of each, ``(1, 1, S, S)`` in float32 or better.
     """
-    if not decoders[0].one_shape:
-        return [()] * len(decoders)
     logits = _side_by_side([decoder.shape for decoder in decoders], decoders[0].wide)
-    return [(own,) for own in at_least_float32(logits).split(1, dim=1)]
+    return at_least_float32(logits).split(1, dim=1)
 
 
 def _sinh(x: Tensor) -> Tensor:
@@ -155,10 +153,6 @@ class _Blocks(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         return _side_by_side([self], h)
 
-    def convolutions(self) -> list[nn.Conv2d]:
-        """One a block, and the head."""
-        return [m for m in (*self.blocks, self.head) if isinstance(m, nn.Conv2d)]
-
 
 def _side_by_side(networks: Sequence[_Blocks], h: Tensor) -> Tensor:
     """What several draw over the same input, one after the other along channels.
@@ -166,13 +160,13 @@ def _side_by_side(networks: Sequence[_Blocks], h: Tensor) -> Tensor:
     Small convolutions take as long to call as to compute: those of all networks are one.
     """
     h = h.contiguous(memory_format=torch.channels_last)
-    for i, same in enumerate(zip(*(n.convolutions() for n in networks), strict=True)):
-        if i:
-            h = h.relu_()
-        weight, bias = same[0].weight, same[0].bias
-        if len(same) > 1:
-            weight, bias = torch.cat([c.weight for c in same]), torch.cat([c.bias for c in same])
-        groups = len(same) if i else 1  # the first sees what is the same for all
-        h = F.conv2d(h, weight, bias, padding=same[0].padding, groups=groups)
+    for same in zip(*((*network.blocks, network.head) for network in networks), strict=True):
+        layer = same[0]
+        if len(same) == 1 or not isinstance(layer, nn.Conv2d):
+            h = layer(h)
+            continue
+        weight, bias = torch.cat([c.weight for c in same]), torch.cat([c.bias for c in same])
+        groups = h.shape[1] // weight.shape[1]  # one at first, where all see the same
+        h = F.conv2d(h, weight, bias, padding=layer.padding, groups=groups)
     # what follows is of single channels, and fast where each lies together
     return h.contiguous()

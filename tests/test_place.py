@@ -212,10 +212,10 @@ def test_shapes_drawn_together_are_those_that_each_draws():
     torch.manual_seed(0)
     config = dataclasses.replace(SMALL, latent=5, shape_latents=2)
     decoders = [SpatialBroadcastDecoder(config, 16).double() for _ in range(3)]
-    together = [shape for (shape,) in draw_shapes(decoders)]
+    together = draw_shapes(decoders)
     weights = torch.randn_like(together[0])
     for decoder, shape in zip(decoders, together, strict=True):
-        ((alone,),) = draw_shapes([decoder])
+        (alone,) = draw_shapes([decoder])
         own = list(decoder.shape.parameters())
         torch.testing.assert_close(shape, alone)
         torch.testing.assert_close(
