@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from econ_pyro.distributions import pixel_errors
-from econ_pyro.layers import fixed_region, next_scope, regions_of_shapes, scopes
-from econ_pyro.occlusion import occlude
+from econ_pyro.fusing import fused
+from econ_pyro.layers import fixed_region, next_scope
 from econ_pyro.proposals import Generator, Recogniser, visible_terms
 from econ_pyro.terms import Terms
 
@@ -65,16 +65,16 @@ def account(
     steps = k.shape[1]
     scope, r = _regions(guide, x, k, regions, seeds)
     of_layers = k.flatten()
-    images = x[:, None].expand(-1, steps, -1, -1, -1).flatten(0, 1)
+    images = x.repeat_interleave(steps, 0)
     flat_noise = None if noise is None else noise.flatten(0, 1)
     flat_r = r.flatten(0, 1)  # (B T, 1, H, W)
-    seen = occlude(images, flat_r, None if occluders is None else occluders.flatten(0, 1))
-    q_z = guide.encode(*seen, of_layers, flat_noise)
+    front = None if occluders is None else occluders.flatten(0, 1)
+    q_z = guide.encode(images, flat_r, of_layers, flat_noise, front)
     z = q_z.rsample()
     mean, shape = model.decode(z, of_layers)
     l_z = kl_divergence(q_z, model.latent_prior(flat_r.shape[0]))
     mean, shape, z, l_z = (a.unflatten(0, (-1, steps)) for a in (mean, shape, z, l_z))
-    l_x, l_r = visible_terms(model, scope, r, pixel_errors(x, mean, sigma_x), shape)
+    l_x, l_r = _visible_terms(model, x, scope, r, mean, shape, sigma_x)
     return Account(scope, r, mean, shape, z, Terms(l_x, l_z, l_r))
 
 
@@ -84,9 +84,7 @@ def _regions(
     """Scope and region of every layer, front to back (Eqs. 9 and 14)."""
     steps = k.shape[1]
     if regions is None and seeds is not None and guide.seeded and steps > 1:
-        shares = guide.shares(x, k[:, :-1], seeds[:, :-1])
-        r = regions_of_shapes(torch.cat([shares, torch.ones_like(shares[:, :1])], 1))
-        return scopes(r), r
+        return guide.regions(x, k[:, :-1], seeds[:, :-1])
     s_t, before, taken = torch.ones_like(x[:, :1]), [], []
     for i in range(steps):
         r_t = fixed_region(s_t, i, steps, regions)
@@ -96,3 +94,17 @@ def _regions(
         taken.append(r_t)
         s_t = next_scope(s_t, r_t)
     return torch.stack(before, 1), torch.stack(taken, 1)
+
+
+@fused
+def _visible_terms(
+    model: Generator,
+    x: Tensor,
+    scope: Tensor,
+    r: Tensor,
+    mean: Tensor,
+    shape: Tensor,
+    sigma_x: float,
+) -> tuple[Tensor, Tensor]:
+    """L_x and L_r, ``(B, T)`` each."""
+    return visible_terms(model, scope, r, pixel_errors(x, mean, sigma_x), shape)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from econ_pyro.errors import EconError
 
@@ -62,8 +63,11 @@ def fused(
 ) -> Callable[P, R]:
     """A function of tensors, compiled for their shapes under :func:`fusing`.
 
+    On CPUs its gradient is a compiled function, too, of its inputs alone, from which it computes
+    again what it needs. There must be no chance in the function.
+
     Args:
-        function: gives tensors or tuples of them, nothing else.
+        function: gives tensors or tuples of them, nothing else; takes no keywords.
         dynamic: compiled for all shapes, and all numbers among the arguments.
         ensemble: it runs several networks, on a GPU side by side, which one graph could not.
     """
@@ -72,13 +76,17 @@ def fused(
     @wraps(function)
     def either(*args: P.args, **kwargs: P.kwargs) -> R:
         nonlocal tried
-        if torch.compiler.is_compiling() or not _on.get() or not _pays(ensemble):
+        gpu = _gpu()
+        if torch.compiler.is_compiling() or not _on.get() or (ensemble and gpu):
             return function(*args, **kwargs)
         if not tried:  # what torch looks up once and keeps, as KLs are, its compiler can follow
             tried = True
             with fusing(False):  # what it calls will be in its graph: none of its own
                 return function(*args, **kwargs)
-        return _compiled(function, dynamic)(*args, **kwargs)
+        if gpu or not torch.is_grad_enabled():
+            return _compiled(function, dynamic)(*args, **kwargs)
+        assert not kwargs
+        return _Recomputed.apply(function, dynamic, *args)
 
     return either
 
@@ -93,10 +101,54 @@ def run(network: nn.Module, *args: Tensor) -> Tensor:
     return _compiled(type(network).forward, None)(network, *args)
 
 
-def _pays(ensemble: bool) -> bool:
-    # on CPUs, functions of few operations became slower with their gradients: 179 to 195 ms the
-    # winners' half of a step of the paper's size
-    return not ensemble if torch.cuda.is_available() else not torch.is_grad_enabled()
+def _gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+class _Recomputed(torch.autograd.Function):
+    """A compiled function and its compiled gradient.
+
+    As torch compiles gradients, what they share passes through memory, in strides of its choice:
+    a step of `quick` gained nothing by it.
+    """
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu")
+    def forward(ctx: Any, function: Callable[..., Any], dynamic: bool, *args: Any) -> Any:
+        ctx.function, ctx.dynamic = function, dynamic
+        ctx.others = [None if isinstance(a, Tensor) else a for a in args]
+        ctx.save_for_backward(*(a if isinstance(a, Tensor) else None for a in args))
+        return _compiled(function, dynamic)(*args)
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        pairs = zip(ctx.saved_tensors, ctx.others, strict=True)
+        args = [other if tensor is None else tensor for tensor, other in pairs]
+        _, _, *needed = ctx.needs_input_grad
+        found = iter(_compiled(_gradient(ctx.function), ctx.dynamic)(needed, args, grads))
+        return None, None, *(next(found) if n else None for n in needed)
+
+
+@cache
+def _gradient(function: Callable[..., Any]) -> Callable[..., tuple[Tensor, ...]]:
+    """Its gradients by the arguments that need one, given those by what it gives."""
+
+    def gradient(
+        needed: Sequence[bool], args: Sequence[Any], grads: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        def of(*learnt: Tensor) -> tuple[Tensor, ...]:
+            given = iter(learnt)
+            out = function(*(next(given) if n else a for n, a in zip(needed, args, strict=True)))
+            return out if isinstance(out, tuple) else (out,)
+
+        back = torch.func.vjp(of, *(a for n, a in zip(needed, args, strict=True) if n))[1]
+        return back(tuple(grads))
+
+    # torch counts graphs by code, and makes no more than eight of one
+    gradient.__code__ = gradient.__code__.replace(co_name=f"gradient_of_{function.__name__}")
+    return gradient
 
 
 @cache

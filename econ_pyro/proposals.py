@@ -44,13 +44,18 @@ class Recogniser(Protocol):
     def attend(self, x: Tensor, s_t: Tensor, k_t: Tensor, seed: Tensor | None) -> Tensor:
         """Region that each image's own expert proposes, from a seed where there are seeds."""
 
-    def shares(self, x: Tensor, k: Tensor, seeds: Tensor) -> Tensor:
-        """What regions that grow from seeds take of any scope, of several layers at once."""
+    def regions(self, x: Tensor, k: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Scopes and regions of all layers at once, where regions grow from seeds."""
 
     def encode(
-        self, x: Tensor, r_t: Tensor, k_t: Tensor, noise: Tensor | None
+        self,
+        x: Tensor,
+        r_t: Tensor,
+        k_t: Tensor,
+        noise: Tensor | None,
+        occluder: Tensor | None,
     ) -> TorchDistribution:
-        """q(z) by each image's own expert."""
+        """q(z) by each image's own expert, which may see something in front of the region."""
 
     def attend_all(self, x: Tensor, s_t: Tensor) -> Tensor:
         """Region that every expert proposes."""

@@ -22,7 +22,7 @@ from econ_pyro.experts import Ensemble, register
 from econ_pyro.fusing import fused
 from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.encoder import Encoder
-from econ_pyro.guides.seeds import candidates, find_seed, grow
+from econ_pyro.guides.seeds import candidates, find_seed, grow, grow_all
 from econ_pyro.layers import fixed_region, next_scope, region, safe_log
 from econ_pyro.occlusion import occlude
 
@@ -60,23 +60,22 @@ class Recognition(nn.Module):
             logits = grow(logits, find_seed(x, s_t) if seed is None else seed)
         return region(s_t, logits.sigmoid())
 
-    def shares(self, x: Tensor, k: Tensor, seeds: Tensor) -> Tensor:
-        """With seeds: what the regions that grow from them take of any scope.
+    def regions(self, x: Tensor, k: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """With seeds: scope and region of every layer, front to back (Eqs. 9 and 14).
 
         Attention that is told where to begin has no need of the scope, so that all layers are one
         batch, in which no expert looks at an image twice.
 
         Args:
             x: images, ``(B, 3, H, W)``.
-            k: expert of each layer, ``(B, N)``.
-            seeds: pixel that each grows from, ``(B, N)``.
+            k: expert of each layer but the last, which takes what is left, ``(B, T - 1)``.
+            seeds: pixel that each of these grows from, ``(B, T - 1)``.
 
         Returns:
-            ``(B, N, 1, H, W)`` in [0, 1].
+            ``(B, T, 1, H, W)`` in [0, 1] each.
         """
         features = self.attentions.of_looks(k, self._given(x, torch.ones_like(x[:, :1])))
-        shares = grow(features.flatten(0, 1), seeds.flatten()).sigmoid()
-        return shares.unflatten(0, (-1, k.shape[1]))
+        return grow_all(features, seeds)
 
     def attend_all(self, x: Tensor, s_t: Tensor) -> Tensor:
         """The regions that all experts propose, without gradients, ``(B, K, 1, H, W)``."""
@@ -107,7 +106,12 @@ class Recognition(nn.Module):
         return _inputs(x, torch.ones_like(s_t) if self.seeded else s_t)
 
     def encode(
-        self, x: Tensor, r_t: Tensor, k_t: Tensor, noise: Tensor | None = None
+        self,
+        x: Tensor,
+        r_t: Tensor,
+        k_t: Tensor,
+        noise: Tensor | None = None,
+        occluder: Tensor | None = None,
     ) -> TorchDistribution:
         """q(z_t | x, r_t, k_t) by each image's own expert, batch ``(B,)``, event ``(L,)``.
 
@@ -116,8 +120,10 @@ class Recognition(nn.Module):
             r_t: region, ``(B, 1, H, W)``.
             k_t: experts, ``(B,)``.
             noise: standard normal noise of the sample, ``(B, L)``; fresh if not given.
+            occluder: what the encoder sees in front of it, ``(B, 4, H, W)``; nothing if not given
+                (:mod:`econ_pyro.occlusion`).
         """
-        return _posterior(self.encoders.of_winners(k_t, _inputs(x, r_t)), noise)
+        return _posterior(self.encoders.of_winners(k_t, _seen(x, r_t, occluder)), noise)
 
     def encode_all(self, x: Tensor, r: Tensor, noise: Tensor) -> TorchDistribution:
         """The same by every expert of its own region, without gradients, batch ``(B, K)``.
@@ -165,14 +171,20 @@ class Recognition(nn.Module):
                     seed = None if seeds is None else seeds[:, i]
                     probs = self.attend(x, s_t, k_t, seed)
                 r_t = pyro.sample(sites.r(t), MeanBernoulli(probs).to_event(3))
-                seen = occlude(x, r_t, None if occluders is None else occluders[:, i])
-                q_z = self.encode(*seen, k_t, None if noise is None else noise[:, i])
+                front = None if occluders is None else occluders[:, i]
+                q_z = self.encode(x, r_t, k_t, None if noise is None else noise[:, i], front)
                 pyro.sample(sites.z(t), q_z)
                 s_t = next_scope(s_t, r_t)
 
 
 def _inputs(x: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([x, safe_log(mask)], -3)
+
+
+@fused
+def _seen(x: Tensor, r: Tensor, occluder: Tensor | None) -> Tensor:
+    """Image and region behind an occluder, as encoders take them."""
+    return _inputs(*occlude(x, r, occluder))
 
 
 def _posterior(out: Tensor, noise: Tensor | None) -> TorchDistribution:

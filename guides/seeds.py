@@ -20,7 +20,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from econ_pyro.fusing import fused
-from econ_pyro.layers import SCOPE_EPS, agreed, mean_over, next_scope, region
+from econ_pyro.layers import (
+    SCOPE_EPS,
+    agreed,
+    mean_over,
+    next_scope,
+    region,
+    regions_of_shapes,
+    scopes,
+)
 
 SALIENT = 4.0  # largest salience: a small bright thing is not worth more than an object
 EVEN = 0.01  # squared distance below which colours hardly differ: a scope of one colour
@@ -84,6 +92,23 @@ def grow(features: Tensor, seed: Tensor) -> Tensor:
     at_seed = phi.flatten(2).gather(2, seed[:, None, None].expand(-1, phi.shape[1], 1))
     distance = (phi - at_seed[:, :, :, None]).square().sum(1, keepdim=True)
     return sharp * (START - FALL * (1 - 1 / (1 + NARROW * distance)))
+
+
+@fused
+def grow_all(features: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+    """Scopes and regions of layers that grow from seeds, and of a last one that takes the rest.
+
+    Args:
+        features: of the attention of each layer but the last, ``(B, T - 1, 1 + D, H, W)``.
+        seeds: index of a pixel in the flattened image, ``(B, T - 1)``.
+
+    Returns:
+        ``(B, T, 1, H, W)`` in [0, 1] each, front to back.
+    """
+    logits = grow(features.flatten(0, 1), seeds.flatten()).unflatten(0, seeds.shape)
+    shares = logits.sigmoid()
+    r = regions_of_shapes(torch.cat([shares, torch.ones_like(shares[:, :1])], 1))
+    return scopes(r), r
 
 
 @fused

@@ -24,11 +24,11 @@ from econ_pyro.world import World
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture
-def traced(monkeypatch):
+@pytest.fixture(params=["as on a GPU", "as on a CPU"])
+def traced(monkeypatch, request):
     """Trace as always, and run what was traced as it is: no compiler, no minute."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr(module, "_pays", lambda ensemble: True)  # as on a GPU
+    monkeypatch.setattr(module, "_gpu", lambda: request.param == "as on a GPU")
     module._compiled.cache_clear()
     torch._dynamo.reset()
     counters.clear()

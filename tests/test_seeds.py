@@ -130,11 +130,13 @@ def test_no_expert_looks_at_an_image_twice(make_pq, images):
     several = torch.tensor([[0, 0], [0, 1], [2, 2], [1, 1], [1, 0]])
     for k, expected in ((torch.full((5, 2), 1), [5]), (several, [4, 4, 4])):  # groups of four
         looks.clear()
-        shares = guide.shares(images, k, seeds)
+        scope, r = guide.regions(images, k, seeds)
         assert looks == expected
         for i in range(2):
             own = guide.attend(images, full, k[:, i], seeds[:, i])
-            torch.testing.assert_close(shares[:, i], own)
+            torch.testing.assert_close(r[:, i], scope[:, i] * own)
+            torch.testing.assert_close(scope[:, i + 1], scope[:, i] * (1 - own))
+        assert torch.equal(r[:, 2], scope[:, 2])  # what is left
 
 
 def test_only_chosen_regions_have_seeds(make_pq, images):
