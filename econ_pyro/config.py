@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_type_hints
 
@@ -44,6 +45,9 @@ class ExpertConfig:
     the bites that nearer objects take."""
     channels: tuple[int, ...] = (32, 64, 64, 64)
     """Output channels of the attention U-Net's down blocks."""
+    patch: int = 1
+    """Side of the squares of pixels that the attention U-Net takes for one pixel each, of as many
+    more channels (space to depth). What comes out is of single pixels again. 1 is the paper."""
     hidden: int = 128
     """Units of the U-Net's two inner fully connected layers."""
     attention_bias: float = -3.0
@@ -65,6 +69,7 @@ class ExpertConfig:
     """Initial logit of the shape; goes with attention_bias. 0 is the paper."""
 
     def __post_init__(self) -> None:
+        check_positive("expert.patch", self.patch)
         if self.scaled and not self.centred:
             raise EconError("expert.centred, as expert.scaled is set", "expert.no-centred")
         least = self.given + 1  # something of its own
@@ -81,6 +86,11 @@ class ExpertConfig:
     def given(self) -> int:
         """How many of the latents, the first ones, are a place and a size."""
         return 2 * self.centred + self.scaled
+
+    @property
+    def multiple(self) -> int:
+        """Of how many pixels an image's side has to be a multiple."""
+        return math.lcm(self.patch * 2 ** (len(self.channels) - 1), 2**self.layers)
 
     @property
     def one_shape(self) -> bool:
@@ -103,13 +113,13 @@ class ModelConfig:
     expert: ExpertConfig = field(default_factory=ExpertConfig)
 
     def __post_init__(self) -> None:
-        multiple = 2 ** max(len(self.expert.channels) - 1, self.expert.layers)
+        multiple = self.expert.multiple
         if self.size <= 0 or self.size % multiple:
             raise EconError(
                 f"an image size that is a multiple of {multiple}",
                 str(self.size),
-                f"{multiple} is 2 to the number of halvings: change --model.size, or use "
-                "fewer layers or channels",
+                "networks halve images, and take patches of them: change --model.size, or use "
+                "fewer layers or channels, or a smaller patch",
             )
         check_positive("model.experts", self.experts)
         check_positive("model.steps", self.steps)

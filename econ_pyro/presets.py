@@ -9,7 +9,7 @@ from econ_pyro.scene_config import SceneConfig
 
 # shapes of one class differ in place alone here
 _EXPERT = ExpertConfig(centred=True, reach=0.7, shape_latents=2, seeded=True)
-_SMALL = ModelConfig(expert=replace(_EXPERT, features=16, channels=(16, 32, 32, 32)))
+_SMALL = ModelConfig(expert=replace(_EXPERT, features=16, channels=(16, 32, 32), patch=2))
 # masks that start at one half, as published
 _PAPER_EXPERT = ExpertConfig(latent=2, layers=4, features=32, attention_bias=0.0, shape_bias=0.0)
 _RECIPE = ObjectiveConfig(

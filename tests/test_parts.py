@@ -73,7 +73,14 @@ def test_adding_experts_of_another_model(econ):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("latent", 3), ("features", 8), ("channels", (8, 4)), ("hidden", 4), ("size", 32)],
+    [
+        ("latent", 3),
+        ("features", 8),
+        ("channels", (8, 4)),
+        ("hidden", 4),
+        ("patch", 2),
+        ("size", 32),
+    ],
 )
 def test_experts_of_other_sizes_are_refused_by_field(econ, field, value):
     model = econ.config.model

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from econ_pyro.competition import compete
-from econ_pyro.config import ExpertConfig
+from econ_pyro.config import ExpertConfig, ModelConfig
 from econ_pyro.data import GeneratedScenes
+from econ_pyro.errors import EconError
 from econ_pyro.experts import Ensemble
 from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.seeds import SALIENT, candidates, find_seed, grow, salience
@@ -16,6 +17,7 @@ from econ_pyro.proposals import Rules
 from econ_pyro.scene_config import SceneConfig
 
 SMALL = ExpertConfig(features=4, channels=(4, 4), hidden=8, seeded=True)
+IN_PATCHES = replace(SMALL, patch=4)
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +91,11 @@ def test_likeness_falls_with_colour_and_place():
     assert (logits[:-1, 0] > logits[1:, 0]).all()
 
 
-def test_no_expert_can_refuse_a_seed(scenes):
+@pytest.mark.parametrize("config", [SMALL, IN_PATCHES])
+def test_no_expert_can_refuse_a_seed(scenes, config):
     x = scenes.image[:8] / 4  # darker than anything
     torch.manual_seed(0)
-    attention = AttentionUNet(SMALL, 32)
+    attention = AttentionUNet(config, 32)
     for p in attention.parameters():  # whatever has been learnt
         p.data += 0.3 * torch.randn_like(p)
     phi = attention(torch.cat([x, torch.zeros_like(x[:, :1])], 1))
@@ -101,6 +104,34 @@ def test_no_expert_can_refuse_a_seed(scenes):
     at_seed = r.gather(1, seed[:, None])
     assert (at_seed > 0.99).all() and (r <= at_seed).all()
     assert r.min() < 0.01
+
+
+def test_what_is_learnt_of_a_patch_is_of_its_pixels():
+    attention, x = AttentionUNet(IN_PATCHES, 32), torch.rand(2, 4, 32, 32)
+    weight = attention.head.weight
+    weight.data.zero_()
+    flat = attention(x)
+    torch.testing.assert_close(flat[:, 1:4], x[:, :3])  # colours, at the image's own resolution
+    assert not flat[:, 6:].any()
+    first_learnt = 3 * 16
+    weight.data[first_learnt + 4 * 1 + 2] = 1.0  # row 1, column 2 of a patch
+    there = attention(x)[:, 6] != 0
+    assert there[:, 1::4, 2::4].any() and there.sum() == there[:, 1::4, 2::4].sum()
+    # the patch's own pixels, every one, and not the order of a row, are what its blocks see
+    inputs = torch.rand(1, 4, 32, 32, requires_grad=True)
+    seen = attention.down[0][0](torch.nn.functional.pixel_unshuffle(inputs, 4))
+    seen[0, :, 3, 5].sum().backward()
+    assert inputs.grad.any(1)[0].nonzero().amin(0).tolist() == [8, 16]
+    assert inputs.grad.any(1)[0].nonzero().amax(0).tolist() == [19, 27]
+
+
+def test_an_image_has_to_be_of_whole_patches():
+    for size in (16, 48):
+        ModelConfig(size=size, expert=replace(IN_PATCHES, layers=1))
+    with pytest.raises(EconError, match=r"a multiple of 8, got 20: .* or a smaller patch"):
+        ModelConfig(size=20, expert=replace(IN_PATCHES, layers=1))
+    with pytest.raises(EconError, match=r"expert\.patch"):
+        replace(SMALL, patch=0)
 
 
 def test_gradients_reach_both_ends(scenes):
