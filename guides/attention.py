@@ -29,8 +29,8 @@ class AttentionUNet(nn.Module):
     With seeds, to the features that :func:`econ_pyro.guides.seeds.grow` makes logits of.
 
     With a ``patch``, blocks see each square of that many pixels a side as one pixel of all their
-    channels, and the head gives what it has learnt of each: three quarters of the operations, and
-    more of the memory moved, are otherwise those of the blocks at the image's own resolution.
+    channels, and the head gives what it has learnt of each. Half of the operations, and more of
+    the memory moved, are otherwise those of the two blocks at the image's own resolution.
 
     Args:
         config: sizes of the expert.

@@ -88,6 +88,27 @@ def test_what_is_within_a_compiled_function_is_not_compiled_by_itself(traced):
     assert traced["stats"]["unique_graphs"] == 1
 
 
+def test_gradients_are_those_of_the_function(traced):
+    def plain(a, n, none, b, c):
+        return n * a * b.sigmoid(), (b + c).square().sum()
+
+    function = fused(plain)
+    a, c = torch.rand(3, 1, requires_grad=True), torch.rand(4)
+    b = torch.rand(3, 4, requires_grad=True)
+    with fusing():
+        for n in (2, 3, 3):  # the first call is never compiled
+            product, total = function(a, n, None, b, c)
+            found = torch.autograd.grad(product.sum() * 5 + total, (a, b))
+            product, total = plain(a, n, None, b, c)
+            for ours, theirs in zip(
+                found, torch.autograd.grad(product.sum() * 5 + total, (a, b)), strict=True
+            ):
+                torch.testing.assert_close(ours, theirs)
+    # on a CPU, one for the function and one for its gradient
+    assert traced["stats"]["unique_graphs"] == (1 if module._gpu() else 2)
+    assert not traced["graph_break"]
+
+
 def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
     config = dataclasses.replace(make_learner().config, compile=True)
