@@ -47,6 +47,7 @@ from econ_pyro.world import World
 
 Job = Callable[[], object]
 PEAK = "matrix product"
+EVEN = 1e12  # a temperature in nats, at which no cost counts
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,11 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
 
 class _Step:
-    """A training step on rendered scenes, plain or the project's own."""
+    """A training step on rendered scenes, plain or the project's own.
+
+    Winners are drawn evenly, whatever they cost: a trained model shares layers out about so, a new
+    one does not, and there is as much to compute in every run.
+    """
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self.econ = Econ(config, device)
@@ -102,6 +107,7 @@ class _Step:
         self.x = source.images(torch.arange(config.train.batch)).to(device)
         learner = Learner(config, self.econ.model, self.econ.guide, device, World())
         self.svi, self.optim = learner.svi, learner.optim
+        self.svi.rules = replace(self.svi.rules, temperature=EVEN)
 
     @property
     def captured(self) -> bool:

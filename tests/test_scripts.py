@@ -384,10 +384,10 @@ def test_benchmark_prints_tables_and_writes_json(monkeypatch, tmp_path, capsys, 
     monkeypatch.setattr(presets, "PRESETS", {"quick": ("tiny", tiny)})
     out = tmp_path / "figures.json"
     script(
-        "benchmark", "quick", "--train.batch", 5, "--device", "cpu", "--rounds", 2, "--out", out
+        "benchmark", "quick", "--train.batch", 23, "--device", "cpu", "--rounds", 2, "--out", out
     )
     figures = json.loads(out.read_text())
-    assert figures["config"]["train"]["batch"] == 5
+    assert figures["config"]["train"]["batch"] == 23
     rows = figures["step"]["rows"]
     plain = rows["plain: all experts with gradients, float32"]
     ours = rows["econ-pyro: winners only, float32"]
@@ -395,7 +395,7 @@ def test_benchmark_prints_tables_and_writes_json(monkeypatch, tmp_path, capsys, 
     # K = 3: plain runs all forward and back, ours all forward and one forward and back
     assert 0.5 < ours["flop"] / plain["flop"] < 0.85
     printed = capsys.readouterr().out
-    assert "| econ-pyro: winners only" in printed and "batch 5, K 3" in printed
+    assert "| econ-pyro: winners only" in printed and "batch 23, K 3" in printed
     assert figures["start"] > 0
     assert "at least 1 for --rounds, got 0" in fails(capsys, "benchmark", "quick", "--rounds", 0)
 
