@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from econ_pyro.distributions import pixel_errors
-from econ_pyro.fusing import fused
 from econ_pyro.layers import fixed_region, next_scope
-from econ_pyro.proposals import Generator, Recogniser, visible_terms
+from econ_pyro.proposals import Generator, Recogniser, drawn_terms
 from econ_pyro.terms import Terms
 
 
@@ -74,7 +72,7 @@ def account(
     mean, shape = model.decode(z, of_layers)
     l_z = kl_divergence(q_z, model.latent_prior(flat_r.shape[0]))
     mean, shape, z, l_z = (a.unflatten(0, (-1, steps)) for a in (mean, shape, z, l_z))
-    l_x, l_r = _visible_terms(model, x, scope, r, mean, shape, sigma_x)
+    l_x, l_r = drawn_terms(model, x, scope, r, mean, shape, sigma_x)
     return Account(scope, r, mean, shape, z, Terms(l_x, l_z, l_r))
 
 
@@ -94,17 +92,3 @@ def _regions(
         taken.append(r_t)
         s_t = next_scope(s_t, r_t)
     return torch.stack(before, 1), torch.stack(taken, 1)
-
-
-@fused
-def _visible_terms(
-    model: Generator,
-    x: Tensor,
-    scope: Tensor,
-    r: Tensor,
-    mean: Tensor,
-    shape: Tensor,
-    sigma_x: float,
-) -> tuple[Tensor, Tensor]:
-    """L_x and L_r, ``(B, T)`` each."""
-    return visible_terms(model, scope, r, pixel_errors(x, mean, sigma_x), shape)

@@ -76,14 +76,13 @@ def fused(
     @wraps(function)
     def either(*args: P.args, **kwargs: P.kwargs) -> R:
         nonlocal tried
-        gpu = _gpu()
-        if torch.compiler.is_compiling() or not _on.get() or (ensemble and gpu):
+        if torch.compiler.is_compiling() or not _on.get() or (ensemble and _gpu()):
             return function(*args, **kwargs)
         if not tried:  # what torch looks up once and keeps, as KLs are, its compiler can follow
             tried = True
             with fusing(False):  # what it calls will be in its graph: none of its own
                 return function(*args, **kwargs)
-        if gpu or not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or _gpu():
             return _compiled(function, dynamic)(*args, **kwargs)
         assert not kwargs
         return _Recomputed.apply(function, dynamic, *args)
@@ -109,7 +108,7 @@ class _Recomputed(torch.autograd.Function):
     """A compiled function and its compiled gradient.
 
     As torch compiles gradients, what they share passes through memory, in strides of its choice:
-    a step of `quick` gained nothing by it.
+    a step of ``quick`` gained nothing by it.
     """
 
     @staticmethod

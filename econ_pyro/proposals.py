@@ -198,3 +198,27 @@ def visible_terms(
     q_r = MeanBernoulli(r).to_event(3)
     l_r = kl_divergence(q_r, model.region_prior(scope, shape))
     return (r * errors).sum((-3, -2, -1)), l_r
+
+
+@fused
+def drawn_terms(
+    model: Generator,
+    x: Tensor,
+    scope: Tensor,
+    r: Tensor,
+    mean: Tensor,
+    shape: Tensor,
+    sigma_x: float,
+) -> tuple[Tensor, Tensor]:
+    """L_x and L_r of all layers of images, by what was drawn of them, ``(B, T)`` nats each.
+
+    Args:
+        model: p.
+        x: images, ``(B, 3, H, W)``.
+        scope: of each layer, ``(B, T, 1, H, W)``.
+        r: regions, alike.
+        mean: appearances, ``(B, T, 3, H, W)``.
+        shape: shape probabilities, ``(B, T, 1, H, W)``.
+        sigma_x: standard deviation of the pixels.
+    """
+    return visible_terms(model, scope, r, pixel_errors(x, mean, sigma_x), shape)

@@ -18,7 +18,7 @@ from econ_pyro.decomposition import Decomposition, in_order
 from econ_pyro.distributions import pixel_errors
 from econ_pyro.layers import scopes
 from econ_pyro.mixture import arrange, log_joint, log_likelihood, only
-from econ_pyro.proposals import Generator, Recogniser, Rules, visible_terms
+from econ_pyro.proposals import Generator, Recogniser, Rules, drawn_terms
 
 
 @torch.no_grad()
@@ -59,8 +59,8 @@ def refine(
     d, kept = _ordered(d, rules.sigma_x)
     anew = replace(compete(model, guide, d.image, noise, rules, d.region), seed=d.seed)
     d, _ = _ordered(anew.where(_likelier(anew, d, kept, rules.sigma_x), d), rules.sigma_x)
-    scope, errors = scopes(d.region), pixel_errors(d.image, d.mean, rules.sigma_x)
-    l_x, l_r = visible_terms(model, scope, d.region, errors, d.shape)
+    scope = scopes(d.region)
+    l_x, l_r = drawn_terms(model, d.image, scope, d.region, d.mean, d.shape, rules.sigma_x)
     return replace(d, scope=scope, terms=d.terms._replace(x=l_x, r=l_r))
 
 

@@ -40,10 +40,13 @@ class AttentionUNet(nn.Module):
 
     def __init__(self, config: ExpertConfig, size: int) -> None:
         super().__init__()
-        channels, self.patch = config.channels, config.patch
-        inputs = (4 * self.patch**2, *channels[:-1])
+        channels, patch = config.channels, config.patch
+        # torch copies what has patches of one pixel, too
+        self.fold = nn.PixelUnshuffle(patch) if patch > 1 else nn.Identity()
+        self.unfold = nn.PixelShuffle(patch) if patch > 1 else nn.Identity()
+        inputs = (4 * patch**2, *channels[:-1])
         self.down = nn.ModuleList(_Block(a, b) for a, b in zip(inputs, channels, strict=True))
-        inner = channels[-1] * (size // self.patch // 2 ** (len(channels) - 1)) ** 2
+        inner = channels[-1] * (size // patch // 2 ** (len(channels) - 1)) ** 2
         self.bottleneck = nn.Sequential(
             nn.Linear(inner, config.hidden),
             nn.ReLU(inplace=True),
@@ -60,13 +63,13 @@ class AttentionUNet(nn.Module):
         self.seeded, self.colour_weight = config.seeded, config.colour_weight
         if config.seeded:
             # of what a pixel is like only differences count, which no bias changes
-            self.head = nn.Conv2d(channels[0], (3 + LEARNT) * self.patch**2, 1, bias=False)
+            self.head = nn.Conv2d(channels[0], (3 + LEARNT) * patch**2, 1, bias=False)
             with torch.no_grad():  # colour and place decide at first
                 self.head.weight *= 0.03
             self.sharp = nn.Parameter(torch.tensor(SHARP))
             self.near = nn.Parameter(torch.tensor(config.place_weight))
         else:
-            self.head = nn.Conv2d(channels[0], self.patch**2, 1)
+            self.head = nn.Conv2d(channels[0], patch**2, 1)
             nn.init.constant_(self.head.bias, config.attention_bias)  # type: ignore[arg-type]
 
     def forward(self, x_and_log_s: Tensor) -> Tensor:
@@ -79,8 +82,7 @@ class AttentionUNet(nn.Module):
             ``(n, 1, H, W)``; with seeds features, ``(n, 1 + 3 + 2 + LEARNT, H, W)``.
         """
         # channels_last is the fast layout of convolutions on CPUs and GPUs, and only of them
-        h, skips = F.pixel_unshuffle(x_and_log_s, self.patch), []
-        h = h.contiguous(memory_format=torch.channels_last)
+        h, skips = self.fold(x_and_log_s).contiguous(memory_format=torch.channels_last), []
         for i, block in enumerate(self.down):
             if i:
                 h = _halved(h)
@@ -92,7 +94,7 @@ class AttentionUNet(nn.Module):
             h = block(h.contiguous(memory_format=torch.channels_last))
             if i < len(self.up) - 1:
                 h = _doubled(h)
-        out = F.pixel_shuffle(self.head(h).contiguous(), self.patch)
+        out = self.unfold(self.head(h).contiguous())
         if not self.seeded:
             return out
         x = x_and_log_s[:, :3]

@@ -117,7 +117,7 @@ def test_what_is_learnt_of_a_patch_is_of_its_pixels():
     weight.data[first_learnt + 4 * 1 + 2] = 1.0  # row 1, column 2 of a patch
     there = attention(x)[:, 6] != 0
     assert there[:, 1::4, 2::4].any() and there.sum() == there[:, 1::4, 2::4].sum()
-    # the patch's own pixels, every one, and not the order of a row, are what its blocks see
+    # a 3x3 convolution about patch (3, 5) sees the pixels of nine patches
     inputs = torch.rand(1, 4, 32, 32, requires_grad=True)
     seen = attention.down[0][0](torch.nn.functional.pixel_unshuffle(inputs, 4))
     seen[0, :, 3, 5].sum().backward()
