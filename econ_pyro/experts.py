@@ -58,6 +58,7 @@ class Ensemble(nn.ModuleList):
         experts: number of networks K.
         prepare: makes a further input of each of several networks that are to run, the same for
             all of its images, for all networks at once; None: they have none.
+        prepares: the children of each network that ``prepare`` runs, in place of its ``forward``.
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class Ensemble(nn.ModuleList):
         make: Callable[[], nn.Module],
         experts: int,
         prepare: Callable[[Sequence[Any]], Sequence[Tensor]] | None = None,
+        prepares: Sequence[str] = (),
     ) -> None:
         super().__init__(make() for _ in range(experts))
-        self._prepare = prepare
+        self._prepare, self.prepares = prepare, tuple(prepares)
 
     # index_select in place of indexing, whose gradient takes three to seven times as long
 

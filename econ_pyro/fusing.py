@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from econ_pyro.errors import EconError
+from econ_pyro.packed import OPTIONS, packed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -96,6 +97,8 @@ def run(network: nn.Module, *args: Tensor) -> Tensor:
         return network(*args)
     for a in args:
         torch._dynamo.maybe_mark_dynamic(a, 0)
+    if torch.is_grad_enabled() and (of := packed(network)) is not None:
+        return of.run(*args)
     # one graph serves all networks of a class, as their weights are inputs of it
     return _compiled(type(network).forward, None)(network, *args)
 
@@ -152,5 +155,4 @@ def _gradient(function: Callable[..., Any]) -> Callable[..., tuple[Tensor, ...]]
 
 @cache
 def _compiled(function: Callable[P, R], dynamic: bool | None) -> Callable[P, R]:
-    # the checks of a graph's tensors take a hundredth of a step on two cores
-    return torch.compile(function, dynamic=dynamic, options={"size_asserts": False})
+    return torch.compile(function, dynamic=dynamic, options=dict(OPTIONS))

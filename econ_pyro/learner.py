@@ -16,7 +16,9 @@ from econ_pyro.batched import BatchedELBO
 from econ_pyro.captured import CapturedSVI
 from econ_pyro.config import Config
 from econ_pyro.decomposition import Decomposition
+from econ_pyro.experts import Ensemble
 from econ_pyro.fusing import check_compiler
+from econ_pyro.packed import Packed, PackedAdam, pack
 from econ_pyro.parts import freeze, learns
 from econ_pyro.precision import has_bfloat16
 from econ_pyro.proposals import Rules
@@ -66,7 +68,12 @@ class Learner:
         self._ensembles = [model.decoders, guide.attentions, guide.encoders]
         freeze(self._ensembles, range(config.train.frozen))  # type: ignore[arg-type]
         parameters = [p for p in (*model.parameters(), *guide.parameters()) if p.requires_grad]
-        self.optim = torch.optim.Adam(parameters, lr=config.train.lr, fused=True)
+        packs: list[Packed] = []
+        if config.compile and device.type == "cpu" and world.size == 1:
+            for ensemble in self._ensembles:  # DDP waits for the gradient of each parameter
+                assert isinstance(ensemble, Ensemble)
+                packs += pack(filter(learns, ensemble), ensemble.prepares)
+        self.optim = PackedAdam(parameters, packs, config.train.lr)
         # "5 evaluations without improvement": torch counts those after the first
         self.schedule = ReduceLROnPlateau(
             self.optim,

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from econ_pyro.packed import leaves
+
 NOISE = 0.02  # of each tensor's own root mean square
 
 
@@ -65,6 +67,8 @@ def copy_expert(modules: list[nn.ModuleList], optim: Optimizer, source: int, tar
         for a, b in pairs:
             size = a.square().mean().sqrt()
             b.copy_(a + NOISE * size * torch.randn_like(a))
+        # of one that is frozen there is nothing, packed or not
+        for a, b in zip(leaves(experts[source]), leaves(experts[target]), strict=False):
             optim.state.pop(b, None)
             if a in optim.state:
                 optim.state[b] = {name: v.clone() for name, v in optim.state[a].items()}

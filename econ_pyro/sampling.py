@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 # an export must not find operations of our own; older torch (2.11) takes compiling for exporting,
 # and keeps the compiler's loop
-_exporting = getattr(torch.compiler, "is_exporting", lambda: True)
+exporting = getattr(torch.compiler, "is_exporting", lambda: True)
 
 
 def sample(pixels: Tensor, where: Tensor, border: bool = False) -> Tensor:
@@ -28,7 +28,7 @@ def sample(pixels: Tensor, where: Tensor, border: bool = False) -> Tensor:
     Returns:
         ``(n, C, h, w)``.
     """
-    compiled = torch.compiler.is_compiling() and not _exporting()
+    compiled = torch.compiler.is_compiling() and not exporting()
     run = _opaque if compiled and pixels.device.type == "cpu" else _plain
     return run(pixels, where.permute(0, 2, 3, 1).flip(-1), border)
 

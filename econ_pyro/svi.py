@@ -16,6 +16,7 @@ from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.fusing import fusing
 from econ_pyro.occlusion import draw_occluders
+from econ_pyro.packed import PackedAdam
 from econ_pyro.proposals import Rules
 from econ_pyro.refinement import explain
 from econ_pyro.terms import Terms
@@ -127,6 +128,8 @@ class CompetitiveSVI:
             luck = torch.rand(scenes, self.rules.steps, 4, dtype=x.dtype, device=x.device)
             luck = self.world.share(luck)
         loss, terms = self._gradients(x, w, regions, luck)
+        if isinstance(self.optim, PackedAdam):
+            self.optim.collect()
         if self.clip:
             parameters = [p for group in self.optim.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.clip)

@@ -68,8 +68,8 @@ class DeadLeaves(nn.Module):
         super().__init__()
         self.config = config
         make = partial(SpatialBroadcastDecoder, config.expert, config.size)
-        prepare = draw_shapes if config.expert.one_shape else None
-        self.decoders = Ensemble(make, config.experts, prepare)
+        apart = (draw_shapes, ["shape"]) if config.expert.one_shape else ()
+        self.decoders = Ensemble(make, config.experts, *apart)
         # p(k_t), back to front; training sets it to the share of steps that each expert won
         even = torch.full((config.steps, config.experts), 1 / config.experts)
         self.register_buffer("class_probs", even)

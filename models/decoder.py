@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from econ_pyro.config import ExpertConfig
+from econ_pyro.convolution import convolve_relu
 from econ_pyro.place import about, coordinates, pass_on, place_of
 from econ_pyro.precision import at_least_float32
 from econ_pyro.sampling import sample
@@ -150,6 +151,11 @@ class _Blocks(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Conv2d(channels, outputs, 1)
 
+    @property
+    def convolutions(self) -> list[nn.Conv2d]:
+        """All, of which a ReLU follows each but the last."""
+        return [layer for layer in (*self.blocks, self.head) if isinstance(layer, nn.Conv2d)]
+
     def forward(self, h: Tensor) -> Tensor:
         return _side_by_side([self], h)
 
@@ -160,13 +166,15 @@ def _side_by_side(networks: Sequence[_Blocks], h: Tensor) -> Tensor:
     Small convolutions take as long to call as to compute: those of all networks are one.
     """
     h = h.contiguous(memory_format=torch.channels_last)
-    for same in zip(*((*network.blocks, network.head) for network in networks), strict=True):
+    for same in zip(*(network.convolutions for network in networks), strict=True):
         layer = same[0]
-        if len(same) == 1 or not isinstance(layer, nn.Conv2d):
-            h = layer(h)
-            continue
-        weight, bias = torch.cat([c.weight for c in same]), torch.cat([c.bias for c in same])
+        weight, bias = layer.weight, layer.bias
+        if len(same) > 1:
+            weight, bias = (torch.cat([getattr(c, of) for c in same]) for of in ("weight", "bias"))
         groups = h.shape[1] // weight.shape[1]  # one at first, where all see the same
-        h = F.conv2d(h, weight, bias, padding=layer.padding, groups=groups)
+        if layer is networks[0].head:
+            h = F.conv2d(h, weight, bias, groups=groups)
+        else:
+            h = convolve_relu(h, weight, bias, int(layer.padding[0]), groups)
     # what follows is of single channels, and fast where each lies together
     return h.contiguous()
