@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from econ_pyro.compiler_options import compiler_options
 from econ_pyro.errors import EconError
-from econ_pyro.packed import OPTIONS, packed
+from econ_pyro.packed import packed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -155,4 +156,4 @@ def _gradient(function: Callable[..., Any]) -> Callable[..., tuple[Tensor, ...]]
 
 @cache
 def _compiled(function: Callable[P, R], dynamic: bool | None) -> Callable[P, R]:
-    return torch.compile(function, dynamic=dynamic, options=dict(OPTIONS))
+    return torch.compile(function, dynamic=dynamic, options=compiler_options())

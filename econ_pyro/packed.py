@@ -11,18 +11,18 @@ import copy
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import count
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 
-OPTIONS: dict[str, Any] = {"size_asserts": False}
-"""Of torch's compiler: the checks of a graph's tensors take a hundredth of a step on two cores."""
+from econ_pyro.compiler_options import compiler_options
 
 ALIGNED = 16  # values: torch's compiler copies what does not begin at a multiple of 64 bytes
 
 _numbers = count()
-_packs: WeakKeyDictionary[nn.Module, Packed] = WeakKeyDictionary()
+# a pack lives as long as the optimiser that moves its vector
+_packs: WeakKeyDictionary[nn.Module, ref[Packed]] = WeakKeyDictionary()
 
 
 class Packed:
@@ -90,6 +90,9 @@ def pack(networks: Iterable[nn.Module], apart: Collection[str] = ()) -> list[Pac
     Args:
         networks: those of an ensemble that learn.
         apart: children that do not run in a network's own ``forward``, and stay as they are.
+
+    Returns:
+        Their packs, for an optimiser to keep: without one a network is as any other.
     """
     packs: list[Packed] = []
     names: list[str] = []
@@ -98,13 +101,14 @@ def pack(networks: Iterable[nn.Module], apart: Collection[str] = ()) -> list[Pac
         if graph is None:
             names, graph = _graph(network, apart)
         packs.append(Packed(network, names, graph))
-        _packs[network] = packs[-1]
+        _packs[network] = ref(packs[-1])
     return packs
 
 
 def packed(network: nn.Module) -> Packed | None:
     """Its pack, if it has one."""
-    return _packs.get(network)
+    of = _packs.get(network)
+    return None if of is None else of()
 
 
 def leaves(network: nn.Module) -> list[nn.Parameter]:
@@ -213,10 +217,7 @@ def _graph(network: nn.Module, apart: Collection[str]) -> tuple[list[str], Calla
     # torch counts graphs by code, and makes no more than eight of one
     name = f"forward_of_{type(network).__name__}_{next(_numbers)}"
     forward.__code__ = forward.__code__.replace(co_name=name)
-    options = dict(OPTIONS)
-    if hasattr(torch.compiler, "keep_tensor_guards_unsafe"):  # torch before has no such option
-        options["guard_filter_fn"] = _of_arguments
-    return [*cast, *others], torch.compile(forward, options=options)
+    return [*cast, *others], torch.compile(forward, options=compiler_options(_of_arguments))
 
 
 def _cut(vector: Tensor, sizes: Iterable[int]) -> list[Tensor]:
