@@ -189,7 +189,7 @@ class PackedAdam(torch.optim.Adam):
 
 def _graph(network: nn.Module, apart: Collection[str]) -> tuple[list[str], Callable[..., Tensor]]:
     """Names of the parameters in a vector, and a compiled function of it, buffers and inputs."""
-    layers = {name: layer for name, layer in network.named_modules()}
+    layers = dict(network.named_modules())
     cast: list[str] = []  # what convolutions and products take in bfloat16: one cast for all
     others: list[str] = []
     for name, _ in network.named_parameters():
