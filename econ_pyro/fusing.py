@@ -27,6 +27,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _on: ContextVar[bool] = ContextVar("fusing", default=False)
+_tried: set[Callable[..., Any]] = set()  # what has run once, not compiled
 
 
 def check_compiler(device: torch.device) -> None:
@@ -73,15 +74,13 @@ def fused(
         dynamic: compiled for all shapes, and all numbers among the arguments.
         ensemble: it runs several networks, on a GPU side by side, which one graph could not.
     """
-    tried = False
 
     @wraps(function)
     def either(*args: P.args, **kwargs: P.kwargs) -> R:
-        nonlocal tried
         if torch.compiler.is_compiling() or not _on.get() or (ensemble and _gpu()):
             return function(*args, **kwargs)
-        if not tried:  # what torch looks up once and keeps, as KLs are, its compiler can follow
-            tried = True
+        if function not in _tried:  # what torch looks up once, as KLs are, its compiler can follow
+            _tried.add(function)
             with fusing(False):  # what it calls will be in its graph: none of its own
                 return function(*args, **kwargs)
         if not torch.is_grad_enabled() or _gpu():

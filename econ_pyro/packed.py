@@ -94,14 +94,12 @@ def pack(networks: Iterable[nn.Module], apart: Collection[str] = ()) -> list[Pac
     Returns:
         Their packs, for an optimiser to keep: without one a network is as any other.
     """
-    packs: list[Packed] = []
-    names: list[str] = []
-    graph: Callable[..., Tensor] | None = None
-    for network in networks:
-        if graph is None:
-            names, graph = _graph(network, apart)
-        packs.append(Packed(network, names, graph))
-        _packs[network] = ref(packs[-1])
+    networks = list(networks)
+    if not networks:
+        return []
+    names, graph = _graph(networks[0], apart)
+    packs = [Packed(network, names, graph) for network in networks]
+    _packs.update((network, ref(of)) for network, of in zip(networks, packs, strict=True))
     return packs
 
 

@@ -128,9 +128,9 @@ class CompetitiveSVI:
             luck = torch.rand(scenes, self.rules.steps, 4, dtype=x.dtype, device=x.device)
             luck = self.world.share(luck)
         loss, terms = self._gradients(x, w, regions, luck)
-        if isinstance(self.optim, PackedAdam):
-            self.optim.collect()
         if self.clip:
+            if isinstance(self.optim, PackedAdam):
+                self.optim.collect()
             parameters = [p for group in self.optim.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optim.step()

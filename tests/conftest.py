@@ -1,11 +1,13 @@
 """Shared fixtures: tiny configurations, and a clean Pyro for each test."""
 
 import dataclasses
+from functools import partial
 
 import pyro
 import pytest
 import torch
 
+from econ_pyro import fusing
 from econ_pyro.config import Config, ExpertConfig, ModelConfig, ObjectiveConfig, TrainConfig
 from econ_pyro.scene_config import SceneConfig
 
@@ -71,3 +73,23 @@ def pq(make_pq):
 def images():
     """Five random images, float64."""
     return torch.rand(5, 3, 16, 16, dtype=torch.float64)
+
+
+@pytest.fixture
+def tracing(monkeypatch):
+    """Trace what is compiled as always, and run it as it is: no compiler, no minute.
+
+    Yields torch's counters of graphs.
+    """
+    from torch._dynamo.utils import counters  # a second of start-up that few tests need
+
+    def forget():
+        fusing._compiled.cache_clear()
+        fusing._tried.clear()
+        torch._dynamo.reset()
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    forget()
+    counters.clear()
+    yield counters
+    forget()

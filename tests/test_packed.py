@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-from functools import partial
 
 import pyro
 import pytest
@@ -27,13 +26,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(autouse=True)
-def traced(monkeypatch):
-    """Trace as always, and run what was traced as it is: no compiler, no minute."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+def without_a_compiler(tracing, monkeypatch):
     monkeypatch.setattr(learner_module, "check_compiler", lambda device: None)
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 class Net(nn.Module):
