@@ -72,8 +72,8 @@ class MeanBernoulli(Bernoulli):
 @register_kl(MeanBernoulli, MeanBernoulli)
 def _kl_mean_bernoulli(q: MeanBernoulli, p: MeanBernoulli) -> Tensor:
     # the epsilon is added, not clamped, so that a decoder that is sure and wrong has a gradient
-    log_ratio = (q.probs + PROB_EPS).log() - (p.probs + PROB_EPS).log()
-    log_ratio_0 = (1 - q.probs + PROB_EPS).log() - (1 - p.probs + PROB_EPS).log()
+    log_ratio = ((q.probs + PROB_EPS) / (p.probs + PROB_EPS)).log()
+    log_ratio_0 = ((1 - q.probs + PROB_EPS) / (1 - p.probs + PROB_EPS)).log()
     return q.probs * log_ratio + (1 - q.probs) * log_ratio_0
 
 

@@ -87,11 +87,12 @@ def regions_of_shapes(m: Tensor) -> Tensor:
     Returns:
         Regions, same shape as ``m``; they sum to at most 1 over layers.
     """
-    s_t, regions = torch.ones_like(m[:, 0]), []
-    for m_t in m.unbind(1):
+    pixels = m.flatten(2)
+    s_t, regions = torch.ones_like(pixels[:, 0]), []
+    for m_t in pixels.unbind(1):
         regions.append(region(s_t, m_t))
         s_t = next_scope(s_t, regions[-1])
-    return torch.stack(regions, 1)
+    return torch.stack(regions, 1).view_as(m)
 
 
 @fused
@@ -104,11 +105,12 @@ def scopes(r: Tensor) -> Tensor:
     Returns:
         Same shape as ``r``; the first is 1 everywhere.
     """
-    s_t, before = torch.ones_like(r[:, 0]), []
-    for r_t in r.unbind(1):
+    pixels = r.flatten(2)
+    s_t, before = torch.ones_like(pixels[:, 0]), []
+    for r_t in pixels.unbind(1):
         before.append(s_t)
         s_t = next_scope(s_t, r_t)
-    return torch.stack(before, 1)
+    return torch.stack(before, 1).view_as(r)
 
 
 def paint(canvas: Tensor, m_t: Tensor, x_t: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ class AttentionUNet(nn.Module):
 def _halved(h: Tensor) -> Tensor:
     """Every other pixel."""
     if torch.compiler.is_compiling():  # where interpolation scatters gradients atomically
-        return h[:, :, ::2, ::2]
+        return h[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
     # slices would be copied twice on the way back
     return F.interpolate(h, scale_factor=0.5, mode="nearest")
 
@@ -120,6 +120,6 @@ def _halved(h: Tensor) -> Tensor:
 def _doubled(h: Tensor) -> Tensor:
     """Every pixel four times."""
     if torch.compiler.is_compiling():
-        four = h[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2)
-        return four.flatten(4, 5).flatten(2, 3)
+        four = h.permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
+        return four.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
     return F.interpolate(h, scale_factor=2, mode="nearest")

@@ -88,10 +88,11 @@ def grow(features: Tensor, seed: Tensor) -> Tensor:
     Returns:
         ``(n, 1, H, W)``.
     """
-    sharp, phi = features.split([1, features.shape[1] - 1], 1)
-    at_seed = phi.flatten(2).gather(2, seed[:, None, None].expand(-1, phi.shape[1], 1))
-    distance = (phi - at_seed[:, :, :, None]).square().sum(1, keepdim=True)
-    return sharp * (START - FALL * (1 - 1 / (1 + NARROW * distance)))
+    sharp, phi = features.flatten(2).split([1, features.shape[1] - 1], 1)
+    at_seed = phi.gather(2, seed[:, None, None].expand(-1, phi.shape[1], 1))
+    distance = (phi - at_seed).square().sum(1, keepdim=True)
+    logits = sharp * (START - FALL * (1 - 1 / (1 + NARROW * distance)))
+    return logits.unflatten(2, features.shape[2:])
 
 
 @fused

@@ -10,7 +10,6 @@ from test_fusing import make_learner
 from torch import nn
 
 from econ_pyro import learner as learner_module
-from econ_pyro.convolution import convolve_relu
 from econ_pyro.experts import Ensemble
 from econ_pyro.fusing import fusing, run
 from econ_pyro.guides.recognition import Recognition
@@ -147,26 +146,3 @@ def test_a_step_with_packed_experts_is_the_step_itself():
     again = ours.optim.state_dict()["state"]
     for i, state in plain.optim.state_dict()["state"].items():
         torch.testing.assert_close(again[i]["exp_avg"], state["exp_avg"], rtol=1e-5, atol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_convolution_with_relu_is_one_kernel_where_nothing_learns(dtype):
-    used = []
-
-    def backend(graph, inputs):
-        used.extend(str(node.target) for node in graph.graph.nodes)
-        return graph
-
-    torch.manual_seed(0)
-    h = torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last)
-    weight, bias = torch.randn(8, 4, 3, 3), torch.randn(8)
-    compiled = torch._dynamo.optimize(backend)(convolve_relu)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
-        expected = convolve_relu(h, weight, bias, 1, 2)
-        found = compiled(h, weight, bias, 1, 2)
-    assert any("_convolution_pointwise" in target for target in used)
-    assert found.dtype == expected.dtype == dtype and expected.amin() == 0
-    torch.testing.assert_close(found, expected)
-    used.clear()
-    compiled(h, weight.requires_grad_(), bias, 1, 2).sum().backward()
-    assert not any("_convolution_pointwise" in target for target in used)
