@@ -77,6 +77,15 @@ def mean_over(r: Tensor, values: Tensor) -> Tensor:
     return (r * values).sum((2, 3)) / r.sum((2, 3))
 
 
+def join(*parts: Tensor) -> Tensor:
+    """Channels of several images, ``(n, C, H, W)`` each, after one another.
+
+    As planes: torch's compiler takes what has a single channel for channels_last, and what it is
+    joined with follows, pixel by pixel. Lines of pixels have but one layout.
+    """
+    return torch.cat([part.flatten(2) for part in parts], 1).unflatten(2, parts[0].shape[2:])
+
+
 @fused
 def regions_of_shapes(m: Tensor) -> Tensor:
     """Eqs. 1 and 2: visible regions of a stack of shapes.
@@ -87,7 +96,7 @@ def regions_of_shapes(m: Tensor) -> Tensor:
     Returns:
         Regions, same shape as ``m``; they sum to at most 1 over layers.
     """
-    pixels = m.flatten(2)
+    pixels = m.flatten(2)  # as in join
     s_t, regions = torch.ones_like(pixels[:, 0]), []
     for m_t in pixels.unbind(1):
         regions.append(region(s_t, m_t))
@@ -105,7 +114,7 @@ def scopes(r: Tensor) -> Tensor:
     Returns:
         Same shape as ``r``; the first is 1 everywhere.
     """
-    pixels = r.flatten(2)
+    pixels = r.flatten(2)  # as in join
     s_t, before = torch.ones_like(pixels[:, 0]), []
     for r_t in pixels.unbind(1):
         before.append(s_t)

@@ -85,31 +85,39 @@ def log_size_of(r: Tensor, place: Tensor, grid: Tensor) -> Tensor:
     return 0.5 * variance.log() - math.log(UNIT / 2)  # a disc's deviation is half its radius
 
 
-def glimpse(inputs: Tensor, r: Tensor, place: Tensor, grid: Tensor, outside: Tensor) -> Tensor:
-    """What lies about a region, at half the image's size.
+@torch.no_grad()
+def window(r: Tensor, place: Tensor, grid: Tensor) -> Tensor:
+    """Where to look for what lies about a region, at half the image's size.
 
     The window is centred on the region's centre of mass and as wide as the region's spread asks
     for: from half the image, at its own resolution, to all of it. Where to look is not learnt
     from, only what is seen.
 
     Args:
-        inputs: to cut from, ``(n, C, H, W)``.
         r: region, ``(n, 1, H, W)``, nowhere 0.
         place: its :func:`centre`, ``(n, 2)``.
         grid: :func:`coordinates`.
-        outside: values beyond the image's edge, ``(C,)``.
 
     Returns:
-        ``(n, C, H / 2, W / 2)``.
+        Coordinates in the image, ``(n, 2, H / 2, W / 2)``.
     """
-    with torch.no_grad():
-        middle = place[:, :, None, None]
-        variance = mean_over(r, (grid - middle).square()).amax(1)
-        width = (SPREADS * variance.sqrt()).clamp(NARROWEST, 1.0)
-        window = coordinates(grid.shape[2] // 2, grid.device).to(grid)
-        where = middle + width[:, None, None, None] * window
-    shift = outside[:, None, None]
-    return sample(inputs - shift, where) + shift
+    middle = place[:, :, None, None]
+    variance = mean_over(r, (grid - middle).square()).amax(1)
+    width = (SPREADS * variance.sqrt()).clamp(NARROWEST, 1.0)
+    return middle + width[:, None, None, None] * coordinates(grid.shape[2] // 2, grid.device).to(
+        grid
+    )
+
+
+def glimpse(inputs: Tensor, where: Tensor, outside: Tensor) -> Tensor:
+    """What is seen in a :func:`window`, ``(n, C, h, w)``.
+
+    Args:
+        inputs: what to cut from, less ``outside``, ``(n, C, H, W)``.
+        where: coordinates, ``(n, 2, h, w)``.
+        outside: values beyond the image's edge, ``(C, 1, 1)``.
+    """
+    return sample(inputs, where) + outside
 
 
 def pass_on(inputs: int, outputs: int) -> nn.Linear:

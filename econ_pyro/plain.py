@@ -239,11 +239,11 @@ def _one(
 ) -> tuple[Tensor, ...]:
     """Region, terms, error of each pixel and shape of one expert."""
     if front is None:
-        inputs = _seen(x, r)
+        seen = guide.look(x, r)
     else:
         hides = front[:, 3:]
-        inputs = _seen(x + hides * (front[:, :3] - x), (1 - hides) * r)
-    out = guide.encoders[k](inputs)
+        seen = guide.look(x + hides * (front[:, :3] - x), (1 - hides) * r)
+    out = guide.encoders[k](*seen)
     loc, log_scale = out.chunk(2, 1)[0], (out.chunk(2, 1)[1] / 2).clamp(-7.0, 3.0)
     decoded = model.decoders[k](loc + log_scale.exp() * noise)
     mean, p = decoded[:, :3], scope * decoded[:, 3:]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from econ_pyro.config import ExpertConfig
-from econ_pyro.layers import SCOPE_EPS, mean_over
-from econ_pyro.place import centre, coordinates, glimpse, latents_of, log_size_of, pass_on
+from econ_pyro.place import latents_of, pass_on
 from econ_pyro.units import Units
 
 DARKEST = 0.01  # logits of mean colours are of it to 1 less it: black and white have none
@@ -20,7 +17,7 @@ LOG_VARIANCE_OF_PLACE = -4.0  # the same of a place: a twelfth of the image at t
 
 
 class Encoder(nn.Module):
-    """Image and log region to the parameters of q(z).
+    """What a :class:`~econ_pyro.guides.look.Look` sees to the parameters of q(z).
 
     Blocks of 3x3 convolution, ReLU and 2x2 max pooling, then two fully connected layers, the
     first with 4 L units.
@@ -30,9 +27,7 @@ class Encoder(nn.Module):
     about right before anything is learnt, and how far its hidden part moves it is learnt for
     all places at once. The last three means (or what there are) start as the region's mean colour,
     which the decoder gives back (:class:`~econ_pyro.models.decoder.SpatialBroadcastDecoder`): what
-    a region costs at first is that it has several colours, not that colours have to be learnt. In
-    the window colours are seen as they differ from it: what is learnt of an object holds for
-    colours that it never had.
+    a region costs at first is that it has several colours, not that colours have to be learnt.
     Latents start nearly without noise, which would hide a place that is off by less.
 
     With ``scaled``, the third mean is the log of the size that the region's spread speaks of, and
@@ -66,46 +61,32 @@ class Encoder(nn.Module):
                 last.bias[2 : config.latent] = 0.0
                 last.bias[config.latent :] = LOG_VARIANCE
                 last.bias[config.latent :][: config.given] = LOG_VARIANCE_OF_PLACE
-        self.register_buffer("grid", coordinates(size), persistent=False)  # (1, 2, H, W)
-        self.grid: Tensor
-        outside = torch.tensor([0.0, 0.0, 0.0, math.log(SCOPE_EPS)])
-        self.register_buffer("outside", outside, persistent=False)
-        self.outside: Tensor
 
-    def forward(self, x_and_log_r: Tensor) -> Tensor:
+    def forward(self, seen: Tensor, about: Tensor) -> Tensor:
         """Means and log variances of z.
 
         Args:
-            x_and_log_r: image and log region, ``(n, 4, H, W)``. The whole image, not the image
-                times the region: with the latter all objects fell into one region.
+            seen: colours and log region, ``(n, 4, H, W)``, of a window ``(n, 4, H / 2, W / 2)``.
+            about: the region's place, colour and size, ``(n, A)``, as far as they are used.
 
         Returns:
             ``(n, 2 L)``.
         """
+        h = self.blocks(seen.contiguous(memory_format=torch.channels_last))
+        out = self.head(h.flatten(1))
         if self.centred:
-            out = self._about_the_region(x_and_log_r)
-        else:
-            out = self._seen(x_and_log_r)
+            out = self._beside(out, about)
         return torch.cat(self.units.count(*out.chunk(2, dim=1)), 1)
 
-    def _seen(self, inputs: Tensor) -> Tensor:
-        h = self.blocks(inputs.contiguous(memory_format=torch.channels_last))
-        return self.head(h.flatten(1))
-
-    def _about_the_region(self, x_and_log_r: Tensor) -> Tensor:
-        x, r = x_and_log_r[:, :3], x_and_log_r[:, 3:].exp()
-        place = centre(r, self.grid)
-        colour = mean_over(r, x)
-        relative = torch.cat([x - colour[:, :, None, None], x_and_log_r[:, 3:]], 1)
-        seen = glimpse(relative, r, place, self.grid, self.outside)
-        out = self._seen(seen)
+    def _beside(self, out: Tensor, about: Tensor) -> Tensor:
+        """Means beside what is known about the region."""
+        place, colour, log_size = about.tensor_split((2, 5), 1)
         latents = out.shape[1] // 2
         # unbounded, latents far from the prior are the quickest way to change a new decoder's
         # output, and stay there
         passed = self.colour(colour.clamp(DARKEST, 1 - DARKEST).logit())
-        moved = latents_of(place + OFF * F.softsign(out[:, :2]), self.reach)
-        means = [moved]
+        means = [latents_of(place + OFF * F.softsign(out[:, :2]), self.reach)]
         if self.scaled:
-            means.append(log_size_of(r, place, self.grid) + F.softsign(out[:, 2:3]))
+            means.append(log_size + F.softsign(out[:, 2:3]))
         means.append((out[:, 2 + self.scaled : latents] + passed).asinh())
         return torch.cat([*means, out[:, latents:]], 1)

@@ -19,12 +19,11 @@ from econ_pyro import sites
 from econ_pyro.config import ModelConfig
 from econ_pyro.distributions import FixedNoiseNormal, MeanBernoulli
 from econ_pyro.experts import Ensemble, register
-from econ_pyro.fusing import fused
 from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.encoder import Encoder
+from econ_pyro.guides.look import Look
 from econ_pyro.guides.seeds import candidates, find_seed, grow, grow_all
 from econ_pyro.layers import fixed_region, next_scope, region, safe_log
-from econ_pyro.occlusion import occlude
 
 LOG_SCALE_RANGE = (-7.0, 3.0)  # of q(z); outside, exp would meet the limits of float32 training
 
@@ -41,7 +40,7 @@ class Recognition(nn.Module):
         self.config, self.seeded = config, config.expert.seeded
         sizes = (config.expert, config.size)
         self.attentions = Ensemble(partial(AttentionUNet, *sizes), config.experts)
-        self.encoders = Ensemble(partial(Encoder, *sizes), config.experts)
+        self.look, self.encoders = Look(*sizes), Ensemble(partial(Encoder, *sizes), config.experts)
 
     def attend(self, x: Tensor, s_t: Tensor, k_t: Tensor, seed: Tensor | None = None) -> Tensor:
         """Eq. 9: the region that each image's own expert proposes.
@@ -81,7 +80,7 @@ class Recognition(nn.Module):
         """The regions that all experts propose, without gradients, ``(B, K, 1, H, W)``."""
         if self.seeded:
             return self.candidates(x, s_t, 1)[1][:, 0]
-        return region(s_t[:, None], self._look(x, s_t).sigmoid())
+        return region(s_t[:, None], self._features(x, s_t).sigmoid())
 
     def candidates(self, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor, Tensor]:
         """With seeds: the pixels of n things to take, and all experts' regions, no gradients.
@@ -95,9 +94,9 @@ class Recognition(nn.Module):
             Seeds ``(B, n)`` and regions ``(B, n, K, 1, H, W)`` in [0, s_t].
         """
         with torch.no_grad():
-            return candidates(self._look(x, s_t), x, s_t, n)
+            return candidates(self._features(x, s_t), x, s_t, n)
 
-    def _look(self, x: Tensor, s_t: Tensor) -> Tensor:
+    def _features(self, x: Tensor, s_t: Tensor) -> Tensor:
         inputs = self._given(x, s_t)[:, None].expand(-1, self.config.experts, -1, -1, -1)
         return self.attentions.of_all(inputs)
 
@@ -123,7 +122,8 @@ class Recognition(nn.Module):
             occluder: what the encoder sees in front of it, ``(B, 4, H, W)``; nothing if not given
                 (:mod:`econ_pyro.occlusion`).
         """
-        return _posterior(self.encoders.of_winners(k_t, _seen(x, r_t, occluder)), noise)
+        seen = self.look(x, r_t, occluder)
+        return _posterior(self.encoders.of_winners(k_t, *seen), noise)
 
     def encode_all(self, x: Tensor, r: Tensor, noise: Tensor) -> TorchDistribution:
         """The same by every expert of its own region, without gradients, batch ``(B, K)``.
@@ -133,12 +133,8 @@ class Recognition(nn.Module):
             r: regions, ``(B, K, 1, H, W)``.
             noise: of the samples, ``(B, L)``, shared by the experts.
         """
-        return _posterior(self._seen_by_all(x, r), noise[:, None])
-
-    @torch.no_grad()
-    @partial(fused, ensemble=True)
-    def _seen_by_all(self, x: Tensor, r: Tensor) -> Tensor:
-        return self.encoders.of_all(_inputs(x[:, None].expand(-1, r.shape[1], -1, -1, -1), r))
+        seen = self.look.at_all(x, r)
+        return _posterior(self.encoders.of_all(*seen), noise[:, None])
 
     def forward(
         self,
@@ -179,12 +175,6 @@ class Recognition(nn.Module):
 
 def _inputs(x: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([x, safe_log(mask)], -3)
-
-
-@fused
-def _seen(x: Tensor, r: Tensor, occluder: Tensor | None) -> Tensor:
-    """Image and region behind an occluder, as encoders take them."""
-    return _inputs(*occlude(x, r, occluder))
 
 
 def _posterior(out: Tensor, noise: Tensor | None) -> TorchDistribution:

@@ -22,7 +22,8 @@ def naive_terms(model, guide, x, k, noise, sigma):
         e = int(k[i])
         inputs = torch.cat([x, s.clamp_min(1e-5).log()], 1)
         r = s if last else s * torch.sigmoid(guide.attentions[e](inputs))
-        out = guide.encoders[e](torch.cat([x, r.clamp_min(1e-5).log()], 1))[0]
+        seen = torch.cat([x, r.clamp_min(1e-5).log()], 1)
+        out = guide.encoders[e](seen, x.new_empty(1, 0))[0]
         loc, log_var = out[:2], out[2:]
         z = loc + (log_var / 2).exp() * noise[i]
         decoded = model.decoders[e](z[None])[0]

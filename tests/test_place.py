@@ -10,6 +10,7 @@ from torch.distributions import Normal
 from econ_pyro.config import ExpertConfig
 from econ_pyro.errors import EconError
 from econ_pyro.guides.encoder import OFF, Encoder
+from econ_pyro.guides.look import Look
 from econ_pyro.models.decoder import SpatialBroadcastDecoder, draw_shapes
 from econ_pyro.place import (
     UNIT,
@@ -19,10 +20,15 @@ from econ_pyro.place import (
     latents_of,
     log_size_of,
     place_of,
+    window,
 )
 
 SMALL = ExpertConfig(latent=3, layers=2, features=8, channels=(4, 4), centred=True)
 PIXEL = 2 / 31  # of the coordinates of 32 pixels
+
+
+def encode(config, encoder, x, r):
+    return encoder(*Look(config, 32).to(x)(x, r))
 
 
 def test_centre_is_the_mean_pixel():
@@ -69,7 +75,7 @@ def test_a_new_encoder_is_about_the_centre():
     encoder, r = Encoder(SMALL, 32), torch.full((2, 1, 32, 32), 1e-5)
     r[0, 0, :8, :8] = 1
     r[1, 0, 20:, 10:30] = 1
-    out = encoder(torch.cat([torch.rand(2, 3, 32, 32), r.log()], 1))
+    out = encode(SMALL, encoder, torch.rand(2, 3, 32, 32), r)
     assert out.shape == (2, 6)
     assert (place_of(out[:, :2], 1.0) - centre(r, coordinates(32))).abs().max() < OFF
 
@@ -79,7 +85,7 @@ def test_a_place_takes_two_latents_and_something_is_left():
         ExpertConfig(latent=2, centred=True)
 
 
-OUTSIDE = torch.tensor([-1.0])
+OUTSIDE = torch.tensor([-1.0])[:, None, None]
 
 
 def region_of(rows, columns):
@@ -90,7 +96,7 @@ def region_of(rows, columns):
 
 def look(picture, r):
     grid = coordinates(32)
-    return glimpse(picture, r, centre(r, grid), grid, OUTSIDE)
+    return glimpse(picture - OUTSIDE, window(r, centre(r, grid), grid), OUTSIDE)
 
 
 def test_a_small_region_is_seen_at_the_images_resolution():
@@ -122,9 +128,8 @@ def test_what_an_encoder_adds_to_the_centre_does_not_depend_on_the_place():
     encoder = Encoder(SMALL, 32).double()
     x, r = torch.zeros(1, 3, 32, 32).double(), region_of(slice(8, 14), slice(9, 16)).double()
     x[:, 0, 6:12, 12:18] = 1.0
-    before = encoder(torch.cat([x, r.log()], 1))
-    moved = [a.roll((5, 7), (2, 3)) for a in (x, r.log())]
-    after = encoder(torch.cat(moved, 1))
+    before = encode(SMALL, encoder, x, r)
+    after = encode(SMALL, encoder, *(a.roll((5, 7), (2, 3)) for a in (x, r)))
     shift = torch.tensor([[5 * PIXEL, 7 * PIXEL]]).double()
     places = [place_of(out[:, :2], 1.0) for out in (before, after)]
     torch.testing.assert_close(places[1], places[0] + shift, atol=0.01, rtol=0)
@@ -141,7 +146,7 @@ def test_a_new_expert_draws_a_region_in_its_mean_colour_and_is_sure(latent, shap
     r = region_of(slice(8, 20), slice(4, 12))
     colour = torch.tensor([0.2, 0.9, 0.5])[:, None, None]
     x = colour * (r[0] > 0.5) + torch.rand(1, 3, 32, 32) * (r < 0.5)
-    loc, log_variance = encoder(torch.cat([x, r.log()], 1)).chunk(2, 1)
+    loc, log_variance = encode(config, encoder, x, r).chunk(2, 1)
     assert (log_variance < -2).all()
     mean = decoder(loc)[0, :3]
     torch.testing.assert_close(mean, colour.expand_as(mean), atol=0.01, rtol=0)
@@ -149,12 +154,13 @@ def test_a_new_expert_draws_a_region_in_its_mean_colour_and_is_sure(latent, shap
 
 def test_encoders_see_colours_as_they_differ_from_the_regions_own():
     torch.manual_seed(0)
-    encoder = Encoder(ExpertConfig(latent=5, layers=2, features=8, centred=True), 32).double()
+    config = ExpertConfig(latent=5, layers=2, features=8, centred=True)
+    encoder = Encoder(config, 32).double()
     r = region_of(slice(8, 20), slice(4, 12)).double()
     x = 0.5 * torch.rand(1, 3, 32, 32).double()
     with torch.no_grad():  # of learnt weights, all outputs depend on the window
         encoder.head[-1].weight.normal_()
-    dark, bright = (encoder(torch.cat([a, r.log()], 1)) for a in (x, x + 0.3))
+    dark, bright = (encode(config, encoder, a, r) for a in (x, x + 0.3))
     assert not torch.allclose(dark[:, 2:5], bright[:, 2:5])
     torch.testing.assert_close(dark[:, :2], bright[:, :2])
     torch.testing.assert_close(dark[:, 5:], bright[:, 5:])
@@ -282,7 +288,7 @@ def test_a_new_encoder_is_about_the_size():
     r = torch.full((2, 1, 32, 32), 1e-5)
     r[0, 0, :8, :8] = 1
     r[1, 0, 10:28, 10:30] = 1
-    out = encoder(torch.cat([torch.rand(2, 3, 32, 32), r.log()], 1))
+    out = encode(SCALED, encoder, torch.rand(2, 3, 32, 32), r)
     assert out.shape == (2, 8)
     torch.testing.assert_close(out[:, 2:3], log_size_of(r, centre(r, grid), grid))
 

@@ -10,6 +10,7 @@ from econ_pyro.config import ExpertConfig
 from econ_pyro.data import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.guides.encoder import Encoder
+from econ_pyro.guides.look import Look
 from econ_pyro.learner import Learner
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
 from econ_pyro.restarts import copy_expert
@@ -23,8 +24,8 @@ def new_units(latents):
     return Units(ExpertConfig(latent=latents))
 
 
-def posterior(encoder, x, r):
-    loc, log_variance = encoder(torch.cat([x, r.log()], 1)).chunk(2, 1)
+def posterior(config, encoder, x, r):
+    loc, log_variance = encoder(*Look(config, 32).to(x)(x, r)).chunk(2, 1)
     return loc, log_variance.exp()
 
 
@@ -57,12 +58,12 @@ def test_new_units_change_no_drawing_and_make_the_prior_what_is_used(centred, sc
     x, r = some_images(50)
     with torch.no_grad():
         encoder.head[-1].weight.normal_()
-        before = posterior(encoder, x, r)
+        before = posterior(config, encoder, x, r)
         noise = torch.randn(50, 5).double()
         drawn = [decoder(z) for z in (before[0], before[0] + before[1].sqrt() * noise)]
         for _ in range(2):  # from units that are not the first ones, too
-            fit(encoder, decoder, *posterior(encoder, x, r))
-            after = posterior(encoder, x, r)
+            fit(encoder, decoder, *posterior(config, encoder, x, r))
+            after = posterior(config, encoder, x, r)
             anew = [decoder(z) for z in (after[0], after[0] + after[1].sqrt() * noise)]
             torch.testing.assert_close(anew, drawn)
     places = 2 if centred else 0

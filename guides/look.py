@@ -1,0 +1,93 @@
+"""What encoders see of a region: the same for all experts, and nothing in it is learnt."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from econ_pyro.config import ExpertConfig
+from econ_pyro.fusing import fused
+from econ_pyro.layers import SCOPE_EPS, join, mean_over, safe_log
+from econ_pyro.occlusion import occlude
+from econ_pyro.place import centre, coordinates, glimpse, log_size_of, window
+
+
+class Look(nn.Module):
+    """Image and region to the input of an :class:`~econ_pyro.guides.encoder.Encoder`.
+
+    With ``centred``, that is a window about the region in place of the image, and numbers about
+    the region. In the window colours are seen as they differ from the region's mean: what is
+    learnt of an object holds for colours that it never had.
+
+    Args:
+        config: sizes of the expert.
+        size: height and width of the image.
+    """
+
+    def __init__(self, config: ExpertConfig, size: int) -> None:
+        super().__init__()
+        self.centred, self.scaled = config.centred, config.scaled
+        self.register_buffer("grid", coordinates(size), persistent=False)  # (1, 2, H, W)
+        self.grid: Tensor
+        outside = torch.tensor([0.0, 0.0, 0.0, math.log(SCOPE_EPS)])[:, None, None]
+        self.register_buffer("outside", outside, persistent=False)
+        self.outside: Tensor
+
+    def forward(self, x: Tensor, r: Tensor, occluder: Tensor | None = None) -> tuple[Tensor, ...]:
+        """What is seen, and what is known about the region.
+
+        Args:
+            x: images, ``(n, 3, H, W)``. Not the image times the region: with it all objects fell
+                into one region.
+            r: regions, ``(n, 1, H, W)``.
+            occluder: what is in front, ``(n, 4, H, W)``; nothing if not given
+                (:mod:`econ_pyro.occlusion`).
+
+        Returns:
+            Colours and log region, ``(n, 4, H, W)``, of a window ``(n, 4, H / 2, W / 2)``; and
+            the region's centre of mass, mean colour and, with ``scaled``, log of its size,
+            ``(n, A)``; A is 0 where not ``centred``.
+        """
+        if not self.centred:
+            return _whole(x, r, occluder), x.new_empty(x.shape[0], 0)
+        inputs, where, about = _about(x, r, occluder, self.grid, self.outside, self.scaled)
+        return glimpse(inputs, where, self.outside), about
+
+    @torch.no_grad()
+    def at_all(self, x: Tensor, r: Tensor) -> tuple[Tensor, ...]:
+        """The same of K regions of each image, ``(B, K, ...)`` each, without gradients.
+
+        Args:
+            x: images, ``(B, 3, H, W)``.
+            r: regions, ``(B, K, 1, H, W)``.
+        """
+        everyone = x[:, None].expand(-1, r.shape[1], -1, -1, -1).flatten(0, 1)
+        return tuple(part.unflatten(0, r.shape[:2]) for part in self(everyone, r.flatten(0, 1)))
+
+
+@fused
+def _whole(x: Tensor, r: Tensor, occluder: Tensor | None) -> Tensor:
+    x, r = occlude(x, r, occluder)
+    return join(x, safe_log(r))
+
+
+@fused
+def _about(
+    x: Tensor,
+    r: Tensor,
+    occluder: Tensor | None,
+    grid: Tensor,
+    outside: Tensor,
+    scaled: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What to cut a window from, where, and numbers."""
+    x, r = occlude(x, r, occluder)
+    r = r.clamp_min(SCOPE_EPS)
+    place, colour = centre(r, grid), mean_over(r, x)
+    inputs = join(x - colour[:, :, None, None], r.log())
+    about = [place, colour]
+    if scaled:
+        about.append(log_size_of(r, place, grid))
+    return inputs - outside, window(r, place, grid), torch.cat(about, 1)
