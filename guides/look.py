@@ -35,7 +35,9 @@ class Look(nn.Module):
         self.register_buffer("outside", outside, persistent=False)
         self.outside: Tensor
 
-    def forward(self, x: Tensor, r: Tensor, occluder: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, x: Tensor, r: Tensor, occluder: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What is seen, and what is known about the region.
 
         Args:
@@ -50,10 +52,7 @@ class Look(nn.Module):
             the region's centre of mass, mean colour and, with ``scaled``, log of its size,
             ``(n, A)``; A is 0 where not ``centred``.
         """
-        if not self.centred:
-            return _whole(x, r, occluder), x.new_empty(x.shape[0], 0)
-        inputs, where, about = _about(x, r, occluder, self.grid, self.outside, self.scaled)
-        return glimpse(inputs, where, self.outside), about
+        return self._at(x, r, occluder, 1)
 
     @torch.no_grad()
     def at_all(self, x: Tensor, r: Tensor) -> tuple[Tensor, ...]:
@@ -63,13 +62,27 @@ class Look(nn.Module):
             x: images, ``(B, 3, H, W)``.
             r: regions, ``(B, K, 1, H, W)``.
         """
-        everyone = x[:, None].expand(-1, r.shape[1], -1, -1, -1).flatten(0, 1)
-        return tuple(part.unflatten(0, r.shape[:2]) for part in self(everyone, r.flatten(0, 1)))
+        found = self._at(x, r.flatten(0, 1), None, r.shape[1])
+        return tuple(part.unflatten(0, r.shape[:2]) for part in found)
+
+    def _at(
+        self, x: Tensor, r: Tensor, occluder: Tensor | None, each: int
+    ) -> tuple[Tensor, Tensor]:
+        if not self.centred:
+            return _whole(x, r, occluder, each), x.new_empty(r.shape[0], 0)
+        inputs, where, about = _about(x, r, occluder, each, self.grid, self.outside, self.scaled)
+        return glimpse(inputs, where, self.outside), about
+
+
+def _behind(x: Tensor, r: Tensor, occluder: Tensor | None, each: int) -> tuple[Tensor, Tensor]:
+    """Images, of which each has several regions, and regions as they are seen."""
+    x = x[:, None].expand(-1, each, -1, -1, -1).flatten(0, 1)
+    return occlude(x, r, occluder)
 
 
 @fused
-def _whole(x: Tensor, r: Tensor, occluder: Tensor | None) -> Tensor:
-    x, r = occlude(x, r, occluder)
+def _whole(x: Tensor, r: Tensor, occluder: Tensor | None, each: int) -> Tensor:
+    x, r = _behind(x, r, occluder, each)
     return join(x, safe_log(r))
 
 
@@ -78,12 +91,13 @@ def _about(
     x: Tensor,
     r: Tensor,
     occluder: Tensor | None,
+    each: int,
     grid: Tensor,
     outside: Tensor,
     scaled: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What to cut a window from, where, and numbers."""
-    x, r = occlude(x, r, occluder)
+    x, r = _behind(x, r, occluder, each)
     r = r.clamp_min(SCOPE_EPS)
     place, colour = centre(r, grid), mean_over(r, x)
     inputs = join(x - colour[:, :, None, None], r.log())
