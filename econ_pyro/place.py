@@ -104,9 +104,8 @@ def window(r: Tensor, place: Tensor, grid: Tensor) -> Tensor:
     middle = place[:, :, None, None]
     variance = mean_over(r, (grid - middle).square()).amax(1)
     width = (SPREADS * variance.sqrt()).clamp(NARROWEST, 1.0)
-    return middle + width[:, None, None, None] * coordinates(grid.shape[2] // 2, grid.device).to(
-        grid
-    )
+    half = coordinates(grid.shape[2] // 2, grid.device).to(grid)
+    return middle + width[:, None, None, None] * half
 
 
 def glimpse(inputs: Tensor, where: Tensor, outside: Tensor) -> Tensor:

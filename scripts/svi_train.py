@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import econ_pyro
-from econ_pyro import checkpoint, cli, files, plots
+from econ_pyro import checkpoint, cli, files, plots, presets
 from econ_pyro.about import LIMIT
 from econ_pyro.config import Config, from_dict, to_dict
 from econ_pyro.curves import training_curves
@@ -154,6 +154,7 @@ def _resolve(parsed: TrainArgs, run: Path, given: Sequence[Expert] = ()) -> Conf
     if parsed.resume:
         stored = files.read_json(run / checkpoint.CONFIG)
         config = from_dict(Config, stored["config"])
+        _check_kept(parsed, config, run)
     else:
         config = Config(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)})
         if parsed.freeze:
@@ -168,6 +169,32 @@ def _resolve(parsed: TrainArgs, run: Path, given: Sequence[Expert] = ()) -> Conf
     return dataclasses.replace(
         config, scenes=scenes, train=dataclasses.replace(config.train, **limits)
     )
+
+
+def _check_kept(parsed: TrainArgs, config: Config, run: Path) -> None:
+    """Refuse options that a run which goes on would not follow."""
+    usual, kept = _options(presets.PRESETS[parsed.preset][1]), _options(config)
+    for name, value in _options(parsed).items():
+        if value not in (usual[name], kept[name]):
+            raise EconError(
+                f"{name} {kept[name]}, as in {run}",
+                f"{name} {value}",
+                "a run goes on as it began: only --steps and --minutes count with --resume",
+            )
+
+
+def _options(config: Config) -> dict[str, Any]:
+    """Values by the names of their options."""
+
+    def walk(values: dict[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{above}{name}.")
+            else:
+                yield above + name.replace("_", "-"), value
+
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
+    return dict(walk(to_dict(Config(**fields)), "--"))
 
 
 def _prepare(run: Path, config: Config, parsed: TrainArgs) -> None:

@@ -97,6 +97,11 @@ def test_an_existing_run_is_kept_and_can_be_resumed(run, tmp_path, capsys):
         checkpoint.load_checkpoint(r / checkpoint.LAST)["model"] for r in (tmp_path / "r", run)
     )
     assert all(torch.equal(resumed[k], whole[k]) for k in whole)
+    again = ["--run", tmp_path / "r", "--resume", "--dry-run"]
+    script("svi_train", *args[:-2], *again)  # the same command, to go on
+    for option, value in ((["--train.steps", 9], "2, as in"), (["--compile"], "compile False")):
+        line = fails(capsys, "svi_train", "quick", *option, *again)
+        assert option[0] in line and value in line and "only --steps and --minutes" in line
 
 
 def test_training_on_a_dataset_and_on_pictures(tmp_path, run):
