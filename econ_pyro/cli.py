@@ -6,7 +6,7 @@ import errno
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ import torch
 import tyro
 
 from econ_pyro import presets, process
+from econ_pyro.config import Config
 from econ_pyro.errors import EconError
 
 T = TypeVar("T")
@@ -45,17 +46,23 @@ def _exit(message: str) -> None:
     sys.exit(2)
 
 
-def of_preset(cls: Callable[..., T], args: Sequence[str] | None, description: str | None) -> T:
+def of_preset(
+    cls: Callable[..., T],
+    args: Sequence[str] | None,
+    description: str | None,
+    named: Mapping[str, tuple[str, Config]] | None = None,
+) -> T:
     """Arguments that begin with a preset, each of whose fields an option can set.
 
     Args:
         cls: a dataclass with the fields of a :class:`~econ_pyro.config.Config`, and ``preset``.
         args: command line; that of the process if not given.
         description: what the entry point does, for ``--help``.
+        named: descriptions and configurations by preset; ours if not given.
     """
     options: dict[str, tuple[str, Any]] = {
         name: (text, cls(**vars(config), preset=name))
-        for name, (text, config) in presets.PRESETS.items()
+        for name, (text, config) in (named or presets.PRESETS).items()
     }
     return tyro.extras.overridable_config_cli(options, args=args, description=description)
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import econ_pyro
-from econ_pyro import checkpoint, cli, files, plots, presets
+from econ_pyro import checkpoint, cli, files, plots
 from econ_pyro.about import LIMIT
 from econ_pyro.config import Config, from_dict, to_dict
 from econ_pyro.curves import training_curves
@@ -81,6 +81,8 @@ def main(args: Sequence[str] | None = None) -> None:
     run = parsed.run or Path("runs") / f"{parsed.preset}-seed-{parsed.seed}"
     given = _initial_experts(parsed)
     config = _resolve(parsed, run, given)
+    if parsed.resume:
+        _check_kept(args, parsed, config, run)
     device = cli.pick_device(parsed.device)
     if parsed.dry_run:
         _describe(config, device, run)
@@ -154,7 +156,6 @@ def _resolve(parsed: TrainArgs, run: Path, given: Sequence[Expert] = ()) -> Conf
     if parsed.resume:
         stored = files.read_json(run / checkpoint.CONFIG)
         config = from_dict(Config, stored["config"])
-        _check_kept(parsed, config, run)
     else:
         config = Config(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)})
         if parsed.freeze:
@@ -171,11 +172,13 @@ def _resolve(parsed: TrainArgs, run: Path, given: Sequence[Expert] = ()) -> Conf
     )
 
 
-def _check_kept(parsed: TrainArgs, config: Config, run: Path) -> None:
+def _check_kept(args: Sequence[str] | None, parsed: TrainArgs, config: Config, run: Path) -> None:
     """Refuse options that a run which goes on would not follow."""
-    usual, kept = _options(presets.PRESETS[parsed.preset][1]), _options(config)
-    for name, value in _options(parsed).items():
-        if value not in (usual[name], kept[name]):
+    # read again with the run's own values as those that are not given
+    asked = cli.of_preset(TrainArgs, args, __doc__, {parsed.preset: ("", config)})
+    kept = _options(config)
+    for name, value in _options(asked).items():
+        if value != kept[name]:
             raise EconError(
                 f"{name} {kept[name]}, as in {run}",
                 f"{name} {value}",
