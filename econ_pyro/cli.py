@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import shutil
 import sys
@@ -65,6 +66,11 @@ def of_preset(
         for name, (text, config) in (named or presets.PRESETS).items()
     }
     return tyro.extras.overridable_config_cli(options, args=args, description=description)
+
+
+def config_of(parsed: Config) -> Config:
+    """What of an entry point's arguments is configuration."""
+    return Config(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)})
 
 
 def pick_device(name: str) -> torch.device:

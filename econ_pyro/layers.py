@@ -77,13 +77,18 @@ def mean_over(r: Tensor, values: Tensor) -> Tensor:
     return (r * values).sum((2, 3)) / r.sum((2, 3))
 
 
-def join(*parts: Tensor) -> Tensor:
+def join_channels(*parts: Tensor) -> Tensor:
     """Channels of several images, ``(n, C, H, W)`` each, after one another.
 
     As planes: torch's compiler takes what has a single channel for channels_last, and what it is
     joined with follows, pixel by pixel. Lines of pixels have but one layout.
     """
     return torch.cat([part.flatten(2) for part in parts], 1).unflatten(2, parts[0].shape[2:])
+
+
+def with_log(x: Tensor, mask: Tensor) -> Tensor:
+    """Images and the log of a scope or region, as networks see them, ``(n, 4, H, W)``."""
+    return join_channels(x, safe_log(mask))
 
 
 @fused
@@ -96,7 +101,7 @@ def regions_of_shapes(m: Tensor) -> Tensor:
     Returns:
         Regions, same shape as ``m``; they sum to at most 1 over layers.
     """
-    pixels = m.flatten(2)  # as in join
+    pixels = m.flatten(2)  # as in join_channels
     s_t, regions = torch.ones_like(pixels[:, 0]), []
     for m_t in pixels.unbind(1):
         regions.append(region(s_t, m_t))
@@ -114,7 +119,7 @@ def scopes(r: Tensor) -> Tensor:
     Returns:
         Same shape as ``r``; the first is 1 everywhere.
     """
-    pixels = r.flatten(2)  # as in join
+    pixels = r.flatten(2)  # as in join_channels
     s_t, before = torch.ones_like(pixels[:, 0]), []
     for r_t in pixels.unbind(1):
         before.append(s_t)

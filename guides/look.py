@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from econ_pyro.config import ExpertConfig
 from econ_pyro.fusing import fused
-from econ_pyro.layers import SCOPE_EPS, join, mean_over, safe_log
+from econ_pyro.layers import SCOPE_EPS, join_channels, mean_over, with_log
 from econ_pyro.occlusion import occlude
 from econ_pyro.place import centre, coordinates, glimpse, log_size_of, window
 
@@ -36,23 +36,27 @@ class Look(nn.Module):
         self.outside: Tensor
 
     def forward(
-        self, x: Tensor, r: Tensor, occluder: Tensor | None = None
+        self, x: Tensor, r: Tensor, occluder: Tensor | None = None, each: int = 1
     ) -> tuple[Tensor, Tensor]:
         """What is seen, and what is known about the region.
 
         Args:
-            x: images, ``(n, 3, H, W)``. Not the image times the region: with it all objects fell
-                into one region.
+            x: images, ``(n / each, 3, H, W)``. Not the image times the region: with it all objects
+                fell into one region.
             r: regions, ``(n, 1, H, W)``.
             occluder: what is in front, ``(n, 4, H, W)``; nothing if not given
                 (:mod:`econ_pyro.occlusion`).
+            each: regions of each image, one after the other.
 
         Returns:
             Colours and log region, ``(n, 4, H, W)``, of a window ``(n, 4, H / 2, W / 2)``; and
             the region's centre of mass, mean colour and, with ``scaled``, log of its size,
             ``(n, A)``; A is 0 where not ``centred``.
         """
-        return self._at(x, r, occluder, 1)
+        if not self.centred:
+            return _whole(x, r, occluder, each), x.new_empty(r.shape[0], 0)
+        inputs, where, about = _about(x, r, occluder, each, self.grid, self.outside, self.scaled)
+        return glimpse(inputs, where, self.outside), about
 
     @torch.no_grad()
     def at_all(self, x: Tensor, r: Tensor) -> tuple[Tensor, ...]:
@@ -62,16 +66,8 @@ class Look(nn.Module):
             x: images, ``(B, 3, H, W)``.
             r: regions, ``(B, K, 1, H, W)``.
         """
-        found = self._at(x, r.flatten(0, 1), None, r.shape[1])
+        found = self(x, r.flatten(0, 1), each=r.shape[1])
         return tuple(part.unflatten(0, r.shape[:2]) for part in found)
-
-    def _at(
-        self, x: Tensor, r: Tensor, occluder: Tensor | None, each: int
-    ) -> tuple[Tensor, Tensor]:
-        if not self.centred:
-            return _whole(x, r, occluder, each), x.new_empty(r.shape[0], 0)
-        inputs, where, about = _about(x, r, occluder, each, self.grid, self.outside, self.scaled)
-        return glimpse(inputs, where, self.outside), about
 
 
 def _behind(x: Tensor, r: Tensor, occluder: Tensor | None, each: int) -> tuple[Tensor, Tensor]:
@@ -83,7 +79,7 @@ def _behind(x: Tensor, r: Tensor, occluder: Tensor | None, each: int) -> tuple[T
 @fused
 def _whole(x: Tensor, r: Tensor, occluder: Tensor | None, each: int) -> Tensor:
     x, r = _behind(x, r, occluder, each)
-    return join(x, safe_log(r))
+    return with_log(x, r)
 
 
 @fused
@@ -100,7 +96,7 @@ def _about(
     x, r = _behind(x, r, occluder, each)
     r = r.clamp_min(SCOPE_EPS)
     place, colour = centre(r, grid), mean_over(r, x)
-    inputs = join(x - colour[:, :, None, None], r.log())
+    inputs = join_channels(x - colour[:, :, None, None], r.log())
     about = [place, colour]
     if scaled:
         about.append(log_size_of(r, place, grid))

@@ -23,7 +23,7 @@ from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.encoder import Encoder
 from econ_pyro.guides.look import Look
 from econ_pyro.guides.seeds import candidates, find_seed, grow, grow_all
-from econ_pyro.layers import fixed_region, next_scope, region, safe_log
+from econ_pyro.layers import fixed_region, next_scope, region, with_log
 
 LOG_SCALE_RANGE = (-7.0, 3.0)  # of q(z); outside, exp would meet the limits of float32 training
 
@@ -102,7 +102,7 @@ class Recognition(nn.Module):
 
     def _given(self, x: Tensor, s_t: Tensor) -> Tensor:
         """What attention sees: with seeds, which say where to look, a full scope."""
-        return _inputs(x, torch.ones_like(s_t) if self.seeded else s_t)
+        return with_log(x, torch.ones_like(s_t) if self.seeded else s_t)
 
     def encode(
         self,
@@ -171,10 +171,6 @@ class Recognition(nn.Module):
                 q_z = self.encode(x, r_t, k_t, None if noise is None else noise[:, i], front)
                 pyro.sample(sites.z(t), q_z)
                 s_t = next_scope(s_t, r_t)
-
-
-def _inputs(x: Tensor, mask: Tensor) -> Tensor:
-    return torch.cat([x, safe_log(mask)], -3)
 
 
 def _posterior(out: Tensor, noise: Tensor | None) -> TorchDistribution:

@@ -88,7 +88,7 @@ def grow(features: Tensor, seed: Tensor) -> Tensor:
     Returns:
         ``(n, 1, H, W)``.
     """
-    # lines of pixels, as in join: the gradient of what is split is joined
+    # lines of pixels, as in join_channels: the gradient of what is split is joined
     sharp, phi = features.flatten(2).split([1, features.shape[1] - 1], 1)
     at_seed = phi.gather(2, seed[:, None, None].expand(-1, phi.shape[1], 1))
     distance = (phi - at_seed).square().sum(1, keepdim=True)

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -71,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = cli.of_preset(Args, args, __doc__)
     errors.check_positive("--rounds", parsed.rounds)
     device = cli.pick_device(parsed.device)
-    config = Config(**{f.name: getattr(parsed, f.name) for f in fields(Config)})
+    config = cli.config_of(parsed)
     with pyro.validation_enabled(False):
         figures: dict[str, Any] = {"machine": _machine(device), "preset": parsed.preset}
         figures["config"] = to_dict(config)

@@ -157,7 +157,7 @@ def _resolve(parsed: TrainArgs, run: Path, given: Sequence[Expert] = ()) -> Conf
         stored = files.read_json(run / checkpoint.CONFIG)
         config = from_dict(Config, stored["config"])
     else:
-        config = Config(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)})
+        config = cli.config_of(parsed)
         if parsed.freeze:
             train = dataclasses.replace(config.train, frozen=len(given))
             config = dataclasses.replace(config, train=train)
@@ -177,7 +177,7 @@ def _check_kept(args: Sequence[str] | None, parsed: TrainArgs, config: Config, r
     # read again with the run's own values as those that are not given
     asked = cli.of_preset(TrainArgs, args, __doc__, {parsed.preset: ("", config)})
     kept = _options(config)
-    for name, value in _options(asked).items():
+    for name, value in _options(cli.config_of(asked)).items():
         if value != kept[name]:
             raise EconError(
                 f"{name} {kept[name]}, as in {run}",
@@ -196,8 +196,7 @@ def _options(config: Config) -> dict[str, Any]:
             else:
                 yield above + name.replace("_", "-"), value
 
-    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
-    return dict(walk(to_dict(Config(**fields)), "--"))
+    return dict(walk(to_dict(config), "--"))
 
 
 def _prepare(run: Path, config: Config, parsed: TrainArgs) -> None:
