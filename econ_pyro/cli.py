@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 import tyro
 
-from econ_pyro import presets, process
+from econ_pyro import parallel, presets, process
 from econ_pyro.config import Config
 from econ_pyro.errors import EconError
 
@@ -25,6 +25,7 @@ T = TypeVar("T")
 def run(main: Callable[[], None]) -> None:
     """Run an entry point; a user's mistake becomes one line on stderr and exit status 2."""
     process.keep_memory()
+    parallel.use_cores()
     try:
         main()
     except EconError as error:

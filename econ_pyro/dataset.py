@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +33,7 @@ from torch import Tensor
 
 from econ_pyro._version import __version__
 from econ_pyro.errors import EconError
+from econ_pyro.parallel import each, used_cores
 from econ_pyro.scene_config import SceneConfig
 from econ_pyro.scenes import SceneRenderer, Scenes
 
@@ -107,9 +108,7 @@ def _write_split(
     folder.mkdir()
     with ExitStack() as stack:
         files = {name: stack.enter_context(open(folder / f"{name}.npy", "wb")) for name in _DTYPES}
-        for start in range(0, n, _CHUNK):
-            stop = min(start + _CHUNK, n)
-            arrays = _pack(renderer.render(torch.arange(first + start, first + stop)))
+        for start, arrays in _rendered(renderer, first, n):
             for name, array in arrays.items():
                 if start == 0:
                     header = {
@@ -121,7 +120,21 @@ def _write_split(
                 # Written, not memory-mapped: on a full disk a write fails with an error that can
                 # be told, a map kills the process.
                 files[name].write(array.tobytes())
-            progress(stop - start)
+            progress(len(arrays["image"]))
+
+
+def _rendered(
+    renderer: SceneRenderer, first: int, n: int
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Number of the first scene, from 0, and arrays of one chunk after another."""
+
+    def render(start: int) -> tuple[int, dict[str, np.ndarray]]:
+        stop = min(start + _CHUNK, n)
+        return start, _pack(renderer.render(torch.arange(first + start, first + stop)))
+
+    together = _CHUNK * used_cores()
+    for begin in range(0, n, together):
+        yield from each(render, range(begin, min(begin + together, n), _CHUNK))
 
 
 def _pack(scenes: Scenes) -> dict[str, np.ndarray]:

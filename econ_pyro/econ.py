@@ -15,7 +15,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from econ_pyro import card, checkpoint, painting, parts, pretrained
+from econ_pyro import card, checkpoint, painting, parallel, parts, pretrained
 from econ_pyro.config import Config, ModelConfig
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
@@ -166,7 +166,7 @@ class Econ:
         self,
         images: Tensor,
         steps: int | None = None,
-        batch: int = 64,
+        batch: int = 32,
         regions: Tensor | None = None,
         greedy: bool = False,
     ) -> Decomposition:
@@ -175,7 +175,7 @@ class Econ:
         Args:
             images: ``(B, 3, H, W)`` float in [0, 1], H = W = the model's size.
             steps: layers to look for; as in training if not given.
-            batch: images at a time.
+            batch: images that each core takes at a time.
             regions: true regions in place of attention, ``(B, T, 1, H, W)``.
             greedy: leave the layers as the competition found them, also if the configuration
                 says that they are to be refined (:mod:`econ_pyro.refinement`).
@@ -196,11 +196,16 @@ class Econ:
         refined = self.config.objective.refine and not greedy
         pieces = images.split(batch)
         given = [None] * len(pieces) if regions is None else regions.split(batch)
-        parts = []
-        for x, r in zip(pieces, given, strict=True):
+
+        def explain(piece: tuple[Tensor, Tensor | None]) -> Decomposition:
+            x, r = piece
             r = None if r is None else r.to(self.device)
-            parts.append(svi.explain(x.to(self.device), r, refined).cpu())
-        return Decomposition.cat(parts)
+            return svi.explain(x.to(self.device), r, refined).cpu()
+
+        jobs = list(zip(pieces, given, strict=True))
+        if self.device.type == "cpu":
+            return Decomposition.cat(parallel.each(explain, jobs))
+        return Decomposition.cat([explain(job) for job in jobs])
 
     def sample(
         self,

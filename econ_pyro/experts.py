@@ -21,7 +21,8 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from econ_pyro.fusing import fused, run
+from econ_pyro import side_by_side
+from econ_pyro.fusing import compiles, fused, run
 from econ_pyro.precision import at_least_float32
 
 # oneDNN builds a kernel for every new batch size: groups are padded up to a multiple of this
@@ -193,11 +194,13 @@ class Ensemble(nn.ModuleList):
     def _run(
         self, networks: Sequence[nn.Module], inputs: Iterable[Sequence[Tensor]]
     ) -> list[Tensor]:
-        """Output of each, one after the other."""
+        """Output of each, on as many cores as there are for it."""
         if self._prepare:
             pairs = zip(inputs, self._prepare(networks), strict=True)
             inputs = [(*own, further) for own, further in pairs]
-        return [run(network, *own) for network, own in zip(networks, inputs, strict=True)]
+        if compiles():
+            return [run(network, *own) for network, own in zip(networks, inputs, strict=True)]
+        return side_by_side.run(networks, list(inputs))
 
 
 def _padded(rows: Tensor) -> Tensor:

@@ -61,6 +61,11 @@ def fusing(on: bool = True) -> Iterator[None]:
         _on.reset(before)
 
 
+def compiles() -> bool:
+    """Whether what runs now is compiled, or is part of a graph that is."""
+    return torch.compiler.is_compiling() or _on.get()
+
+
 def fused(
     function: Callable[P, R], dynamic: bool = False, ensemble: bool = False
 ) -> Callable[P, R]:

@@ -19,6 +19,7 @@ from econ_pyro.occlusion import draw_occluders
 from econ_pyro.packed import PackedAdam
 from econ_pyro.proposals import Rules
 from econ_pyro.refinement import explain
+from econ_pyro.side_by_side import separate_graphs
 from econ_pyro.terms import Terms
 from econ_pyro.winners import Winners, draw_gumbel
 from econ_pyro.world import World
@@ -155,7 +156,7 @@ class CompetitiveSVI:
         self.optim.zero_grad(set_to_none=True)
         # the optimiser holds the parameters: nothing goes into Pyro's global store
         local = pyro.settings.context(module_local_params=True)
-        with self._precision(x), local, fusing(self.compiled):
+        with self._precision(x), local, fusing(self.compiled), separate_graphs():
             front = None if luck is None else draw_occluders(x, w.region, luck, self.occlude)
             terms = Terms(*self._terms(x, w.k, w.noise, regions, w.seed, front))
             loss = terms.loss(self.elbo.beta, gamma).sum(dim=1).mean()

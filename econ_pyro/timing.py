@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from econ_pyro.parallel import alone, each, used_cores
+
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
@@ -47,15 +49,21 @@ def interleaved(
 
 
 def matrix_product(device: torch.device, dtype: torch.dtype, size: int) -> Callable[[], object]:
-    """A job of ``2 * size**3`` operations: the machine's peak as its own libraries reach it."""
+    """A job of ``2 * size**3`` operations, on CPUs for each core in use.
+
+    It is the machine's peak as its own libraries reach it.
+    """
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return lambda: a @ b
+    if device.type != "cpu":
+        return lambda: a @ b
+    return lambda: each(lambda _: a @ b, range(used_cores()))
 
 
 def operations(job: Callable[[], object], calls: int = 3) -> int:
     """Floating-point operations of convolutions and matrix products in a call, mean of several."""
     own = {torch.ops.aten.convolution_backward: _backward_operations}
-    with FlopCounterMode(display=False, custom_mapping=own) as counter:
+    # the counter sees this thread alone
+    with alone(), FlopCounterMode(display=False, custom_mapping=own) as counter:
         for _ in range(calls):
             job()
     return counter.get_total_flops() // calls

@@ -24,7 +24,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from econ_pyro import cli, errors, files
+from econ_pyro import cli, errors, files, parallel
 from econ_pyro.captured import CapturedSVI
 from econ_pyro.config import Config, to_dict
 from econ_pyro.data import GeneratedScenes
@@ -72,6 +72,8 @@ def main(args: Sequence[str] | None = None) -> None:
     errors.check_positive("--rounds", parsed.rounds)
     device = cli.pick_device(parsed.device)
     config = cli.config_of(parsed)
+    if config.compile and device.type == "cpu":
+        parallel.use_cores(within=True)
     with pyro.validation_enabled(False):
         figures: dict[str, Any] = {"machine": _machine(device), "preset": parsed.preset}
         figures["config"] = to_dict(config)
@@ -88,7 +90,8 @@ def _machine(device: torch.device) -> dict[str, Any]:
     name = platform.processor() or platform.machine()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-    machine = {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    cores = max(parallel.used_cores(), torch.get_num_threads())
+    machine = {"device": name, "cores": cores, "torch": torch.__version__}
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     return machine
 
@@ -208,7 +211,8 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
         else peak_memory(job, device)
         for name, job in jobs.items()
     }
-    peak = 2 * size**3 / median(seconds.pop(PEAK))
+    cores = parallel.used_cores() if device.type == "cpu" else 1
+    peak = cores * 2 * size**3 / median(seconds.pop(PEAK))
     batch, reference = config.train.batch, median(seconds[plain])
     print(f"\npeak ({precision} product of {size}): {peak / 1e9:.0f} GFLOP/s")
     print(f"batch {batch}, K {config.model.experts}, T {config.model.steps}\n")

@@ -18,7 +18,7 @@ from typing import Any
 
 import tyro
 
-from econ_pyro import checkpoint, cli, errors, files, presets
+from econ_pyro import checkpoint, cli, errors, files, parallel, presets
 from econ_pyro.errors import EconError
 from econ_pyro.success import table
 
@@ -36,7 +36,7 @@ class Args:
     out: Path = Path("runs")
     """Folder of the runs, each PRESET-seed-SEED."""
     jobs: int = 1
-    """Runs at a time; the processor's threads are shared between them."""
+    """Runs at a time; the processor's cores are shared between them."""
     n: int = 1000
     """Held-out scenes for evaluation."""
     options: str = ""
@@ -77,8 +77,8 @@ def _resume(run: Path) -> list[str]:
 
 
 def _call(args: Args, command: list[str], run: Path) -> None:
-    threads = max(1, _cores() // args.jobs)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    cores = max(1, parallel.available_cores() // args.jobs)
+    environment = {**os.environ, parallel.OWN_NUMBER: str(cores)}
     log = run.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as f:
@@ -88,13 +88,6 @@ def _call(args: Args, command: list[str], run: Path) -> None:
         raise EconError(
             f"{Path(command[0]).name} to end well", f"status {code}: {''.join(last)}", f"see {log}"
         )
-
-
-def _cores() -> int:
-    """Processor cores that this process may use, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _numbers(text: str) -> Iterator[int]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import econ_pyro
-from econ_pyro import checkpoint, cli, files, plots
+from econ_pyro import checkpoint, cli, files, parallel, plots
 from econ_pyro.about import LIMIT
 from econ_pyro.config import Config, from_dict, to_dict
 from econ_pyro.curves import training_curves
@@ -98,6 +98,8 @@ def main(args: Sequence[str] | None = None) -> None:
         limits.valid_scenes, fit, parsed.strict, limit,
     )  # fmt: skip
     train, valid = source.train, source.valid
+    if config.compile and device.type == "cpu":
+        parallel.use_cores(within=True)
     with join(device, limits.batch) as (world, device), pyro.validation_enabled(False):
         pyro.set_rng_seed(config.seed)
 
@@ -114,6 +116,8 @@ def main(args: Sequence[str] | None = None) -> None:
         elif world.first:
             _prepare(run, config, parsed)
         world.wait()
+        if world.first and device.type == "cpu":
+            print(parallel.description())
         reason = _fit(trainer, run, parsed.tensorboard)
     if world.first:
         _report(trainer, run, valid, reason)
