@@ -65,6 +65,8 @@ class _Modes:
         # no cache of cast weights: threads share it, and each network uses each weight once
         amp = torch.autocast("cpu", self._dtype, self._amp, cache_enabled=False)
         with torch.set_grad_enabled(self._grad), amp:
+            if self._grad:  # hooks on a module's inputs, as torch's counters have, hold no leaves
+                args = [a.view_as(a) for a in args]
             return network(*args)
 
 
