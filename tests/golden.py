@@ -1,7 +1,7 @@
 """What the code gives, to be kept while it is moved: ``python tests/golden.py`` writes it anew.
 
-A change that is meant to leave results alone is held to these files by ``tests/test_golden.py``; one
-that is meant to change them writes them again, and says so in the commit.
+``tests/test_golden.py`` holds to these files a change that should leave results alone; one that
+should change them writes them again, and says so in the commit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the code gave when it was last meant to change: :mod:`golden` says how it is written anew."""
+"""What the code gave when it was last meant to change; :mod:`golden` writes it anew."""
 
 import json
 
