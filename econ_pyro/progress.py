@@ -1,0 +1,47 @@
+"""What there is to say of a run that has not done all of its steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from econ_pyro import checkpoint
+from econ_pyro.config import Config
+from econ_pyro.schedules import lowest_rate, unfinished
+
+
+def describe(config: Config, step: int, rate: float) -> str:
+    """How far a run has come, if not to the end.
+
+    Args:
+        config: of the run; ``train.steps`` is where it is to end.
+        step: steps done.
+        rate: the optimiser's learning rate.
+
+    Returns:
+        One line; empty of a run that did all of its steps.
+    """
+    left = unfinished(config, step)
+    if step >= config.train.steps:
+        return ""
+    line = f"training has come to step {step} of {config.train.steps}"
+    over = config.train.schedule == "plateau" and rate < lowest_rate(config)
+    if over:
+        line += f", where the rate had fallen {config.train.decreases} times"
+    if left:
+        line += f"; its schedule is unfinished, not reached: {', '.join(left)}"
+    if over:
+        return f"{line}: a new run can come to it with lower numbers" if left else ""
+    minutes = config.train.minutes
+    return f"{line}: go on with --resume{'' if minutes is None else ' and more --minutes'}"
+
+
+def describe_run(run: Path, config: Config) -> str:
+    """The same of a run's folder; empty also of published weights, which do not say."""
+    path = run / checkpoint.LAST
+    if not path.exists():
+        return ""
+    state = checkpoint.load_checkpoint(path)
+    steps = state.get("steps", config.train.steps)  # --resume may have asked for more
+    config = replace(config, train=replace(config.train, steps=steps))
+    return describe(config, state["step"], state["optim"]["param_groups"][0]["lr"])
