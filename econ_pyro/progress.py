@@ -7,6 +7,7 @@ from pathlib import Path
 
 from econ_pyro import checkpoint
 from econ_pyro.config import Config
+from econ_pyro.errors import EconError
 from econ_pyro.schedules import lowest_rate, unfinished
 
 
@@ -37,11 +38,12 @@ def describe(config: Config, step: int, rate: float) -> str:
 
 
 def describe_run(run: Path, config: Config) -> str:
-    """The same of a run's folder; empty also of published weights, which do not say."""
+    """The same of a run's folder; empty also where there is no checkpoint that says it."""
     path = run / checkpoint.LAST
-    if not path.exists():
+    try:
+        state = checkpoint.load_checkpoint(path)
+    except EconError:  # published weights; a damaged file, of which whoever needs it will tell
         return ""
-    state = checkpoint.load_checkpoint(path)
     steps = state.get("steps", config.train.steps)  # --resume may have asked for more
     config = replace(config, train=replace(config.train, steps=steps))
     return describe(config, state["step"], state["optim"]["param_groups"][0]["lr"])
