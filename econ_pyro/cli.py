@@ -37,9 +37,9 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # whoever read what is printed has gone, as head does
         _exit(141)
     except OSError as error:
-        if (failed := files.failed_write(error)) is None or not error.errno:
+        if not error.errno:  # no error of the system, but what some libraries raise
             raise
-        _exit(2, f"error: {files.write_failed(failed)}")
+        _exit(2, f"error: {files.write_failed(error)}")
 
 
 def _exit(status: int, message: str = "") -> None:
@@ -122,6 +122,10 @@ def staged(
         try:
             yield temporary
             _put(temporary, real)
+        except OSError as error:
+            if not error.errno:
+                raise
+            raise _renamed(error, temporary, out) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -137,9 +141,11 @@ def check_folder(
     """
     with nullcontext() if locked else locks.held(out):
         _check_ours(out, overwrite, marker)
-        temporary = leftovers.unfinished_folder(Path(os.path.realpath(out)))
-        temporary.mkdir(exist_ok=True)
-        temporary.rmdir()
+        folder = leftovers.unfinished_folder(Path(os.path.realpath(out)))
+        try:
+            files.check_writable(folder / "check")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(out)) from error
 
 
 def _check_ours(out: Path, overwrite: bool, marker: str) -> None:
@@ -148,6 +154,16 @@ def _check_ours(out: Path, overwrite: bool, marker: str) -> None:
         raise EconError(
             f"a folder with {marker}, to overwrite", f"{out}, without one", "name another folder"
         )
+
+
+def _renamed(error: OSError, temporary: Path, out: Path) -> OSError:
+    """An error by the name that the user knows."""
+    name = files.name_in(error)
+    if name is None and error.errno in files.NO_ROOM:  # of a write, which does not say where
+        name = str(out)
+    elif name is not None and Path(name).is_relative_to(temporary):
+        name = str(out / Path(name).relative_to(temporary))
+    return OSError(error.errno, error.strerror, name)
 
 
 def _put(new: Path, out: Path) -> None:

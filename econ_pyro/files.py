@@ -15,7 +15,8 @@ from econ_pyro.errors import EconError
 from econ_pyro.leftovers import unfinished_file
 
 _BLOCK = 4096  # bytes
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Of errors that room would mend."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -63,8 +64,16 @@ def failed_write(error: Exception, path: Path | str | None = None) -> OSError | 
         code = errno.ENOSPC  # a write was cut short, and that is why files are
     else:
         return None
-    name = error.filename if isinstance(error, OSError) else None
-    return OSError(code, os.strerror(code), str(name if path is None else path))
+    name = (
+        str(path) if path is not None else name_in(error) if isinstance(error, OSError) else None
+    )
+    return OSError(code, os.strerror(code), name)
+
+
+def name_in(error: OSError) -> str | None:
+    """The file that an error names, if it names one."""
+    name = error.filename
+    return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else None
 
 
 def write_failed(error: OSError, hint: str = "") -> EconError:
@@ -75,8 +84,8 @@ def write_failed(error: OSError, hint: str = "") -> EconError:
         hint: what to do once it does not.
     """
     reason = error.strerror or "an error without a name"
-    name = None if error.filename is None else os.fsdecode(error.filename)
-    if error.errno in _NO_ROOM:
+    name = name_in(error)
+    if error.errno in NO_ROOM:
         then = f"then {hint}" if hint else "then try again"
         where = "" if name is None else f" {name}"
         return EconError(f"room to write{where}", reason, f"free some space, {then}")
@@ -111,7 +120,7 @@ def check_writable(path: Path) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise failed_write(error, path) or error from error
     finally:
         for above in made:
             with suppress(OSError):

@@ -102,9 +102,10 @@ def main(args: Sequence[str] | None = None) -> None:
                 trainer, valid = _trainer(parsed, run, config, given, device, world)
                 reason, number = _fit(trainer, run, parsed.tensorboard)
             except OSError as error:
-                if (failed := files.failed_write(error)) is None:
+                if not error.errno:  # no error of the system, but what readers of images raise
                     raise
-                raise files.write_failed(failed, f"go on: {go_on}") from None
+                kept = (run / checkpoint.LAST).exists()
+                raise files.write_failed(error, f"go on: {go_on}" if kept else "") from None
         if number:
             text = f"stopped at step {trainer.step}, which {run} keeps: to go on, {go_on}"
             raise stopping.Stopped(number, text if world.first else "")
