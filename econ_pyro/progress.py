@@ -11,13 +11,14 @@ from econ_pyro.errors import EconError
 from econ_pyro.schedules import lowest_rate, unfinished
 
 
-def describe(config: Config, step: int, rate: float) -> str:
+def describe(config: Config, step: int, rate: float, seconds: float) -> str:
     """How far a run has come, if not to the end.
 
     Args:
         config: of the run; ``train.steps`` is where it is to end.
         step: steps done.
         rate: the optimiser's learning rate.
+        seconds: of training so far.
 
     Returns:
         One line; empty of a run that did all of its steps.
@@ -32,9 +33,10 @@ def describe(config: Config, step: int, rate: float) -> str:
     if left:
         line += f"; its schedule is unfinished, not reached: {', '.join(left)}"
     if over:
-        return f"{line}: a new run can come to it with lower numbers" if left else ""
+        return f"{line}: a new run reaches it with shorter schedules" if left else ""
     minutes = config.train.minutes
-    return f"{line}: go on with --resume{'' if minutes is None else ' and more --minutes'}"
+    spent = minutes is not None and seconds >= 60 * minutes
+    return f"{line}: go on with --resume{' and more --minutes' if spent else ''}"
 
 
 def describe_run(run: Path, config: Config) -> str:
@@ -46,4 +48,5 @@ def describe_run(run: Path, config: Config) -> str:
         return ""
     steps = state.get("steps", config.train.steps)  # --resume may have asked for more
     config = replace(config, train=replace(config.train, steps=steps))
-    return describe(config, state["step"], state["optim"]["param_groups"][0]["lr"])
+    rate = state["optim"]["param_groups"][0]["lr"]
+    return describe(config, state["step"], rate, state["seconds"])

@@ -195,7 +195,8 @@ def _report(trainer: Trainer, run: Path, valid: Source, reason: str) -> None:
     files.write_json(run / "evaluation.json", as_json(report))
     _draw(run / "figures", best, valid.images(torch.arange(min(len(valid), 8))), trainer.rows)
     print(f"\ntraining ended: {reason}, step {trainer.step}, {trainer.seconds / 60:.1f} minutes")
-    if left := progress.describe(trainer.config, trainer.step, trainer.learner.rate):
+    rate, seconds = trainer.learner.rate, trainer.seconds
+    if left := progress.describe(trainer.config, trainer.step, rate, seconds):
         print(left)
     print(f"run: {run}")
     for figure in sorted((run / "figures").iterdir()):
