@@ -194,10 +194,19 @@ def write_whole(path: str | Path, endings: Sequence[str], write: Callable[[Path]
         EconError: if the path ends otherwise.
     """
     path = Path(path)
-    if path.suffix.lower() not in endings:
-        raise EconError(f"a figure's name that ends in {' or '.join(endings)}", str(path))
+    check_ending(path, endings)
     write_atomically(path, write)
     return path
+
+
+def check_ending(path: Path, endings: Sequence[str]) -> None:
+    """Check that a figure's name ends as one of the formats does.
+
+    Raises:
+        EconError: it ends otherwise.
+    """
+    if path.suffix.lower() not in endings:
+        raise EconError(f"a figure's name that ends in {' or '.join(endings)}", str(path))
 
 
 CHIP = TEXT + 6  # width of a colour chip and the space after it

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
+import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import tyro
 
-from econ_pyro import parallel, presets, process
+from econ_pyro import files, leftovers, locks, parallel, presets, process, stopping
 from econ_pyro.config import Config
 from econ_pyro.errors import EconError
 
@@ -27,25 +26,32 @@ def run(main: Callable[[], None]) -> None:
     process.keep_memory()
     parallel.use_cores()
     try:
-        main()
+        with stopping.raised():
+            main()
+            sys.stdout.flush()  # a full disk under it is a mistake like others
     except EconError as error:
-        _exit(str(error))
-    except PermissionError as error:
-        _exit(f"expected permission to use {error.filename}, got {error.strerror}")
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _exit(f"expected room to write, got {error.strerror}: free some space and try again")
-        if error.errno not in (errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-            raise
-        _exit(f"expected a usable path, got {error.filename} ({error.strerror})")
+        _exit(2, f"error: {error}")
+    except stopping.Stopped as stop:
+        _exit(stop.status, str(stop))
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+        _exit(130, "stopped")
+    except BrokenPipeError:  # whoever read what is printed has gone, as head does
+        _exit(141)
+    except OSError as error:
+        if not error.errno:  # no error of the system, but what some libraries raise
+            raise
+        _exit(2, f"error: {files.write_failed(error)}")
 
 
-def _exit(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+def _exit(status: int, message: str = "") -> None:
+    with suppress(OSError):  # a terminal that was closed, a log on a full disk
+        if message:
+            print(message, file=sys.stderr, flush=True)
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would try again at the end, and have a traceback for it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
 
 
 def of_preset(
@@ -88,32 +94,91 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextmanager
-def staged(out: Path, overwrite: bool = False, marker: str = "") -> Iterator[Path]:
+def staged(
+    out: Path, overwrite: bool = False, marker: str = "", locked: bool = False
+) -> Iterator[Path]:
     """A temporary folder that becomes ``out`` when the block ends without an error.
+
+    Nothing of what was there is lost before: not by an error, by a kill, or by another process
+    that writes to the same folder, which has to wait.
 
     Args:
         out: the folder to make.
         overwrite: replace it if it exists.
         marker: pattern of a file that a folder of our making has; no other folder is replaced.
+        locked: the caller holds its lock.
 
     Raises:
-        EconError: it exists and is not empty, or is not of our making.
+        EconError: it exists and is not empty, or is not of our making, or another process is
+            writing to it.
+        OSError: no room, no permission.
     """
+    real = Path(os.path.realpath(out))  # of a link, what it leads to is replaced
+    real.parent.mkdir(parents=True, exist_ok=True)
+    with nullcontext() if locked else locks.held(out):
+        _check_ours(out, overwrite, marker)
+        temporary = leftovers.unfinished_folder(real)
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process of the same number
+        temporary.mkdir()
+        try:
+            yield temporary
+            _put(temporary, real)
+        except OSError as error:
+            if not error.errno:
+                raise
+            raise _renamed(error, temporary, out) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_folder(
+    out: Path, overwrite: bool = False, marker: str = "", locked: bool = False
+) -> None:
+    """Check that :func:`staged` will be able to make a folder, before computing what is in it.
+
+    Raises:
+        EconError: as :func:`staged`, whose arguments these are.
+        OSError: likewise.
+    """
+    with nullcontext() if locked else locks.held(out):
+        _check_ours(out, overwrite, marker)
+        folder = leftovers.unfinished_folder(Path(os.path.realpath(out)))
+        try:
+            files.check_writable(folder / "check")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(out)) from error
+
+
+def _check_ours(out: Path, overwrite: bool, marker: str) -> None:
     new_folder(out, overwrite)
     if marker and out.is_dir() and any(out.iterdir()) and not any(out.glob(marker)):
         raise EconError(
             f"a folder with {marker}, to overwrite", f"{out}, without one", "name another folder"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+
+
+def _renamed(error: OSError, temporary: Path, out: Path) -> OSError:
+    """An error by the name that the user knows."""
+    name = files.name_in(error)
+    if name is None and error.errno in files.NO_ROOM:  # of a write, which does not say where
+        name = str(out)
+    elif name is not None and Path(name).is_relative_to(temporary):
+        name = str(out / Path(name).relative_to(temporary))
+    return OSError(error.errno, error.strerror, name)
+
+
+def _put(new: Path, out: Path) -> None:
+    """Rename a folder to ``out``, in place of what may be there: whole, whenever it is killed."""
+    aside = leftovers.set_aside(out)
+    if out.exists():
+        out.rename(aside)
     try:
-        yield temporary
-        temporary.chmod(0o755)  # mkdtemp's folders are private
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        new.rename(out)
+    except OSError:
+        if aside.exists():
+            aside.rename(out)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def new_folder(path: Path, overwrite: bool) -> Path:

@@ -101,6 +101,11 @@ def as_json(metrics: SceneMetrics) -> dict[str, Any]:
     return out
 
 
+def names_of(metrics: SceneMetrics, current: list[str]) -> list[str]:
+    """Names of experts by majority class; the current ones where no truth tells a class."""
+    return current if metrics.confusion is None else metrics.expert_names
+
+
 def write_names(run: Path, metrics: SceneMetrics, current: list[str]) -> list[str]:
     """Name the experts of a run by majority class, in its ``experts.json``.
 

@@ -120,7 +120,7 @@ class Learner:
         Returns:
             What it saw, as ``CompetitiveSVI.learn``.
         """
-        self._apply_schedules(age)
+        self.apply_schedules(age)
         step = self.svi.learn(x, self.svi.elect(x, regions), regions)
         self._count_wins(step)
         self._restart_starved(age + 1)
@@ -140,14 +140,21 @@ class Learner:
         """
         decoders, _, encoders = self._ensembles
         pairs = zip(decoders, encoders, strict=True)  # type: ignore[arg-type]
+        sums = self._moments(d)
+        for row, (decoder, encoder) in zip(self.world.sum(sums), pairs, strict=True):
+            if row[0] >= FEW and learns(encoder):
+                refit(encoder.units, decoder.units, row)
+
+    def _moments(self, d: Decomposition) -> Tensor:
+        """:func:`~econ_pyro.units.moments` of the layers in which there is something."""
+        experts, latent = len(self.handicap), d.z.shape[-1]
+        if not len(d):  # this process has no scene
+            return torch.zeros(experts, 1 + 2 * latent, dtype=torch.float64, device=d.z.device)
         k, r = d.k.flatten(), d.region.flatten(0, 1)
         x = d.image.repeat_interleave(d.k.shape[1], 0)
         q_z = self.guide.encode(x, r, k, x.new_zeros(()))  # type: ignore[operator]
         there = d.area.flatten() >= NOTHING * x[0, 0].numel()
-        sums = moments(k[there], q_z.mean[there], q_z.variance[there], len(self.handicap))
-        for row, (decoder, encoder) in zip(self.world.sum(sums), pairs, strict=True):
-            if row[0] >= FEW and learns(encoder):
-                refit(encoder.units, decoder.units, row)
+        return moments(k[there], q_z.mean[there], q_z.variance[there], experts)
 
     def state(self) -> dict[str, Any]:
         """All of it, as plain containers and tensors."""
@@ -179,7 +186,8 @@ class Learner:
         self.window.zero_()
         self.handicap.zero_()
 
-    def _apply_schedules(self, age: int) -> None:
+    def apply_schedules(self, age: int) -> None:
+        """Make everything that schedules set what it is in the step of that age."""
         objective, train = self.config.objective, self.config.train
         self.model.flat = age < train.flat_until  # type: ignore[assignment]
         self.svi.elbo.gamma = gamma_at(self.config, age)

@@ -18,11 +18,16 @@ WAITING = 2  # a validation's best and last
 
 
 class Saver:
-    """Writes checkpoints in a thread, one after the other, each as it was asked for."""
+    """Writes checkpoints in a thread, one after the other, each as it was asked for.
+
+    After one that could not be written none is: a ``last.pt`` that knows of a better ``best.pt``
+    than there is would have a resumed run keep the worse one.
+    """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1)
         self._waiting = deque[Future[None]]()
+        self._failed = False
 
     def save(self, path: Path, state: dict[str, Any]) -> None:
         """Have a checkpoint written; what becomes of the tensors in it afterwards plays no part.
@@ -32,7 +37,7 @@ class Saver:
         """
         self.wait(WAITING - 1)
         # copied here: another thread must ask nothing of a GPU while this one captures a graph
-        self._waiting.append(self._thread.submit(save_checkpoint, path, _on_host(state)))
+        self._waiting.append(self._thread.submit(self._write, path, _on_host(state)))
 
     def wait(self, most: int = 0) -> None:
         """Until at most so many are still to be written.
@@ -42,6 +47,15 @@ class Saver:
         """
         while len(self._waiting) > most:
             self._waiting.popleft().result()
+
+    def _write(self, path: Path, state: dict[str, Any]) -> None:
+        if self._failed:
+            return
+        try:
+            save_checkpoint(path, state)
+        except BaseException:
+            self._failed = True
+            raise
 
 
 def _on_host(value: Any) -> Any:

@@ -42,6 +42,48 @@ def rate_at(config: Config, step: int) -> float:
     return train.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
+def unfinished(config: Config, step: int) -> list[str]:
+    """What a run that ended before its last step has not come to.
+
+    Args:
+        config: of the run; ``train.steps`` is where it was to end.
+        step: where it ended.
+
+    Returns:
+        A phrase for each schedule; none of a run that did all of its steps.
+    """
+    train, objective = config.train, config.objective
+    reached, planned = age(config, step), age(config, train.steps)
+    if step >= train.steps:
+        return []
+    moving = {
+        "the end of the cosine rate": planned if train.schedule == "cosine" else 0,
+        "objective.gamma-end": _moves(objective.gamma, objective.gamma_end, objective.gamma_steps),
+        "objective.temperature-end": _moves(
+            objective.temperature, objective.temperature_end, objective.temperature_steps
+        ),
+    }
+    turns = {
+        "objective.order-from": objective.order_from or 0,
+        "objective.balance-until": objective.balance_until if objective.balance > 0 else 0,
+        "train.flat-until": train.flat_until,
+        "train.restart-until": train.restart_until if train.restart_below > 0 else 0,
+    }
+    # what lies beyond the last step was not to be reached; what moves was to come as far as that
+    due = {name: min(end, planned) for name, end in moving.items()}
+    due |= {name: at for name, at in turns.items() if at <= planned}
+    return [f"{name} (step {at})" for name, at in due.items() if at > reached]
+
+
+def _moves(start: float, end: float | None, steps: int) -> int:
+    return 0 if end is None or end == start else steps
+
+
+def lowest_rate(config: Config) -> float:
+    """Rate below which the plateau schedule has fallen as often as it may."""
+    return config.train.lr * 10 ** (-0.5 * (config.train.decreases - 0.5))
+
+
 def _share(step: int, steps: int) -> float:
     return min(1.0, step / max(1, steps))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections import deque
@@ -14,21 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from econ_pyro import checkpoint, files
-from econ_pyro.ahead import Ahead
+from econ_pyro import checkpoint
+from econ_pyro.batches import Batches
 from econ_pyro.config import Config
-from econ_pyro.data import Source, batch_indices
+from econ_pyro.data import Source
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.errors import EconError
 from econ_pyro.later import Later
 from econ_pyro.learner import Learner
-from econ_pyro.saver import Saver
-from econ_pyro.schedules import age, gamma_at
+from econ_pyro.record import Record, Row
+from econ_pyro.schedules import age, gamma_at, lowest_rate
 from econ_pyro.world import World
 
-Row = dict[str, Any]
 Begin = Callable[[int], tuple[nn.Module, nn.Module]]
-Batches = Callable[[int], tuple[Tensor, Tensor | None]]
+STOPPED = "stopped"
 
 
 class Trainer:
@@ -46,7 +44,7 @@ class Trainer:
         begin: makes a new model and guide for a further beginning (``train.tries``), by number.
 
     Raises:
-        EconError: true regions are asked for, and the images have none.
+        EconError: there are no images, or true regions are asked for, and the images have none.
     """
 
     def __init__(
@@ -62,21 +60,17 @@ class Trainer:
         begin: Begin | None = None,
     ) -> None:
         self.world, self.begin = world or World(), begin
-        self.config, self.train, self.valid = config, train, valid
+        self.config, self.valid = config, valid
         self.run, self.device = run, device
         self.learner = Learner(config, model, guide, device, self.world)
         self.step, self.best, self.seconds = 0, math.inf, 0.0
         self.rival: dict[str, Any] | None = None
         self.rows: list[Row] = []
-        busy_elsewhere = device.type != "cpu"  # else two would share the processor
-        self._training: Batches = (
-            Ahead(self._training_batch) if busy_elsewhere else self._training_batch
-        )
+        self.sums: list[Tensor] = []  # terms of each step since the last validation
         # a GPU is given its next step before the loss of this one is known
-        self._unknown = int(busy_elsewhere)
-        self._saver = Saver()
-        if config.true_regions:  # fail before anything is written
-            self._batch(train, torch.zeros(1, dtype=torch.long))
+        self._unknown = int(device.type != "cpu")
+        self._batches = Batches(config, train, valid, device, self.world)
+        self._record = Record(run)
 
     def state(self) -> dict[str, Any]:
         """Everything that resumption needs, as plain containers and tensors."""
@@ -88,18 +82,23 @@ class Trainer:
             "best": self.best,
             "seconds": self.seconds,
             "rival": self.rival,
+            "steps": self.config.train.steps,
+            "sums": self._all_sums(),
         }
 
     def resume(self) -> None:
         """Go back to the last checkpoint of the run."""
         path = self.run / checkpoint.LAST
         state = checkpoint.load_checkpoint(path)
+        if state["step"]:  # what a validation of this step says of its weights of the terms
+            self.learner.apply_schedules(age(self.config, state["step"] - 1))
         self.learner.load(state, path)
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
         self.rival = state["rival"]
+        self.sums = self._own_sums(state.get("sums"))
         # rows written after the checkpoint, before a kill, will be written again
         rows = checkpoint.read_metrics(self.run / checkpoint.METRICS)
         self.rows = [row for row in rows if row["step"] <= self.step]
@@ -134,55 +133,68 @@ class Trainer:
         limits = self.config.train
         if self.step >= limits.steps:
             return f"all {limits.steps} steps done"
-        lowest = limits.lr * 10 ** (-0.5 * (limits.decreases - 0.5))
-        if limits.schedule == "plateau" and self.learner.rate < lowest:
+        if limits.schedule == "plateau" and self.learner.rate < lowest_rate(self.config):
             return f"the rate fell {limits.decreases} times"
         if limits.minutes is not None and self.seconds >= 60 * limits.minutes:
             return f"{limits.minutes:g} minutes are up"
         return ""
 
-    def fit(self, report: Callable[[int, Row | None], None] = lambda step, row: None) -> str:
+    def fit(
+        self,
+        report: Callable[[int, Row | None], None] = lambda step, row: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> str:
         """Train until done.
 
         Args:
             report: called after each step with the step's number, and a row of metrics after
                 each validation.
+            stop: asked after each step whether to leave it at that: training goes on from there
+                as if it had not been stopped. If one process is asked to, all stop.
 
         Returns:
-            Why training ended.
+            Why training ended; ``STOPPED`` if it was asked to.
 
         Raises:
             EconError: the loss is not finite; the last checkpoint from before is kept.
+            OSError: something could not be written; so is it then.
         """
         try:
-            return self._fit(report)
+            return self._fit(report, stop)
         finally:
-            self._saver.wait()
+            self._record.wait()
 
-    def _fit(self, report: Callable[[int, Row | None], None]) -> str:
-        sums: list[Tensor] = []
+    def _fit(self, report: Callable[[int, Row | None], None], stop: Callable[[], bool]) -> str:
         losses = deque[Later]()
-        if self.world.first:
-            self._rewrite_metrics()
+        state = self.state()
+        self._lead(lambda: self._record.begin(self.rows, state))
         while not (reason := self.done()):
             before, began = self.seconds, time.perf_counter()
-            x, regions = self._to_device(*self._training(self.step))
-            last = self.learner.step(x, regions, self.age)
+            last = self.learner.step(*self._batches.training(self.step), self.age)
             self.step += 1
             losses.append(Later(last.loss))
             self._check(losses, self._unknown)
-            sums.append(torch.stack([t.sum(1).mean() for t in last.terms]))
-            self.seconds = self._agreed(before + time.perf_counter() - began)
+            self.sums.append(torch.stack([t.sum(1).mean() for t in last.terms]))
+            self.seconds, stopping = self._agreed(before + time.perf_counter() - began, stop())
             row = None
             if self.step % self.config.train.validate_every == 0 or self.done():
                 self._check(losses, 0)
-                row = self._validate(torch.stack(sums).mean(0))
-                sums.clear()
+                row = self._validate()
                 self._keep_best(row)
             self._judge(row)
             if row is not None:
-                self.seconds = self._agreed(before + time.perf_counter() - began)
+                self.seconds, _ = self._agreed(before + time.perf_counter() - began)
                 self._save(row)
+            elif stopping:
+                self._check(losses, 0)
+                self._save()
+            report(self.step, row)
+            if stopping:
+                return STOPPED
+        if self.sums:  # stopped since the last validation, and not to go on
+            row = self._validate()
+            self._keep_best(row)
+            self._save(row)
             report(self.step, row)
         return reason
 
@@ -198,51 +210,27 @@ class Trainer:
                     "holds the state before",
                 )
 
-    def _agreed(self, seconds: float) -> float:
-        """The first process's clock, so that all stop at the same step."""
+    def _agreed(self, seconds: float, stopping: bool = False) -> tuple[float, bool]:
+        """The first process's clock, and whether any is to stop: all stop at the same step."""
         if self.world.size == 1:
-            return seconds
-        clock = torch.tensor(seconds * self.world.first, dtype=torch.float64, device=self.device)
-        return self.world.sum(clock).item()
-
-    def _training_batch(self, step: int) -> tuple[Tensor, Tensor | None]:
-        limits = self.config.train
-        whole = batch_indices(len(self.train), limits.batch, step, self.config.seed)
-        return self._batch(self.train, self.world.share(whole))
-
-    def _to_device(self, x: Tensor, regions: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        def move(part: Tensor) -> Tensor:
-            if self.device.type == "cuda":  # what is pinned is copied without waiting for the GPU
-                part = part.pin_memory()
-            return part.to(self.device, non_blocking=True)
-
-        return move(x), None if regions is None else move(regions)
-
-    def _batch(self, source: Source, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        if not self.config.true_regions:
-            return source.images(indices), None
-        scenes = source.scenes(indices)
-        if scenes is None:
-            raise EconError(
-                "scenes with true regions",
-                "images without ground truth",
-                "leave out --true-regions, or train on generated scenes",
-            )
-        return scenes.image, scenes.layers(self.config.model.steps)
+            return seconds, stopping
+        told = torch.tensor([seconds * self.world.first, stopping], dtype=torch.float64)
+        clock, stops = self.world.sum(told.to(self.device)).tolist()
+        return clock, stops > 0
 
     def _explain_valid(self) -> tuple[Decomposition, float]:
         """This process's share of the validation scenes, and the loss on all of them."""
-        valid = self._batch(self.valid, self.world.share(torch.arange(len(self.valid))))
-        x, regions = self._to_device(*valid)
-        d = self.learner.svi.explain(x, regions)
+        x, regions, count = self._batches.validation()
+        d = self.learner.svi.explain(x, regions)[:count]
         # the schedule must not mistake a change of weights for a change of the loss
         gamma = gamma_at(self.config, self.config.objective.gamma_steps)
         losses = d.terms.loss(self.config.objective.beta, gamma).sum(1).double()
         return d, self.world.sum(losses.sum()).item() / len(self.valid)
 
-    def _validate(self, terms: Tensor) -> Row:
+    def _validate(self) -> Row:
+        terms = self.world.sum(torch.stack(self.sums).mean(0)) / self.world.size
+        self.sums.clear()
         d, valid = self._explain_valid()
-        terms = self.world.sum(terms) / self.world.size
         wins = torch.nn.functional.one_hot(d.k, self.config.model.experts).float()  # (B, T, K)
         wins = self.world.sum(wins.sum(0)) / len(self.valid)  # (T, K)
         probs = (wins + 1e-4).flip(0)  # back to front
@@ -271,18 +259,38 @@ class Trainer:
     def _keep_best(self, row: Row) -> None:
         if row["valid_loss"] < self.best:
             self.best = row["valid_loss"]
-            if self.world.first:
-                self._saver.save(self.run / checkpoint.BEST, self.state())
+            state = self.state()
+            self._lead(lambda: self._record.best(state))
 
-    def _save(self, row: Row) -> None:
-        row["seconds"] = round(self.seconds, 3)
-        self.rows.append(row)
-        if self.world.first:
-            with open(self.run / checkpoint.METRICS, "a") as f:
-                f.write(json.dumps(row) + "\n")
-            self._saver.save(self.run / checkpoint.LAST, self.state())
-        self.world.wait()
+    def _save(self, row: Row | None = None) -> None:
+        """A checkpoint, after the row of metrics of a validation."""
+        if row is not None:
+            row["seconds"] = round(self.seconds, 3)
+            self.rows.append(row)
+        state = self.state()
 
-    def _rewrite_metrics(self) -> None:
-        text = "".join(json.dumps(row) + "\n" for row in self.rows)
-        files.write_atomically(self.run / checkpoint.METRICS, lambda path: path.write_text(text))
+        def write() -> None:
+            if row is not None:
+                self._record.add(row)
+            self._record.last(state)
+
+        self._lead(write)
+
+    def _lead(self, write: Callable[[], None]) -> None:
+        self.world.lead(write, self.device)
+
+    def _all_sums(self) -> Tensor:
+        """The terms since the last validation, of all processes, ``(processes, n, 3)``."""
+        if not self.sums:
+            return torch.zeros(self.world.size, 0, 3)
+        own = torch.stack(self.sums)
+        every = own.new_zeros(self.world.size, *own.shape)
+        every[self.world.rank] = own
+        return self.world.sum(every)
+
+    def _own_sums(self, every: Tensor | None) -> list[Tensor]:
+        """Those of this process; of another number of processes, their mean."""
+        if every is None:  # a checkpoint of an earlier version, written at a validation
+            return []
+        own = every[self.world.rank] if len(every) == self.world.size else every.mean(0)
+        return list(own.to(self.device).unbind())

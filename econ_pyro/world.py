@@ -7,7 +7,7 @@ the scenes. A run is therefore the same, up to rounding, whatever the number of 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -50,10 +50,25 @@ class World:
             return flag
         return bool(self.sum(torch.tensor(float(flag), device=device)).item())
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.size > 1:
-            distributed.barrier()
+    def lead(self, action: Callable[[], object], device: torch.device) -> None:
+        """Have the first process do something, and the others wait for it.
+
+        Args:
+            action: what only one may do, such as write.
+            device: where the processes meet.
+
+        Raises:
+            EconError: it failed: its own error in the first process, and in the others this one.
+            OSError: likewise, in the first process.
+        """
+        failed: EconError | OSError | None = None
+        if self.first:
+            try:
+                action()
+            except (EconError, OSError) as error:
+                failed = error
+        if self.any(failed is not None, device):
+            raise failed or EconError("the first process to go on", "an error, which it tells")
 
 
 @contextmanager

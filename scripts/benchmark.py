@@ -70,6 +70,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = cli.of_preset(Args, args, __doc__)
     errors.check_positive("--rounds", parsed.rounds)
+    if parsed.out is not None:
+        files.check_writable(parsed.out)
     device = cli.pick_device(parsed.device)
     config = cli.config_of(parsed)
     if config.compile and device.type == "cpu":

@@ -53,6 +53,7 @@ class Args:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
+    cli.check_folder(parsed.out, parsed.overwrite, "*/scene.json")
     econ = load(parsed.run, cli.pick_device(parsed.device))
     paths = find_images(parsed.images)
     images = torch.stack([read_image(p, econ.config.model.size, parsed.fit) for p in paths])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
-from econ_pyro import checkpoint, cli, errors, files
+from econ_pyro import checkpoint, cli, errors, files, locks
 from econ_pyro.about import LIMIT
 from econ_pyro.data import Source, open_split
 from econ_pyro.dataset import is_dataset
@@ -24,11 +25,17 @@ from econ_pyro.evaluation import (
     evaluate_shifted,
     format_report,
     format_table,
+    names_of,
     write_names,
 )
 from econ_pyro.judge import score_samples, train_judge
 from econ_pyro.opening import open_images
-from econ_pyro.pretrained import find
+from econ_pyro.pretrained import WEIGHTS, find
+from econ_pyro.progress import describe_run
+
+EVALUATION = "evaluation.json"
+WAIT = 5.0
+"""Seconds to wait for another process that evaluates the same run."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
     errors.check_positive("--n", parsed.n)
+    own = parsed.run.is_dir()  # shipped weights keep the figures that they came with
+    store = _Store(parsed.run) if own else None
     econ = load(parsed.run, cli.pick_device(parsed.device))
     size = econ.config.model.size
     scenes = replace(econ.config.scenes, size=size)
@@ -81,10 +90,10 @@ def main(args: Sequence[str] | None = None) -> None:
     else:
         source = open_images(data, size, fit, limit=parsed.n)
     report = evaluate(econ, source, true_regions=parsed.true_regions, greedy=parsed.greedy)
-    own = parsed.run.is_dir()  # shipped weights keep the figures that they came with
     unlike_usual = "-true-regions" * parsed.true_regions + "-greedy" * parsed.greedy
-    if parsed.data is None and own and not unlike_usual:
-        econ.names = write_names(parsed.run, report, econ.names)
+    if store and parsed.data is None and not unlike_usual:
+        store.add(lambda: write_names(parsed.run, report, econ.names))
+        econ.names = names_of(report, econ.names)
     reports = {"held-out" if parsed.data is None else str(parsed.data): report}
     if parsed.shifted:
         reports |= evaluate_shifted(econ, parsed.n, parsed.greedy)
@@ -92,12 +101,18 @@ def main(args: Sequence[str] | None = None) -> None:
     if parsed.samples:
         judged = score_samples(econ, train_judge(scenes), scenes.objects, min(parsed.n, 500))
         out["samples"] = dataclasses.asdict(judged)
-    if own:
-        files.write_json(parsed.run / f"evaluation{unlike_usual}.json", out)
+    if left := describe_run(find(parsed.run), econ.config):
+        out["training"] = left
+    if store:
+        path = parsed.run / f"evaluation{unlike_usual}.json"
+        store.add(lambda: files.write_json(path, out))
+        store.write()
     if parsed.json:
         print(json.dumps(out, indent=2))
         return
     print(format_report(report, f"{len(source)} scenes"))
+    if left:
+        print(f"\n{left}")
     if parsed.shifted:
         print("\n" + format_table(reports))
     if parsed.samples:
@@ -107,6 +122,48 @@ def main(args: Sequence[str] | None = None) -> None:
         print(
             f"  {'asked-for scenes':<28}{'-' if judged.asked is None else f'{judged.asked:.3f}'}"
         )
+
+
+class _Store:
+    """What is to be written into a run's folder: all results are printed also where none can be.
+
+    Args:
+        run: the folder. If it cannot be written, that is said at once, before all is computed.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._run, self._writes = run, list[Callable[[], object]]()
+        self._measured = self._weights()
+        try:
+            files.check_writable(run / EVALUATION)
+        except (EconError, OSError) as error:
+            self._say(error)
+
+    def add(self, write: Callable[[], object]) -> None:
+        """Have something written at the end."""
+        self._writes.append(write)
+
+    def write(self) -> None:
+        """Write all, unless the run is no longer what was measured."""
+        try:
+            # others that evaluate are done at once, training is not
+            with locks.held(self._run, wait=WAIT):
+                if self._weights() != self._measured:
+                    raise EconError(f"the weights that were loaded in {self._run}", "newer ones")
+                for write in self._writes:
+                    write()
+        except (EconError, OSError) as error:
+            self._say(error)
+
+    def _weights(self) -> list[tuple[int, int]]:
+        paths = [self._run / checkpoint.BEST, self._run / WEIGHTS]
+        found = [path.stat() for path in paths if path.exists()]
+        return [(about.st_ino, about.st_mtime_ns) for about in found]
+
+    def _say(self, error: EconError | OSError) -> None:
+        if isinstance(error, OSError):
+            error = files.write_failed(error)
+        print(f"warning: figures are printed, not stored: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

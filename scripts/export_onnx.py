@@ -36,6 +36,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = tyro.cli(Args, args=args, description=__doc__)
     if parsed.steps_per_scene is not None:
         errors.check_positive("--steps-per-scene", parsed.steps_per_scene)
+    cli.check_folder(parsed.out, parsed.overwrite, "decompose.onnx")
     econ = load(parsed.run)
     with cli.staged(parsed.out, parsed.overwrite, "decompose.onnx") as out:
         differences = export_onnx(econ, out, parsed.steps_per_scene)

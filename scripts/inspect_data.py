@@ -13,7 +13,7 @@ from typing import Literal
 
 import tyro
 
-from econ_pyro import canvas, cli
+from econ_pyro import canvas, cli, files
 from econ_pyro.inspection import advise, contact_sheet, inspect, report
 
 
@@ -35,6 +35,9 @@ class Args:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
+    if parsed.out is not None:
+        canvas.check_ending(parsed.out, (".png",))
+        files.check_writable(parsed.out)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # skipped files are in the report
         seen = inspect(parsed.path, parsed.fit, parsed.limit)

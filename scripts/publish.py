@@ -21,6 +21,7 @@ from econ_pyro.data import open_split
 from econ_pyro.econ import load
 from econ_pyro.evaluation import TEST_SEED, as_json, evaluate, evaluate_shifted, format_table
 from econ_pyro.pretrained import CARD, find, refuse_run
+from econ_pyro.progress import describe_run
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = tyro.cli(Args, args=args, description=__doc__)
     errors.check_positive("--n", parsed.n)
     refuse_run(parsed.folder)
+    cli.check_folder(parsed.folder, parsed.overwrite, checkpoint.CONFIG)
     device = cli.pick_device(parsed.device)
     econ = load(parsed.run, which=parsed.which)
     stored = files.read_json(find(parsed.run) / checkpoint.CONFIG)
@@ -78,6 +80,8 @@ def main(args: Sequence[str] | None = None) -> None:
         )  # fmt: skip
         files.write_atomically(out / CARD, lambda path: path.write_text(text))
     print(format_table(reports))
+    if left := describe_run(find(parsed.run), econ.config):
+        print(left)
     for path in sorted(parsed.folder.iterdir()):
         print(f"{path}: {path.stat().st_size / 1e6:.3f} MB")
 

@@ -56,6 +56,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
     errors.check_positive("--n", parsed.n)
+    cli.check_folder(parsed.out, parsed.overwrite, MARKER)
     econ = load(parsed.run, cli.pick_device(parsed.device))
     if parsed.scene_file is None:
         _sample(econ, parsed)

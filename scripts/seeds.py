@@ -8,13 +8,15 @@ is resumed, or only read if it is done. The table says how many of them are succ
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import tyro
 
@@ -49,40 +51,80 @@ def main(args: Sequence[str] | None = None) -> None:
     errors.check_choice("a preset", parsed.preset, presets.PRESETS)
     errors.check_positive("--jobs", parsed.jobs)
     seeds = list(_numbers(parsed.seeds))
+    children = _Children()
     with ThreadPoolExecutor(parsed.jobs) as pool:
-        scores = dict(zip(seeds, pool.map(lambda seed: _run(parsed, seed), seeds), strict=True))
+        futures = [pool.submit(_run, parsed, seed, children) for seed in seeds]
+        try:
+            scores = dict(zip(seeds, (f.result() for f in futures), strict=True))
+        except BaseException as error:  # a signal, or one that failed: the others end as well
+            pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, KeyboardInterrupt):
+                children.stop()
+            raise
     print(table(scores, extra=("visible_iou", "oca", "minutes")))
+    for seed, score in scores.items():
+        if "training" in score:
+            print(f"seed {seed}: {score['training']}")
 
 
-def _run(args: Args, seed: int) -> dict[str, Any]:
+class _Children:
+    """Processes that end, and keep what they have, when this one is stopped."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock, self._stopped = threading.Lock(), False
+
+    def call(self, command: list[str], log: IO[bytes], environment: dict[str, str]) -> int:
+        """Run a command to its end; its status."""
+        with self._lock:
+            if self._stopped:
+                return 128 + signal.SIGTERM
+            child = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            self._running.add(child)
+        try:
+            return child.wait()
+        finally:
+            self._running.discard(child)
+
+    def stop(self) -> None:
+        """Ask all to end."""
+        with self._lock:
+            self._stopped = True
+            for child in self._running.copy():
+                child.terminate()
+
+
+def _run(args: Args, seed: int, children: _Children) -> dict[str, Any]:
     """Train and evaluate one seed, in processes of its own."""
     run = args.out / f"{args.preset}-seed-{seed}"
     done = run / DONE
     if not done.exists():
         here = Path(__file__).parent
         train = [str(here / "svi_train.py"), args.preset, "--seed", str(seed), "--run", str(run)]
-        _call(args, [*train, *args.options.split(), *_resume(run)], run)
-        _call(args, [str(here / "evaluate.py"), str(run), "--n", str(args.n)], run)
-        held_out = files.read_json(run / "evaluation.json")["held-out"]["metrics"]
+        _call(args, [*train, *args.options.split(), *_resume(run)], run, children)
+        _call(args, [str(here / "evaluate.py"), str(run), "--n", str(args.n)], run, children)
+        measured = files.read_json(run / "evaluation.json")
         seconds = checkpoint.read_metrics(run / checkpoint.METRICS)[-1]["seconds"]
-        files.write_json(done, {**held_out, "minutes": seconds / 60})
+        short = {"training": measured["training"]} if "training" in measured else {}
+        held_out = measured["held-out"]["metrics"]
+        files.write_json(done, {**held_out, "minutes": seconds / 60, **short})
     return files.read_json(done)
 
 
 def _resume(run: Path) -> list[str]:
-    """A run with a checkpoint goes on; what stopped before its first one begins again."""
+    """A run with a checkpoint goes on; a folder without one, of an old version, begins again."""
     if (run / checkpoint.LAST).exists():
         return ["--resume"]
     return ["--overwrite"] if run.exists() else []
 
 
-def _call(args: Args, command: list[str], run: Path) -> None:
+def _call(args: Args, command: list[str], run: Path, children: _Children) -> None:
     cores = max(1, parallel.available_cores() // args.jobs)
     environment = {**os.environ, parallel.OWN_NUMBER: str(cores)}
     log = run.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as f:
-        code = subprocess.call([sys.executable, *command], stdout=f, stderr=f, env=environment)
+    with open(log, "ab") as f:
+        code = children.call([sys.executable, *command], f, environment)
     if code:
         last = log.read_text().strip().splitlines()[-1:]
         raise EconError(

@@ -8,8 +8,11 @@ The run's folder gets config.json, metrics.jsonl, checkpoints/, experts/ and fig
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import econ_pyro
-from econ_pyro import checkpoint, cli, files, parallel, plots
+from econ_pyro import checkpoint, cli, files, leftovers, locks, parallel, plots, progress, stopping
 from econ_pyro.about import LIMIT
 from econ_pyro.config import Config, from_dict, to_dict
 from econ_pyro.curves import training_curves
@@ -32,9 +35,10 @@ from econ_pyro.errors import EconError
 from econ_pyro.evaluation import as_json, evaluate, format_report, write_names
 from econ_pyro.layers import stages
 from econ_pyro.parts import Expert, check_fits, given_names, save_expert
+from econ_pyro.record import Row
 from econ_pyro.sprites import sprite_classes
-from econ_pyro.training import Row, Trainer
-from econ_pyro.world import join
+from econ_pyro.training import STOPPED, Trainer
+from econ_pyro.world import World, join
 
 
 @dataclass(frozen=True)
@@ -87,40 +91,104 @@ def main(args: Sequence[str] | None = None) -> None:
     if parsed.dry_run:
         _describe(config, device, run)
         return
+    if parsed.tensorboard:
+        _summary_writer()
+    go_on = _command(parsed, run)
+    with ExitStack() as stack:
+        with join(device, config.train.batch) as (world, device), pyro.validation_enabled(False):
+            # before any image is read, which may take long
+            world.lead(lambda: stack.enter_context(_claimed(run, config, parsed)), device)
+            if device.type == "cpu":
+                if config.compile:
+                    parallel.use_cores(within=True)
+                if world.first:
+                    print(parallel.description())
+            try:
+                trainer, valid = _trainer(parsed, run, config, given, device, world)
+                reason, number = _fit(trainer, run, parsed.tensorboard)
+            except OSError as error:
+                if not error.errno:  # no error of the system, but what readers of images raise
+                    raise
+                kept = (run / checkpoint.LAST).exists()
+                raise files.write_failed(error, f"go on: {go_on}" if kept else "") from None
+        if number:
+            text = f"stopped at step {trainer.step}, which {run} keeps: to go on, {go_on}"
+            raise stopping.Stopped(number, text if world.first else "")
+        if world.first:
+            try:
+                _report(trainer, run, valid, reason)
+            except KeyboardInterrupt as stop:
+                number = getattr(stop, "number", signal.SIGINT)
+                text = f"stopped after the last step: figures and scores come with {go_on}"
+                raise stopping.Stopped(number, text) from None
+
+
+def _trainer(
+    parsed: TrainArgs,
+    run: Path,
+    config: Config,
+    given: Sequence[Expert],
+    device: torch.device,
+    world: World,
+) -> tuple[Trainer, Source]:
+    """A trainer at the step where training begins or goes on, and validation images."""
     limits = config.train
     data, fit, limit = parsed.data, parsed.fit, parsed.limit
+    stored = files.read_json(run / checkpoint.CONFIG) if parsed.resume else {}
     if parsed.resume and data is None:
-        stored = files.read_json(run / checkpoint.CONFIG)
         data = None if stored["data"] is None else Path(stored["data"])
         fit, limit = stored.get("fit", fit), stored.get("limit", limit)
     source = open_split(
         data, config.scenes, config.model.size, config.seed, limits.train_scenes,
         limits.valid_scenes, fit, parsed.strict, limit,
     )  # fmt: skip
-    train, valid = source.train, source.valid
-    if config.compile and device.type == "cpu":
-        parallel.use_cores(within=True)
-    with join(device, limits.batch) as (world, device), pyro.validation_enabled(False):
-        pyro.set_rng_seed(config.seed)
+    pyro.set_rng_seed(config.seed)
 
-        def begin(number: int) -> tuple[nn.Module, nn.Module]:
-            seed = config.seed + 1000 * number
-            econ = Econ(dataclasses.replace(config, seed=seed), device)
-            for k, expert in enumerate(given):
-                econ.put(k, expert)
-            return econ.model, econ.guide
+    def begin(number: int) -> tuple[nn.Module, nn.Module]:
+        econ = Econ(dataclasses.replace(config, seed=config.seed + 1000 * number), device)
+        experts = given
+        if parsed.resume and number:  # those of the first beginning are in the checkpoint
+            experts = _load_experts(stored.get("init_experts", ()))
+        for k, expert in enumerate(experts):
+            econ.put(k, expert)
+        return econ.model, econ.guide
 
-        trainer = Trainer(config, *begin(0), train, valid, run, device, world, begin)
-        if parsed.resume:
-            trainer.resume()
-        elif world.first:
-            _prepare(run, config, parsed)
-        world.wait()
-        if world.first and device.type == "cpu":
-            print(parallel.description())
-        reason = _fit(trainer, run, parsed.tensorboard)
-    if world.first:
-        _report(trainer, run, valid, reason)
+    trainer = Trainer(config, *begin(0), source.train, source.valid, run, device, world, begin)
+    if parsed.resume:
+        trainer.resume()
+    else:
+        world.lead(lambda: _prepare(run, config, parsed, trainer), device)
+    return trainer, source.valid
+
+
+@contextmanager
+def _claimed(run: Path, config: Config, parsed: TrainArgs) -> Iterator[None]:
+    """Hold the run's lock, having checked that the run can be written."""
+    with locks.held(run):
+        if not parsed.resume:
+            if run.is_dir() and any(run.iterdir()) and not parsed.overwrite:
+                raise EconError(
+                    "a new folder for the run",
+                    f"{run}, which has files",
+                    "add --resume or --overwrite",
+                )
+            cli.check_folder(run, parsed.overwrite, checkpoint.CONFIG, locked=True)
+        elif _resolve(parsed, run) != config:
+            raise EconError(f"{run} as it was", "another run, begun just now", "try again")
+        else:
+            files.check_writable(run / checkpoint.METRICS)
+            folders = {run / name for name in ("", "checkpoints", "experts", "figures")}
+            leftovers.clear_files(*folders)
+        yield
+
+
+def _command(parsed: TrainArgs, run: Path) -> str:
+    """How to go on with the run."""
+    words = ["python", "scripts/svi_train.py", parsed.preset, "--run", str(run), "--resume"]
+    for name in ("steps", "minutes") if parsed.resume else ():  # else config.json has them
+        if (value := getattr(parsed, name)) is not None:
+            words += [f"--{name}", f"{value:g}"]
+    return shlex.join(words)
 
 
 def _report(trainer: Trainer, run: Path, valid: Source, reason: str) -> None:
@@ -132,6 +200,9 @@ def _report(trainer: Trainer, run: Path, valid: Source, reason: str) -> None:
     files.write_json(run / "evaluation.json", as_json(report))
     _draw(run / "figures", best, valid.images(torch.arange(min(len(valid), 8))), trainer.rows)
     print(f"\ntraining ended: {reason}, step {trainer.step}, {trainer.seconds / 60:.1f} minutes")
+    rate, seconds = trainer.learner.rate, trainer.seconds
+    if left := progress.describe(trainer.config, trainer.step, rate, seconds):
+        print(left)
     print(f"run: {run}")
     for figure in sorted((run / "figures").iterdir()):
         print(f"figure: {figure}")
@@ -139,12 +210,12 @@ def _report(trainer: Trainer, run: Path, valid: Source, reason: str) -> None:
 
 
 def _initial_experts(parsed: TrainArgs) -> list[Expert]:
-    paths = [path for given in parsed.init_experts for path in given.split(",") if path]
+    paths = _split(parsed.init_experts)
     if parsed.freeze and not paths:
         raise EconError("experts to --freeze", "no --init-experts", "name their files")
     if parsed.resume:  # they are in the checkpoint
         return []
-    experts = [load_expert(path) for path in paths]
+    experts = _load_experts(paths)
     if len(experts) > parsed.model.experts:
         raise EconError(
             f"up to {parsed.model.experts} --init-experts, as model.experts is",
@@ -154,6 +225,14 @@ def _initial_experts(parsed: TrainArgs) -> list[Expert]:
     for path, expert in zip(paths, experts, strict=True):
         check_fits(path, expert.config, expert.size, parsed.model)
     return experts
+
+
+def _load_experts(given: Sequence[str]) -> list[Expert]:
+    return [load_expert(path) for path in _split(given)]
+
+
+def _split(given: Sequence[str]) -> list[str]:
+    return [path for paths in given for path in paths.split(",") if path]
 
 
 def _resolve(parsed: TrainArgs, run: Path, given: Sequence[Expert] = ()) -> Config:
@@ -203,12 +282,10 @@ def _options(config: Config) -> dict[str, Any]:
     return dict(walk(to_dict(config), "--"))
 
 
-def _prepare(run: Path, config: Config, parsed: TrainArgs) -> None:
-    if run.exists() and any(run.iterdir()) and not parsed.overwrite:
-        raise EconError(
-            "a new folder for the run", f"{run}, which has files", "add --resume or --overwrite"
-        )
-    with cli.staged(run, parsed.overwrite, checkpoint.CONFIG) as folder:
+def _prepare(run: Path, config: Config, parsed: TrainArgs, trainer: Trainer) -> None:
+    """Make the run's folder, with a checkpoint: whenever it is killed, it can be resumed."""
+    with cli.staged(run, parsed.overwrite, checkpoint.CONFIG, locked=True) as folder:
+        checkpoint.save_checkpoint(folder / checkpoint.LAST, trainer.state())
         files.write_json(
             folder / checkpoint.CONFIG,
             {
@@ -248,9 +325,10 @@ def _describe(config: Config, device: torch.device, run: Path) -> None:
     print(f"run: {run}\ndevice: {device}\nparameters: {sizes[0]:,} of p, {sizes[1]:,} of q")
 
 
-def _fit(trainer: Trainer, run: Path, tensorboard: bool) -> str:
+def _fit(trainer: Trainer, run: Path, tensorboard: bool) -> tuple[str, int]:
+    """Train; why it ended, and the signal that ended it, or 0."""
     first, total = trainer.world.first, trainer.config.train.steps
-    writer = _writer(run) if tensorboard and first else None
+    writer = _summary_writer()(str(run / "tensorboard")) if tensorboard and first else None
     with tqdm(
         total=total, initial=trainer.step, unit="step", dynamic_ncols=True, disable=not first
     ) as bar:
@@ -265,7 +343,11 @@ def _fit(trainer: Trainer, run: Path, tensorboard: bool) -> str:
                     writer.add_scalar(name, row[name], step)
 
         try:
-            return trainer.fit(report)
+            with stopping.requested() as stop:
+                reason = trainer.fit(report, stop)
+                if reason == STOPPED:  # another process may have been asked
+                    return reason, stop.number or signal.SIGTERM
+                return reason, 0
         finally:
             if writer is not None:
                 writer.close()
@@ -283,14 +365,14 @@ def _draw(folder: Path, econ: Econ, images: Tensor, rows: list[Row]) -> None:
     plots.build_up(painted, folder / "samples.png", scenes.k.flip(1), econ.names)
 
 
-def _writer(run: Path) -> Any:
+def _summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise EconError(
             "the package tensorboard", "none installed", "pip install 'econ-pyro[tensorboard]'"
         ) from None
-    return SummaryWriter(str(run / "tensorboard"))
+    return SummaryWriter
 
 
 if __name__ == "__main__":

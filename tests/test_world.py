@@ -1,16 +1,24 @@
 """Training in two processes against one, on the CPU."""
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from kill_chains import OPTIONS, equal, finish, start, without_clock
 from test_scripts import TINY
 
 from econ_pyro import checkpoint
+from econ_pyro.batches import Batches
+from econ_pyro.data import GeneratedScenes
+from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
+from econ_pyro.learner import Learner
 from econ_pyro.world import World, join
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,3 +77,92 @@ def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
     with pytest.raises(EconError, match="4 processes share evenly, got 6: set --train.batch 8"):
         with join(torch.device("cpu"), 6):
             pass
+
+
+def pair(args, folder):
+    """Two forked processes that train together; their exit statuses, and what each said."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    logs = [folder / f"log-{rank}" for rank in range(2)]
+    for log in logs:
+        log.unlink(missing_ok=True)
+    both = [start(args, logs[r], {**world, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in (0, 1)]
+    return [finish(pid) for pid in both], [log.read_text() for log in logs]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_process_without_validation_scenes_and_a_stop_of_one_of_them(tmp_path, monkeypatch):
+    """Two processes, one validation scene; then the second alone is told to stop."""
+    options = [*OPTIONS, "--steps", "5", "--train.valid-scenes", "1", "--objective.units"]
+    one, two, parts = (tmp_path / name for name in ("one", "two", "parts"))
+    log = tmp_path / "log"
+    assert finish(start([*options, "--run", str(one)], log)) == 0, log.read_text()
+    status, said = pair([*options, "--run", str(two)], tmp_path)
+    assert status == [0, 0], said
+    for a, b in zip(rows(one), rows(two), strict=True):
+        for name in ("loss", "valid_loss", "x", "z", "r", "usage"):
+            assert b[name] == pytest.approx(a[name], rel=1e-4), (name, a["step"])
+    step = Learner.step
+
+    def send(learner, x, regions, age):
+        if age == 3 and learner.world.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(learner, x, regions, age)
+
+    monkeypatch.setattr(Learner, "step", send)
+    status, said = pair([*options, "--run", str(parts)], tmp_path)
+    monkeypatch.undo()
+    assert status == [143, 143] and "stopped at step 4" in said[0], said
+    last = parts / checkpoint.LAST
+    state = checkpoint.load_checkpoint(last)
+    assert state["step"] == 4 and state["sums"].shape == (2, 1, 3)
+    assert not torch.equal(*state["sums"])  # each its own
+    status, said = pair(["quick", "--run", str(parts), "--resume", "--device", "cpu"], tmp_path)
+    assert status == [0, 0], said
+    assert [without_clock(r) for r in rows(parts)] == [without_clock(r) for r in rows(two)]
+    assert equal(*(without_clock(checkpoint.load_checkpoint(r / checkpoint.LAST))
+                   for r in (parts, two)))  # fmt: skip
+    status, said = pair([*options, "--run", str(two)], tmp_path)
+    assert status == [2, 2] and "add --resume or --overwrite" in said[0]
+    assert "Traceback" not in "".join(said)
+
+
+def test_a_share_of_nothing_counts_nothing(tiny):
+    scenes = GeneratedScenes(tiny.scenes, 0, 1)
+    cpu = torch.device("cpu")
+    x, _, count = Batches(tiny, scenes, scenes, cpu, World(1, 2)).validation()
+    assert len(x) == 1 and count == 0
+    econ = Econ(tiny)
+    learner = Learner(tiny, econ.model, econ.guide, cpu, World())
+    d = learner.svi.explain(x)
+    assert not learner._moments(d[:0]).any() and learner._moments(d).any()
+    assert learner._moments(d[:0]).shape == learner._moments(d).shape
+
+
+def test_no_images_are_refused(tiny):
+    class Empty(GeneratedScenes):
+        def __len__(self):
+            return 0
+
+    scenes, none = GeneratedScenes(tiny.scenes, 0, 1), Empty(tiny.scenes, 0, 1)
+    for train, valid, what in ((none, scenes, "train on"), (scenes, none, "validate on")):
+        with pytest.raises(EconError, match=f"at least 1 image to {what}, got none"):
+            Batches(tiny, train, valid, torch.device("cpu"), World())
+
+
+def test_where_the_first_process_fails_all_do():
+    def fail():
+        raise EconError("this", "that")
+
+    cpu = torch.device("cpu")
+    with pytest.raises(EconError, match="this"):
+        World().lead(fail, cpu)
+
+    class Told(World):
+        def sum(self, value):
+            return value + 1  # what the first one says
+
+    with pytest.raises(EconError, match="the first process to go on"):
+        Told(1, 2).lead(fail, cpu)

@@ -1,0 +1,27 @@
+"""Kills at random moments; ``python tests/kill_chains.py --chains 60`` is the long version."""
+
+import shutil
+
+import pytest
+from kill_chains import chains, differences
+
+from econ_pyro import checkpoint
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_killed_runs_end_as_an_unbroken_one(tmp_path):
+    assert chains(1, 2, tmp_path)[0] == 1
+    # and it would be noticed if they did not
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    shutil.copytree(whole, other)
+    assert differences(other, whole) == []
+    state = checkpoint.load_checkpoint(other / checkpoint.LAST)
+    state["handicap"][0] += 1e-6
+    checkpoint.save_checkpoint(other / checkpoint.LAST, state)
+    (other / ".last.1.tmp.pt").touch()
+    (tmp_path / ".other.lock").touch()
+    metrics = other / checkpoint.METRICS
+    metrics.write_text(metrics.read_text().replace('"step": 6', '"step": 7'))
+    found = differences(other, whole)
+    for name in ("last.pt", ".last.1.tmp.pt", ".other.lock", checkpoint.METRICS):
+        assert any(name in line for line in found), name

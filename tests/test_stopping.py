@@ -1,0 +1,194 @@
+"""Ctrl-C and SIGTERM: training that is stopped goes on as if it had not been."""
+
+import dataclasses
+import os
+import signal
+
+import pytest
+import torch
+from conftest import TINY
+from kill_chains import OPTIONS, differences, equal, finish, start, without_clock
+from test_training import beginnings, make_trainer
+
+from econ_pyro import checkpoint, cli, stopping
+from econ_pyro.learner import Learner
+from econ_pyro.training import STOPPED
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+def rows(run):
+    return [without_clock(r) for r in checkpoint.read_metrics(run / checkpoint.METRICS)]
+
+
+def stop_at(*steps):
+    """For ``fit``: a report that counts, and a stop after those steps."""
+    seen = []
+    return (lambda step, row: seen.append(step)), (lambda: len(seen) + 1 in steps)
+
+
+def rich(tiny):
+    """Everything that a step between two validations may leave behind."""
+    objective = dataclasses.replace(
+        tiny.objective, balance=1.0, units=True, occlude=0.5, gamma_end=2.0, temperature_end=1.0
+    )
+    train = dataclasses.replace(
+        tiny.train, validate_every=4, restart_below=1.0, restart_every=3, valid_scenes=8
+    )
+    return dataclasses.replace(tiny, objective=objective, train=train)
+
+
+@pytest.fixture(scope="module", params=["plateau", "cosine"])
+def unbroken(request, tmp_path_factory):
+    """A run of nine steps, validated after four, eight and nine."""
+    config = rich(TINY)
+    train = dataclasses.replace(config.train, schedule=request.param, steps=9)
+    config = dataclasses.replace(config, train=train)
+    folder = tmp_path_factory.mktemp(request.param)
+    trainer = make_trainer(config, folder / "whole")
+    trainer.fit()
+    return config, trainer, folder
+
+
+@pytest.mark.parametrize("step", [1, 4, 6])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(unbroken, step):
+    config, whole, tmp_path = unbroken
+    tmp_path = tmp_path / str(step)
+    tmp_path.mkdir()
+    (tmp_path / "whole").symlink_to(whole.run)
+    assert make_trainer(config, tmp_path / "run").fit(*stop_at(step)) == STOPPED
+    assert checkpoint.load_checkpoint(tmp_path / "run" / checkpoint.LAST)["step"] == step
+    torch.randn(5)
+    again = make_trainer(config, tmp_path / "run")
+    again.resume()
+    assert again.step == step
+    if step == 1:  # once more before the first validation
+        assert again.fit(*stop_at(1)) == STOPPED
+        again = make_trainer(config, tmp_path / "run")
+        again.resume()
+    again.fit()
+    assert equal(without_clock(whole.state()), without_clock(again.state()))
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    best = [checkpoint.load_checkpoint(tmp_path / r / checkpoint.BEST) for r in ("run", "whole")]
+    assert equal(*map(without_clock, best))
+
+
+def test_a_run_can_be_resumed_from_its_beginning(unbroken):
+    config, whole, tmp_path = unbroken
+
+    def fail(step, row):
+        raise ZeroDivisionError
+
+    run = tmp_path / "from-0"
+    with pytest.raises(ZeroDivisionError):
+        make_trainer(config, run).fit(fail)
+    torch.randn(5)
+    again = make_trainer(config, run)
+    again.resume()
+    assert again.step == 0 and again.rows == []
+    again.fit()
+    assert equal(without_clock(whole.state()), without_clock(again.state()))
+    assert rows(run) == rows(whole.run)
+
+
+def test_what_is_stopped_and_needs_no_more_steps_is_validated(tiny, tmp_path):
+    config = rich(tiny)
+    whole = make_trainer(config, tmp_path / "whole", 6)
+    whole.fit()
+    make_trainer(config, tmp_path / "run", 10).fit(*stop_at(6))
+    again = make_trainer(config, tmp_path / "run", 6)
+    again.resume()
+    assert "6 steps" in again.fit()
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    assert equal(without_clock(whole.state()), without_clock(again.state()))
+    again.fit()
+    assert len(again.rows) == 2
+
+
+def test_stopped_between_beginnings(tiny, tmp_path):
+    whole = beginnings(tiny, tmp_path / "whole", 8, [])
+    whole.fit()
+    for step in (1, 4):
+        run = tmp_path / str(step)
+        beginnings(tiny, run, 8, []).fit(*stop_at(step))
+        again = beginnings(tiny, run, 8, [])
+        again.resume()
+        again.fit()
+        assert rows(run) == rows(tmp_path / "whole")
+
+
+def test_a_checkpoint_of_an_earlier_version_still_resumes(tiny, tmp_path):
+    make_trainer(tiny, tmp_path / "run", 2).fit()
+    path = tmp_path / "run" / checkpoint.LAST
+    state = checkpoint.load_checkpoint(path)
+    del state["sums"], state["steps"]
+    checkpoint.save_checkpoint(path, state)
+    again = make_trainer(tiny, tmp_path / "run", 4)
+    again.resume()
+    again.fit()
+    assert [row["step"] for row in again.rows] == [2, 4]
+
+
+@pytest.mark.parametrize("number", stopping.SIGNALS)
+def test_the_first_signal_asks_and_the_second_stops(number):
+    before = signal.getsignal(number)
+    with pytest.raises(stopping.Stopped) as stop, stopping.requested() as request:
+        assert not request()
+        os.kill(os.getpid(), number)
+        assert request() and request.number == number
+        os.kill(os.getpid(), number)
+    assert stop.value.status == 128 + number
+    assert signal.getsignal(number) is before
+
+
+def test_torchrun_says_it_twice(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with stopping.requested() as request:
+        for _ in range(2):  # the terminal, and torchrun
+            os.kill(os.getpid(), signal.SIGINT)
+        assert request()
+
+
+def test_nohup_is_heeded():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping.requested() as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not request()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_sigterm_closes_what_is_open(tmp_path, capsys):
+    def main():
+        with cli.staged(tmp_path / "out") as folder:
+            (folder / "half").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main)
+    assert stop.value.code == 143 and capsys.readouterr().err == "stopped\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stopped_training_says_how_to_go_on(tmp_path, monkeypatch):
+    number = signal.SIGINT
+    run, log, whole = tmp_path / "run", tmp_path / "log", tmp_path / "whole"
+    options = [*OPTIONS, "--steps", "7"]
+    step = Learner.step
+
+    def send(learner, x, regions, age):
+        if age == 4:
+            os.kill(os.getpid(), number)
+        return step(learner, x, regions, age)
+
+    monkeypatch.setattr(Learner, "step", send)
+    assert finish(start([*options, "--run", str(run)], log)) == 128 + number
+    monkeypatch.undo()
+    said = log.read_text().splitlines()[-1]
+    assert said.startswith("stopped at step 5") and f"--run {run} --resume" in said
+    state = checkpoint.load_checkpoint(run / checkpoint.LAST)
+    assert state["step"] == 5 and state["sums"].shape == (1, 2, 3)
+    assert finish(start(["quick", "--run", str(run), "--resume", "--device", "cpu"], log)) == 0
+    assert finish(start([*options, "--run", str(whole)], log)) == 0
+    assert differences(run, whole) == []
