@@ -1,6 +1,7 @@
 """Order and experts of things whose truth is known, drawn by experts made by hand."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -130,11 +131,24 @@ def test_a_hidden_thing_goes_to_the_expert_that_is_best_behind_what_hides_it():
     assert w.scores[0, 1, 0] < 2 < 20 < w.scores[0, 1, 2]
 
 
-def test_scores_are_costs_in_the_scope_of_the_place():
-    by_hand = scene([square(2, 5), square(4, 8)], [0.6, 0.4], [0, 1])
+CHAIN = [square(1, 4), square(3, 6), square(7, 6)]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "salient"),
+    [
+        ([square(2, 5), square(4, 8)], [0, 1]),
+        *((CHAIN, salient) for salient in itertools.permutations(range(3))),
+    ],
+)
+def test_scores_are_costs_in_the_scope_of_the_place(shapes, salient):
+    by_hand = scene(shapes, [0.6, 0.4, 0.2][: len(shapes)], salient)
     scores = by_hand.assign(lam=0.5).scores[0]
     scope = torch.ones(SIZE, SIZE)
-    for t, r in enumerate([*by_hand.r, torch.ones(SIZE, SIZE)]):
+    regions = [*by_hand.r, torch.ones(SIZE, SIZE)]
+    true_order = [*(salient.index(i) for i in range(len(shapes))), len(shapes)]
+    for place, t in enumerate(true_order):
+        r = regions[t]
         seen = (scope * r).double()
         for k in range(2):
             error = (by_hand.x[0] - by_hand.mean[t, k]).square().sum(0) / (2 * SIGMA**2)
@@ -142,8 +156,26 @@ def test_scores_are_costs_in_the_scope_of_the_place():
             cost = 0.5 * (seen * error).sum()
             for a, b in ((seen, p), (1 - seen, 1 - p)):
                 cost += (a * ((a + 1e-6).log() - (b + 1e-6).log())).sum()
-            assert scores[t, k].item() == pytest.approx(cost.item(), rel=1e-3, abs=1e-2)
+            assert scores[place, k].item() == pytest.approx(cost.item(), rel=1e-3, abs=1e-2)
         scope = scope * (1 - r)
+
+
+def test_a_better_expert_makes_another_order():
+    """A near square and a middle one hide parts of the same third, which was found first."""
+    near, middle, back = square(1, 5), square(11, 4), square(4, 8)
+    seen = back * (1 - near) * (1 - middle)
+    assert (back * middle).sum() == 1
+    # an expert that draws what is seen of it, a little of what the near one hides, and not the
+    # other corners, is the best as if it came first, and says nothing of the middle one
+    little = seen + square(4, 1)
+    little[4, -5], little[-5, 4], little[4, -6], little[-6, 4] = 0, 0, 0, 0
+    by_hand = scene(
+        [near, middle, back], [0.6, 0.4, 0.3], [2, 1, 0], others=[[near, middle, little]]
+    )
+    assert by_hand.assign(ordered=False).k[0, 0] == 2
+    # behind the near one the true square is better, and its last pixel is the middle one's
+    w = by_hand.assign()
+    assert w.seed[0, 2:].tolist() == [0, -1] and w.k[0, 2] == 0
 
 
 def test_what_is_not_worth_its_latent_comes_behind():

@@ -158,6 +158,17 @@ def test_step_learns_and_evaluate_is_deterministic(pq, images):
     assert svi.evaluate_loss(images) < 0.8 * first
 
 
+def test_what_winners_took_are_shares_of_the_image(pq, images):
+    svi = make_svi(pq)
+    svi.step(images)
+    assert svi.last.area.shape == (5, 3)
+    torch.testing.assert_close(svi.last.area.sum(1), torch.ones(5).double())
+    regions = torch.zeros(5, 3, 1, 16, 16).double()
+    regions[:, 0, :, :4, :8], regions[:, 1, :, 4:], regions[:, 2, :, :4, 8:] = 1, 1, 1
+    svi.step(images, regions)
+    assert svi.last.area.tolist() == 5 * [[0.125, 0.75, 0.125]]
+
+
 def test_svi_without_an_optimiser_says_so(pq, images):
     svi = make_svi(pq)
     svi.optim = None
