@@ -24,6 +24,7 @@ from econ_pyro.place import (
 )
 
 SMALL = ExpertConfig(latent=3, layers=2, features=8, channels=(4, 4), centred=True)
+SCALED = dataclasses.replace(SMALL, latent=4, scaled=True)
 PIXEL = 2 / 31  # of the coordinates of 32 pixels
 
 
@@ -97,6 +98,70 @@ def region_of(rows, columns):
 def look(picture, r):
     grid = coordinates(32)
     return glimpse(picture - OUTSIDE, window(r, centre(r, grid), grid), OUTSIDE)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_new_expert_is_surer_of_a_pose_than_of_looks(scaled):
+    config = dataclasses.replace(SMALL, latent=6, scaled=scaled)
+    encoder = Encoder(config, 32)
+    torch.nn.init.zeros_(encoder.head[-1].weight)
+    r = region_of(slice(8, 14), slice(9, 16))
+    log_variance = encode(config, encoder, torch.rand(1, 3, 32, 32), r)[0, 6:]
+    pose, looks = log_variance.split([3, 3] if scaled else [2, 4])
+    torch.testing.assert_close(
+        (0.5 * looks).exp(), torch.full_like(looks, 0.22), atol=0.01, rtol=0
+    )
+    # in the image of a side of 2, a twelfth of it at the most
+    off = place_of((0.5 * pose).exp(), 1.0)
+    assert (off < 2 / 12).all() and (off > 2 / 24).all()
+
+
+def test_what_an_encoder_says_is_added_to_what_is_seen_of_the_region():
+    config = dataclasses.replace(SCALED, latent=6)
+    encoder, r = Encoder(config, 32), region_of(slice(8, 14), slice(9, 16))
+    head, given = encoder.head[-1], torch.tensor([1.0, -3.0, 1.0, 0.5, 0.25, -0.5])
+    torch.nn.init.zeros_(head.weight)
+    x = torch.full((1, 3, 32, 32), 0.5)  # of grey, nothing is passed on
+    with torch.no_grad():
+        head.bias[:6] = given
+    out = encode(config, encoder, x, r)[0]
+    grid = coordinates(32)
+    seen = centre(r, grid)
+    # a share 1 / 2 and -3 / 4 of the farthest, 0.35
+    expected = seen[0] + 0.35 * torch.tensor([0.5, -0.75])
+    torch.testing.assert_close(place_of(out[None, :2], 1.0)[0], expected)
+    torch.testing.assert_close(out[2:3], log_size_of(r, seen, grid)[0] + 0.5)
+    torch.testing.assert_close(out[3:6].sinh(), given[3:])
+
+
+@pytest.mark.parametrize("grade", [0, 1])
+def test_black_and_white_have_latents_too(grade):
+    config = ExpertConfig(latent=5, layers=2, features=8, centred=True)
+    encoder, r = Encoder(config, 32), region_of(slice(8, 20), slice(4, 12))
+    loc = encode(config, encoder, torch.full((1, 3, 32, 32), float(grade)), r)[0, 2:5]
+    assert loc.sinh().sigmoid().tolist() == pytest.approx(
+        [0.01, 0.01, 0.01] if not grade else [0.99, 0.99, 0.99]
+    )
+
+
+def test_where_to_look_is_not_learnt_from():
+    grid, picture = coordinates(32).double(), torch.rand(1, 1, 32, 32).double()
+    r = (0.5 * torch.rand(1, 1, 32, 32).double() + 0.1).requires_grad_()
+    where = window(r, centre(r, grid), grid)
+    assert not where.requires_grad
+    look = Look(SMALL, 32).double()
+    weights = torch.rand(1, 4, 16, 16).double()
+
+    def seen(r):
+        return (look(picture.expand(-1, 3, -1, -1), r)[0] * weights).sum()
+
+    (gradient,) = torch.autograd.grad(seen(r), r)
+    # with the window held, the only gradients are of log r and of the mean colour
+    colour = (r * picture).sum() / r.sum()
+    inputs = torch.cat([(picture - colour).expand(-1, 3, -1, -1), r.log()], 1)
+    outside = look.outside.double()
+    held = (glimpse(inputs - outside, where, outside) * weights).sum()
+    torch.testing.assert_close(gradient, torch.autograd.grad(held, r)[0])
 
 
 def test_a_small_region_is_seen_at_the_images_resolution():
@@ -214,6 +279,22 @@ def test_one_shape_is_drawn_once_and_moved(pixels):
     torch.testing.assert_close(moved_z[:, 2:], drawn_z[:, 2:])
 
 
+@pytest.mark.parametrize("reach", [0.3, 0.7, 1.0])
+@pytest.mark.parametrize("size", [16, 33])
+def test_one_shape_is_drawn_as_far_as_its_place_may_be(size, reach):
+    """The farthest pixels from the farthest places are still on what was drawn."""
+    config = dataclasses.replace(SMALL, latent=5, shape_latents=2, reach=reach)
+    decoder = SpatialBroadcastDecoder(config, size).double()
+    farthest = torch.tensor([[reach, reach], [-reach, reach]]).double()
+    away = (coordinates(size).double() - farthest[:, :, None, None]).abs().amax() / UNIT
+    edge = decoder.wide[0, :2].amax()
+    assert away <= edge + 1e-5 and edge < away + 2 * 2 / (size - 1) / UNIT  # two pixels
+    step = decoder.wide[0, 0, 1, 0] - decoder.wide[0, 0, 0, 0]
+    assert step.item() == pytest.approx(
+        2 / (size - 1) / UNIT, rel=1e-4
+    )  # the image's own resolution
+
+
 def test_shapes_drawn_together_are_those_that_each_draws():
     torch.manual_seed(0)
     config = dataclasses.replace(SMALL, latent=5, shape_latents=2)
@@ -247,9 +328,6 @@ def test_a_new_shape_is_a_blob_about_its_place():
     found = centre((shape > 0.5).float()[None, None], coordinates(32))
     torch.testing.assert_close(found, place, atol=0.1, rtol=0)
     assert shape.max() > 0.7 and 30 < shape.sum() < 300
-
-
-SCALED = dataclasses.replace(SMALL, latent=4, scaled=True)
 
 
 def test_the_size_of_a_disc_and_of_a_box_is_told_from_the_region():

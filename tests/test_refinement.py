@@ -9,12 +9,14 @@ import torch
 
 from econ_pyro.assignment import assign
 from econ_pyro.competition import compete
-from econ_pyro.decomposition import in_order
-from econ_pyro.distributions import pixel_errors
+from econ_pyro.decomposition import Decomposition, in_order
+from econ_pyro.distributions import FixedNoiseNormal, MeanBernoulli, pixel_errors
 from econ_pyro.econ import Econ
+from econ_pyro.layers import scopes
 from econ_pyro.mixture import likeliest_order, log_likelihood, worth
 from econ_pyro.proposals import Rules
 from econ_pyro.refinement import as_seen, explain, refine
+from econ_pyro.terms import Terms
 
 SIGMA = 0.1
 RULES = Rules(experts=3, steps=3, sigma_x=SIGMA)
@@ -81,6 +83,21 @@ def test_images_have_orders_of_their_own():
     shape2 = torch.cat([shape, shape[:, swapped]])
     order = likeliest_order(pixel_errors(x2, mean2, SIGMA), shape2)
     assert order.tolist() == [[0, 1, 2], [1, 0, 2]]
+
+
+def test_layers_stay_in_place_where_no_order_is_likelier():
+    # of one colour, all orders are as likely but for rounding errors
+    errors = torch.rand(20, 1, 1, 16, 16).expand(-1, 5, -1, -1, -1)
+    order = likeliest_order(errors, torch.rand(20, 5, 1, 16, 16))
+    assert torch.equal(order, torch.arange(5).expand(20, -1))
+
+
+@pytest.mark.parametrize(("nats", "expected"), [(0.3, [1, 0, 2]), (0.003, [0, 1, 2])])
+def test_a_layer_moves_for_a_part_of_a_nat_but_not_for_nothing(nats, expected):
+    errors, shape = torch.zeros(1, 3, 1, 4, 4), torch.zeros(1, 3, 1, 4, 4)
+    shape[:, :2, :, 1, 1:3] = 1  # two pixels that both would cover
+    errors[:, 0, :, 1, 1] = nats
+    assert likeliest_order(errors, shape)[0].tolist() == expected
 
 
 def test_of_two_layers_of_one_object_one_is_worth_it_and_a_spare_one_is_not():
@@ -164,6 +181,107 @@ def test_experts_replace_the_layers_that_make_the_image_likelier_anew(make_pq):
     errors = (pixel_errors(x.double(), e.mean, SIGMA) for e in (refined, d))
     likely = (log_likelihood(e, d_.shape) for e, d_ in zip(errors, (refined, d), strict=True))
     assert next(likely) > next(likely)
+
+
+class OneExpert:
+    """p and q of one expert, which encodes and draws what it is told, whatever it sees.
+
+    Args:
+        mean: ``(T, 3, H, W)``.
+        shape: ``(T, 1, H, W)``.
+        l_z: what the latents cost, ``(T,)`` nats.
+    """
+
+    seeded = False
+
+    def __init__(self, mean, shape, l_z):
+        self.mean, self.shape, self.loc = mean[:, None], shape[:, None], (2 * l_z).sqrt()
+
+    def encode_all(self, x, r, noise):
+        loc = self.loc[:, None, None]  # of N(loc, 1): loc^2 / 2
+        return FixedNoiseNormal(loc, torch.ones_like(loc), torch.zeros_like(loc)).to_event(1)
+
+    def decode_all(self, z):
+        return self.mean, self.shape
+
+    def latent_prior(self, *batch):
+        zero = torch.zeros(*batch, 1).double()
+        return FixedNoiseNormal(zero, torch.ones_like(zero), zero).to_event(1)
+
+    def region_prior(self, s_t, shape):
+        return MeanBernoulli(s_t * shape).to_event(3)
+
+
+@pytest.mark.parametrize("margin", [-0.5, 0.5])
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_layer_is_drawn_anew_if_that_gains_more_than_its_latent_costs(layer, margin):
+    x, mean, shape = (a.double() for a in painted(2, seed=3))
+    shape[:, 2] = 1
+    front, back = (shape[:, t] > 0.5 for t in range(2))
+    r = torch.stack([front, back & ~front, ~front & ~back], 1).double()
+    drawn = mean.clone()
+    drawn[0, layer, 0] += torch.linspace(-0.15, 0.15, 16).double()  # better: the true colour
+
+    def likelihood(mean):
+        """Pixel by pixel, a mixture over what is in front."""
+        total = 0.0
+        for i, j in itertools.product(range(16), repeat=2):
+            free, pixel = 1.0, 0.0
+            for t in range(3):
+                error = (x[0, :, i, j] - mean[0, t, :, i, j]).square().sum().item()
+                pixel += free * shape[0, t, 0, i, j].item() * math.exp(-error / (2 * SIGMA**2))
+                free *= 1 - shape[0, t, 0, i, j].item()
+            total += math.log(pixel)
+        return total
+
+    gain = likelihood(mean) - likelihood(drawn)
+    assert gain > 1
+    ten = torch.full((1, 3), 10.0).double()
+    costs = torch.full((3,), 10.0).double()
+    costs[layer] += gain + margin
+    pq = OneExpert(mean[0], shape[0], costs)
+    nothing = torch.zeros(1, 3, dtype=torch.long)
+    found = Decomposition(
+        x, nothing, scopes(r), r, drawn, shape, ten[..., None] * 0, Terms(ten, ten, ten),
+        torch.zeros(1, 3, 1).double(), nothing,
+    )  # fmt: skip
+    rules = dataclasses.replace(RULES, experts=1)
+    refined = refine(pq, pq, found, torch.zeros(1, 3, 1).double(), rules)
+    anew = margin < 0
+    torch.testing.assert_close(refined.mean, mean if anew else drawn)
+    cost = costs[layer].item() if anew else 10
+    assert refined.terms.z[0, layer].item() == pytest.approx(cost)
+
+
+def test_a_layer_that_is_not_worth_its_latent_is_not_drawn_anew_to_make_it_cheaper():
+    x, mean, shape = (a.double() for a in painted(2, seed=3))
+    shape[:, 2], shape[:, 0] = 1, 0  # nothing of the first: a spare one
+    x = torch.where(shape[:, 1] > 0.5, mean[:, 1], mean[:, 2])
+    r = torch.stack([shape[:, 0] * 0, shape[:, 1] > 0.5, shape[:, 1] < 0.5], 1).double()
+    ten, nothing = torch.full((1, 3), 10.0).double(), torch.zeros(1, 3, dtype=torch.long)
+    found = Decomposition(
+        x, nothing, scopes(r), r, mean, shape, ten[..., None] * 0, Terms(ten, ten, ten),
+        torch.zeros(1, 3, 1).double(), nothing,
+    )  # fmt: skip
+    white, cheap = torch.ones_like(mean[0]), torch.tensor([50.0, 1.0, 50.0]).double()
+    pq = OneExpert(white, shape[0], cheap)
+    rules = dataclasses.replace(RULES, experts=1)
+    refined = refine(pq, pq, found, torch.zeros(1, 3, 1).double(), rules)
+    torch.testing.assert_close(refined.mean, mean[:, [1, 0, 2]])  # the spare one behind
+    assert refined.terms.z.tolist() == [[10, 10, 10]] and refined.area[0, 1] == 0
+
+
+@pytest.mark.parametrize("pixels", [0.01, 1.0, 9.0])
+def test_a_colour_as_seen_is_that_of_the_pixels_and_one_as_drawn(make_pq, pixels):
+    x, mean, shape = painted(2, seed=4)
+    r = torch.zeros(1, 3, 1, 16, 16)
+    r[:, 0, :, 4:7, 4:7] = pixels / 9
+    r[:, 2] = 1 - r[:, 0]
+    _, _, d = decomposed(make_pq, x, mean, shape, r)
+    colours = x[0, :, 4:7, 4:7].flatten(1)
+    expected = (pixels * colours.mean(1) + mean[0, 0, :, 0, 0]) / (pixels + 1)
+    seen = as_seen(d)[0, 0]
+    torch.testing.assert_close(seen, expected[:, None, None].expand_as(seen).double())
 
 
 def test_refinement_begins_with_things_as_each_was_looked_at(make_pq):
