@@ -1,7 +1,6 @@
 """Pieces hidden from encoders, on layers made by hand."""
 
 import dataclasses
-import itertools
 
 import pytest
 import torch
