@@ -152,6 +152,19 @@ def test_candidates_are_what_the_experts_attend_to(make_pq, images):
             torch.testing.assert_close(own, r[:, i, k])
 
 
+def test_without_a_seed_the_most_salient_of_the_scope_is_taken(make_pq):
+    _, guide = make_pq(seeded=True)
+    x, s = (a.double() for a in scene())
+    s[:, :, 2:6, 2:6] = 0  # the redder square is taken
+    k = torch.zeros(1, dtype=torch.long)
+    r = guide.attend(x, s, k)[0, 0]
+    row, column = divmod(int(r.argmax()), 16)
+    assert 8 <= row < 12 and 8 <= column < 12 and r.max() > 0.99
+    assert torch.equal(guide.attend_all(x, s)[0, 0, 0], r)
+    elsewhere = guide.attend(x, s, k, torch.tensor([15 * 16 + 1]))[0, 0]  # in the corner
+    assert elsewhere[15, 1] > 0.99 and elsewhere[9, 9] < r[9, 9]
+
+
 def test_no_expert_looks_at_an_image_twice(make_pq, images):
     _, guide = make_pq(seeded=True)
     seeds, full = torch.randint(256, (5, 2)), torch.ones_like(images[:, :1])
