@@ -188,6 +188,24 @@ def test_a_large_region_is_seen_whole_and_the_outside_is_filled():
     assert corner[0, 0, -1, -1] == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    ("high", "wide"), [(0.6, 0.6), (0.3, 0.75), (0.75, 0.1), (0.1, 0.2), (1.0, 0.2)]
+)
+def test_all_of_a_region_is_in_the_window_and_little_else(high, wide):
+    """Of discs and boxes by their half sides: the window is a square as wide as the longer."""
+    grid = coordinates(128)
+    y, x = grid[0]
+    for there in (
+        (y.abs() <= high) & (x.abs() <= wide),
+        (y / high).square() + (x / wide).square() <= 1,
+    ):
+        r = there[None, None].float() + 1e-9
+        down, right = window(r, centre(r, grid), grid)[0].amax((1, 2)).tolist()
+        assert down == pytest.approx(right, abs=1e-3)
+        longer = max(high, wide)
+        assert min(1.0, max(0.5, 0.98 * longer)) <= down <= min(1.0, max(0.5, 1.2 * longer)) + 1e-3
+
+
 def test_what_an_encoder_adds_to_the_centre_does_not_depend_on_the_place():
     torch.manual_seed(0)
     encoder = Encoder(SMALL, 32).double()
@@ -339,6 +357,15 @@ def test_the_size_of_a_disc_and_of_a_box_is_told_from_the_region():
         box = (grid.abs().amax(1, keepdim=True) < radius).double() + 1e-9
         size = log_size_of(box, torch.zeros(1, 2), grid.double()).exp().item()
         assert size * UNIT == pytest.approx(radius * 2 / 3**0.5, rel=0.02)
+
+
+def test_the_size_of_an_ellipse_is_that_of_the_disc_of_its_spread():
+    grid = coordinates(256)[0].double()
+    y, x = grid
+    ellipse = ((y / 0.6).square() + (x / 0.2).square() < 1)[None, None].double() + 1e-9
+    size = log_size_of(ellipse, torch.zeros(1, 2), grid[None]).exp().item()
+    # mean squared distance from the middle: (a^2 + b^2) / 4, and r^2 / 2 of a disc
+    assert size * UNIT == pytest.approx(((0.6**2 + 0.2**2) / 2) ** 0.5, rel=0.02)
 
 
 def test_what_is_drawn_grows_with_its_size():

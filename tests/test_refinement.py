@@ -13,7 +13,7 @@ from econ_pyro.decomposition import Decomposition, in_order
 from econ_pyro.distributions import FixedNoiseNormal, MeanBernoulli, pixel_errors
 from econ_pyro.econ import Econ
 from econ_pyro.layers import scopes
-from econ_pyro.mixture import likeliest_order, log_likelihood, worth
+from econ_pyro.mixture import arrange, likeliest_order, log_joint, log_likelihood, worth
 from econ_pyro.proposals import Rules
 from econ_pyro.refinement import as_seen, explain, refine
 from econ_pyro.terms import Terms
@@ -113,6 +113,62 @@ def test_of_two_layers_of_one_object_one_is_worth_it_and_a_spare_one_is_not():
     assert kept.tolist() == [[False, True, True, True]]
     dear = torch.full((1, 3), 1e6)
     assert worth(pixel_errors(x, mean, SIGMA), shape, dear).tolist() == [[False, False, True]]
+
+
+def in_pixels(errors, shape, order):
+    """Parts of each pixel's mixture, the layers of one image in that order, as lists."""
+    pixels = []
+    for i, j in itertools.product(range(errors.shape[2]), range(errors.shape[3])):
+        free, parts = 1.0, []
+        for t in order:
+            m = 1.0 if t == order[-1] else shape[t, 0, i, j].item()
+            parts.append(free * m * math.exp(-errors[t, 0, i, j].item()))
+            free *= 1 - m
+        pixels.append(parts)
+    return pixels
+
+
+def naive(errors, shape, order):
+    return sum(math.log(sum(parts)) for parts in in_pixels(errors, shape, order))
+
+
+def some_layers(n, seed):
+    """Errors, shapes and costs of four layers of small images that compete for pixels."""
+    g = torch.Generator().manual_seed(seed)
+    errors = 8 * torch.rand(n, 4, 1, 3, 3, generator=g).double()
+    shape = 0.05 + 0.9 * torch.rand(n, 4, 1, 3, 3, generator=g).double().round()
+    return errors, shape, 8 * torch.rand(n, 4, generator=g).double()
+
+
+def test_parts_of_the_mixture_pixel_by_pixel():
+    errors, shape, _ = some_layers(3, seed=5)
+    found = log_joint(errors, shape)
+    for b in range(3):
+        parts = torch.tensor(in_pixels(errors[b], shape[b], range(4))).double()
+        expected = parts.log().T.view(4, 1, 3, 3)
+        torch.testing.assert_close(found[b], expected, atol=1e-2, rtol=0)  # PROB_EPS
+
+
+def test_layers_are_arranged_as_a_search_over_all_orders_does():
+    n = 60
+    errors, shape, l_z = some_layers(n, seed=2)
+    order, worth_it = arrange(errors, shape, l_z)
+    numbers, as_likely = set(), 0
+    for b in range(n):
+        kept = [0, 1, 2, 3]
+        for t in (2, 1, 0):  # from the back on; the last stays
+            without = [u for u in kept if u != t]
+            gain = naive(errors[b], shape[b], kept) - naive(errors[b], shape[b], without)
+            kept = without if gain < l_z[b, t] else kept
+        spare = [t for t in range(3) if t not in kept]
+        numbers.add(len(spare))
+        arranged = order[b].tolist()
+        assert sorted(arranged[: len(kept) - 1]) == kept[:-1] and arranged[-1] == 3
+        assert worth_it[b].tolist() == [t in kept for t in arranged]
+        found = naive(errors[b], shape[b], [*arranged[: len(kept) - 1], 3])
+        best = max(naive(errors[b], shape[b], [*p, 3]) for p in itertools.permutations(kept[:-1]))
+        as_likely += found > best - 0.02
+    assert numbers == {0, 1, 2, 3} and as_likely >= n - 1
 
 
 def decomposed(make_pq, x, mean, shape, r):
