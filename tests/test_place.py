@@ -19,6 +19,7 @@ from econ_pyro.place import (
     glimpse,
     latents_of,
     log_size_of,
+    pass_on,
     place_of,
     window,
 )
@@ -132,6 +133,12 @@ def test_what_an_encoder_says_is_added_to_what_is_seen_of_the_region():
     torch.testing.assert_close(place_of(out[None, :2], 1.0)[0], expected)
     torch.testing.assert_close(out[2:3], log_size_of(r, seen, grid)[0] + 0.5)
     torch.testing.assert_close(out[3:6].sinh(), given[3:])
+
+
+def test_what_comes_last_is_passed_on_last():
+    given = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
+    assert pass_on(5, 3)(given).tolist() == [[3, 4, 5]]
+    assert pass_on(3, 5)(given[:, :3]).tolist() == [[0, 0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize("grade", [0, 1])

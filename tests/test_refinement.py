@@ -135,9 +135,9 @@ def naive(errors, shape, order):
 def some_layers(n, seed):
     """Errors, shapes and costs of four layers of small images that compete for pixels."""
     g = torch.Generator().manual_seed(seed)
-    errors = 8 * torch.rand(n, 4, 1, 3, 3, generator=g).double()
-    shape = 0.05 + 0.9 * torch.rand(n, 4, 1, 3, 3, generator=g).double().round()
-    return errors, shape, 8 * torch.rand(n, 4, generator=g).double()
+    errors = 4 * torch.rand(n, 4, 1, 4, 4, generator=g).double()
+    shape = 0.05 + 0.9 * torch.rand(n, 4, 1, 4, 4, generator=g).double().round()
+    return errors, shape, 2 * torch.rand(n, 4, generator=g).double()
 
 
 def test_parts_of_the_mixture_pixel_by_pixel():
@@ -145,15 +145,15 @@ def test_parts_of_the_mixture_pixel_by_pixel():
     found = log_joint(errors, shape)
     for b in range(3):
         parts = torch.tensor(in_pixels(errors[b], shape[b], range(4))).double()
-        expected = parts.log().T.view(4, 1, 3, 3)
+        expected = parts.log().T.view(4, 1, 4, 4)
         torch.testing.assert_close(found[b], expected, atol=1e-2, rtol=0)  # PROB_EPS
 
 
 def test_layers_are_arranged_as_a_search_over_all_orders_does():
-    n = 60
+    n = 100
     errors, shape, l_z = some_layers(n, seed=2)
     order, worth_it = arrange(errors, shape, l_z)
-    numbers, as_likely = set(), 0
+    numbers, moved = set(), 0
     for b in range(n):
         kept = [0, 1, 2, 3]
         for t in (2, 1, 0):  # from the back on; the last stays
@@ -167,8 +167,9 @@ def test_layers_are_arranged_as_a_search_over_all_orders_does():
         assert worth_it[b].tolist() == [t in kept for t in arranged]
         found = naive(errors[b], shape[b], [*arranged[: len(kept) - 1], 3])
         best = max(naive(errors[b], shape[b], [*p, 3]) for p in itertools.permutations(kept[:-1]))
-        as_likely += found > best - 0.02
-    assert numbers == {0, 1, 2, 3} and as_likely >= n - 1
+        assert found > best - 0.02
+        moved += bool(spare) and arranged[: len(kept)] != kept
+    assert numbers == {0, 1, 2, 3} and moved > 2
 
 
 def decomposed(make_pq, x, mean, shape, r):

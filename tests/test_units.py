@@ -1,6 +1,7 @@
 """Units of latents: drawings stay as they are, and the prior becomes what is used."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,6 +75,22 @@ def test_new_units_change_no_drawing_and_make_the_prior_what_is_used(centred, sc
     torch.testing.assert_close(learnt[0].mean(0), zero)
     torch.testing.assert_close((learnt[0].square() + learnt[1]).mean(0), zero + 1)
     assert kl(*after).sum() < kl(*before).sum()
+
+
+def test_units_follow_what_is_used_and_drawings_stay():
+    """Twice: of a narrow spread far off, then of another, both in units that are not the first."""
+    torch.manual_seed(0)
+    encoder, decoder = new_units(3).double(), new_units(3).double()
+    for shift, spread in ((5.0, 0.05), (-2.0, 3.0)):
+        value = shift + spread * torch.randn(50, 3).double()
+        variance = (0.5 * spread) ** 2 * torch.ones(50, 3).double()
+        z, log_variance = encoder.count(value, variance.log())
+        fit(SimpleNamespace(units=encoder), SimpleNamespace(units=decoder), z, log_variance.exp())
+        z, log_variance = encoder.count(value, variance.log())
+        torch.testing.assert_close(z.mean(0), torch.zeros(3).double())
+        used = (z.square() + log_variance.exp()).mean(0)
+        torch.testing.assert_close(used, torch.ones(3).double())
+        torch.testing.assert_close(decoder.value(z), value)
 
 
 def test_no_other_units_cost_less():
