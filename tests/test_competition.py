@@ -90,6 +90,14 @@ def test_greedy_step_is_the_best_of_all_experts(pq, images):
     assert torch.equal(d.region[:, -1], d.scope[:, -1])  # footnote 7
 
 
+def test_rules_that_name_no_weight_are_the_best_by_l_x_and_l_r(pq, images):
+    rules = Rules(experts=3, steps=3, sigma_x=0.1)
+    d = compete(*pq, images, torch.zeros(5, 3, 2).double(), rules)
+    rows = torch.arange(5)[:, None], torch.arange(3)
+    torch.testing.assert_close(d.scores[(*rows, d.k)], d.terms.x + d.terms.r)
+    assert torch.equal(d.k, d.scores.argmin(2))
+
+
 def test_winners_follow_the_softmax_of_scores():
     scores = torch.tensor([0.0, 3.0, 6.0]).expand(20_000, 3)
     share = torch.bincount(draw_winners(scores, 3.0), minlength=3) / 20_000

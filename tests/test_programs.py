@@ -119,6 +119,14 @@ def test_clean_layers_are_means_and_most_likely_shapes(pq):
         assert t == 1 or torch.equal(canvas.shape[:, i] == 1, shape > 0.5)
 
 
+def test_clean_layers_leave_what_is_given(pq):
+    model, _ = pq
+    given = {sites.x(2): torch.rand(4, 3, 16, 16).double()}
+    with CleanLayers():
+        canvas = poutine.condition(model.prior, data=given)(4)
+    assert torch.equal(canvas.appearance[:, 1], given[sites.x(2)])
+
+
 def test_last_layer_takes_what_is_left_and_true_regions_are_used(pq, images):
     _, guide = pq
     regions = torch.rand(5, 3, 1, 16, 16).double().softmax(1)
