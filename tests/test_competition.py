@@ -4,9 +4,9 @@ import itertools
 import pytest
 import torch
 
-from econ_pyro.competition import compete, exhaust
+from econ_pyro.competition import compete, elect, exhaust
 from econ_pyro.elbo import ClassConditionalELBO
-from econ_pyro.proposals import Rules, propose
+from econ_pyro.proposals import Rules, propose, propose_layers
 from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.winners import draw_winners
 
@@ -191,6 +191,39 @@ def test_true_regions_need_no_attention(pq, images):
     svi.step(images, regions)
     assert all(p.grad is None for p in svi.guide.attentions.parameters())
     assert torch.equal(svi.explain(images, regions).region, regions)
+
+
+def test_experts_compete_for_true_regions_as_for_others(pq, images):
+    regions = torch.nn.functional.one_hot(torch.randint(3, (5, 16, 16)), 3)
+    regions = regions.permute(0, 3, 1, 2)[:, :, None].double()
+    noise = torch.randn(5, 3, 2).double()
+    d = compete(*pq, images, noise, RULES, regions)
+    assert torch.equal(d.k, d.scores.argmin(2))
+    for k in range(3):  # as if it had won all
+        with torch.no_grad():
+            terms = ClassConditionalELBO().terms(
+                *pq, images, torch.full((5, 3), k), noise, regions
+            )
+        torch.testing.assert_close(d.scores[:, :, k], 0.7 * terms.x + terms.r)
+    pushed = elect(*pq, images, noise, RULES, regions, handicap=torch.tensor([0, -1e9, 0]))
+    assert (pushed.k == 1).all() and torch.equal(pushed.scores, d.scores)
+    warm, luck = dataclasses.replace(RULES, temperature=1e9), torch.zeros(5, 3, 3).double()
+    luck[:, :, 2] = 9
+    assert (elect(*pq, images, noise, warm, regions, gumbel=luck).k == 2).all()
+
+
+def test_each_expert_makes_its_proposal_of_its_own_region(pq, images):
+    scope, noise = torch.rand(5, 3, 1, 16, 16).double(), torch.randn(5, 3, 2).double()
+    r = scope[:, :, None] * torch.rand(5, 3, 3, 1, 16, 16).double()
+    layers = propose_layers(*pq, images, scope, noise, RULES, r)
+    for t, k in itertools.product(range(3), range(3)):
+        alone = propose(*pq, images, scope[:, t], noise[:, t], RULES, r[:, t, k])
+        for name in ("r", "mean", "shape", "z", "errors"):
+            own, expected = getattr(layers, name)[:, t, k], getattr(alone, name)[:, k]
+            torch.testing.assert_close(own, expected)
+            assert not expected.requires_grad
+        for own, expected in zip(layers.terms, alone.terms, strict=True):
+            torch.testing.assert_close(own[:, t, k], expected[:, k])
 
 
 def test_pyro_elbo_interface_gives_the_same_number(pq, images):
