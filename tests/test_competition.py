@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import math
 
 import pytest
 import torch
@@ -98,10 +99,12 @@ def test_rules_that_name_no_weight_are_the_best_by_l_x_and_l_r(pq, images):
     assert torch.equal(d.k, d.scores.argmin(2))
 
 
-def test_winners_follow_the_softmax_of_scores():
-    scores = torch.tensor([0.0, 3.0, 6.0]).expand(20_000, 3)
-    share = torch.bincount(draw_winners(scores, 3.0), minlength=3) / 20_000
-    torch.testing.assert_close(share, (-scores[0] / 3.0).softmax(0), atol=0.02, rtol=0)
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_winners_follow_the_softmax_of_scores(temperature):
+    scores = torch.tensor([0.0, 1.0, 2.0]).mul(temperature).expand(20_000, 3)
+    share = torch.bincount(draw_winners(scores, temperature), minlength=3) / 20_000
+    expected = torch.tensor([1, 1 / math.e, 1 / math.e**2])
+    torch.testing.assert_close(share, expected / expected.sum(), atol=0.02, rtol=0)
     assert (draw_winners(scores, 0.0) == 0).all()
 
 
