@@ -10,6 +10,7 @@ from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.proposals import Rules, propose, propose_layers
 from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.winners import draw_winners
+from econ_pyro.world import World
 
 RULES = Rules(experts=3, steps=3, sigma_x=0.1, lam=0.7, temperature=0.0)
 
@@ -185,6 +186,23 @@ def test_svi_without_an_optimiser_says_so(pq, images):
     svi.optim = None
     with pytest.raises(RuntimeError, match="only evaluate"):
         svi.step(images)
+
+
+def test_shares_of_a_batch_have_the_luck_of_the_whole(pq, images):
+    """Noise, competition and what hides pieces, without processes: each share in its turn."""
+    svi = make_svi(pq, temperature=100.0)
+    svi.optim, svi.occlude = torch.optim.SGD(svi.optim.param_groups[0]["params"], lr=0.0), 0.7
+    losses, winners = [], []
+    for world in (World(), World(0, 2), World(1, 2)):
+        svi.world = world
+        torch.manual_seed(5)
+        losses.append(svi.step(images[:4][world.rank :: world.size]))
+        winners.append(svi.last.k)
+    assert losses[0] == pytest.approx((losses[1] + losses[2]) / 2, rel=1e-9)
+    assert torch.equal(winners[0], torch.stack(winners[1:], 1).flatten(0, 1))
+    svi.occlude = 0.0
+    torch.manual_seed(5)
+    assert svi.step(images[:4][1::2]) != pytest.approx(losses[2], rel=1e-6)
 
 
 def test_true_regions_need_no_attention(pq, images):

@@ -350,6 +350,24 @@ def test_refinement_begins_with_things_as_each_was_looked_at(make_pq):
     assert torch.equal(explain(model, guide, images, noise, RULES).region, expected.region)
 
 
+def test_refinement_explains_with_the_noise_of_each_layer(make_pq):
+    """Of layers in another order than things were found, each with its own."""
+    g = torch.Generator().manual_seed(8)
+    images = torch.rand(12, 3, 16, 16, generator=g).double()
+    noise = 9 * torch.randn(12, 3, 2, generator=g).double()
+    model, guide = make_pq(seeded=True)
+    rules = dataclasses.replace(RULES, ordered=True)
+    found, moved = assign(model, guide, images, noise, rules)
+    assert not torch.equal(moved, noise)
+    expected = refine(model, guide, found, moved, rules)
+    ours = explain(model, guide, images, noise, rules)
+    torch.testing.assert_close(ours.z, expected.z)
+    torch.testing.assert_close(ours.region, expected.region)
+    for b, t in itertools.product(range(12), range(3)):
+        # layers that were drawn anew, too, still grew from the pixel of the old ones
+        assert ours.seed[b, t] in found.seed[b]
+
+
 def test_refinement_is_the_configurations_choice(tiny):
     images = torch.rand(2, 3, 16, 16)
     assert not tiny.objective.refine
