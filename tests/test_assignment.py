@@ -167,13 +167,18 @@ def test_each_thing_is_ordered_as_its_own_expert_draws_it(salient):
     """Expert i draws shape i as it is, and of the others what is seen of them, moved."""
     by_hand = scene(CHAIN, [0.6, 0.4, 0.3], salient, others=[CHAIN, CHAIN])
     own = torch.tensor([0, 2, 3])[list(salient)]  # expert 1 draws the background
+    r = by_hand.r[None, :, None, None].repeat(1, 1, 4, 1, 1, 1)
+    by_hand.candidates = lambda x, s_t, n: (10 * torch.arange(n)[None], r)
     for t, expert in enumerate(own.tolist()):
         for k in {0, 2, 3} - {expert}:
             by_hand.shape[t, k, 0] = by_hand.r[t].roll((2, -2), (0, 1))
+            r[0, t, k, 0] = by_hand.shape[t, k, 0]
     by_hand.shape.round_()  # of shapes apart, all orders are as likely
     w = by_hand.assign()
     assert w.seed.tolist() == [[10 * salient.index(i) for i in range(3)] + [-1]]
     assert w.k.tolist() == [[0, 2, 3, 1]]
+    seen = [by_hand.r[salient.index(i)] for i in range(3)]
+    assert torch.equal(w.region[0, :, 0], torch.stack([*seen, 1 - sum(seen)]))
 
 
 def test_the_last_layer_is_seen_as_what_most_experts_leave():
@@ -201,14 +206,14 @@ def test_a_better_expert_makes_another_order():
     # other corners, is the best as if it came first, and says nothing of the middle one
     little = seen + square(4, 1)
     little[4, -5], little[-5, 4], little[4, -6], little[-6, 4] = 0, 0, 0, 0
-    # and one that draws just what is seen, in a colour that is far off, is not good at any time
+    # and one that draws just what is seen, in a colour that is off, is not the best at any time
     by_hand = scene(
         [near, middle, back],
         [0.6, 0.4, 0.3],
         [2, 1, 0],
         others=[[near, middle, little], [near, middle, seen]],
     )
-    by_hand.mean[0, 3] += 0.4
+    by_hand.mean[0, 3] += 0.1
     assert by_hand.assign(ordered=False).k[0, 0] == 2
     # behind the near one the true square is better, and its last pixel is the middle one's
     w = by_hand.assign()

@@ -194,21 +194,52 @@ def test_svi_without_an_optimiser_says_so(pq, images):
         svi.step(images)
 
 
-def test_shares_of_a_batch_have_the_luck_of_the_whole(pq, images):
+def test_shares_of_a_batch_have_the_luck_of_the_whole(pq):
     """Noise, competition and what hides pieces, without processes: each share in its turn."""
     svi = make_svi(pq, temperature=100.0)
-    svi.optim, svi.occlude = torch.optim.SGD(svi.optim.param_groups[0]["params"], lr=0.0), 0.7
-    losses, winners = [], []
+    svi.optim, svi.occlude = torch.optim.SGD(svi.optim.param_groups[0]["params"], lr=0.0), 0.5
+    x, losses, winners = torch.rand(16, 3, 16, 16).double(), [], []
     for world in (World(), World(0, 2), World(1, 2)):
         svi.world = world
         torch.manual_seed(5)
-        losses.append(svi.step(images[:4][world.rank :: world.size]))
+        losses.append(svi.step(x[world.rank :: world.size]))
         winners.append(svi.last.k)
     assert losses[0] == pytest.approx((losses[1] + losses[2]) / 2, rel=1e-9)
     assert torch.equal(winners[0], torch.stack(winners[1:], 1).flatten(0, 1))
-    svi.occlude = 0.0
-    torch.manual_seed(5)
-    assert svi.step(images[:4][1::2]) != pytest.approx(losses[2], rel=1e-8)
+    for share in (0.0, 1.0):
+        svi.occlude = share
+        torch.manual_seed(5)
+        assert svi.step(x[1::2]) != pytest.approx(losses[2], rel=1e-8)
+
+
+def test_the_luck_of_a_step_is_normal_and_gumbel(pq, images):
+    svi = make_svi(pq)
+    noise, gumbel = svi.draw(torch.zeros(8000, 3, 16, 16))
+    assert noise.shape == (8000, 3, 2) and gumbel.shape == (8000, 3, 3)
+    assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03
+    # Euler's constant, and pi over the root of 6
+    assert abs(gumbel.mean() - 0.5772) < 0.03 and abs(gumbel.std() - 1.2825) < 0.03
+
+
+def test_what_a_step_saw_holds_no_graph(pq, images):
+    svi = make_svi(pq, temperature=1e9)
+    svi.step(images)
+    assert not svi.last.loss.requires_grad
+    assert not any(term.requires_grad for term in svi.last.terms)
+    assert torch.equal(svi.explain(images).k, svi.explain(images).scores.argmin(2))
+
+
+def test_networks_run_in_bfloat16_if_asked(tiny):
+    from econ_pyro.econ import Econ
+
+    econ = Econ(tiny)
+    x = torch.rand(2, 3, 16, 16)
+    means = []
+    for amp in (False, True):
+        svi = CompetitiveSVI(econ.model, econ.guide, None, ClassConditionalELBO(), RULES, 2, amp)
+        means.append(svi.explain(x).mean)
+    assert means[1].dtype == torch.float32 and not torch.equal(*means)
+    torch.testing.assert_close(*means, atol=0.02, rtol=0)
 
 
 def test_true_regions_need_no_attention(pq, images):
@@ -261,5 +292,9 @@ def test_pyro_elbo_interface_gives_the_same_number(pq, images):
     assert elbo.loss(model, guide, images, k, noise) == pytest.approx(value.item())
     assert elbo.loss_and_grads(model, guide, images, k, noise) == pytest.approx(value.item())
     assert model.decoders[0].both.head.weight.grad is not None
+    weighed_by_one = ClassConditionalELBO()
+    terms = weighed_by_one.terms(model, guide, images, k, noise)
+    total = sum(term.sum().item() for term in terms)
+    assert weighed_by_one.loss(model, guide, images, k, noise) == pytest.approx(total / 5)
     module = elbo(model, guide)
     torch.testing.assert_close(module(images, k, noise), value)

@@ -328,6 +328,34 @@ def test_a_layer_that_is_not_worth_its_latent_is_not_drawn_anew_to_make_it_cheap
     assert refined.terms.z.tolist() == [[10, 10, 10]] and refined.area[0, 1] == 0
 
 
+def test_what_a_spare_layer_would_be_like_changes_nothing():
+    """Of the background's own colour, but not worth its latent, wherever it says that it is."""
+    x, mean, shape = (a.double() for a in painted(2, seed=3))
+    shape[:, 2] = 1
+    mean[:, 0] = mean[:, 2]
+    front = shape[:, 1] > 0.5
+    x = torch.where(front, mean[:, 1], mean[:, 2])
+    mean[:, 1] = mean[:, 2] + 0.1  # some doubt whose pixels are whose
+    drawn = mean.clone()
+    drawn[0, 2, 0] += torch.linspace(-0.1, 0.1, 16).double()
+    r = torch.stack([front * 0, front, ~front], 1).double()
+    costs, nothing = torch.tensor([[1e4, 10, 10]]).double(), torch.zeros(1, 3, dtype=torch.long)
+    expert = OneExpert(mean[0, [1, 0, 2]], shape[0, [1, 0, 2]], torch.tensor([99, 99, 15.0]))
+    rules, refined = dataclasses.replace(RULES, experts=1), []
+    for spare in (0.0, 0.98):
+        shape[:, 0] = spare
+        found = Decomposition(
+            x, nothing, scopes(r), r, drawn, shape, costs[..., None] * 0,
+            Terms(costs, costs, costs), torch.zeros(1, 3, 1).double(), nothing,
+        )  # fmt: skip
+        refined.append(refine(expert, expert, found, torch.zeros(1, 3, 1).double(), rules))
+    one, other = refined
+    assert one.terms.z[0].tolist() == pytest.approx([10, 1e4, 15])  # the background anew
+    for name in ("region", "scope", "mean", "k"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name))
+    torch.testing.assert_close(one.terms.x, other.terms.x)
+
+
 @pytest.mark.parametrize("pixels", [0.01, 1.0, 9.0])
 def test_a_colour_as_seen_is_that_of_the_pixels_and_one_as_drawn(make_pq, pixels):
     x, mean, shape = painted(2, seed=4)
