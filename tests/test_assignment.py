@@ -214,10 +214,16 @@ def test_a_better_expert_makes_another_order():
         others=[[near, middle, little], [near, middle, seen]],
     )
     by_hand.mean[0, 3] += 0.1
+    # the middle one is another expert's: the first sees it in the wrong place
+    r = by_hand.r[None, :, None, None].repeat(1, 1, 4, 1, 1, 1)
+    r[0, 1, 0] = middle.roll((-6, 2), (0, 1))
+    by_hand.shape[1, 0] = r[0, 1, 0].clamp(1e-3, 1 - 1e-3)
+    by_hand.candidates = lambda x, s_t, n: (10 * torch.arange(n)[None], r)
     assert by_hand.assign(ordered=False).k[0, 0] == 2
     # behind the near one the true square is better, and its last pixel is the middle one's
     w = by_hand.assign()
     assert w.seed[0, 2:].tolist() == [0, -1] and w.k[0, 2] == 0
+    assert torch.equal(w.region.sum(1), torch.ones(1, 1, SIZE, SIZE))
 
 
 def test_what_is_not_worth_its_latent_comes_behind():

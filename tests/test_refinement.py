@@ -331,11 +331,10 @@ def test_a_layer_that_is_not_worth_its_latent_is_not_drawn_anew_to_make_it_cheap
 def test_what_a_spare_layer_would_be_like_changes_nothing():
     """Of the background's own colour, but not worth its latent, wherever it says that it is."""
     x, mean, shape = (a.double() for a in painted(2, seed=3))
-    shape[:, 2] = 1
-    mean[:, 0] = mean[:, 2]
+    shape[:, 0], shape[:, 2] = 0, 1
+    mean[:, 0], mean[:, 1] = mean[:, 2], mean[:, 2] + 0.1  # some doubt whose pixels are whose
     front = shape[:, 1] > 0.5
     x = torch.where(front, mean[:, 1], mean[:, 2])
-    mean[:, 1] = mean[:, 2] + 0.1  # some doubt whose pixels are whose
     drawn = mean.clone()
     drawn[0, 2, 0] += torch.linspace(-0.1, 0.1, 16).double()
     r = torch.stack([front * 0, front, ~front], 1).double()
@@ -343,7 +342,7 @@ def test_what_a_spare_layer_would_be_like_changes_nothing():
     expert = OneExpert(mean[0, [1, 0, 2]], shape[0, [1, 0, 2]], torch.tensor([99, 99, 15.0]))
     rules, refined = dataclasses.replace(RULES, experts=1), []
     for spare in (0.0, 0.98):
-        shape[:, 0] = spare
+        shape[:, 0, :, 13:] = spare  # away from the other
         found = Decomposition(
             x, nothing, scopes(r), r, drawn, shape, costs[..., None] * 0,
             Terms(costs, costs, costs), torch.zeros(1, 3, 1).double(), nothing,
