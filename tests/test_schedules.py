@@ -191,6 +191,13 @@ def test_starved_experts_are_restarted_when_a_step_is_a_multiple(tiny, age, unti
     assert (learner.window.sum() == 0) == ((age + 1) % 3 == 0)
 
 
+def test_the_least_improvement_keeps_the_rate(tiny):
+    learner = make_learner(tiny)
+    for evaluation in range(20):
+        learner.evaluated(5.0 - 0.001 * evaluation)
+    assert learner.rate == tiny.train.lr
+
+
 def test_a_new_beginning_forgets_what_was_learnt(tiny):
     learner = make_learner(tiny, objective__balance=0.5)
     for age in range(2):
