@@ -191,6 +191,17 @@ def test_starved_experts_are_restarted_when_a_step_is_a_multiple(tiny, age, unti
     assert (learner.window.sum() == 0) == ((age + 1) % 3 == 0)
 
 
+@pytest.mark.parametrize(("share", "restarted"), [(0.3, False), (0.2, True)])
+def test_an_expert_is_starved_below_a_share_of_an_even_share(tiny, share, restarted):
+    """Of the steps that are not the backgrounds', whose expert is left out: two have half each."""
+    learner = make_learner(tiny, train__restart_below=0.5, train__restart_every=1)
+    learner.window[:2, 0], learner.window[:2, 1] = round(1000 * (1 - share)), round(1000 * share)
+    learner.window[2, 2] = 1000
+    learner.handicap.copy_(torch.tensor([1.0, 2.0, 3.0]))  # a copy's is that of the busiest
+    learner.step(some(tiny), None, 0)
+    assert learner.handicap.tolist() == [1.0, 1.0 if restarted else 2.0, 3.0]
+
+
 def test_the_least_improvement_keeps_the_rate(tiny):
     learner = make_learner(tiny)
     for evaluation in range(20):
