@@ -17,6 +17,9 @@ def test_gamma_moves_linearly(tiny):
     objective = dataclasses.replace(tiny.objective, gamma=1.0, gamma_end=3.0, gamma_steps=10)
     config = dataclasses.replace(tiny, objective=objective)
     assert [gamma_at(config, s) for s in (0, 5, 10, 99)] == [1.0, 2.0, 3.0, 3.0]
+    at_once = dataclasses.replace(objective, gamma_steps=1)
+    config = dataclasses.replace(tiny, objective=at_once)
+    assert [gamma_at(config, s) for s in (0, 1, 2)] == [1.0, 3.0, 3.0]
     assert gamma_at(tiny, 99) == tiny.objective.gamma
 
 
