@@ -199,6 +199,7 @@ def test_starved_experts_become_noisy_copies_of_the_busiest(tiny, tmp_path):
     assert starved(wins, below=0.2) == [(2, 0)]
     assert starved(torch.tensor([[1, 1, 0], [0, 0, 2]]), below=0.2) == []
     assert starved(torch.tensor([[9, 0, 0], [9, 0, 0]]), below=0.2) == []  # one takes everything
+    assert starved(torch.tensor([[95, 5, 0], [100, 0, 0]]), below=0.2) == []  # or nearly
     trainer = make_trainer(tiny, tmp_path / "run")
     trainer.fit()
     ensembles = [
