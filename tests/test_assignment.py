@@ -1,11 +1,13 @@
 """Order and experts of things whose truth is known, drawn by experts made by hand."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
 
 from econ_pyro.account import account
+from econ_pyro.assignment import assign
 from econ_pyro.competition import compete, elect
 from econ_pyro.distributions import FixedNoiseNormal, MeanBernoulli
 from econ_pyro.proposals import Rules
@@ -46,11 +48,11 @@ class ByHand:
     def region_prior(self, s_t, shape):
         return MeanBernoulli(s_t * shape).to_event(3)
 
-    def assign(self, **rules):
+    def assign(self, handicap=None, **rules):
         steps, experts = self.mean.shape[:2]
         noise = torch.arange(float(steps))[None, :, None]
         chosen = dataclasses.replace(Rules(experts, steps, SIGMA, ordered=True), **rules)
-        return elect(self, self, self.x, noise, chosen)
+        return elect(self, self, self.x, noise, chosen, handicap=handicap)
 
 
 def square(top, side):
@@ -130,11 +132,24 @@ def test_a_hidden_thing_goes_to_the_expert_that_is_best_behind_what_hides_it():
     assert w.scores[0, 1, 0] < 2 < 20 < w.scores[0, 1, 2]
 
 
-def test_scores_are_costs_in_the_scope_of_the_place():
-    by_hand = scene([square(2, 5), square(4, 8)], [0.6, 0.4], [0, 1])
+CHAIN = [square(1, 4), square(3, 6), square(7, 6)]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "salient"),
+    [
+        ([square(2, 5), square(4, 8)], [0, 1]),
+        *((CHAIN, salient) for salient in itertools.permutations(range(3))),
+    ],
+)
+def test_scores_are_costs_in_the_scope_of_the_place(shapes, salient):
+    by_hand = scene(shapes, [0.6, 0.4, 0.2][: len(shapes)], salient)
     scores = by_hand.assign(lam=0.5).scores[0]
     scope = torch.ones(SIZE, SIZE)
-    for t, r in enumerate([*by_hand.r, torch.ones(SIZE, SIZE)]):
+    regions = [*by_hand.r, torch.ones(SIZE, SIZE)]
+    true_order = [*(salient.index(i) for i in range(len(shapes))), len(shapes)]
+    for place, t in enumerate(true_order):
+        r = regions[t]
         seen = (scope * r).double()
         for k in range(2):
             error = (by_hand.x[0] - by_hand.mean[t, k]).square().sum(0) / (2 * SIGMA**2)
@@ -142,8 +157,73 @@ def test_scores_are_costs_in_the_scope_of_the_place():
             cost = 0.5 * (seen * error).sum()
             for a, b in ((seen, p), (1 - seen, 1 - p)):
                 cost += (a * ((a + 1e-6).log() - (b + 1e-6).log())).sum()
-            assert scores[t, k].item() == pytest.approx(cost.item(), rel=1e-3, abs=1e-2)
+            assert scores[place, k].item() == pytest.approx(cost.item(), rel=1e-3, abs=1e-2)
         scope = scope * (1 - r)
+
+
+# from (2, 0, 1) the way to the true order is through less likely ones: a layer moves only forward
+@pytest.mark.parametrize("salient", sorted({*itertools.permutations(range(3))} - {(2, 0, 1)}))
+def test_each_thing_is_ordered_as_its_own_expert_draws_it(salient):
+    """Expert i draws shape i as it is, and of the others what is seen of them, moved."""
+    by_hand = scene(CHAIN, [0.6, 0.4, 0.3], salient, others=[CHAIN, CHAIN])
+    own = torch.tensor([0, 2, 3])[list(salient)]  # expert 1 draws the background
+    r = by_hand.r[None, :, None, None].repeat(1, 1, 4, 1, 1, 1)
+    by_hand.candidates = lambda x, s_t, n: (10 * torch.arange(n)[None], r)
+    for t, expert in enumerate(own.tolist()):
+        for k in {0, 2, 3} - {expert}:
+            by_hand.shape[t, k, 0] = by_hand.r[t].roll((2, -2), (0, 1))
+            r[0, t, k, 0] = by_hand.shape[t, k, 0]
+    by_hand.shape.round_()  # of shapes apart, all orders are as likely
+    w = by_hand.assign()
+    assert w.seed.tolist() == [[10 * salient.index(i) for i in range(3)] + [-1]]
+    assert w.k.tolist() == [[0, 2, 3, 1]]
+    seen = [by_hand.r[salient.index(i)] for i in range(3)]
+    assert torch.equal(w.region[0, :, 0], torch.stack([*seen, 1 - sum(seen)]))
+
+
+def test_the_last_layer_is_seen_as_what_most_experts_leave():
+    by_hand = scene([square(2, 5), square(9, 5)], [0.6, 0.4], [0, 1], others=[[square(2, 5)] * 2])
+    r = by_hand.r[None, :, None, None].repeat(1, 1, 3, 1, 1, 1)
+    r[:, :, 0] = 1  # one expert would take everything
+    r[:, 0, 2, 0, 2:4] = 0  # and one less of the first
+    by_hand.candidates = lambda x, s_t, n: (torch.arange(n)[None], r)
+    seen, encode = [], by_hand.encode_all
+    by_hand.encode_all = lambda x, r, noise: (seen.append(r), encode(x, r, noise))[1]
+    for handicap in (None, torch.tensor([0, 0, -1e6])):
+        w = by_hand.assign(handicap=handicap)
+        # in the end it takes what the winners leave, whoever they are
+        assert torch.equal(w.region.sum(1), torch.ones(1, 1, SIZE, SIZE))
+    left = 1 - square(2, 5) - square(9, 5)
+    assert torch.equal(seen[0][-1, :, 0], left.expand(3, -1, -1))
+
+
+def test_a_better_expert_makes_another_order():
+    """A near square and a middle one hide parts of the same third, which was found first."""
+    near, middle, back = square(1, 5), square(11, 4), square(4, 8)
+    seen = back * (1 - near) * (1 - middle)
+    assert (back * middle).sum() == 1
+    # an expert that draws what is seen of it, a little of what the near one hides, and not the
+    # other corners, is the best as if it came first, and says nothing of the middle one
+    little = seen + square(4, 1)
+    little[4, -5], little[-5, 4], little[4, -6], little[-6, 4] = 0, 0, 0, 0
+    # and one that draws just what is seen, in a colour that is off, is not the best at any time
+    by_hand = scene(
+        [near, middle, back],
+        [0.6, 0.4, 0.3],
+        [2, 1, 0],
+        others=[[near, middle, little], [near, middle, seen]],
+    )
+    by_hand.mean[0, 3] += 0.1
+    # the middle one is another expert's: the first sees it in the wrong place
+    r = by_hand.r[None, :, None, None].repeat(1, 1, 4, 1, 1, 1)
+    r[0, 1, 0] = middle.roll((-6, 2), (0, 1))
+    by_hand.shape[1, 0] = r[0, 1, 0].clamp(1e-3, 1 - 1e-3)
+    by_hand.candidates = lambda x, s_t, n: (10 * torch.arange(n)[None], r)
+    assert by_hand.assign(ordered=False).k[0, 0] == 2
+    # behind the near one the true square is better, and its last pixel is the middle one's
+    w = by_hand.assign()
+    assert w.seed[0, 2:].tolist() == [0, -1] and w.k[0, 2] == 0
+    assert torch.equal(w.region.sum(1), torch.ones(1, 1, SIZE, SIZE))
 
 
 def test_what_is_not_worth_its_latent_comes_behind():
@@ -153,6 +233,16 @@ def test_what_is_not_worth_its_latent_comes_behind():
         torch.ones(*r.shape[:2], 1), torch.ones(*r.shape[:2], 1), torch.zeros(*r.shape[:2], 1)
     ).to_event(1)
     assert by_hand.assign().seed.tolist() == [[10, 0, -1]]
+
+
+def test_the_terms_of_the_winners_are_those_that_they_competed_with():
+    by_hand = scene(CHAIN, [0.6, 0.4, 0.3], [1, 2, 0])
+    rules = Rules(2, 4, SIGMA, lam=0.5, ordered=True)
+    d, _ = assign(by_hand, by_hand, by_hand.x, torch.zeros(1, 4, 1), rules)
+    won = d.scores.gather(2, d.k[:, :, None])[:, :, 0]
+    torch.testing.assert_close(0.5 * d.terms.x + d.terms.r, won)
+    torch.testing.assert_close(d.region, d.scope * d.region.round())  # of binary shares
+    torch.testing.assert_close(d.region.sum(1), torch.ones(1, 1, SIZE, SIZE))
 
 
 @pytest.fixture

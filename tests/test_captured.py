@@ -61,6 +61,23 @@ def test_room_changes_no_output_and_no_gradient(seed, room):
             torch.testing.assert_close(a, b)
 
 
+def test_who_finds_no_room_takes_nobody_elses():
+    ensemble, x = make_ensemble(), torch.randn(8, 5, dtype=torch.float64)
+    k = torch.tensor([0, 0, 1, 0, 0, 1, 2, 2])  # the first has four images and room for two
+    alone = torch.stack([ensemble[e](row) for e, row in zip(k.tolist(), x, strict=True)])
+    seated = [0, 1, 2, 5, 6, 7]
+    with fixed_room(Room(8, 2)):
+        torch.testing.assert_close(ensemble.of_winners(k, x)[seated], alone[seated])
+
+
+def test_what_all_make_of_images_leaves_no_graph():
+    ensemble, x = make_ensemble(), torch.randn(2, 3, 5, dtype=torch.float64)
+    out = ensemble.of_all(x)
+    assert not out.requires_grad
+    for e in range(3):
+        torch.testing.assert_close(out[:, e], ensemble[e](x[:, e]))
+
+
 def test_room_is_enough_and_comes_in_few_sizes():
     for seed in range(50):
         torch.manual_seed(seed)

@@ -61,6 +61,18 @@ def test_layered_normal_is_eq_6_for_binary_regions():
     assert d.sample().shape == (2, 3, 4, 4)
 
 
+def test_layered_normal_samples_the_composed_mean_with_noise_of_sigma():
+    sigma, choice = 0.3, torch.randint(3, (64, 64))
+    regions = torch.nn.functional.one_hot(choice, 3).permute(2, 0, 1)[:, None].double()
+    means = torch.rand(3, 3, 64, 64).double()
+    d = LayeredNormal(regions, means, sigma)
+    for i, j in ((0, 0), (5, 40), (63, 63)):
+        assert torch.equal(d.mean[:, i, j], means[choice[i, j], :, i, j])
+    noise = (d.sample((4,)) - d.mean) / sigma  # 49,152 values
+    assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02
+    assert abs((noise.abs() < 1).double().mean() - 0.6827) < 0.01
+
+
 def test_layered_normal_weighs_soft_regions_pixel_by_pixel():
     sigma = 0.2
     regions = torch.rand(2, 3, 1, 2, 2).double().softmax(1)

@@ -1,3 +1,5 @@
+import itertools
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,9 +43,19 @@ def test_composing_regions_is_painting_back_to_front(seed, steps):
 
 
 def test_paint_keeps_the_canvas_outside_the_shape():
-    canvas, x = torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2)
+    canvas, x = torch.full((1, 3, 2, 2), 0.5), torch.ones(1, 3, 2, 2)
     m = torch.tensor([[[[1.0, 0.0], [0.0, 0.25]]]])
-    assert layers.paint(canvas, m, x)[0, 0].tolist() == [[1.0, 0.0], [0.0, 0.25]]
+    assert layers.paint(canvas, m, x)[0, 0].tolist() == [[1.0, 0.5], [0.5, 0.625]]
+
+
+def test_stages_are_painted_from_the_back():
+    m, x = random_shapes(3, 4, binary=True), torch.rand(2, 4, 3, 3, 3).double()
+    found = layers.stages(m, x)
+    for b, n, row, column in itertools.product(range(2), range(4), range(3), range(3)):
+        # of the last n + 1 layers the nearest that is there; the canvas is black
+        there = [t for t in range(3 - n, 4) if m[b, t, 0, row, column]]
+        expected = x[b, there[0], :, row, column] if there else torch.zeros(3).double()
+        assert torch.equal(found[b, n, :, row, column], expected)
 
 
 def test_networks_never_see_the_log_of_zero():

@@ -280,6 +280,28 @@ def test_present_layers_need_eight_pixels_of_a_thousand():
 
 @given(
     layers=hnp.arrays(np.int64, (6, 6), elements=st.integers(0, 3)),
+    behind=hnp.arrays(np.bool_, (6, 6)),
+    least=st.integers(1, 14),
+)
+@settings(deadline=None, max_examples=40)
+def test_the_background_layer_is_the_present_one_that_covers_most_of_it(layers, behind, least):
+    hard = torch.tensor(np.stack([layers == t for t in range(4)]))[None]
+    present = matching.present_layers(hard, min_area=least)
+    sizes = [(layers == t).sum() for t in range(4)]
+    there = [t for t in range(4) if sizes[t] >= least]
+    assert present[0].nonzero().flatten().tolist() == there
+    found = int(matching.background_layer(hard, present, torch.tensor(behind)[None]))
+    covered = [((layers == t) & behind).sum() for t in there]
+    if not there:
+        assert found == matching.UNMATCHED
+    elif max(covered) == 0:
+        assert found == there[-1]
+    else:
+        assert found == there[covered.index(max(covered))]
+
+
+@given(
+    layers=hnp.arrays(np.int64, (6, 6), elements=st.integers(0, 3)),
     objects=hnp.arrays(np.int64, (6, 6), elements=st.integers(-1, 2)),
 )
 @settings(deadline=None, max_examples=25)

@@ -19,11 +19,13 @@ from econ_pyro.place import (
     glimpse,
     latents_of,
     log_size_of,
+    pass_on,
     place_of,
     window,
 )
 
 SMALL = ExpertConfig(latent=3, layers=2, features=8, channels=(4, 4), centred=True)
+SCALED = dataclasses.replace(SMALL, latent=4, scaled=True)
 PIXEL = 2 / 31  # of the coordinates of 32 pixels
 
 
@@ -99,6 +101,76 @@ def look(picture, r):
     return glimpse(picture - OUTSIDE, window(r, centre(r, grid), grid), OUTSIDE)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_new_expert_is_surer_of_a_pose_than_of_looks(scaled):
+    config = dataclasses.replace(SMALL, latent=6, scaled=scaled)
+    encoder = Encoder(config, 32)
+    torch.nn.init.zeros_(encoder.head[-1].weight)
+    r = region_of(slice(8, 14), slice(9, 16))
+    log_variance = encode(config, encoder, torch.rand(1, 3, 32, 32), r)[0, 6:]
+    pose, looks = log_variance.split([3, 3] if scaled else [2, 4])
+    torch.testing.assert_close(
+        (0.5 * looks).exp(), torch.full_like(looks, 0.22), atol=0.01, rtol=0
+    )
+    # in the image of a side of 2, a twelfth of it at the most
+    off = place_of((0.5 * pose).exp(), 1.0)
+    assert (off < 2 / 12).all() and (off > 2 / 24).all()
+
+
+def test_what_an_encoder_says_is_added_to_what_is_seen_of_the_region():
+    config = dataclasses.replace(SCALED, latent=6)
+    encoder, r = Encoder(config, 32), region_of(slice(8, 14), slice(9, 16))
+    head, given = encoder.head[-1], torch.tensor([1.0, -3.0, 1.0, 0.5, 0.25, -0.5])
+    torch.nn.init.zeros_(head.weight)
+    x = torch.full((1, 3, 32, 32), 0.5)  # of grey, nothing is passed on
+    with torch.no_grad():
+        head.bias[:6] = given
+    out = encode(config, encoder, x, r)[0]
+    grid = coordinates(32)
+    seen = centre(r, grid)
+    # a share 1 / 2 and -3 / 4 of the farthest, 0.35
+    expected = seen[0] + 0.35 * torch.tensor([0.5, -0.75])
+    torch.testing.assert_close(place_of(out[None, :2], 1.0)[0], expected)
+    torch.testing.assert_close(out[2:3], log_size_of(r, seen, grid)[0] + 0.5)
+    torch.testing.assert_close(out[3:6].sinh(), given[3:])
+
+
+def test_what_comes_last_is_passed_on_last():
+    given = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
+    assert pass_on(5, 3)(given).tolist() == [[3, 4, 5]]
+    assert pass_on(3, 5)(given[:, :3]).tolist() == [[0, 0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("grade", [0, 1])
+def test_black_and_white_have_latents_too(grade):
+    config = ExpertConfig(latent=5, layers=2, features=8, centred=True)
+    encoder, r = Encoder(config, 32), region_of(slice(8, 20), slice(4, 12))
+    loc = encode(config, encoder, torch.full((1, 3, 32, 32), float(grade)), r)[0, 2:5]
+    assert loc.sinh().sigmoid().tolist() == pytest.approx(
+        [0.01, 0.01, 0.01] if not grade else [0.99, 0.99, 0.99]
+    )
+
+
+def test_where_to_look_is_not_learnt_from():
+    grid, picture = coordinates(32).double(), torch.rand(1, 1, 32, 32).double()
+    r = (0.5 * torch.rand(1, 1, 32, 32).double() + 0.1).requires_grad_()
+    where = window(r, centre(r, grid), grid)
+    assert not where.requires_grad
+    look = Look(SMALL, 32).double()
+    weights = torch.rand(1, 4, 16, 16).double()
+
+    def seen(r):
+        return (look(picture.expand(-1, 3, -1, -1), r)[0] * weights).sum()
+
+    (gradient,) = torch.autograd.grad(seen(r), r)
+    # with the window held, the only gradients are of log r and of the mean colour
+    colour = (r * picture).sum() / r.sum()
+    inputs = torch.cat([(picture - colour).expand(-1, 3, -1, -1), r.log()], 1)
+    outside = look.outside.double()
+    held = (glimpse(inputs - outside, where, outside) * weights).sum()
+    torch.testing.assert_close(gradient, torch.autograd.grad(held, r)[0])
+
+
 def test_a_small_region_is_seen_at_the_images_resolution():
     picture = torch.rand(1, 1, 32, 32)
     seen = look(picture, region_of(slice(11, 18), slice(20, 25)))
@@ -121,6 +193,24 @@ def test_a_large_region_is_seen_whole_and_the_outside_is_filled():
     corner = look(picture, region_of(slice(0, 6), slice(0, 6)))
     assert corner[0, 0, 0, 0] == pytest.approx(-1)
     assert corner[0, 0, -1, -1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("high", "wide"), [(0.6, 0.6), (0.3, 0.75), (0.75, 0.1), (0.1, 0.2), (1.0, 0.2)]
+)
+def test_all_of_a_region_is_in_the_window_and_little_else(high, wide):
+    """Of discs and boxes by their half sides: the window is a square as wide as the longer."""
+    grid = coordinates(128)
+    y, x = grid[0]
+    for there in (
+        (y.abs() <= high) & (x.abs() <= wide),
+        (y / high).square() + (x / wide).square() <= 1,
+    ):
+        r = there[None, None].float() + 1e-9
+        down, right = window(r, centre(r, grid), grid)[0].amax((1, 2)).tolist()
+        assert down == pytest.approx(right, abs=1e-3)
+        longer = max(high, wide)
+        assert min(1.0, max(0.5, 0.98 * longer)) <= down <= min(1.0, max(0.5, 1.2 * longer)) + 1e-3
 
 
 def test_what_an_encoder_adds_to_the_centre_does_not_depend_on_the_place():
@@ -214,6 +304,22 @@ def test_one_shape_is_drawn_once_and_moved(pixels):
     torch.testing.assert_close(moved_z[:, 2:], drawn_z[:, 2:])
 
 
+@pytest.mark.parametrize("reach", [0.3, 0.7, 1.0])
+@pytest.mark.parametrize("size", [16, 33])
+def test_one_shape_is_drawn_as_far_as_its_place_may_be(size, reach):
+    """The farthest pixels from the farthest places are still on what was drawn."""
+    config = dataclasses.replace(SMALL, latent=5, shape_latents=2, reach=reach)
+    decoder = SpatialBroadcastDecoder(config, size).double()
+    farthest = torch.tensor([[reach, reach], [-reach, reach]]).double()
+    away = (coordinates(size).double() - farthest[:, :, None, None]).abs().amax() / UNIT
+    edge = decoder.wide[0, :2].amax()
+    assert away <= edge + 1e-5 and edge < away + 2 * 2 / (size - 1) / UNIT  # two pixels
+    step = decoder.wide[0, 0, 1, 0] - decoder.wide[0, 0, 0, 0]
+    assert step.item() == pytest.approx(
+        2 / (size - 1) / UNIT, rel=1e-4
+    )  # the image's own resolution
+
+
 def test_shapes_drawn_together_are_those_that_each_draws():
     torch.manual_seed(0)
     config = dataclasses.replace(SMALL, latent=5, shape_latents=2)
@@ -249,9 +355,6 @@ def test_a_new_shape_is_a_blob_about_its_place():
     assert shape.max() > 0.7 and 30 < shape.sum() < 300
 
 
-SCALED = dataclasses.replace(SMALL, latent=4, scaled=True)
-
-
 def test_the_size_of_a_disc_and_of_a_box_is_told_from_the_region():
     grid = coordinates(256)
     for radius in (0.2, 0.45):
@@ -261,6 +364,15 @@ def test_the_size_of_a_disc_and_of_a_box_is_told_from_the_region():
         box = (grid.abs().amax(1, keepdim=True) < radius).double() + 1e-9
         size = log_size_of(box, torch.zeros(1, 2), grid.double()).exp().item()
         assert size * UNIT == pytest.approx(radius * 2 / 3**0.5, rel=0.02)
+
+
+def test_the_size_of_an_ellipse_is_that_of_the_disc_of_its_spread():
+    grid = coordinates(256)[0].double()
+    y, x = grid
+    ellipse = ((y / 0.6).square() + (x / 0.2).square() < 1)[None, None].double() + 1e-9
+    size = log_size_of(ellipse, torch.zeros(1, 2), grid[None]).exp().item()
+    # mean squared distance from the middle: (a^2 + b^2) / 4, and r^2 / 2 of a disc
+    assert size * UNIT == pytest.approx(((0.6**2 + 0.2**2) / 2) ** 0.5, rel=0.02)
 
 
 def test_what_is_drawn_grows_with_its_size():

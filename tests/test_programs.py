@@ -1,5 +1,7 @@
 """The Pyro programs: sites, shapes, and the trace as the documented face of the model."""
 
+import dataclasses
+
 import pyro
 import pytest
 import torch
@@ -78,6 +80,34 @@ def test_prior_classes_can_be_given_or_conditioned(pq):
     assert model.prior(2, steps=5).k.shape == (2, 5)
 
 
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [(None, [1, 0, 2]), (2, [0, 2]), (5, [1, 1, 1, 0, 2])],  # front to back
+)
+def test_classes_of_the_prior_are_back_to_front(pq, steps, expected):
+    model, _ = pq
+    # the background is always expert 2's, the middle expert 0's, the nearest expert 1's
+    model.class_probs.copy_(torch.eye(3)[[2, 0, 1]])
+    assert model.prior(4, steps=steps).k.tolist() == 4 * [expected]
+
+
+def test_layers_of_the_prior_have_the_pixel_noise_of_eq_5(tiny, pq):
+    model, _ = pq
+    trace = poutine.trace(model.prior).get_trace(20)
+    for t in (1, 2, 3):
+        k, z, x = (trace.nodes[f(t)]["value"] for f in (sites.k, sites.z, sites.x))
+        noise = (x - model.decode(z, k)[0]) / tiny.model.sigma_x  # 15,360 pixels
+        assert noise.std().item() == pytest.approx(1, abs=0.03)
+        assert noise.mean().item() == pytest.approx(0, abs=0.03)
+
+
+def test_the_prior_paints_as_many_layers_as_the_model_has(tiny):
+    from econ_pyro.models.dead_leaves import DeadLeaves
+
+    config = dataclasses.replace(tiny.model, experts=2, steps=4)
+    assert DeadLeaves(config).prior(1).k.shape == (1, 4)
+
+
 def test_clean_layers_are_means_and_most_likely_shapes(pq):
     model, _ = pq
     with CleanLayers():
@@ -87,6 +117,14 @@ def test_clean_layers_are_means_and_most_likely_shapes(pq):
         mean, shape = model.decode(trace.nodes[sites.z(t)]["value"], canvas.k[:, i])
         assert torch.equal(canvas.appearance[:, i], mean)
         assert t == 1 or torch.equal(canvas.shape[:, i] == 1, shape > 0.5)
+
+
+def test_clean_layers_leave_what_is_given(pq):
+    model, _ = pq
+    given = {sites.x(2): torch.rand(4, 3, 16, 16).double()}
+    with CleanLayers():
+        canvas = poutine.condition(model.prior, data=given)(4)
+    assert torch.equal(canvas.appearance[:, 1], given[sites.x(2)])
 
 
 def test_last_layer_takes_what_is_left_and_true_regions_are_used(pq, images):

@@ -9,12 +9,14 @@ import torch
 
 from econ_pyro.assignment import assign
 from econ_pyro.competition import compete
-from econ_pyro.decomposition import in_order
-from econ_pyro.distributions import pixel_errors
+from econ_pyro.decomposition import Decomposition, in_order
+from econ_pyro.distributions import FixedNoiseNormal, MeanBernoulli, pixel_errors
 from econ_pyro.econ import Econ
-from econ_pyro.mixture import likeliest_order, log_likelihood, worth
+from econ_pyro.layers import scopes
+from econ_pyro.mixture import arrange, likeliest_order, log_joint, log_likelihood, worth
 from econ_pyro.proposals import Rules
 from econ_pyro.refinement import as_seen, explain, refine
+from econ_pyro.terms import Terms
 
 SIGMA = 0.1
 RULES = Rules(experts=3, steps=3, sigma_x=SIGMA)
@@ -83,6 +85,21 @@ def test_images_have_orders_of_their_own():
     assert order.tolist() == [[0, 1, 2], [1, 0, 2]]
 
 
+def test_layers_stay_in_place_where_no_order_is_likelier():
+    # of one colour, all orders are as likely but for rounding errors
+    errors = torch.rand(20, 1, 1, 16, 16).expand(-1, 5, -1, -1, -1)
+    order = likeliest_order(errors, torch.rand(20, 5, 1, 16, 16))
+    assert torch.equal(order, torch.arange(5).expand(20, -1))
+
+
+@pytest.mark.parametrize(("nats", "expected"), [(0.3, [1, 0, 2]), (0.003, [0, 1, 2])])
+def test_a_layer_moves_for_a_part_of_a_nat_but_not_for_nothing(nats, expected):
+    errors, shape = torch.zeros(1, 3, 1, 4, 4), torch.zeros(1, 3, 1, 4, 4)
+    shape[:, :2, :, 1, 1:3] = 1  # two pixels that both would cover
+    errors[:, 0, :, 1, 1] = nats
+    assert likeliest_order(errors, shape)[0].tolist() == expected
+
+
 def test_of_two_layers_of_one_object_one_is_worth_it_and_a_spare_one_is_not():
     x, mean, shape = painted(2, seed=1)
     twice = [0, 0, 1, 2]
@@ -96,6 +113,63 @@ def test_of_two_layers_of_one_object_one_is_worth_it_and_a_spare_one_is_not():
     assert kept.tolist() == [[False, True, True, True]]
     dear = torch.full((1, 3), 1e6)
     assert worth(pixel_errors(x, mean, SIGMA), shape, dear).tolist() == [[False, False, True]]
+
+
+def in_pixels(errors, shape, order):
+    """Parts of each pixel's mixture, the layers of one image in that order, as lists."""
+    pixels = []
+    for i, j in itertools.product(range(errors.shape[2]), range(errors.shape[3])):
+        free, parts = 1.0, []
+        for t in order:
+            m = 1.0 if t == order[-1] else shape[t, 0, i, j].item()
+            parts.append(free * m * math.exp(-errors[t, 0, i, j].item()))
+            free *= 1 - m
+        pixels.append(parts)
+    return pixels
+
+
+def naive(errors, shape, order):
+    return sum(math.log(sum(parts)) for parts in in_pixels(errors, shape, order))
+
+
+def some_layers(n, seed):
+    """Errors, shapes and costs of four layers of small images that compete for pixels."""
+    g = torch.Generator().manual_seed(seed)
+    errors = 4 * torch.rand(n, 4, 1, 4, 4, generator=g).double()
+    shape = 0.05 + 0.9 * torch.rand(n, 4, 1, 4, 4, generator=g).double().round()
+    return errors, shape, 2 * torch.rand(n, 4, generator=g).double()
+
+
+def test_parts_of_the_mixture_pixel_by_pixel():
+    errors, shape, _ = some_layers(3, seed=5)
+    found = log_joint(errors, shape)
+    for b in range(3):
+        parts = torch.tensor(in_pixels(errors[b], shape[b], range(4))).double()
+        expected = parts.log().T.view(4, 1, 4, 4)
+        torch.testing.assert_close(found[b], expected, atol=1e-2, rtol=0)  # PROB_EPS
+
+
+def test_layers_are_arranged_as_a_search_over_all_orders_does():
+    n = 100
+    errors, shape, l_z = some_layers(n, seed=2)
+    order, worth_it = arrange(errors, shape, l_z)
+    numbers, moved = set(), 0
+    for b in range(n):
+        kept = [0, 1, 2, 3]
+        for t in (2, 1, 0):  # from the back on; the last stays
+            without = [u for u in kept if u != t]
+            gain = naive(errors[b], shape[b], kept) - naive(errors[b], shape[b], without)
+            kept = without if gain < l_z[b, t] else kept
+        spare = [t for t in range(3) if t not in kept]
+        numbers.add(len(spare))
+        arranged = order[b].tolist()
+        assert sorted(arranged[: len(kept) - 1]) == kept[:-1] and arranged[-1] == 3
+        assert worth_it[b].tolist() == [t in kept for t in arranged]
+        found = naive(errors[b], shape[b], [*arranged[: len(kept) - 1], 3])
+        best = max(naive(errors[b], shape[b], [*p, 3]) for p in itertools.permutations(kept[:-1]))
+        assert found > best - 0.02
+        moved += bool(spare) and arranged[: len(kept)] != kept
+    assert numbers == {0, 1, 2, 3} and moved > 2
 
 
 def decomposed(make_pq, x, mean, shape, r):
@@ -166,6 +240,134 @@ def test_experts_replace_the_layers_that_make_the_image_likelier_anew(make_pq):
     assert next(likely) > next(likely)
 
 
+class OneExpert:
+    """p and q of one expert, which encodes and draws what it is told, whatever it sees.
+
+    Args:
+        mean: ``(T, 3, H, W)``.
+        shape: ``(T, 1, H, W)``.
+        l_z: what the latents cost, ``(T,)`` nats.
+    """
+
+    seeded = False
+
+    def __init__(self, mean, shape, l_z):
+        self.mean, self.shape, self.loc = mean[:, None], shape[:, None], (2 * l_z).sqrt()
+
+    def encode_all(self, x, r, noise):
+        loc = self.loc[:, None, None]  # of N(loc, 1): loc^2 / 2
+        return FixedNoiseNormal(loc, torch.ones_like(loc), torch.zeros_like(loc)).to_event(1)
+
+    def decode_all(self, z):
+        return self.mean, self.shape
+
+    def latent_prior(self, *batch):
+        zero = torch.zeros(*batch, 1).double()
+        return FixedNoiseNormal(zero, torch.ones_like(zero), zero).to_event(1)
+
+    def region_prior(self, s_t, shape):
+        return MeanBernoulli(s_t * shape).to_event(3)
+
+
+@pytest.mark.parametrize("margin", [-0.5, 0.5])
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_layer_is_drawn_anew_if_that_gains_more_than_its_latent_costs(layer, margin):
+    x, mean, shape = (a.double() for a in painted(2, seed=3))
+    shape[:, 2] = 1
+    front, back = (shape[:, t] > 0.5 for t in range(2))
+    r = torch.stack([front, back & ~front, ~front & ~back], 1).double()
+    drawn = mean.clone()
+    drawn[0, layer, 0] += torch.linspace(-0.15, 0.15, 16).double()  # better: the true colour
+
+    def likelihood(mean):
+        """Pixel by pixel, a mixture over what is in front."""
+        total = 0.0
+        for i, j in itertools.product(range(16), repeat=2):
+            free, pixel = 1.0, 0.0
+            for t in range(3):
+                error = (x[0, :, i, j] - mean[0, t, :, i, j]).square().sum().item()
+                pixel += free * shape[0, t, 0, i, j].item() * math.exp(-error / (2 * SIGMA**2))
+                free *= 1 - shape[0, t, 0, i, j].item()
+            total += math.log(pixel)
+        return total
+
+    gain = likelihood(mean) - likelihood(drawn)
+    assert gain > 1
+    ten = torch.full((1, 3), 10.0).double()
+    costs = torch.full((3,), 10.0).double()
+    costs[layer] += gain + margin
+    pq = OneExpert(mean[0], shape[0], costs)
+    nothing = torch.zeros(1, 3, dtype=torch.long)
+    found = Decomposition(
+        x, nothing, scopes(r), r, drawn, shape, ten[..., None] * 0, Terms(ten, ten, ten),
+        torch.zeros(1, 3, 1).double(), nothing,
+    )  # fmt: skip
+    rules = dataclasses.replace(RULES, experts=1)
+    refined = refine(pq, pq, found, torch.zeros(1, 3, 1).double(), rules)
+    anew = margin < 0
+    torch.testing.assert_close(refined.mean, mean if anew else drawn)
+    cost = costs[layer].item() if anew else 10
+    assert refined.terms.z[0, layer].item() == pytest.approx(cost)
+
+
+def test_a_layer_that_is_not_worth_its_latent_is_not_drawn_anew_to_make_it_cheaper():
+    x, mean, shape = (a.double() for a in painted(2, seed=3))
+    shape[:, 2], shape[:, 0] = 1, 0  # nothing of the first: a spare one
+    x = torch.where(shape[:, 1] > 0.5, mean[:, 1], mean[:, 2])
+    r = torch.stack([shape[:, 0] * 0, shape[:, 1] > 0.5, shape[:, 1] < 0.5], 1).double()
+    ten, nothing = torch.full((1, 3), 10.0).double(), torch.zeros(1, 3, dtype=torch.long)
+    found = Decomposition(
+        x, nothing, scopes(r), r, mean, shape, ten[..., None] * 0, Terms(ten, ten, ten),
+        torch.zeros(1, 3, 1).double(), nothing,
+    )  # fmt: skip
+    white, cheap = torch.ones_like(mean[0]), torch.tensor([50.0, 1.0, 50.0]).double()
+    pq = OneExpert(white, shape[0], cheap)
+    rules = dataclasses.replace(RULES, experts=1)
+    refined = refine(pq, pq, found, torch.zeros(1, 3, 1).double(), rules)
+    torch.testing.assert_close(refined.mean, mean[:, [1, 0, 2]])  # the spare one behind
+    assert refined.terms.z.tolist() == [[10, 10, 10]] and refined.area[0, 1] == 0
+
+
+def test_what_a_spare_layer_would_be_like_changes_nothing():
+    """Of the background's own colour, but not worth its latent, wherever it says that it is."""
+    x, mean, shape = (a.double() for a in painted(2, seed=3))
+    shape[:, 0], shape[:, 2] = 0, 1
+    mean[:, 0], mean[:, 1] = mean[:, 2], mean[:, 2] + 0.1  # some doubt whose pixels are whose
+    front = shape[:, 1] > 0.5
+    x = torch.where(front, mean[:, 1], mean[:, 2])
+    drawn = mean.clone()
+    drawn[0, 2, 0] += torch.linspace(-0.1, 0.1, 16).double()
+    r = torch.stack([front * 0, front, ~front], 1).double()
+    costs, nothing = torch.tensor([[1e4, 10, 10]]).double(), torch.zeros(1, 3, dtype=torch.long)
+    expert = OneExpert(mean[0, [1, 0, 2]], shape[0, [1, 0, 2]], torch.tensor([99, 99, 15.0]))
+    rules, refined = dataclasses.replace(RULES, experts=1), []
+    for spare in (0.0, 0.98):
+        shape[:, 0, :, 13:] = spare  # away from the other
+        found = Decomposition(
+            x, nothing, scopes(r), r, drawn, shape, costs[..., None] * 0,
+            Terms(costs, costs, costs), torch.zeros(1, 3, 1).double(), nothing,
+        )  # fmt: skip
+        refined.append(refine(expert, expert, found, torch.zeros(1, 3, 1).double(), rules))
+    one, other = refined
+    assert one.terms.z[0].tolist() == pytest.approx([10, 1e4, 15])  # the background anew
+    for name in ("region", "scope", "mean", "k"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name))
+    torch.testing.assert_close(one.terms.x, other.terms.x)
+
+
+@pytest.mark.parametrize("pixels", [0.01, 1.0, 9.0])
+def test_a_colour_as_seen_is_that_of_the_pixels_and_one_as_drawn(make_pq, pixels):
+    x, mean, shape = painted(2, seed=4)
+    r = torch.zeros(1, 3, 1, 16, 16)
+    r[:, 0, :, 4:7, 4:7] = pixels / 9
+    r[:, 2] = 1 - r[:, 0]
+    _, _, d = decomposed(make_pq, x, mean, shape, r)
+    colours = x[0, :, 4:7, 4:7].flatten(1)
+    expected = (pixels * colours.mean(1) + mean[0, 0, :, 0, 0]) / (pixels + 1)
+    seen = as_seen(d)[0, 0]
+    torch.testing.assert_close(seen, expected[:, None, None].expand_as(seen).double())
+
+
 def test_refinement_begins_with_things_as_each_was_looked_at(make_pq):
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(6)).double()
     noise = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(7)).double()
@@ -173,6 +375,24 @@ def test_refinement_begins_with_things_as_each_was_looked_at(make_pq):
     found, in_order_found = assign(model, guide, images, noise, RULES)
     expected = refine(model, guide, found, in_order_found, RULES)
     assert torch.equal(explain(model, guide, images, noise, RULES).region, expected.region)
+
+
+def test_refinement_explains_with_the_noise_of_each_layer(make_pq):
+    """Of layers in another order than things were found, each with its own."""
+    g = torch.Generator().manual_seed(8)
+    images = torch.rand(12, 3, 16, 16, generator=g).double()
+    noise = 9 * torch.randn(12, 3, 2, generator=g).double()
+    model, guide = make_pq(seeded=True)
+    rules = dataclasses.replace(RULES, ordered=True)
+    found, moved = assign(model, guide, images, noise, rules)
+    assert not torch.equal(moved, noise)
+    expected = refine(model, guide, found, moved, rules)
+    ours = explain(model, guide, images, noise, rules)
+    torch.testing.assert_close(ours.z, expected.z)
+    torch.testing.assert_close(ours.region, expected.region)
+    for b, t in itertools.product(range(12), range(3)):
+        # layers that were drawn anew, too, still grew from the pixel of the old ones
+        assert ours.seed[b, t] in found.seed[b]
 
 
 def test_refinement_is_the_configurations_choice(tiny):

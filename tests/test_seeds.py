@@ -152,6 +152,37 @@ def test_candidates_are_what_the_experts_attend_to(make_pq, images):
             torch.testing.assert_close(own, r[:, i, k])
 
 
+@pytest.mark.parametrize("odd", [0, 1, 2])
+@pytest.mark.parametrize("taken", ["nothing", "everything"])
+def test_the_next_seed_is_in_what_most_experts_leave(odd, taken):
+    x, s = scene()
+    one = torch.cat([torch.full_like(s, 4.0), x], 1)  # how sharp, and colours
+    features = torch.stack([one, one, one], 1)
+    features[:, odd, 1:] = 0.0  # all alike: everything
+    if taken == "nothing":
+        features[:, odd, 0] = -4.0
+    seeds, r = candidates(features, x, s, 2)
+    squares = torch.zeros(2, 16, 16)
+    squares[0, 2:6, 2:6], squares[1, 8:12, 8:12] = 1, 1
+    assert squares.flatten(1)[:, seeds[0]].argmax(0).tolist() == [0, 1]
+    for k in {0, 1, 2} - {odd}:
+        torch.testing.assert_close(r[0, :, k, 0], squares, atol=0.01, rtol=0)
+    assert r[0, :, odd].gt(0.5).all() or taken == "nothing" and r[0, :, odd].lt(0.5).all()
+
+
+def test_without_a_seed_the_most_salient_of_the_scope_is_taken(make_pq):
+    _, guide = make_pq(seeded=True)
+    x, s = (a.double() for a in scene())
+    s[:, :, 2:6, 2:6] = 0  # the redder square is taken
+    k = torch.zeros(1, dtype=torch.long)
+    r = guide.attend(x, s, k)[0, 0]
+    row, column = divmod(int(r.argmax()), 16)
+    assert 8 <= row < 12 and 8 <= column < 12 and r.max() > 0.99
+    assert torch.equal(guide.attend_all(x, s)[0, 0, 0], r)
+    elsewhere = guide.attend(x, s, k, torch.tensor([15 * 16 + 1]))[0, 0]  # in the corner
+    assert elsewhere[15, 1] > 0.99 and elsewhere[9, 9] < r[9, 9]
+
+
 def test_no_expert_looks_at_an_image_twice(make_pq, images):
     _, guide = make_pq(seeded=True)
     seeds, full = torch.randint(256, (5, 2)), torch.ones_like(images[:, :1])

@@ -100,6 +100,79 @@ def test_training_stops_when_the_minutes_are_up(tiny, tmp_path):
     assert checkpoint.load_checkpoint(tmp_path / "run" / checkpoint.LAST)["step"] == 1
 
 
+def test_minutes_are_of_sixty_seconds(tiny, tmp_path):
+    limited = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, minutes=2.0))
+    trainer = make_trainer(limited, tmp_path / "run")
+    trainer.seconds = 119.0
+    assert trainer.done() == ""
+    trainer.seconds = 120.0
+    assert trainer.done() == "2 minutes are up"
+
+
+def test_a_row_says_what_the_steps_since_the_last_saw(tiny, tmp_path):
+    objective = dataclasses.replace(
+        tiny.objective, beta=0.5, gamma=1.0, gamma_end=3.0, gamma_steps=4,
+        temperature=8.0, temperature_end=2.0, temperature_steps=4,
+    )  # fmt: skip
+    trainer = make_trainer(dataclasses.replace(tiny, objective=objective), tmp_path / "run", 5)
+    steps, rows, explained = [], [], []
+
+    def watch(step, row):
+        terms = trainer.learner.svi.last.terms
+        steps.append([float(term.double().sum(1).mean()) for term in terms])
+        if row is not None:
+            rows.append((row, steps.copy()))
+            steps.clear()
+            x = trainer.valid.images(torch.arange(len(trainer.valid)))
+            explained.append(trainer.learner.svi.explain(x))
+
+    trainer.fit(watch)
+    assert [row["step"] for row, _ in rows] == [2, 4, 5]  # and one at the end
+    assert [len(seen) for _, seen in rows] == [2, 2, 1]
+    # of the last step before it
+    assert [row["gamma"] for row, _ in rows] == [1.5, 2.5, 3.0]
+    assert [row["temperature"] for row, _ in rows] == pytest.approx([8 / 2**0.5, 8 / 8**0.5, 2])
+    for (row, seen), d in zip(rows, explained, strict=True):
+        x, z, r = (sum(terms) / len(seen) for terms in zip(*seen, strict=True))
+        assert [row["x"], row["z"], row["r"]] == pytest.approx([x, z, r], rel=1e-5)
+        assert row["loss"] == pytest.approx(x + 0.5 * z + row["gamma"] * r, rel=1e-5)
+        assert row["beta"] == 0.5 and row["scenes"] == 4 * row["step"]
+        # validation losses of all steps are of one objective, the last
+        total = sum(float(t.double().sum()) * w for t, w in zip(d.terms, (1, 0.5, 3), strict=True))
+        assert row["valid_loss"] == pytest.approx(total / len(d), rel=1e-5)
+        wins = [d.k.flatten().tolist().count(k) for k in range(3)]
+        assert row["usage"] == pytest.approx([n / sum(wins) for n in wins])
+    # p(k_t) back to front: how often each expert won the layer, a little for those who did not
+    probs = trainer.learner.model.class_probs
+    for t in range(3):
+        won = explained[-1].k[:, 2 - t].tolist()
+        expected = [won.count(k) / len(won) for k in range(3)]
+        assert probs[t].tolist() == pytest.approx(expected, abs=1e-3)
+        assert (probs[t] > 0).all() and probs[t].sum().item() == pytest.approx(1)
+
+
+def test_the_seed_says_in_which_order_images_come(tiny, tmp_path):
+    firsts = []
+    for seed in (0, 1):
+        trainer = make_trainer(dataclasses.replace(tiny, seed=seed), tmp_path / str(seed))
+        trainer.train = GeneratedScenes(tiny.scenes, 0, 32)  # the same images
+        x, _ = trainer._training_batch(0)
+        every = trainer.train.images(torch.arange(32))
+        firsts.append([int((every == image).flatten(1).all(1).nonzero()) for image in x])
+    assert firsts[0] != firsts[1]
+
+
+def test_the_rate_falls_in_training_where_nothing_is_learnt(tiny, tmp_path):
+    train = dataclasses.replace(tiny.train, validate_every=1, patience=2)
+    trainer = make_trainer(dataclasses.replace(tiny, train=train), tmp_path / "run", 6)
+    explain = trainer._explain_valid
+    trainer._explain_valid = lambda: (explain()[0], 7.0)
+    trainer.fit()
+    factors = [row["lr"] / train.lr for row in trainer.rows]
+    # a row has the rate of its steps: the first evaluation is the best, two more are not better
+    assert factors == pytest.approx([1, 1, 1, 10**-0.5, 10**-0.5, 0.1])
+
+
 @pytest.mark.parametrize("unknown", [0, 1])
 @pytest.mark.parametrize("last", [2, 3])
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path, unknown, last):
@@ -126,6 +199,7 @@ def test_starved_experts_become_noisy_copies_of_the_busiest(tiny, tmp_path):
     assert starved(wins, below=0.2) == [(2, 0)]
     assert starved(torch.tensor([[1, 1, 0], [0, 0, 2]]), below=0.2) == []
     assert starved(torch.tensor([[9, 0, 0], [9, 0, 0]]), below=0.2) == []  # one takes everything
+    assert starved(torch.tensor([[95, 5, 0], [100, 0, 0]]), below=0.2) == []  # or nearly
     trainer = make_trainer(tiny, tmp_path / "run")
     trainer.fit()
     ensembles = [
@@ -223,6 +297,16 @@ def test_training_goes_on_from_the_best_of_its_beginnings(tiny, tmp_path):
     assert made == [1, 2] and trainer.age == 2 and trainer.rival is None
     assert len(set(rivals)) == 3
     assert trainer._explain_valid()[1] == pytest.approx(min(rivals))
+
+
+def test_schedules_count_from_each_beginning(tiny, tmp_path):
+    trainer = beginnings(tiny, tmp_path / "run", 8, [])
+    objective = dataclasses.replace(tiny.objective, gamma=0.0, gamma_end=10.0, gamma_steps=10)
+    trainer.config = dataclasses.replace(trainer.config, objective=objective)
+    trainer.learner.config = trainer.config
+    seen = []
+    trainer.fit(lambda step, row: seen.append(trainer.learner.svi.elbo.gamma))
+    assert seen == [0, 1, 0, 1, 0, 1, 2, 3]
 
 
 def test_resuming_within_the_beginnings_is_bit_exact(tiny, tmp_path):

@@ -1,6 +1,7 @@
 """Units of latents: drawings stay as they are, and the prior becomes what is used."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,6 +77,22 @@ def test_new_units_change_no_drawing_and_make_the_prior_what_is_used(centred, sc
     assert kl(*after).sum() < kl(*before).sum()
 
 
+def test_units_follow_what_is_used_and_drawings_stay():
+    """Twice: of a narrow spread far off, then of another, both in units that are not the first."""
+    torch.manual_seed(0)
+    encoder, decoder = new_units(3).double(), new_units(3).double()
+    for shift, spread in ((5.0, 0.05), (-2.0, 3.0)):
+        value = shift + spread * torch.randn(50, 3).double()
+        variance = (0.5 * spread) ** 2 * torch.ones(50, 3).double()
+        z, log_variance = encoder.count(value, variance.log())
+        fit(SimpleNamespace(units=encoder), SimpleNamespace(units=decoder), z, log_variance.exp())
+        z, log_variance = encoder.count(value, variance.log())
+        torch.testing.assert_close(z.mean(0), torch.zeros(3).double())
+        used = (z.square() + log_variance.exp()).mean(0)
+        torch.testing.assert_close(used, torch.ones(3).double())
+        torch.testing.assert_close(decoder.value(z), value)
+
+
 def test_no_other_units_cost_less():
     torch.manual_seed(0)
     loc, variance = 3 * torch.randn(50, 4).double() + 1, torch.rand(50, 4).double()
@@ -144,6 +161,35 @@ def test_training_fits_units_if_asked(tiny, tmp_path, units):
     trainer.fit()
     scales = [e.units.scale for e in trainer.learner.guide.encoders]
     assert any((scale != 1).any() for scale in scales) == units
+
+
+@pytest.mark.parametrize("wins", [9, 10])
+def test_units_are_of_all_that_an_expert_won_if_that_is_enough_to_see(tiny, wins):
+    econ = Econ(tiny)
+    learner = Learner(tiny, econ.model, econ.guide, torch.device("cpu"), World())
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(12, 3, 16, 16, generator=g)
+    with torch.no_grad():  # of what it sees, whatever it is, each latent says something
+        for encoder in econ.guide.encoders:
+            encoder.head[-1].weight.normal_(generator=g)
+    # six pixels of 256 are to be seen, five are hardly a thing
+    r = torch.zeros(12, 3, 1, 16, 16)
+    r[:wins, 0, :, 3, :6], r[wins:, 0, :, 3, :5] = 1, 1
+    r[:, 1, :, 8:, :8] = 1
+    r[:, 2] = 1 - r[:, :2].sum(1)
+    d = dataclasses.replace(
+        learner.svi.explain(x), k=torch.tensor([0, 1, 2]).expand(12, 3), region=r
+    )
+    learner.fit_units(d)
+    assert (econ.guide.encoders[0].units.scale != 1).any() == (wins == 10)
+    for k, n in ((0, wins), (1, 12), (2, 12)):
+        if n < 10:
+            continue
+        with torch.no_grad():
+            q = econ.guide.encode(x[:n], r[:n, k], torch.full((n,), k)).base_dist
+        torch.testing.assert_close(q.loc.mean(0), torch.zeros(2), atol=1e-4, rtol=0)
+        used = (q.loc.square() + q.scale.square()).mean(0)
+        torch.testing.assert_close(used, torch.ones(2), atol=1e-3, rtol=0)
 
 
 def test_frozen_and_idle_experts_keep_their_units_and_copies_take_them(tiny):

@@ -1,0 +1,85 @@
+"""Evaluation: what is decomposed and how, and scenes that are shifted as they say."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from econ_pyro.data import GeneratedScenes
+from econ_pyro.econ import Econ
+from econ_pyro.errors import EconError
+from econ_pyro.evaluation import evaluate, evaluate_shifted, shifted_sources
+
+
+@pytest.fixture
+def econ(tiny):
+    objective = dataclasses.replace(tiny.objective, refine=True)
+    return Econ(dataclasses.replace(tiny, objective=objective, names=("first", "", "")))
+
+
+@pytest.fixture
+def source(tiny):
+    return GeneratedScenes(dataclasses.replace(tiny.scenes, objects=2), 3, 6, "valid")
+
+
+def test_true_regions_are_given_and_taken(econ, source):
+    metrics = evaluate(econ, source, true_regions=True)
+    for score in ("ari", "ari_fg", "visible_iou", "found", "oca"):
+        counted = metrics.scores[score][~metrics.scores[score].isnan()]
+        assert len(counted) and (counted == 1).all(), score
+    assert not (evaluate(econ, source).scores["ari"] == 1).all()
+    assert metrics.expert_names[0] == "first"
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize("steps", [None, 5])
+def test_scores_are_of_the_decomposition_that_is_asked_for(econ, source, steps, greedy):
+    x = source.images(torch.arange(6))
+    d = econ.decompose(x, steps, greedy=greedy)
+    metrics = evaluate(econ, source, steps, greedy=greedy)
+    assert d.k.shape[1] == (steps or 3)
+    for name, term in zip("xzr", d.terms, strict=True):
+        torch.testing.assert_close(metrics.scores[name], term.double().sum(1))
+    other = evaluate(econ, source, steps, greedy=not greedy)
+    assert not torch.equal(other.scores["r"], metrics.scores["r"])
+
+
+def test_true_regions_of_images_without_are_an_error(econ, source):
+    class Images:
+        size, classes = source.size, ()
+        images, scenes = source.images, staticmethod(lambda indices: None)
+
+        def __len__(self):
+            return len(source)
+
+    assert set(evaluate(econ, Images()).scores) == {"mse", "x", "z", "r", "layers"}
+    with pytest.raises(EconError, match="true-regions"):
+        evaluate(econ, Images(), true_regions=True)
+
+
+def test_shifted_scenes_are_what_they_are_called(tiny, econ):
+    found = shifted_sources(econ, 40)
+    assert all(len(source) == 40 for source, _ in found.values())
+    scenes = {name: source.scenes(torch.arange(40)) for name, (source, _) in found.items()}
+    number = {name: (s.label >= 0).sum(1) for name, s in scenes.items()}
+    steps = {name: t for name, (_, t) in found.items()}
+    for n in (4, 5):  # a layer for each, and one for the background
+        assert (number[f"{n} objects"] == n).all() and steps[f"{n} objects"] == n + 1
+    labels = scenes["3 of one class"].label
+    assert (labels == labels[:, :1]).all() and len(labels.unique()) == 3
+    assert (number["3 of one class"] == 3).all() and steps["3 of one class"] == 4
+    near = scenes["near background"]
+    off = (near.colour.int() - near.background.int()[:, None]).abs().amax(-1)[near.label >= 0]
+    assert 32 < off.max() <= 64 and steps["near background"] == 3
+    assert steps["2 spare steps"] == 5
+    usual = GeneratedScenes(tiny.scenes, 0, 40, "valid").scenes(torch.arange(40))
+    assert (number["2 spare steps"] == (usual.label >= 0).sum(1)).all()
+    assert not torch.equal(scenes["2 spare steps"].image, usual.image)  # no run's own
+
+
+def test_each_shift_is_measured_with_its_layers(econ):
+    reports = evaluate_shifted(econ, 2)
+    assert set(reports) == set(shifted_sources(econ, 2))
+    for name, (source, steps) in shifted_sources(econ, 2).items():
+        d = econ.decompose(source.images(torch.arange(2)), steps)
+        torch.testing.assert_close(reports[name].scores["z"], d.terms.z.double().sum(1))
