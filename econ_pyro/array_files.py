@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from econ_pyro import objects_room
 from econ_pyro.arrays import Arrays, Rows
 from econ_pyro.errors import EconError
 from econ_pyro.files import write_atomically
@@ -82,10 +83,11 @@ def open_hdf5(path: Path) -> Arrays:
         }
     except (OSError, KeyError, RuntimeError) as error:
         raise _unreadable("a readable HDF5 file", path, error) from error
-    # not in the file: sky, floor and two walls come first in this set
-    background = 4 if path.name.startswith("objects_room") else None
+    # not in the file: sky, floor and the halves of the wall come first in this set
+    rooms = path.name.startswith("objects_room")
+    background = objects_room.MOST if rooms else None
     kept = "nothing: images are read when needed"
-    return Arrays(path, "HDF5", kept, rows, background)
+    return Arrays(path, "HDF5", kept, rows, background, rooms)
 
 
 def save_npz(path: Path | str, scenes: Scenes, classes: Sequence[str]) -> None:

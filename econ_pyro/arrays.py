@@ -58,6 +58,8 @@ class Arrays:
     """Arrays by the names above."""
     background: int | None = None
     """Numbers of masks, from 0, that are background; told from the masks if None."""
+    rooms: bool = False
+    """Whether some scenes have one number of background fewer (:mod:`econ_pyro.objects_room`)."""
     native: tuple[int, int] | None = None
     """Width and height before anything was resized, if something was."""
     sequential: bool = False

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from econ_pyro import objects_room
 from econ_pyro.arrays import Arrays, take
 from econ_pyro.errors import EconError
 from econ_pyro.images import Fit, to_square
@@ -59,6 +60,7 @@ class Masks:
                 self._covered = bool((stack > self._over[name]).any(1).all())
         own_background = self._numbered or self._covered
         self._first = (arrays.background or 1) if own_background else 1
+        self._rooms = arrays.rooms and own_background
         in_columns = self._covered or (self._numbered and "visibility" in self._rows)
         self._offset = 0 if in_columns else 1
         self._label: np.ndarray | None = None
@@ -73,7 +75,9 @@ class Masks:
     @property
     def known(self) -> tuple[str, ...]:
         """What ground truth there is, for people."""
-        parts = "" if self._first == 1 else f", {self._first} parts of background"
+        parts = (
+            "" if self._first == 1 else f", {self._first - 1} or {self._first} parts of background"
+        )
         said = [f"visible masks{parts}"]
         if "amodal" in self._rows:
             said.append("whole objects (amodal masks), depth order")
@@ -88,7 +92,7 @@ class Masks:
             EconError: masks overlap, are not numbers of objects, or contradict one another.
         """
         numbers = self._numbers(indices)
-        ranks, columns = _rank(numbers, self._first)
+        ranks, columns = _rank(numbers, self._firsts(numbers))
         slots = columns.shape[1]
         columns = columns - self._offset * (columns >= 0)  # of label and amodal; -1: no object
         ranks = np.stack([_square(r, size, fit) for r in ranks])
@@ -104,6 +108,13 @@ class Masks:
             label = None if label is None else _by_slot(label, order)
         tensors = [None if a is None else torch.from_numpy(a) for a in (region, mask, label)]
         return Known(*tensors)  # type: ignore[arg-type]
+
+    def _firsts(self, numbers: np.ndarray) -> np.ndarray:
+        """The first number of each image that is an object."""
+        if not self._rooms:
+            return np.full(len(numbers), self._first)
+        columns = self._rows["visibility"].shape[1] if "visibility" in self._rows else None
+        return objects_room.background_parts(numbers, columns)
 
     def _is_numbered(self) -> bool:
         shape, hw = tuple(self._rows["mask"].shape[1:]), self._hw
@@ -174,7 +185,8 @@ class Masks:
             if seen.shape != labels.shape:
                 raise self._wrong("visibility", f"{seen.shape} beside labels {labels.shape}")
             there &= seen
-        there[:, : self._first - self._offset] = False  # the background's columns
+        least = self._first - self._rooms  # in every scene background
+        there[:, : least - self._offset] = False
         codes = np.unique(labels[there])
         if "classes" in self._rows:
             self.classes = tuple(str(name) for name in np.asarray(self._rows["classes"][:]))
@@ -220,11 +232,11 @@ def depth_order(region: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.array(order, np.int64)
 
 
-def _rank(numbers: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+def _rank(numbers: np.ndarray, firsts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Objects of each image numbered from 1, and what they were called before, -1 for none."""
     ranks = np.zeros(numbers.shape, np.int32)
     names = []
-    for b, image in enumerate(numbers):
+    for b, (image, first) in enumerate(zip(numbers, firsts, strict=True)):
         own = np.unique(image[image >= first])
         ranks[b] = np.where(image >= first, np.searchsorted(own, image) + 1, 0)
         names.append(own)

@@ -8,7 +8,7 @@ among them; in multi_dsprites entities come last.
 set                image                      told by
 =================  =========================  ==================================================
 multi_dsprites     64x64, RGB or grey         a feature ``orientation``
-objects_room       64x64                      image and mask alone; 4 entities of background
+objects_room       64x64                      image and mask alone; 3 or 4 are background
 tetrominoes        35x35                      size
 clevr_with_masks   240x320                    size
 cater_with_masks   33 frames of 64x64         size
@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from econ_pyro import objects_room
 from econ_pyro.arrays import Arrays
 from econ_pyro.errors import EconError
 from econ_pyro.images import Fit, to_square
@@ -49,7 +50,7 @@ _SETS = (
     _Layout("clevr_with_masks", 1, 240, 320, 3),
     _Layout("cater_with_masks", 33, 64, 64, 3),
 )
-_ROOM = _Layout("objects_room", 1, 64, 64, 3, background=4)
+_ROOM = _Layout("objects_room", 1, 64, 64, 3, background=objects_room.MOST)
 
 
 def read_records(paths: Sequence[Path], size: int, fit: Fit, limit: int) -> Arrays:
@@ -136,6 +137,9 @@ def _frames(
         stack = mask.reshape(frames, h, w, entities).argmax(-1)
     else:
         stack = mask.reshape(frames, entities, h, w).argmax(1)
+    if layout is _ROOM:  # objects begin at the same number in all
+        fewer = objects_room.MOST - objects_room.background_parts(stack, entities)
+        stack += (stack >= objects_room.MOST - 1) * fewer[:, None, None]
     return image.reshape(frames, h, w, channels), stack.astype(np.uint8), entities
 
 
