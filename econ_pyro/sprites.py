@@ -24,9 +24,10 @@ from torch import Tensor
 
 from econ_pyro import counter, shapes
 from econ_pyro.errors import EconError
-from econ_pyro.images import decode_cutout, list_files
+from econ_pyro.images import decode_cutout
 from econ_pyro.plan import Plan, levels
 from econ_pyro.scene_config import DEFAULT_CLASSES, SceneConfig
+from econ_pyro.untrusted import walk
 
 MAX_CLASSES = 127
 """Largest number of classes: labels are stored in a signed byte."""
@@ -42,11 +43,16 @@ def find_sprites(folder: Path | str) -> dict[str, list[Path]]:
     """Files of each class: every PNG file and every sub-folder with some is one, by name.
 
     Raises:
-        EconError: there is no such folder, there are none in it, or two are of one name.
+        EconError: there is no such folder, there are none in it, or two are of one name; one is
+            a pipe, a link to nothing or the like.
     """
     found: dict[str, list[Path]] = {}
     root = Path(folder)
-    for path in list_files(root):
+    files, odd = walk(root, "images")
+    for path, error in odd.items():
+        if path.suffix.lower() == ".png":
+            raise error
+    for path in files:
         if path.suffix.lower() != ".png":
             continue
         top = path.relative_to(root).parts[0]

@@ -226,7 +226,7 @@ def test_pictures_that_fill_the_memory(tmp_path, monkeypatch):
 def test_unreadable_pictures(tmp_path):
     with pytest.raises(EconError, match="gone.png, which does not exist"):
         read_image(tmp_path / "gone.png")
-    with pytest.raises(EconError, match="which is not a file"):
+    with pytest.raises(EconError, match="which is a folder"):
         read_image(tmp_path)
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
     with warnings.catch_warnings():
