@@ -6,8 +6,8 @@
 
 A case makes a small valid file, damages it (:mod:`fuzz_damage`) and reads it. Every case is drawn
 from the seed, the target's name and a number, so that it can be repeated. Allowed are a result and
-an :class:`~econ_pyro.errors.EconError` of one line. Anything else is a failure: another exception, a
-crash, more than :data:`SECONDS`, memory that grows by more than :data:`GROWTH`.
+an :class:`~econ_pyro.errors.EconError` of one line. Anything else is a failure: another exception,
+a crash, more than :data:`SECONDS`, memory that grows by more than :data:`GROWTH`.
 
 Targets are found in the modules ``fuzz_*.py`` beside this one: each has a dictionary ``TARGETS``
 from a name to a :class:`Target`. A new reader needs no more than an entry there.
