@@ -23,10 +23,11 @@ import numpy as np
 
 from econ_pyro.arrays import Rows, row_bytes, rows_at_once, take
 from econ_pyro.errors import EconError
+from econ_pyro.npy import forget
 
 SLACK = 0.5 / 255
 """How far outside [0, 1] a float may lie: less than changes a grey level."""
-LOOKED_AT = 4 << 30
+LOOKED_AT = 1 << 30
 """Bytes of images whose values are checked before anything else; the rest is, when it is read."""
 _SPREAD = 32  # images at which scales are told first
 
@@ -84,6 +85,7 @@ class Checked:
         for start in range(0, n, step):
             stop = min(n, start + step)
             yield np.arange(start, stop), np.asarray(self._image[start:stop])
+            forget(self._image)
 
     def _check(self, numbers: np.ndarray, part: np.ndarray) -> None:
         flat = part.reshape(len(part), -1)

@@ -45,20 +45,24 @@ def shallow(image: Image.Image) -> Image.Image:
         file: Any = image.fp  # type: ignore[attr-defined]
         at = file.tell()
         file.seek(0)
-        lower = Image.open(file, formats=("PNG",))
-        _decode_as(lower, _LOWER[raw])
-        lower.load()
+        parts = (image, Image.open(file, formats=("PNG",)))
+        _decode_as(parts[1], _LOWER[raw])
+        parts[1].load()
         file.seek(at)
-        parts = (image, lower)
     for part in parts:
         part.load()
     rows = max(1, _STRIP // image.width)
-    strips = []
+    whole: np.ndarray | None = None
     for top in range(0, image.height, rows):
         box = (0, top, image.width, min(image.height, top + rows))
         values = [np.asarray(part.crop(box)) for part in parts]
-        strips.append(_rounded(raw, values, image.info.get("transparency")))
-    out = Image.fromarray(np.concatenate(strips))
+        strip = _rounded(raw, values, key)
+        if whole is None:
+            whole = np.empty((image.height, *strip.shape[1:]), np.uint8)
+        whole[top : top + len(strip)] = strip
+    del parts, part
+    assert whole is not None
+    out = Image.fromarray(whole)
     out.info = {name: value for name, value in image.info.items() if name != "transparency"}
     return out
 

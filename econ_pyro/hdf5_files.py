@@ -100,6 +100,8 @@ def _follow(path: Path, file: Any, name: str) -> Any:
         if not isinstance(at, h5py.Group):
             raise KeyError(name)
         link = at.get(step, getlink=True)
+        if link is None:
+            raise EconError(_EXPECTED, f"{path}, whose {name} is a link to nothing")
         if isinstance(link, h5py.ExternalLink):
             raise _elsewhere(path, name, f"a link to the file {link.filename!r}")
         if isinstance(link, h5py.SoftLink):
@@ -177,5 +179,5 @@ def _damaged(path: Path, where: str, error: Exception) -> EconError:
 def _elsewhere(path: Path, name: str, what: str) -> EconError:
     return EconError(
         f"arrays in the file {path} itself", f"{name}, {what}",
-        "copy them into one file: h5repack, or h5py's file.copy(..., expand_external=True)",
+        "write their values into one file, with h5py: new['image'] = old['image'][:]",
     )  # fmt: skip

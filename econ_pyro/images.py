@@ -18,7 +18,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from econ_pyro import deep_colour
@@ -245,9 +245,9 @@ def _reason(error: Exception) -> str:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """A picture of any mode as RGB, turned as its camera says, on white."""
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     out = Image.new("RGB", image.size)
     rows = max(1, _STRIP // image.width)
     for top in range(0, image.height, rows):  # all at once, a large one takes four times as much
@@ -274,4 +274,13 @@ def _to_rgba(image: Image.Image) -> Image.Image:
         raise EconError(
             "a picture with a transparent background", "which has no transparency", "cut it out"
         )
-    return ImageOps.exif_transpose(image).convert("RGBA")
+    return _upright(image).convert("RGBA")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A picture turned as its camera says; itself, not a copy, if there is nothing to turn."""
+    try:
+        turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # odd metadata is no reason to stop, and has many ways to be odd
+        turn = 1
+    return image if turn == 1 else ImageOps.exif_transpose(image)

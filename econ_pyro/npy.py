@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import warnings
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -77,6 +78,14 @@ def read_header(file: IO[bytes], size: int, expected: str, path: Path | str) -> 
             "copy it again",
         )
     return header
+
+
+def forget(array: object) -> None:
+    """Give back the memory that looking through a mapped array has taken; it can be read again."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    if isinstance(array, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.madvise(mmap.MADV_DONTNEED)
 
 
 def map_npy(path: Path | str, expected: str) -> np.ndarray:
