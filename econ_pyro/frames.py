@@ -108,7 +108,7 @@ def _video(path: Path, size: int | None, fit: Fit, most: int | None) -> Iterator
     alone = {"format_whitelist": ",".join(_VIDEOS), "protocol_whitelist": ""}
     with open_regular(path, "a readable video") as file:
         try:
-            with av.open(file, container_options=alone) as container:
+            with av.open(file, "r", container_options=alone) as container:
                 if not container.streams.video:
                     raise EconError("a readable video", f"{path}, which holds no pictures")
                 _limit(container.streams.video[0].codec_context, path)

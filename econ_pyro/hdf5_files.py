@@ -22,6 +22,7 @@ from econ_pyro.about import LIMIT
 from econ_pyro.array_files import find_names
 from econ_pyro.arrays import Arrays, Rows
 from econ_pyro.errors import EconError
+from econ_pyro.hdf5_text import read_texts
 from econ_pyro.untrusted import check_regular, first_line
 
 MOST_CHUNK = 256 << 20
@@ -152,10 +153,16 @@ def _check(path: Path, name: str, stored: Any) -> None:
 
 
 def _text(path: Path, name: str, stored: Any) -> np.ndarray:
-    """Names, which h5py gives as bytes or text; what is not text is for others to refuse."""
+    """Names, as bytes or text; what is no name is for others to refuse."""
+    import h5py
+
     if np.prod(stored.shape, dtype=np.float64) * stored.dtype.itemsize > _MOST_TEXT:
         raise EconError(f"names of classes of at most {_MOST_TEXT:,} bytes in {path}", "more")
-    return np.asarray(stored.asstr()[:] if stored.dtype.kind in "SO" else stored[:])
+    if stored.dtype.hasobject:
+        if h5py.check_string_dtype(stored.dtype) is None:
+            raise EconError(f"names of classes in {name} of {path}", "objects")
+        return np.array(read_texts(path, stored), object).reshape(stored.shape)
+    return np.asarray(_Stored(path, name, stored)[:])
 
 
 class _Stored:

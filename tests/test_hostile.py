@@ -109,7 +109,7 @@ def test_links_within_the_file_are_followed(tmp_path):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"shape": (10**9, 64, 64), "chunks": (1, 64, 64), "dtype": "u1"}, "none, though .1000000000, 64"),
+    ({"shape": (10**9, 64, 64), "chunks": (1, 64, 64), "dtype": "u1"}, "none, though .1000000000"),
     ({"data": np.zeros(4, [("a", "u1"), ("b", "f4")])}, "numbers in .*values of type"),
     ({"shape": (4,), "dtype": h5py.ref_dtype}, "an array of numbers .* got objects"),
     ({"shape": (4,), "dtype": h5py.vlen_dtype(np.uint8)}, "an array of numbers .* got objects"),
@@ -140,6 +140,41 @@ def test_hdf5_with_huge_chunks_and_unknown_filters(tmp_path, monkeypatch):
         h5py.h5d.create(file.id, b"image", h5py.h5t.STD_U8LE, space, plist)
         file["image"].id.write_direct_chunk((0, 0, 0), bytes(256))
     with pytest.raises(EconError, match="got filter 32001: repack it"):
+        open_images(tmp_path / "a.h5", 16)
+
+
+@pytest.mark.parametrize("options", [{}, {"libver": "latest"}])
+def test_names_of_classes_of_any_length(tmp_path, options):
+    names = ["circle", "", "ein Stück Kuchen", "x" * 3000, *(f"class {i}" for i in range(100))]
+    for kind in (h5py.string_dtype(), h5py.string_dtype("ascii"), h5py.string_dtype(length=3000)):
+        stored = [n.encode(errors="replace") for n in names]
+        with h5py.File(tmp_path / "a.h5", "w", **options) as file:
+            file["image"], file["mask"] = IMAGES, np.ones((4, 16, 16), int)
+            file["label"] = np.array([[0], [1], [2], [103]])
+            file.create_dataset("classes", data=stored, dtype=kind)
+        assert open_images(tmp_path / "a.h5", 16).classes == tuple(names)
+
+
+def test_names_in_a_damaged_heap(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"], file["classes"] = IMAGES, ["circle", "square"]
+    whole = (tmp_path / "a.h5").read_bytes()
+    at = whole.index(b"GCOL")
+    for place, value in (
+        (at, b"X"),
+        (at + 8, b"\xff" * 8),
+        (at + 16, b"\0" * 16),
+        (at + 24, b"\xff" * 8),
+    ):
+        raw = bytearray(whole)
+        raw[place : place + len(value)] = value
+        (tmp_path / "a.h5").write_bytes(raw)
+        with pytest.raises(EconError, match="a.h5, damaged in the text of /classes"):
+            open_images(tmp_path / "a.h5", 16)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"] = IMAGES
+        file.create_dataset("classes", data=["a", "b"], chunks=(1,), dtype=h5py.string_dtype())
+    with pytest.raises(EconError, match="as text of a fixed length, .*: write it as numpy.array"):
         open_images(tmp_path / "a.h5", 16)
 
 
