@@ -274,7 +274,11 @@ def test_cmyk_and_large_transparent_pictures(tmp_path, monkeypatch):
 
 
 def test_odd_metadata_is_no_reason_to_stop(tmp_path):
-    for exif in (b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0\1"):
+    for exif in (
+        b"Exif\0\0XXXX\0\0\0\0",
+        b"Exif\0\0II*\0",
+        b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0\1",
+    ):
         save(tmp_path / "a.jpg", exif=exif)
         assert read_image(tmp_path / "a.jpg").shape == (3, 16, 16)
 

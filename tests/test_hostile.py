@@ -400,7 +400,8 @@ def test_files_and_sprites_that_are_too_large(tmp_path, monkeypatch):
     "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nother.mp4\n#EXT-X-ENDLIST\n",
     "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nm=video 5004 RTP/AVP 96\r\n",
 ])  # fmt: skip
-def test_playlists_show_no_other_file(tmp_path, text):
+def test_playlists_show_no_other_file(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "other.mp4")
     (tmp_path / "a.mp4").write_text(text)
     with pytest.raises(EconError, match="readable video, got .*a.mp4"):

@@ -60,10 +60,23 @@ def placed(rows, columns, corner=None):
     ((5, 50), (0, 10)),  # the same at an edge
     ((5, 64), (54, 64)),  # the same to the lower edge of the image
     ((20, 30), (20, 30)),  # hangs in the air
+    ((50, 64), (0, 64)),  # a carpet
+    ((0, 6), (0, 64)),  # a ceiling
+    ((16, 39), (20, 30)),  # as high as the wall
 ])  # fmt: skip
 def test_an_object_is_an_object_wherever_it_is(rows, columns):
     assert background_parts(placed(rows, columns)[None]).tolist() == [3]
     assert background_parts(placed(rows, columns, 32)[None]).tolist() == [4]
+
+
+def test_an_object_with_another_beside_it():
+    for mirrored in (1, -1):
+        scene = placed((0, 64), (20, 30))
+        scene[:, 30:40] = 4  # hides where the first one ends
+        assert background_parts(scene[None, :, ::mirrored]).tolist() == [3]
+        room_of_two = room(32, 0, slope=0.2)
+        room_of_two[10:, 50:] = 4  # in front of the end of the other wall
+        assert background_parts(room_of_two[None, :, ::mirrored]).tolist() == [4]
 
 
 def test_an_empty_room_and_a_full_one():
