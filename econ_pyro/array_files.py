@@ -1,25 +1,25 @@
-"""NumPy and HDF5 files as arrays, by the names that others give them; scenes as such a file.
-
-HDF5 is read as object-centric-library writes it: ``image``, ``mask`` (numbers of objects, the
-background 0), ``visibility``, ``shape`` and further properties, which are not used. Its
-``...-metadata.npy`` is a pickle and is not opened.
-"""
+"""NumPy files as arrays, by the names that others give them; scenes as such a file."""
 
 from __future__ import annotations
 
+import errno
+import math
 import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from econ_pyro.arrays import Arrays, Rows
+from econ_pyro.about import LIMIT
+from econ_pyro.arrays import Arrays, Rows, check_rows
 from econ_pyro.errors import EconError
 from econ_pyro.files import write_atomically
+from econ_pyro.npy import Header, map_npy, read_header
 from econ_pyro.scenes import Scenes
+from econ_pyro.spool import unpack
+from econ_pyro.untrusted import MOST_UNPACKED, first_line, open_regular
 
 NAMES = {
     "image": ("image", "images"),
@@ -30,62 +30,81 @@ NAMES = {
     "classes": ("classes",),
 }
 """What an array may be called."""
-_NO_PICKLE = "it may not hold Python objects: save numbers"
 
 
-def open_npy(path: Path) -> Arrays:
+def open_npy(path: Path, limit: int = LIMIT) -> Arrays:
     """Images alone, mapped from a .npy file.
+
+    Args:
+        path: the file.
+        limit: not needed, as nothing is read here.
 
     Raises:
         EconError: it is damaged, or holds Python objects.
     """
-    try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise _unreadable("a readable .npy file", path, error) from error
+    images = map_npy(path, "a readable .npy file")
     return Arrays(path, "a NumPy array", "nothing: images are read when needed", {"image": images})
 
 
-def open_npz(path: Path) -> Arrays:
-    """Images and ground truth in a .npz archive.
+def open_npz(path: Path, limit: int = LIMIT) -> Arrays:
+    """Images and ground truth in a .npz archive, unpacked into a temporary file.
+
+    Args:
+        path: the file.
+        limit: most images to unpack, the first ones.
 
     Raises:
-        EconError: it is damaged, holds Python objects, or has no images.
+        EconError: it is damaged, holds Python objects, has no images, or is too much.
     """
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            names = _found(path, archive.files)
-            rows = {name: archive[stored] for name, stored in names.items()}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise _unreadable("a readable .npz archive", path, error) from error
-    return Arrays(path, "a NumPy archive", "its arrays as they are, in memory", rows)
+    expected = "a readable .npz archive"
+    with open_regular(path, expected) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                rows, n = _unpacked(archive, path, limit)
+        except EconError:
+            raise
+        except Exception as error:  # zipfile raises many things, of many packages
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise EconError(expected, f"{path} ({first_line(error)})", "copy it again") from error
+    kept = "its arrays as they are, in a temporary file"
+    return Arrays(path, "a NumPy archive", kept, rows, more=n > limit)
 
 
-def open_hdf5(path: Path) -> Arrays:
-    """Images and ground truth in an HDF5 file.
-
-    Raises:
-        EconError: h5py is not installed; the file is damaged or has no images.
-    """
-    try:
-        import h5py
-    except ImportError:
+def _unpacked(archive: zipfile.ZipFile, path: Path, limit: int) -> tuple[dict[str, Rows], int]:
+    """Arrays of as many rows as are wanted, and how many there are."""
+    expected = "a readable .npz archive"
+    members = {i.filename[:-4]: i for i in archive.infolist() if i.filename.endswith(".npy")}
+    found = {name: members[own] for name, own in find_names(path, list(members)).items()}
+    headers: dict[str, Header] = {}
+    for name, info in found.items():
+        # what others pack with may ask for gigabytes before a byte is unpacked
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise EconError(expected, f"{path}, packed with method {info.compress_type}",
+                            "write it with numpy.savez_compressed")  # fmt: skip
+        with archive.open(info) as part:
+            where = f"{info.filename} in {path}"
+            headers[name] = read_header(part, info.file_size, expected, where)
+    check_rows(path, headers)
+    wanted = {
+        # the first rows lie together unless the last axis is outermost
+        name: h.shape if name == "classes" or h.fortran else (min(limit, h.shape[0]), *h.shape[1:])
+        for name, h in headers.items()
+    }
+    total = sum(math.prod(shape) * headers[name].dtype.itemsize for name, shape in wanted.items())
+    if total > MOST_UNPACKED:
         raise EconError(
-            "the package h5py, to read HDF5", "none installed", "pip install 'econ-pyro[hdf5]'"
-        ) from None
-    try:
-        file = h5py.File(path, "r")
-        stored = {name: v for name in file if isinstance(v := file[name], h5py.Dataset)}
-        rows: Mapping[str, Rows] = {
-            name: _Decoded(stored[own]) if name == "classes" else stored[own]
-            for name, own in _found(path, list(stored)).items()
-        }
-    except (OSError, KeyError, RuntimeError) as error:
-        raise _unreadable("a readable HDF5 file", path, error) from error
-    # not in the file: sky, floor and two walls come first in this set
-    background = 4 if path.name.startswith("objects_room") else None
-    kept = "nothing: images are read when needed"
-    return Arrays(path, "HDF5", kept, rows, background)
+            f"arrays of at most {MOST_UNPACKED:,} bytes when unpacked", f"{path} of {total:,}",
+            "take fewer with --limit, or save the images alone as .npy, which is not unpacked",
+        )  # fmt: skip
+    rows: dict[str, Rows] = {}
+    for name, shape in wanted.items():
+        header = headers[name]
+        with archive.open(found[name]) as part:
+            part.read(header.start)
+            unpacked = unpack(part, shape, header.dtype, header.fortran)
+        rows[name] = unpacked if name == "classes" else unpacked[:limit]
+    return rows, headers["image"].shape[0]
 
 
 def save_npz(path: Path | str, scenes: Scenes, classes: Sequence[str]) -> None:
@@ -119,19 +138,12 @@ def save_npz(path: Path | str, scenes: Scenes, classes: Sequence[str]) -> None:
     write_atomically(path, lambda p: np.savez_compressed(p, **arrays))
 
 
-class _Decoded:
-    """Text, which h5py gives as bytes."""
+def find_names(path: Path, stored: list[str]) -> dict[str, str]:
+    """Names of arrays in a file by the names that we give them.
 
-    def __init__(self, stored: Any) -> None:
-        self.shape, self.dtype = stored.shape, stored.dtype
-        self._text = stored.asstr()[:]
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._text[index]
-
-
-def _found(path: Path, stored: list[str]) -> dict[str, str]:
-    """Names in the file by our names."""
+    Raises:
+        EconError: none of them can be the images.
+    """
     found = {
         name: own for name, names in NAMES.items() if (own := next(
             (n for n in names if n in stored), None))
@@ -141,16 +153,11 @@ def _found(path: Path, stored: list[str]) -> dict[str, str]:
     if "image" not in found:
         raise EconError(
             f"an array called image in {path}",
-            ", ".join(sorted(stored)) or "no arrays",
+            _shown(stored) or "no arrays",
             f"names that are known: {', '.join(n for names in NAMES.values() for n in names)}",
         )
     return found
 
 
-def _unreadable(expected: str, path: Path, error: Exception) -> EconError:
-    if isinstance(error, PermissionError):
-        return EconError(expected, f"{path}, which may not be read")
-    said = str(error)
-    if "allow_pickle" in said or "Python objects" in said:
-        return EconError(expected, f"Python objects in {path}", _NO_PICKLE)
-    return EconError(expected, f"{path} ({said.splitlines()[0] if said else 'cut off'})")
+def _shown(names: list[str]) -> str:
+    return ", ".join(repr(n)[1:-1][:40] for n in sorted(names)[:20]) + ", ..." * (len(names) > 20)

@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from econ_pyro.about import LIMIT, About
-from econ_pyro.arrays import Arrays, Rows, take
+from econ_pyro.array_values import Checked, to_bytes
+from econ_pyro.arrays import Arrays, Rows, check_rows, rows_at_once
 from econ_pyro.errors import EconError
-from econ_pyro.images import Fit, to_rgb, to_square
+from econ_pyro.images import Fit, check_pixels, to_rgb, to_square
 from econ_pyro.masks import Masks
 from econ_pyro.truth import PartialTruth
 
-_CHUNK = 256  # images looked at together when values are checked
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -41,13 +41,9 @@ class ArrayScenes:
         self._n = min(limit, image.shape[0])
         self._native = arrays.native or native
         self._more = arrays.more or image.shape[0] > limit
-        _check_values(arrays.path, image, self._n)
-        for name, rows in arrays.rows.items():
-            if name != "classes" and (not rows.shape or rows.shape[0] != image.shape[0]):
-                raise EconError(
-                    f"{image.shape[0]} rows of {name} in {arrays.path}, as of image",
-                    str(tuple(rows.shape)),
-                )
+        check_rows(arrays.path, arrays.rows)
+        check_pixels(*native, arrays.path)
+        self._pixels = Checked(arrays.path, image, self._n)
         self._masks = Masks(arrays, native, self._n) if Masks.there(arrays) else None
         self.classes: tuple[str, ...] = () if self._masks is None else self._masks.classes
 
@@ -69,17 +65,23 @@ class ArrayScenes:
 
     def images(self, indices: Tensor) -> Tensor:
         """Images, :math:`(B, 3, H, W)` float32 in [0, 1]."""
-        pixels = to_bytes(take(self._arrays.rows["image"], indices.numpy()))
-        if self._axis is None:
-            pixels = pixels[..., None]
-        elif self._axis == 1:
-            pixels = np.moveaxis(pixels, 1, -1)
-        squares = np.stack([self._square(p) for p in pixels]) if len(pixels) else pixels
+        numbers = indices.numpy()
+        squares = np.empty((len(numbers), self.size, self.size, 3), np.uint8)
+        step = rows_at_once(self._arrays.rows["image"])
+        for start in range(0, len(numbers), step):
+            pixels = to_bytes(self._pixels.take(numbers[start : start + step]))
+            if self._axis is None:
+                pixels = pixels[..., None]
+            elif self._axis == 1:
+                pixels = np.moveaxis(pixels, 1, -1)
+            for i, picture in enumerate(pixels, start):
+                squares[i] = self._square(picture)
         nchw = torch.from_numpy(squares).permute(0, 3, 1, 2)
         return nchw.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
     def _square(self, pixels: np.ndarray) -> np.ndarray:
-        picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        pixels = np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        picture = Image.fromarray(pixels)
         return np.array(to_square(to_rgb(picture), self.size, self._fit))
 
     def scenes(self, indices: Tensor) -> PartialTruth | None:
@@ -88,17 +90,6 @@ class ArrayScenes:
             return None
         known = self._masks.read(indices.numpy(), self.size, self._fit)
         return PartialTruth(self.images(indices), *known)
-
-
-def to_bytes(values: np.ndarray) -> np.ndarray:
-    """Grey levels of 0 to 255, as uint8, from whatever type they were stored in."""
-    if values.dtype == np.uint8:
-        return np.ascontiguousarray(values)
-    if values.dtype.kind in "fb":
-        return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
-    if values.dtype == np.uint16:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return values.astype(np.uint8)
 
 
 def _layout(path: Path, image: Rows) -> tuple[int | None, int, tuple[int, int]]:
@@ -113,29 +104,19 @@ def _layout(path: Path, image: Rows) -> tuple[int | None, int, tuple[int, int]]:
         raise EconError(wanted, f"{shape}, which holds nothing")
     if len(shape) == 3:
         return None, 1, (shape[2], shape[1])
-    if len(shape) == 4 and shape[-1] in _MODES:
+    if len(shape) != 4:
+        hint = "put frames one after another: reshape(-1, *images.shape[2:])"
+        raise EconError(wanted, str(shape), hint if len(shape) == 5 else "")
+    last, first = shape[-1] in _MODES, shape[1] in _MODES
+    if last and first:  # a side of few pixels: then images are square, or nobody can tell
+        last, first = shape[1] == shape[2], shape[2] == shape[3]
+        if last == first:
+            hint = "cut or pad the images so that no side has 1, 3 or 4 pixels"
+            raise EconError(wanted, f"{shape}, whose channels may be first or last", hint)
+    if last:
         return -1, shape[-1], (shape[2], shape[1])
-    if len(shape) == 4 and shape[1] in _MODES:
+    if first:
         return 1, shape[1], (shape[3], shape[2])
-    raise EconError(wanted, str(shape))
-
-
-def _check_values(path: Path, image: Rows, n: int) -> None:
-    """Look through the images once, unless their type leaves nothing to go wrong."""
-    if image.dtype.kind == "b" or image.dtype in (np.uint8, np.uint16):
-        return
-    top, what = (1, "[0, 1]") if image.dtype.kind == "f" else (255, "0 to 255")
-    for start in range(0, n, _CHUNK):
-        part = np.asarray(image[start : min(n, start + _CHUNK)])
-        flat = part.reshape(len(part), -1)
-        bad = ~((flat >= 0) & (flat <= top)).all(1)  # also where there is a NaN
-        if bad.any():
-            i = int(bad.argmax())
-            got, hint = f"{flat[i].min():g} to {flat[i].max():g} in image {start + i}", ""
-            if np.isnan(flat[i]).any():
-                got, hint = f"NaN in image {start + i}", "leave that image out"
-            elif top == 1 and flat[i].min() >= 0 and flat[i].max() <= 255:
-                hint = "divide by 255"
-            elif top == 1 and flat[i].min() >= -1:
-                hint = "add 1 and halve, if the range is -1 to 1"
-            raise EconError(f"{image.dtype} images with values in {what} in {path}", got, hint)
+    two = 2 in (shape[1], shape[-1])
+    hint = "keep the first of grey and alpha" if two else "keep 1, 3 or 4 channels"
+    raise EconError(wanted, str(shape), hint)

@@ -3,7 +3,7 @@
 ==========  =====================================================  ==============================
 array       shape                                                  values
 ==========  =====================================================  ==============================
-image       (n, H, W), (n, H, W, C) or (n, C, H, W), C = 1, 3, 4   8 or 16 bits; floats in [0, 1]
+image       (n, H, W), (n, H, W, C) or (n, C, H, W), C = 1, 3, 4   see array_values
 mask        (n, H, W) or (n, H, W, 1): numbers of objects          0 is the background
 mask        (n, N, H, W) or (n, N, H, W, 1): visible parts         0 and 1, or 0 and 255
 amodal      (n, N, H, W) or (n, N, H, W, 1): whole objects         0 and 1, or 0 and 255
@@ -22,12 +22,20 @@ what they show: whoever is seen where another's mask is, is in front of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+from econ_pyro.errors import EconError
+
+MOST_ROW = 512 << 20
+"""Bytes of the largest row (an image, or the masks of one) that is read."""
+_AT_ONCE = 64 << 20  # bytes of rows that are looked at together
+_MOST_AT_ONCE = 256
 
 
 class Rows(Protocol):
@@ -58,12 +66,44 @@ class Arrays:
     """Arrays by the names above."""
     background: int | None = None
     """Numbers of masks, from 0, that are background; told from the masks if None."""
+    rooms: bool = False
+    """Whether some scenes have one number of background fewer (:mod:`econ_pyro.objects_room`)."""
     native: tuple[int, int] | None = None
     """Width and height before anything was resized, if something was."""
     sequential: bool = False
     """Whether neighbours are alike, as frames of a video are."""
     more: bool = False
     """Whether images were left out."""
+
+
+def row_bytes(rows: Rows) -> int:
+    """Bytes of one row."""
+    return math.prod(rows.shape[1:]) * int(rows.dtype.itemsize)
+
+
+def rows_at_once(rows: Rows) -> int:
+    """How many rows can be held together without a thought."""
+    return max(1, min(_MOST_AT_ONCE, _AT_ONCE // max(1, row_bytes(rows))))
+
+
+def check_rows(path: Path, rows: Mapping[str, Rows]) -> None:
+    """Check that all arrays but ``classes`` have a row for each image, of a size to be read.
+
+    Raises:
+        EconError: one has not.
+    """
+    n = rows["image"].shape[:1]
+    for name, array in rows.items():
+        if name == "classes":
+            continue
+        if not array.shape or array.shape[:1] != n:
+            many = f"{n[0]} rows of {name}" if n else "rows of image"
+            raise EconError(f"{many} in {path}, as of image", str(tuple(array.shape)))
+        if (large := row_bytes(array)) > MOST_ROW:
+            raise EconError(
+                f"rows of {name} of at most {MOST_ROW:,} bytes in {path}", f"{large:,}",
+                "make the images smaller",
+            )  # fmt: skip
 
 
 def take(rows: Rows, indices: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -33,9 +33,11 @@ from torch import Tensor
 
 from econ_pyro._version import __version__
 from econ_pyro.errors import EconError
+from econ_pyro.npy import map_npy
 from econ_pyro.parallel import each, used_cores
-from econ_pyro.scene_config import SceneConfig
+from econ_pyro.scene_config import MAX_OBJECTS, SceneConfig
 from econ_pyro.scenes import SceneRenderer, Scenes
+from econ_pyro.untrusted import read_json
 
 FORMAT = 1
 """Version of the layout of a dataset folder."""
@@ -46,6 +48,9 @@ VALID_OFFSET = 1 << 31
 SPLITS = {"train": 0, "valid": VALID_OFFSET}
 """Parts of a dataset and the index of the first scene of each."""
 _CHUNK = 500
+_AGAIN = "make the dataset again"
+_MOST_ABOUT = 1 << 20  # bytes of the description
+_MOST_CLASSES = 127  # labels are bytes with a sign
 _PACKED = ("mask", "region")
 _DTYPES = {
     "image": "|u1", "label": "|i1", "colour": "|u1", "background": "|u1", "position": "<f4",
@@ -153,7 +158,8 @@ class StoredScenes:
         split: ``train`` or ``valid``.
 
     Raises:
-        EconError: the folder is no dataset, of another format, or incomplete.
+        EconError: the folder is no dataset, of another format, incomplete, or its arrays have
+            other types, shapes or values than they should.
     """
 
     def __init__(self, path: Path | str, split: str = "train") -> None:
@@ -166,24 +172,52 @@ class StoredScenes:
         self.size: int = about["config"]["size"]
         self.classes: tuple[str, ...] = tuple(about["config"]["classes"])
         self._n: int = about[split]
-        self._arrays = {name: self._open(path / split / f"{name}.npy") for name in _DTYPES}
+        self._folder = path / split
+        self._arrays = {name: self._open(name) for name in _DTYPES}
+        self._check()
 
-    def _open(self, path: Path) -> np.ndarray:
+    def _open(self, name: str) -> np.ndarray:
+        path = self._folder / f"{name}.npy"
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except PermissionError:
-            raise
-        except (OSError, ValueError, EOFError) as error:
-            reason = "which is missing" if not path.exists() else "which is damaged"
+            array = map_npy(path, "a complete dataset folder")
+        except EconError as error:
+            raise EconError(error.expected, error.got, _AGAIN) from error
+        dtype = np.dtype(_DTYPES[name])
+        if array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
+            raise EconError(f"{dtype.name} in {path}", array.dtype.name, _AGAIN)
+        if array.shape[:1] != (self._n,):
             raise EconError(
-                "a complete dataset folder", f"{path}, {reason}", "make the dataset again"
-            ) from error
-        if len(array) != self._n:
-            raise EconError(
-                f"{self._n} scenes in {path}, as {ABOUT} says", str(len(array)),
-                "make the dataset again",
-            )  # fmt: skip
+                f"{self._n} scenes in {path}, as {ABOUT} says", str((*array.shape, 0)[0]), _AGAIN
+            )
         return array
+
+    def _check(self) -> None:
+        """Shapes, and the values of what is small; the large arrays can hold any byte."""
+        label, size = self._arrays["label"], self.size
+        if label.ndim != 2 or label.shape[1] > MAX_OBJECTS:
+            expected = f"label of shape ({self._n}, N), with N of at most {MAX_OBJECTS},"
+            self._wrong("label", expected, str(label.shape))
+        slots = label.shape[1]
+        packed = (slots, size, size // 8)
+        shapes = {
+            "image": (size, size, 3), "label": (slots,), "colour": (slots, 3), "background": (3,),
+            "position": (slots, 2), "side": (slots,), "angle": (slots,), "mask": packed,
+            "region": packed,
+        }  # fmt: skip
+        for name, array in self._arrays.items():
+            if array.shape[1:] != shapes[name]:
+                self._wrong(name, f"{name} of shape {(self._n, *shapes[name])}", str(array.shape))
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                self._wrong(name, "finite numbers", "NaN or infinity")
+        if label.size and not -1 <= label.min() <= label.max() < len(self.classes):
+            self._wrong(
+                "label", f"labels from -1 to {len(self.classes) - 1}, one for each class",
+                f"{label.min()} to {label.max()}",
+            )  # fmt: skip
+
+    def _wrong(self, name: str, expected: str, got: str) -> NoReturn:
+        path = self._folder / f"{name}.npy"
+        raise EconError(f"{expected} in {path}", got, _AGAIN)
 
     def __len__(self) -> int:
         return self._n
@@ -195,9 +229,17 @@ class StoredScenes:
     def scenes(self, indices: Tensor) -> Scenes:
         """Images with ground truth."""
         arrays = {name: array[indices.numpy()] for name, array in self._arrays.items()}
+        seen = np.zeros((len(indices), self.size, self.size // 8), np.uint8)
+        for slot in range(arrays["region"].shape[1]):
+            region, mask = (arrays[name][:, slot] for name in ("region", "mask"))
+            if (region & (seen | ~mask)).any():
+                self._wrong("region", "visible parts that lie in their masks and not in another's",
+                            "others")  # fmt: skip
+            seen |= region
         for name in _PACKED:
             arrays[name] = np.unpackbits(arrays[name], axis=-1).view(bool)
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        native = {name: np.asarray(a, a.dtype.newbyteorder("=")) for name, a in arrays.items()}
+        tensors = {name: torch.from_numpy(array) for name, array in native.items()}
         tensors["image"] = _to_float(arrays["image"])
         tensors["label"] = tensors["label"].long()
         return Scenes(**tensors)
@@ -206,23 +248,42 @@ class StoredScenes:
 def _read_about(path: Path) -> dict[str, Any]:
     if not is_dataset(path):
         raise EconError(f"a dataset folder, with a {ABOUT}", str(path), "see make_dataset")
-    try:
-        about: dict[str, Any] = json.loads((path / ABOUT).read_text())
-        version, config = about["format"], about["config"]
-        numbers = (about["seed"], about["train"], about["valid"], config["size"])
-        sound = all(isinstance(number, int) for number in numbers)
-        sound = sound and isinstance(config["classes"], list)
-    except (ValueError, KeyError, TypeError):
-        version, sound = FORMAT, False
-    if version != FORMAT:
+    about = read_json(path / ABOUT, "a readable dataset description", _MOST_ABOUT)
+    if isinstance(about, dict) and about.get("format", FORMAT) != FORMAT:
         raise EconError(
             f"a dataset of format {FORMAT}",
-            f"{path}, of format {version}",
-            "make the dataset again",
+            f"{path}, of format {str(about['format'])[:20]}",
+            _AGAIN,
         )
-    if not sound:
-        raise EconError("a readable dataset description", f"{path / ABOUT}, which is damaged")
+    if wrong := _wrong_about(about):
+        raise EconError(
+            "a readable dataset description", f"{path / ABOUT}, which is damaged ({wrong})", _AGAIN
+        )
     return about
+
+
+def _wrong_about(about: Any) -> str:
+    """What is wrong with a description; empty if nothing is."""
+    if not isinstance(about, dict) or not isinstance(about.get("config"), dict):
+        return "no configuration"
+    config = about["config"]
+    wholes = {
+        "format": (about.get("format"), FORMAT, FORMAT),
+        "train": (about.get("train"), 1, VALID_OFFSET - 1),
+        "valid": (about.get("valid"), 1, VALID_OFFSET - 1),
+        "size": (config.get("size"), 8, 1024),
+    }  # fmt: skip
+    if type(about.get("seed")) is not int:
+        return "seed is no whole number"
+    for name, (value, low, high) in wholes.items():
+        if type(value) is not int or not low <= value <= high:
+            return f"{name} is no whole number from {low} to {high}"
+    if config["size"] % 8:
+        return "size is no multiple of 8"
+    classes = config.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        return "classes are no list of names"
+    return "" if 0 < len(classes) <= _MOST_CLASSES else f"{len(classes)} classes"
 
 
 def _to_float(image: np.ndarray) -> Tensor:

@@ -20,7 +20,15 @@ class EconError(Exception):
     def __init__(self, expected: str, got: str, hint: str = "") -> None:
         self.expected, self.got, self.hint = expected, got, hint
         tail = f": {hint}" if hint else ""
-        super().__init__(f"expected {expected}, got {got}{tail}")
+        super().__init__(printable(f"expected {expected}, got {got}{tail}"))
+
+
+def printable(text: str) -> str:
+    """A text of one line that any terminal can show: names of files may hold anything."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
+        for c in text
+    )
 
 
 def check_positive(option: str, value: int) -> None:

@@ -9,25 +9,30 @@ first picture is taken.
 
 from __future__ import annotations
 
-import os
+import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from econ_pyro.errors import EconError
+from econ_pyro import deep_colour
+from econ_pyro.errors import EconError, printable
+from econ_pyro.untrusted import open_regular, walk
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp")
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 KINDS = "PNG, JPEG, GIF or WebP"
 Fit = Literal["crop", "resize"]
 """How a picture becomes square: crop keeps its middle, resize stretches it."""
+MOST_BYTES = 512 << 20
+"""Bytes of the largest picture file that is read: some are held in memory as a whole."""
+_STRIP = 1 << 20  # pixels that are put on white together
 
 
 def read_image(path: Path | str, size: int | None = None, fit: Fit = "crop") -> Tensor:
@@ -87,12 +92,66 @@ def decode_cutout(path: Path | str) -> np.ndarray:
 
 def _decode(path: Path | str, convert: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     path = Path(path)
-    if not path.exists():
-        raise EconError("an image file", f"{path}, which does not exist")
-    if not path.is_file():
-        raise EconError("an image file", f"{path}, which is not a file")
-    with reading(path), Image.open(path, formats=FORMATS) as image:
-        return np.array(convert(image))
+    with opened(path) as image, reading(path):
+        return np.array(convert(deep_colour.shallow(image)))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A picture file, whose pixels are not decoded yet.
+
+    Raises:
+        EconError: there is no such file, or it is too large a picture, or none.
+    """
+    with open_regular(path, "an image file") as file:
+        with reading(path):
+            size = file.seek(0, 2)
+            file.seek(0)
+            if size > MOST_BYTES:
+                raise EconError(
+                    f"an image file of at most {MOST_BYTES:,} bytes", f"which has {size:,}"
+                )
+            # its decoder takes memory for all pixels before anybody can ask for their number
+            check_pixels(*_webp_size(file), path)
+            image = Image.open(file, formats=FORMATS)
+        with image:
+            yield image
+
+
+def check_pixels(width: int, height: int, path: Path) -> None:
+    """Check that a picture fits into memory, before it is decoded.
+
+    Raises:
+        EconError: it has more pixels than Pillow's limit.
+    """
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        raise too_large(path)
+
+
+def too_large(path: Path) -> EconError:
+    """The error for a picture that would fill the memory."""
+    most = Image.MAX_IMAGE_PIXELS
+    return EconError(
+        f"an image of at most {most:,} pixels", f"{path}, which is larger", "scale it down first"
+    )
+
+
+def _webp_size(file: BinaryIO) -> tuple[int, int]:
+    """Width and height that a WebP file declares; 0 if it is none."""
+    head = file.read(30)
+    file.seek(0)
+    kind = (
+        head[12:16] if head[:4] == b"RIFF" and head[8:12] == b"WEBP" and len(head) == 30 else b""
+    )
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", head, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return 0, 0
 
 
 @contextmanager
@@ -109,13 +168,11 @@ def reading(path: Path) -> Iterator[None]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise EconError(
-            f"an image of at most {Image.MAX_IMAGE_PIXELS:,} pixels",
-            f"{path}, which is larger",
-            "scale it down first",
-        ) from error
+        raise too_large(path) from error
     except EconError as error:
-        raise EconError(error.expected, f"{path}, {error.got}", error.hint) from None
+        named = str(path) in error.got
+        got = error.got if named else f"{path}, {error.got}"
+        raise EconError(error.expected, got, error.hint) from None
     except Exception as error:  # Pillow's decoders raise whatever they stumble on
         raise EconError(f"a readable {KINDS} image", f"{path} ({_reason(error)})") from error
 
@@ -151,7 +208,10 @@ def find_images(paths: Sequence[Path | str]) -> list[Path]:
                 raise EconError("an image file or a folder of them", f"{path}: no such file")
             found.append(path)
             continue
-        images = [file for file in list_files(path) if file.suffix.lower() in SUFFIXES]
+        files, odd = walk(path, "images")
+        images = [file for file in files if file.suffix.lower() in SUFFIXES]
+        if odd:
+            warn_of_skipped(list(odd.values()), len(files) + len(odd), "regular files")
         if not images:
             raise EconError(
                 f"files called {', '.join(SUFFIXES)}", f"{path}, which has none", "name the files"
@@ -160,26 +220,19 @@ def find_images(paths: Sequence[Path | str]) -> list[Path]:
     return found
 
 
-def list_files(folder: Path | str) -> list[Path]:
-    """All files in a folder and the folders in it, sorted; names that begin with a dot left out.
+def warn_of_skipped(errors: Sequence[EconError], of: int, what: str, level: int = 3) -> None:
+    """Warn of files of a folder that are left out, naming the first three.
 
-    Raises:
-        EconError: the folder does not exist or is not a folder.
-        PermissionError: some folder may not be read.
+    Args:
+        errors: what was wrong with each.
+        of: how many files there are.
+        what: what they are not.
+        level: whose call the warning is about, as for :func:`warnings.warn`.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise EconError("a folder of images", f"{folder}, which {what}")
-    found = []
-    for root, folders, files in os.walk(folder, onerror=_raise):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(root, name) for name in files if not name.startswith(".")]
-    return sorted(found)
-
-
-def _raise(error: OSError) -> None:
-    raise error
+    shown = "; ".join(error.got for error in errors[:3])
+    more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
+    text = f"skipped {len(errors)} of {of} files that are not {what}: {shown}{more}"
+    warnings.warn(printable(text), stacklevel=level)
 
 
 def _reason(error: Exception) -> str:
@@ -192,14 +245,16 @@ def _reason(error: Exception) -> str:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """A picture of any mode as RGB, turned as its camera says, on white."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    image = _upright(image)
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    out = Image.new("RGB", image.size)
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):  # all at once, a large one takes four times as much
+        strip = image.crop((0, top, image.width, min(image.height, top + rows))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        out.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return out
 
 
 def to_square(
@@ -219,4 +274,13 @@ def _to_rgba(image: Image.Image) -> Image.Image:
         raise EconError(
             "a picture with a transparent background", "which has no transparency", "cut it out"
         )
-    return ImageOps.exif_transpose(image).convert("RGBA")
+    return _upright(image).convert("RGBA")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A picture turned as its camera says; itself, not a copy, if there is nothing to turn."""
+    try:
+        turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # odd metadata is no reason to stop, and has many ways to be odd
+        turn = 1
+    return image if turn == 1 else ImageOps.exif_transpose(image)

@@ -25,6 +25,7 @@ from econ_pyro import canvas, presets
 from econ_pyro.about import About
 from econ_pyro.data import Source
 from econ_pyro.dataset import StoredScenes, is_dataset
+from econ_pyro.errors import check_positive, printable
 from econ_pyro.images import Fit
 from econ_pyro.matching import MIN_AREA
 from econ_pyro.opening import open_images
@@ -82,6 +83,7 @@ def inspect(path: Path, fit: Fit, limit: int) -> Inspection:
     Raises:
         EconError: it cannot be opened, or its masks are not what they should be.
     """
+    check_positive("--limit", limit)
     source, about = _open(path, fit, limit)
     objects: Counter[int] = Counter()
     areas, whole = [torch.empty(0)], [torch.empty(0, 2)]
@@ -239,7 +241,7 @@ def report(seen: Inspection, advice: Advice, fit: Fit) -> str:
     square = all(w == h for w, h in about.native)
     done = "" if square else f" ({'the middle is kept' if fit == 'crop' else 'stretched'})"
     lines = [
-        f"{seen.path}: {about.kind}",
+        printable(f"{seen.path}: {about.kind}"),
         f"  images       {n:,}{' looked at; there are more' if about.more else ''}"
         f"{', neighbours alike' if about.sequential else ''}",
         f"  pixels       {', '.join(sizes)}{others}{done}",
@@ -247,11 +249,11 @@ def report(seen: Inspection, advice: Advice, fit: Fit) -> str:
         f"  kept         {about.kept}",
     ]
     lines.append(f"  truth        {about.truth[0] if about.truth else 'none'}")
-    lines += [f"               {known}" for known in about.truth[1:]]
+    lines += [f"               {printable(known)}" for known in about.truth[1:]]
     if seen.objects:
         counted = ", ".join(f"{k} in {v:,}" for k, v in sorted(seen.objects.items()))
         lines.append(f"  objects      {counted} images")
-    lines += [f"  skipped      {reason}" for reason in about.skipped]
+    lines += [f"  skipped      {printable(reason)}" for reason in about.skipped]
     if n < FEW:
         lines.append(f"  few images   below {FEW}, networks tend to learn each by heart")
     lines += ["", "to begin with:", *(f"  {reason}" for reason in advice.reasons)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,12 +10,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from econ_pyro.arrays import Arrays, take
+from econ_pyro import objects_room
+from econ_pyro.arrays import Arrays, row_bytes, rows_at_once, take
 from econ_pyro.errors import EconError
 from econ_pyro.images import Fit, to_square
 
+_AT_ONCE = 256 << 20  # bytes of masks that are read together
 _LOOKED_AT = 64  # images from which the meaning of masks is told
 _MOST_CLASSES = 64
+MOST_OBJECTS = 255
+"""Objects of an image at most; each takes a mask of the model's size."""
+_MOST_NAMES = 4096  # classes with names
 
 
 class Known(NamedTuple):
@@ -45,6 +51,8 @@ class Masks:
         for name in {"mask", "amodal"} & set(self._rows):
             if self._rows[name].dtype.kind not in "buif":
                 raise self._wrong(name, f"values of type {self._rows[name].dtype}")
+            if (stacked := self._rows[name].shape[1:]) and len(stacked) > 2:
+                self._check_count(name, stacked[0] if stacked != (*self._hw, 1) else 0)
         self._numbered = "mask" in self._rows and self._is_numbered()
         self._covered = False
         first = np.arange(min(n, _LOOKED_AT))
@@ -52,13 +60,14 @@ class Masks:
         for name in {"mask", "amodal"} & set(self._rows):
             if name == "mask" and self._numbered:
                 continue
-            stack = self._stack(name, first)
+            stack = self._stack(name, first[: rows_at_once(self._rows[name])])
             # between off and on: 0 and 255 may have soft edges between them, 0 and 1 not
             self._over[name] = 0.5 if stack.dtype.kind == "f" or stack.max() <= 1 else 127.0
             if name == "mask":
                 self._covered = bool((stack > self._over[name]).any(1).all())
         own_background = self._numbered or self._covered
         self._first = (arrays.background or 1) if own_background else 1
+        self._rooms = arrays.rooms and own_background
         in_columns = self._covered or (self._numbered and "visibility" in self._rows)
         self._offset = 0 if in_columns else 1
         self._label: np.ndarray | None = None
@@ -73,7 +82,9 @@ class Masks:
     @property
     def known(self) -> tuple[str, ...]:
         """What ground truth there is, for people."""
-        parts = "" if self._first == 1 else f", {self._first} parts of background"
+        parts = (
+            "" if self._first == 1 else f", {self._first - 1} or {self._first} parts of background"
+        )
         said = [f"visible masks{parts}"]
         if "amodal" in self._rows:
             said.append("whole objects (amodal masks), depth order")
@@ -87,9 +98,21 @@ class Masks:
         Raises:
             EconError: masks overlap, are not numbers of objects, or contradict one another.
         """
+        heaviest = max(row_bytes(self._rows[n]) for n in {"mask", "amodal"} & set(self._rows))
+        step = max(1, _AT_ONCE // max(1, heaviest))
+        parts = [indices[i : i + step] for i in range(0, max(1, len(indices)), step)]
+        return _joined([self._read(part, size, fit) for part in parts])
+
+    def _read(self, indices: np.ndarray, size: int, fit: Fit) -> Known:
         numbers = self._numbers(indices)
-        ranks, columns = _rank(numbers, self._first)
+        ranks, columns = _rank(numbers, self._firsts(numbers))
         slots = columns.shape[1]
+        if slots > MOST_OBJECTS:
+            b = int((columns >= 0).sum(1).argmax())
+            raise EconError(
+                f"at most {MOST_OBJECTS} objects in an image, in mask of {self._path}",
+                f"{slots:,} in image {indices[b]}", "are these numbers of objects?",
+            )  # fmt: skip
         columns = columns - self._offset * (columns >= 0)  # of label and amodal; -1: no object
         ranks = np.stack([_square(r, size, fit) for r in ranks])
         region = ranks[:, None] == np.arange(1, slots + 1)[:, None, None]
@@ -104,6 +127,13 @@ class Masks:
             label = None if label is None else _by_slot(label, order)
         tensors = [None if a is None else torch.from_numpy(a) for a in (region, mask, label)]
         return Known(*tensors)  # type: ignore[arg-type]
+
+    def _firsts(self, numbers: np.ndarray) -> np.ndarray:
+        """The first number of each image that is an object."""
+        if not self._rooms:
+            return np.full(len(numbers), self._first)
+        columns = self._rows["visibility"].shape[1] if "visibility" in self._rows else None
+        return objects_room.background_parts(numbers, columns)
 
     def _is_numbered(self) -> bool:
         shape, hw = tuple(self._rows["mask"].shape[1:]), self._hw
@@ -125,7 +155,8 @@ class Masks:
         """The object seen at each pixel, ``(B, H, W)`` int64; below ``_first`` is background."""
         if self._numbered:
             values = take(self._rows["mask"], indices).reshape(len(indices), *self._hw)
-            numbers = values.astype(np.int64)
+            with np.errstate(invalid="ignore"):  # of NaN and infinity, which are found here
+                numbers = values.astype(np.int64)
             if (numbers != values).any() or (numbers < 0).any():
                 raise self._wrong("mask", "values that are not 0, 1, 2, ...")
             return numbers
@@ -156,16 +187,27 @@ class Masks:
         own = np.take_along_axis(self._label[indices], columns.clip(0), 1)
         return np.where(columns >= 0, own, -1)
 
+    def _check_count(self, name: str, there: int) -> None:
+        if there > MOST_OBJECTS + 1:  # one may be the background
+            most = f"at most {MOST_OBJECTS} columns of {name} in {self._path}, one an object"
+            raise EconError(most, f"{there:,}")
+
     def _check_columns(self, name: str, columns: np.ndarray, there: int) -> None:
         if columns.size and columns.max() >= there:
             raise self._wrong(name, f"{there} columns for object {columns.max() + self._offset}")
 
     def _read_labels(self, n: int) -> None:
+        for name in {"label", "visibility"} & set(self._rows):
+            shape = self._rows[name].shape
+            if len(shape) not in (2, 3) or shape[2:] not in ((), (1,)):
+                raise self._wrong(name, str(tuple(shape)))
+            if self._rows[name].dtype.kind not in "buif":
+                raise self._wrong(name, f"values of type {self._rows[name].dtype}")
+            self._check_count(name, shape[1])
         values = np.asarray(self._rows["label"][:n])
-        values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
-        if values.ndim != 2 or values.dtype.kind not in "buif":
-            raise self._wrong("label", f"{tuple(values.shape)} {values.dtype}")
-        labels = values.astype(np.int64)
+        values = values[..., 0] if values.ndim == 3 else values
+        with np.errstate(invalid="ignore"):
+            labels = values.astype(np.int64)
         if (labels != values).any():
             raise self._wrong("label", "values that are not integers")
         there = labels >= 0
@@ -174,10 +216,11 @@ class Masks:
             if seen.shape != labels.shape:
                 raise self._wrong("visibility", f"{seen.shape} beside labels {labels.shape}")
             there &= seen
-        there[:, : self._first - self._offset] = False  # the background's columns
+        least = self._first - self._rooms  # in every scene background
+        there[:, : least - self._offset] = False
         codes = np.unique(labels[there])
         if "classes" in self._rows:
-            self.classes = tuple(str(name) for name in np.asarray(self._rows["classes"][:]))
+            self.classes = self._names()
             if len(codes) and codes[-1] >= len(self.classes):
                 raise self._wrong("label", f"{codes[-1]} for {len(self.classes)} classes")
             self._label = np.where(there, labels, -1)
@@ -185,15 +228,45 @@ class Masks:
             self.classes = tuple(f"class-{code}" for code in codes)
             self._label = np.where(there, np.searchsorted(codes, labels), -1)
 
+    def _names(self) -> tuple[str, ...]:
+        stored = self._rows["classes"]
+        if len(stored.shape) != 1 or stored.dtype.kind not in "USOTbuif":
+            raise self._wrong("classes", f"{tuple(stored.shape)} {stored.dtype}")
+        if stored.shape[0] > _MOST_NAMES or row_bytes(stored) > _MOST_NAMES:
+            raise self._wrong("classes", f"{stored.shape[0]:,} of {row_bytes(stored):,} bytes")
+        names = np.asarray(stored[:]).tolist()
+        return tuple(n.decode(errors="replace") if isinstance(n, bytes) else str(n) for n in names)
+
     def _wrong(self, name: str, got: str) -> EconError:
         expected = {
             "mask": "mask as numbers (n, H, W) or one mask an object (n, N, H, W)",
             "amodal": "amodal masks (n, N, H, W), one an object",
             "label": "label (n, N), one integer an object",
             "visibility": "visibility (n, N), one number an object",
+            "classes": f"classes (C,), at most {_MOST_NAMES:,} names of {_MOST_NAMES:,} bytes",
         }[name]
         height, width = self._hw
         return EconError(f"{expected}, with H = {height}, W = {width}, in {self._path}", got)
+
+
+def _joined(parts: Sequence[Known]) -> Known:
+    """Parts of a batch as one, each with as many slots as the fullest has."""
+    if len(parts) == 1:
+        return parts[0]
+    slots = max(part.region.shape[1] for part in parts)
+
+    def join(field: str, empty: int) -> Tensor | None:
+        if getattr(parts[0], field) is None:
+            return None
+        tensors = [getattr(part, field) for part in parts]
+        return torch.cat([
+            torch.cat([t, t.new_full((len(t), slots - t.shape[1], *t.shape[2:]), empty)], 1)
+            for t in tensors
+        ])  # fmt: skip
+
+    region = join("region", 0)
+    assert region is not None
+    return Known(region, join("mask", 0), join("label", -1))
 
 
 def depth_order(region: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -220,11 +293,11 @@ def depth_order(region: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.array(order, np.int64)
 
 
-def _rank(numbers: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+def _rank(numbers: np.ndarray, firsts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Objects of each image numbered from 1, and what they were called before, -1 for none."""
     ranks = np.zeros(numbers.shape, np.int32)
     names = []
-    for b, image in enumerate(numbers):
+    for b, (image, first) in enumerate(zip(numbers, firsts, strict=True)):
         own = np.unique(image[image >= first])
         ranks[b] = np.where(image >= first, np.searchsorted(own, image) + 1, 0)
         names.append(own)

@@ -8,7 +8,7 @@ among them; in multi_dsprites entities come last.
 set                image                      told by
 =================  =========================  ==================================================
 multi_dsprites     64x64, RGB or grey         a feature ``orientation``
-objects_room       64x64                      image and mask alone; 4 entities of background
+objects_room       64x64                      image and mask alone; 3 or 4 are background
 tetrominoes        35x35                      size
 clevr_with_masks   240x320                    size
 cater_with_masks   33 frames of 64x64         size
@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from econ_pyro import objects_room
 from econ_pyro.arrays import Arrays
 from econ_pyro.errors import EconError
 from econ_pyro.images import Fit, to_square
@@ -49,7 +50,7 @@ _SETS = (
     _Layout("clevr_with_masks", 1, 240, 320, 3),
     _Layout("cater_with_masks", 33, 64, 64, 3),
 )
-_ROOM = _Layout("objects_room", 1, 64, 64, 3, background=4)
+_ROOM = _Layout("objects_room", 1, 64, 64, 3, background=objects_room.MOST)
 
 
 def read_records(paths: Sequence[Path], size: int, fit: Fit, limit: int) -> Arrays:
@@ -65,7 +66,7 @@ def read_records(paths: Sequence[Path], size: int, fit: Fit, limit: int) -> Arra
         EconError: a file is damaged, or not of one of these sets.
     """
     spools = {name: Spool() for name in ("image", "mask", *_COLUMNS.values())}
-    layout, more = None, False
+    layout, more, same = None, False, None
     for path, number, data in _numbered(paths):
         if len(spools["image"]) >= limit:
             more = True
@@ -78,6 +79,13 @@ def read_records(paths: Sequence[Path], size: int, fit: Fit, limit: int) -> Arra
             ) from error
         layout = layout or _layout(path, features)
         images, masks, entities = _frames(path, number, layout, features)
+        form = entities, set(features)
+        same = same or form
+        if form != same:
+            raise EconError(
+                f"records alike, each with masks of {same[0]} entities and the same features",
+                f"{path}, record {number}, with {entities} and {_said(features)}",
+            )
         for image, mask in zip(images, masks, strict=True):
             # a row of grey or of RGB; numbers of objects, which must not be mixed
             spools["image"].append(_square(image, size, fit, Image.Resampling.BILINEAR))
@@ -114,8 +122,13 @@ def _layout(path: Path, features: dict[str, np.ndarray]) -> _Layout:
         if image.size == layout.frames * layout.height * layout.width * layout.channels:
             return layout
     names = ", ".join(layout.name for layout in (*_SETS, _ROOM))
-    said = ", ".join(f"{name} ({v.size} {v.dtype})" for name, v in sorted(features.items()))
-    raise EconError(f"records of {names}", f"{path}, with {said or 'no features'}")
+    raise EconError(f"records of {names}", f"{path}, with {_said(features)}")
+
+
+def _said(features: dict[str, np.ndarray]) -> str:
+    some = sorted(features.items())[:20]
+    said = ", ".join(f"{name[:40]} ({v.size} {v.dtype})" for name, v in some)
+    return (said or "no features") + ", ..." * (len(features) > len(some))
 
 
 def _frames(
@@ -123,7 +136,11 @@ def _frames(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Images ``(F, H, W, C)``, numbers of objects ``(F, H, W)``, and how many there can be."""
     _, frames, h, w, channels, _ = layout
-    image, mask = (features.get(name, np.empty(0)) for name in ("image", "mask"))
+    image, mask = (features.get(name, np.empty(0, np.uint8)) for name in ("image", "mask"))
+    if image.dtype != np.uint8 or mask.dtype != np.uint8:
+        raise EconError(
+            "images and masks as bytes", f"{path}, record {number}, with {_said(features)}"
+        )
     pixels = frames * h * w
     entities, rest = divmod(mask.size, pixels)
     if image.size != pixels * channels or not entities or rest or entities > 255:
@@ -136,6 +153,9 @@ def _frames(
         stack = mask.reshape(frames, h, w, entities).argmax(-1)
     else:
         stack = mask.reshape(frames, entities, h, w).argmax(1)
+    if layout is _ROOM:  # objects begin at the same number in all
+        fewer = objects_room.MOST - objects_room.background_parts(stack, entities)
+        stack += (stack >= objects_room.MOST - 1) * fewer[:, None, None]
     return image.reshape(frames, h, w, channels), stack.astype(np.uint8), entities
 
 

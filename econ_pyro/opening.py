@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Literal
 
 from econ_pyro.about import LIMIT
-from econ_pyro.array_files import open_hdf5, open_npy, open_npz
+from econ_pyro.array_files import open_npy, open_npz
 from econ_pyro.array_scenes import ArrayScenes
 from econ_pyro.errors import EconError, check_positive
 from econ_pyro.frames import is_video
-from econ_pyro.images import Fit, list_files
+from econ_pyro.hdf5_files import open_hdf5
+from econ_pyro.images import Fit, warn_of_skipped
 from econ_pyro.multi_object import read_records
 from econ_pyro.pictures import ImageFolder
 from econ_pyro.tfrecord import is_tfrecord
+from econ_pyro.untrusted import open_regular, walk
 
 Kind = Literal["pictures", "npy", "npz", "hdf5", "records"]
 KINDS = (
@@ -35,12 +37,8 @@ def kind_of(path: Path) -> Kind:
         EconError: there is nothing, or nothing that is known.
     """
     if path.is_dir():
-        return "records" if record_files(path) else "pictures"
-    if not path.exists():
-        raise EconError(KINDS, f"{path}, which does not exist")
-    if not path.is_file():
-        raise EconError(KINDS, f"{path}, which is neither a file nor a folder")
-    with open(path, "rb") as file:
+        return "records" if record_files(path)[0] else "pictures"
+    with open_regular(path, KINDS) as file:
         head = file.read(12)
     if not head:
         raise EconError(KINDS, f"{path}, an empty file")
@@ -59,9 +57,14 @@ def kind_of(path: Path) -> Kind:
     raise EconError(KINDS, f"{path}, which is none of these")
 
 
-def record_files(folder: Path) -> list[Path]:
-    """Parts of a record set in a folder, in order: files called ``...tfrecords...``."""
-    return [path for path in list_files(folder) if _RECORDS.search(path.name)]
+def record_files(folder: Path) -> tuple[list[Path], dict[Path, EconError]]:
+    """Parts of a record set in a folder, in order: files called ``...tfrecords...``.
+
+    Returns:
+        The parts, and an error for whatever else in the folder is no regular file.
+    """
+    files, odd = walk(folder, "TFRecords")
+    return [path for path in files if _RECORDS.search(path.name)], odd
 
 
 def open_images(
@@ -85,6 +88,10 @@ def open_images(
     if kind == "pictures":
         return ImageFolder(path, size, fit, strict, limit)
     if kind == "records":
-        parts = record_files(path) if path.is_dir() else [path]
+        parts, odd = record_files(path) if path.is_dir() else ([path], {})
+        if odd:
+            if strict:
+                raise next(iter(odd.values()))
+            warn_of_skipped(list(odd.values()), len(parts) + len(odd), "TFRecords")
         return ArrayScenes(read_records(parts, size, fit, limit), size, fit, limit)
-    return ArrayScenes(_OPEN[kind](path), size, fit, limit)
+    return ArrayScenes(_OPEN[kind](path, limit), size, fit, limit)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from torch import Tensor
 from econ_pyro.about import LIMIT, About
 from econ_pyro.errors import EconError
 from econ_pyro.frames import frames
-from econ_pyro.images import Fit, list_files
+from econ_pyro.images import Fit, warn_of_skipped
 from econ_pyro.spool import Spool
+from econ_pyro.untrusted import walk
 
 _log = logging.getLogger(__name__)
 
@@ -50,9 +50,11 @@ class ImageFolder:
         self.size = size
         self.classes: tuple[str, ...] = ()
         single = Path(path).is_file()
-        files = [Path(path)] if single else list_files(path)
+        files, odd = ([Path(path)], {}) if single else walk(path, "images")
+        if strict and odd:
+            raise next(iter(odd.values()))
         self.paths: list[Path] = []
-        self.skipped = []
+        self.skipped = list(odd.values())
         self._spool, self._limit = Spool(), limit
         self._native: Counter[tuple[int, int]] = Counter()
         self._modes: Counter[str] = Counter()
@@ -67,16 +69,18 @@ class ImageFolder:
             if self._more:
                 break
         self._pixels = self._spool.array()
-        self._warn(len(files))
+        there = len(files) + len(odd)
+        self._warn(there)
         if not self.paths:
             raise EconError(
                 "images or videos",
-                f"{path}, with none among its {len(files)} files" if files else f"{path}, empty",
+                f"{path}, with none among its {there} files" if there else f"{path}, empty",
                 "name the folder that holds the images",
             )
 
     def _take(self, file: Path, fit: Fit) -> None:
-        for number, frame in enumerate(frames(file, self.size, fit)):
+        room = self._limit - len(self.paths) + 1  # one more, to know that there are more
+        for number, frame in enumerate(frames(file, self.size, fit, room)):
             if len(self.paths) == self._limit:
                 self._more = True
                 return
@@ -91,13 +95,7 @@ class ImageFolder:
             return
         for skipped in self.skipped:
             _log.info("skipped: %s", skipped)
-        shown = "; ".join(skipped.got for skipped in self.skipped[:3])
-        more = f"; and {len(self.skipped) - 3} more" if len(self.skipped) > 3 else ""
-        warnings.warn(
-            f"skipped {len(self.skipped)} of {files} files that are not readable images or "
-            f"videos: {shown}{more}",
-            stacklevel=3,
-        )
+        warn_of_skipped(self.skipped, files, "readable images or videos", 4)
 
     @property
     def about(self) -> About:

@@ -7,10 +7,14 @@ process; it is in the folder that the environment variable TMPDIR names.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import weakref
+from typing import IO
 
 import numpy as np
+
+_BLOCK = 1 << 20
 
 
 class Spool:
@@ -45,3 +49,33 @@ class Spool:
         if 0 in shape:
             return np.empty(shape, self._dtype)
         return np.memmap(self._file, self._dtype, mode="r", shape=shape)
+
+
+def unpack(
+    stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype, fortran: bool = False
+) -> np.ndarray:
+    """An array from a stream that can be read only once, as a temporary file that is mapped.
+
+    Args:
+        stream: at the first value.
+        shape: of the array.
+        dtype: of the values.
+        fortran: whether the first axis varies fastest.
+
+    Raises:
+        EOFError: the stream has fewer bytes.
+        OSError: there is no room.
+    """
+    left = math.prod(shape) * dtype.itemsize
+    if not left:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile(prefix="econ-pyro-") as file:
+        while left:
+            block = stream.read(min(_BLOCK, left))
+            if not block:
+                raise EOFError("cut off")
+            file.write(block)
+            left -= len(block)
+        file.flush()
+        order = "F" if fortran else "C"
+        return np.memmap(file, dtype, "r", 0, shape, order)  # type: ignore[call-overload]

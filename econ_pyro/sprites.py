@@ -24,14 +24,17 @@ from torch import Tensor
 
 from econ_pyro import counter, shapes
 from econ_pyro.errors import EconError
-from econ_pyro.images import decode_cutout, list_files
+from econ_pyro.images import decode_cutout
 from econ_pyro.plan import Plan, levels
 from econ_pyro.scene_config import DEFAULT_CLASSES, SceneConfig
+from econ_pyro.untrusted import walk
 
 MAX_CLASSES = 127
 """Largest number of classes: labels are stored in a signed byte."""
 _GRID = 3  # samples on each side of a pixel; odd, as an even number lets edges cover one half
 _MAX_TEXELS = 256  # on each side of a sprite; more would not be seen
+_MOST_TEXELS = 1 << 24  # of all sprites together, 40 bytes each while they are prepared
+_MOST_SIDE = 4096  # pixels of a file; its square and copies of it are held for a moment
 _FRACTION = 20  # bits behind the point of a texel's coordinate
 _ONE = 256  # cosine of 0, as in shapes
 _LANE = 16  # bits of a channel in a packed texel: room for the sum of a pixel's samples
@@ -42,11 +45,16 @@ def find_sprites(folder: Path | str) -> dict[str, list[Path]]:
     """Files of each class: every PNG file and every sub-folder with some is one, by name.
 
     Raises:
-        EconError: there is no such folder, there are none in it, or two are of one name.
+        EconError: there is no such folder, there are none in it, or two are of one name; one is
+            a pipe, a link to nothing or the like.
     """
     found: dict[str, list[Path]] = {}
     root = Path(folder)
-    for path in list_files(root):
+    files, odd = walk(root, "images")
+    for path, error in odd.items():
+        if path.suffix.lower() == ".png":
+            raise error
+    for path in files:
         if path.suffix.lower() != ".png":
             continue
         top = path.relative_to(root).parts[0]
@@ -107,7 +115,14 @@ class SpriteCast:
         files = find_sprites(config.sprites)
         self._longest = math.ceil(config.object_size[1] * config.size)  # pixels
         self._texels = min(_GRID * self._longest, _MAX_TEXELS)
-        each = [load_sprite(file, self._texels) for name in self.classes for file in files[name]]
+        looks = [file for name in self.classes for file in files[name]]
+        most = _MOST_TEXELS // self._texels**2
+        if len(looks) > most:
+            raise EconError(
+                f"at most {most:,} sprites at {config.size} pixels, all of which are in memory",
+                f"{len(looks):,} in {config.sprites}", "choose some with classes",
+            )  # fmt: skip
+        each = [load_sprite(file, self._texels) for file in looks]
         texels = torch.from_numpy(np.stack(each)).long()  # (looks, R, R, 4)
         self.palette = _mean_colours(texels)
         self._reach = torch.stack([_reach(sprite[..., 3]) for sprite in texels])
@@ -197,6 +212,11 @@ def load_sprite(path: Path, texels: int) -> np.ndarray:
         raise EconError("a sprite that can be seen", f"{path}, which is transparent all over")
     image = image.crop(box)
     side = max(image.size)
+    if side > _MOST_SIDE:
+        raise EconError(
+            f"a sprite of at most {_MOST_SIDE:,} pixels a side", f"{path}, with {side:,}",
+            "scale it down",
+        )  # fmt: skip
     square = Image.new("RGBA", (side, side))
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     whole = np.asarray(square).astype(np.uint16)

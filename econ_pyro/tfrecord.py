@@ -25,9 +25,11 @@ from typing import BinaryIO
 import numpy as np
 
 from econ_pyro.errors import EconError
+from econ_pyro.untrusted import open_regular
 
-MOST_BYTES = 1 << 30
-"""Largest record that is read."""
+MOST_BYTES = 32 << 20
+"""Largest record that is read; those of multi_object_datasets have up to 4 million bytes."""
+_MOST_FIELDS = 100_000  # of a record: each takes time and memory of its own
 _BLOCK = 1 << 16
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, bits reversed
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
@@ -62,7 +64,7 @@ def masked_crc(data: bytes) -> int:
 def is_tfrecord(path: Path) -> bool:
     """Whether a file begins with a record, compressed or not."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, "a TFRecord file") as file:
             head = _Stream(file).read(12)
     except (zlib.error, EOFError):
         return False
@@ -76,7 +78,7 @@ def records(path: Path) -> Iterator[bytes]:
         EconError: it is no record file, or damaged or cut off from some record on.
     """
     number = 0
-    with open(path, "rb") as file:
+    with open_regular(path, "a TFRecord file") as file:
         stream = _Stream(file)
         try:
             while head := stream.read(12):
@@ -85,7 +87,10 @@ def records(path: Path) -> Iterator[bytes]:
                     raise _damaged(path, number, "its length is damaged")
                 length = 0 if cut else struct.unpack("<Q", head[:8])[0]
                 if length > MOST_BYTES:
-                    raise _damaged(path, number, f"it has {length:,} bytes")
+                    raise EconError(
+                        f"records of at most {MOST_BYTES:,} bytes",
+                        f"{path}, whose record {number} has {length:,}",
+                    )
                 data = b"" if cut else stream.read(length + 4)
                 if cut or len(data) < length + 4:
                     raise _damaged(path, number, "it is cut off")
@@ -105,18 +110,32 @@ def example(data: bytes) -> dict[str, np.ndarray]:
         By name: the bytes of a bytes list, one after another, as uint8; or float32; or int64.
 
     Raises:
-        ValueError: it is not an Example.
+        ValueError: it is not an Example, or has more values than any of the sets.
     """
     found: dict[str, np.ndarray] = {}
+    left = _Budget()
     try:
-        for features in _children(data, 1):
-            for entry in _children(features, 1):
-                name = b"".join(_children(entry, 1)).decode()
-                for feature in _children(entry, 2):
-                    found[name] = _values(feature)
+        for features in _children(data, 1, left):
+            for entry in _children(features, 1, left):
+                name = b"".join(_children(entry, 1, left)).decode()
+                for feature in _children(entry, 2, left):
+                    found[name] = _values(feature, left)
     except (IndexError, struct.error, UnicodeDecodeError) as error:
         raise ValueError("a message that is cut off") from error
     return found
+
+
+class _Budget:
+    """What may be spent on a record."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_FIELDS
+
+    def spend(self) -> None:
+        """Take one value."""
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError(f"more than {_MOST_FIELDS:,} values")
 
 
 class _Stream:
@@ -173,10 +192,11 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
             raise ValueError("a number of more than 64 bits")
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Number, wire type, beginning and end of each field's value."""
+def _fields(data: bytes, left: _Budget) -> Iterator[tuple[int, int, int, int]]:
+    """Number, wire type, beginning and end of each field's value, as long as some are left."""
     at = 0
     while at < len(data):
+        left.spend()
         tag, at = _varint(data, at)
         number, wire = tag >> 3, tag & 7
         if wire == _VARINT:
@@ -193,39 +213,40 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, int, int]]:
         yield number, wire, start, at
 
 
-def _children(data: bytes, number: int) -> Iterator[bytes]:
-    for found, wire, start, end in _fields(data):
+def _children(data: bytes, number: int, left: _Budget) -> Iterator[bytes]:
+    for found, wire, start, end in _fields(data, left):
         if found == number and wire == _BYTES:
             yield data[start:end]
 
 
-def _values(feature: bytes) -> np.ndarray:
-    for kind, wire, start, end in _fields(feature):
+def _values(feature: bytes, left: _Budget) -> np.ndarray:
+    for kind, wire, start, end in _fields(feature, left):
         if wire != _BYTES:
             continue
         body = feature[start:end]
         if kind == 1:
-            return _bytes_values(body)
+            return _bytes_values(body, left)
         if kind == 2:
-            parts = b"".join(body[a:b] for number, _, a, b in _fields(body) if number == 1)
+            parts = b"".join(body[a:b] for number, _, a, b in _fields(body, left) if number == 1)
             return np.frombuffer(parts, "<f4")
         if kind == 3:
-            return _int_values(body)
+            return _int_values(body, left)
     return np.empty(0, np.uint8)  # a feature without a value
 
 
-def _bytes_values(body: bytes) -> np.ndarray:
+def _bytes_values(body: bytes, left: _Budget) -> np.ndarray:
     # multi_object_datasets stores each pixel as a value of its own: tag, length 1, byte
     raw = np.frombuffer(body, np.uint8)
     if len(raw) % 3 == 0 and (raw[0::3] == 0x0A).all() and (raw[1::3] == 1).all():
         return raw[2::3]
-    return np.frombuffer(b"".join(_children(body, 1)), np.uint8)
+    return np.frombuffer(b"".join(_children(body, 1, left)), np.uint8)
 
 
-def _int_values(body: bytes) -> np.ndarray:
+def _int_values(body: bytes, left: _Budget) -> np.ndarray:
     values = []
-    for number, wire, at, end in _fields(body):
+    for number, wire, at, end in _fields(body, left):
         while number == 1 and wire in (_VARINT, _BYTES) and at < end:
+            left.spend()
             value, at = _varint(body, at)
             value &= (1 << 64) - 1
             values.append(value - (1 << 64) if value >> 63 else value)

@@ -18,6 +18,8 @@ from econ_pyro.errors import EconError
 
 MOST_TEXT = 64 << 20
 """Bytes of the largest text or JSON file that is read."""
+MOST_UNPACKED = 4 << 30
+"""Bytes that a packed archive of arrays is unpacked to, at most, in a temporary file."""
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -46,8 +48,7 @@ def open_regular(path: Path | str, expected: str, hint: str = "") -> BinaryIO:
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        what = next((name for test, name in _KINDS if test(mode)), "no regular file")
-        raise EconError(expected, f"{path}, which is {what}", hint)
+        raise EconError(expected, f"{path}, which is {_kind(mode)}", hint)
     return os.fdopen(descriptor, "rb")
 
 
@@ -67,6 +68,52 @@ def check_regular(path: Path | str, expected: str, hint: str = "") -> int:
     """
     with open_regular(path, expected, hint) as file:
         return os.fstat(file.fileno()).st_size
+
+
+def walk(folder: Path | str, expected: str) -> tuple[list[Path], dict[Path, EconError]]:
+    """All regular files in a folder and the folders in it, and what else lies there.
+
+    Links to files are followed, links to folders are not: they may lead in a circle. Names that
+    begin with a dot are left out.
+
+    Args:
+        folder: where to begin.
+        expected: what its files should be, for the error messages.
+
+    Returns:
+        Files, sorted; and for each pipe, socket, device, link to nothing, to itself or to a
+        folder what is wrong with it.
+
+    Raises:
+        EconError: the folder does not exist or is not a folder.
+        PermissionError: some folder may not be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise EconError(f"a folder of {expected}", f"{folder}, which {what}")
+    found: list[Path] = []
+    odd: dict[Path, str] = {}
+    for root, folders, files in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(root, name) for name in folders):
+            if path.is_symlink():
+                odd[path] = "a link to a folder, which is not followed"
+        for path in (Path(root, name) for name in files if not name.startswith(".")):
+            try:
+                mode = path.stat().st_mode
+            except OSError as error:
+                odd[path] = _reason(path, error)
+            else:
+                if stat.S_ISREG(mode):
+                    found.append(path)
+                else:
+                    odd[path] = f"which is {_kind(mode)}"
+    return sorted(found), {p: EconError(expected, f"{p}, {odd[p]}") for p in sorted(odd)}
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def read_bytes(path: Path | str, expected: str, most: int = MOST_TEXT, hint: str = "") -> bytes:
@@ -108,18 +155,27 @@ def parse_json(text: bytes | str, where: str) -> Any:
     except RecursionError:
         raise EconError(f"JSON in {where}", "lists or objects nested too deep") from None
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are kinds of it
-        raise EconError(f"JSON in {where}", f"a damaged file ({_first_line(error)})") from None
+        raise EconError(f"JSON in {where}", f"a damaged file ({first_line(error)})") from None
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name}, which is not a number")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in short: its first line, or else its name."""
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
+def _kind(mode: int) -> str:
+    return next((name for test, name in _KINDS if test(mode)), "no regular file")
+
+
 def _refuse(path: Path | str, expected: str, error: OSError | ValueError, hint: str) -> NoReturn:
+    raise EconError(expected, f"{path}, {_reason(path, error)}", hint) from None
+
+
+def _reason(path: Path | str, error: OSError | ValueError) -> str:
     reasons = {
         errno.ENOENT: "a link to nothing" if os.path.islink(path) else "which does not exist",
         errno.ELOOP: "a link to itself",
@@ -128,5 +184,4 @@ def _refuse(path: Path | str, expected: str, error: OSError | ValueError, hint: 
         errno.ENXIO: "which is a socket",
     }
     code = error.errno if isinstance(error, OSError) else None
-    reason = reasons.get(code or 0, f"which cannot be opened ({_first_line(error)})")
-    raise EconError(expected, f"{path}, {reason}", hint) from None
+    return reasons.get(code or 0, f"which cannot be opened ({first_line(error)})")

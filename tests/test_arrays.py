@@ -35,19 +35,35 @@ def scenes():
 
 def test_layouts_and_types_of_images_are_told_apart(tmp_path, scenes):
     images = scenes.images
+    # nearest to the same levels, with other lower bytes
+    deep = (images.astype(int) * 257 + 100).clip(max=65535).astype(np.uint16)
     same = {
         "bytes": images,
         "channels first": images.transpose(0, 3, 1, 2),
         "floats": images.astype(np.float32) / 255,
         "doubles": images / 255,
         "integers": images.astype(np.int64),
-        "16 bits": images.astype(np.uint16) * 257,
+        "16 bits": deep,
+        "16 bits, big-endian": deep.astype(">u2"),
+        "half floats": (images / 255).astype(np.float16),
+        "floats, big-endian": (images / 255).astype(">f4"),
+        "doubles, big-endian": (images / 255).astype(">f8"),
+        "integers, big-endian": images.astype(">i8"),
+        "signed 16 bits": images.astype(np.int16),
+        "a rounding step outside": images / 255 * (1 + 1e-7) - 1e-8,
+        "as resampling overshoots": (images / 255 - 0.5) * 1.001 + 0.5,
         "opaque": np.concatenate([images, np.full_like(images[..., :1], 255)], -1),
     }
     for name, array in same.items():
         np.save(tmp_path / "a.npy", array)
         got = pixels(open_images(tmp_path / "a.npy", 32))
         np.testing.assert_array_equal(got, images, err_msg=name)
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["image"] = array
+        np.savez(tmp_path / "a.npz", image=np.asfortranarray(array))
+        for other in ("a.h5", "a.npz"):
+            got = pixels(open_images(tmp_path / other, 32))
+            np.testing.assert_array_equal(got, images, err_msg=f"{name} in {other}")
     for grey in (images[..., 0], images[..., :1], images[:, None, :, :, 0]):
         np.save(tmp_path / "a.npy", grey)
         got = pixels(open_images(tmp_path / "a.npy", 32))
@@ -58,6 +74,29 @@ def test_layouts_and_types_of_images_are_told_apart(tmp_path, scenes):
     np.save(tmp_path / "a.npy", np.eye(8, dtype=bool)[None])
     got = pixels(open_images(tmp_path / "a.npy", 8), torch.arange(1))
     np.testing.assert_array_equal(got[0, :, :, 1], 255 * np.eye(8))
+
+
+def test_values_are_checked_when_they_are_read_if_there_are_too_many(tmp_path, monkeypatch):
+    monkeypatch.setattr("econ_pyro.array_values.LOOKED_AT", 3 * 8 * 8 * 8)  # three images
+    for wrong, at in ((np.nan, 3), (7.0, 5)):
+        images = np.zeros((6, 8, 8))
+        images[at, 2, 2] = wrong
+        np.save(tmp_path / "a.npy", images)
+        source = open_images(tmp_path / "a.npy", 8)
+        assert source.images(torch.tensor([4, 2])).shape == (2, 3, 8, 8)
+        with pytest.raises(EconError, match=f"image {at}"):
+            source.images(torch.tensor([0, at]))
+    with pytest.raises(EconError, match="7 in image 2"):
+        np.save(tmp_path / "a.npy", images[3:])
+        open_images(tmp_path / "a.npy", 8)
+
+
+def test_small_images_are_told_by_being_square(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
+    for array in (grey, grey.transpose(0, 3, 1, 2)):
+        np.save(tmp_path / "a.npy", array)
+        got = pixels(open_images(tmp_path / "a.npy", 4), torch.arange(2))
+        np.testing.assert_array_equal(got, grey)
 
 
 def test_arrays_become_square_and_are_split(tmp_path):
@@ -86,6 +125,18 @@ BAD_IMAGES = [
     (np.zeros((2, 8, 8), "U3"), "numbers in .*, got values of type <U3"),
     (np.full((300, 2, 2), 255.0), r"in \[0, 1\] in .*, got 255 to 255 in image 0: divide by 255"),
     (np.full((2, 8, 8), -0.5), "in image 0: add 1 and halve"),
+    (np.full((2, 8, 8), 1.004), "got 1.004 to 1.004 in image 0: divide by 255"),
+    (np.full((2, 8, 8), 60000.0), "got 60000 to 60000 in image 0: divide by 65535"),
+    (np.full((2, 8, 8), 1e9), "in image 0: bring them to that range"),
+    (np.full((2, 8, 8), 60000), "values in 0 to 255 in .* got 60000 .*: save 16 bits as uint16"),
+    (np.full((2, 8, 8), -100, np.int8), "got -100 to -100 .*: add 128 and save them as uint8"),
+    (np.full((2, 8, 8), 255, ">u2"), "16-bit images .*, got none above 255: if they are 8 bits"),
+    (np.ones((2, 8, 8), int), "got 0 and 1 alone: save them as bool, or multiply by 255"),
+    (np.zeros((2, 3, 32, 3), np.uint8), "whose channels may be first or last: cut or pad"),
+    (np.zeros((2, 8, 8, 2), np.uint8), r"got \(2, 8, 8, 2\): keep the first of grey and alpha"),
+    (np.zeros((2, 4, 8, 8, 3), np.uint8), "put frames one after another"),
+    (np.zeros((2, 8, 8), [("a", "u1")]), "numbers in .*, got values of type"),
+    (np.zeros((2, 8, 8), "M8[s]"), "numbers in .*, got values of type datetime64"),
     (np.full((2, 8, 8), 256), "values in 0 to 255 in .*, got 256 to 256 in image 0"),
     (np.full((2, 8, 8), [[[0.0]], [[np.nan]]]), "NaN in image 1: leave that image out"),
     (np.full((2, 8, 8), [[[0.0]], [[np.inf]]]), "got inf to inf in image 1"),

@@ -1,6 +1,8 @@
 """Sources of images: their splits, the order in training, files that are not what they seem."""
 
+import struct
 import warnings
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from econ_pyro.data import (
     split,
 )
 from econ_pyro.errors import EconError
+from econ_pyro.images import decode_cutout
 from econ_pyro.scene_config import SceneConfig
 
 SMALL = SceneConfig(size=16)
@@ -204,6 +207,82 @@ def test_modes_become_rgb(tmp_path):
     assert first(deep) == [128] * 3
 
 
+def write_png(path, values, kind, bits=16, clear=b""):
+    """A PNG file by its specification: ``values`` (H, W, C), 16 bits or packed bytes a row."""
+
+    def chunk(name, data):
+        check = struct.pack(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + check
+
+    height, width = values.shape[:2]
+    rows = values.astype(">u2" if bits == 16 else "u1").reshape(height, -1)
+    width = width if bits >= 8 else rows.shape[1] * 8 // bits
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
+        + (chunk(b"tRNS", clear) if clear else b"")
+        + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
+        + chunk(b"IEND", b"")
+    )
+    return path
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_16_bits_a_channel_are_rounded(tmp_path, kind, channels):
+    values = np.random.default_rng(0).integers(0, 65536, (40, 30, channels))
+    if channels in (2, 4):
+        values[..., -1] = 65535 * (np.arange(30) % 2)  # every second column is clear
+    write_png(tmp_path / "a.png", values, kind)
+    want = np.round(values / 257)
+    colours = want[..., : 3 if channels > 2 else 1].repeat(1 if channels > 2 else 3, -1)
+    if channels in (2, 4):
+        colours[:, ::2] = 255
+        assert (decode_cutout(tmp_path / "a.png")[..., 3] == want[..., -1]).all()
+        assert (decode_cutout(tmp_path / "a.png")[:, 1::2, :3] == colours[:, 1::2]).all()
+    got = (read_image(tmp_path / "a.png") * 255).round().permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(got, colours)
+    folder = ImageFolder(tmp_path, 16, "resize")
+    assert len(folder) == 1 and folder.images(torch.arange(1)).shape == (1, 3, 16, 16)
+
+
+def test_a_clear_colour_is_clear_whatever_its_bits(tmp_path):
+    for bits, packed, clear in ((1, 0b01010101, 1), (2, 0b00011011, 2), (4, 0x19, 9)):
+        write_png(
+            tmp_path / "a.png", np.full((1, 1, 1), packed), 0, bits, struct.pack(">H", clear)
+        )
+        levels = [packed >> s & 2**bits - 1 for s in range(8 - bits, -1, -bits)]
+        want = [255 if v == clear else v * 255 // (2**bits - 1) for v in levels]
+        assert (read_image(tmp_path / "a.png")[0, 0] * 255).round().tolist() == want
+    grey = np.array([1234, 1235, 4660]).reshape(1, 3, 1)  # the upper bytes of two are the same
+    write_png(tmp_path / "a.png", grey, 0, clear=struct.pack(">H", 1234))
+    assert (read_image(tmp_path / "a.png")[0, 0] * 255).round().tolist() == [255, 5, 18]
+    write_png(tmp_path / "a.png", grey.repeat(3, 2), 2, clear=struct.pack(">HHH", *[1235] * 3))
+    assert (read_image(tmp_path / "a.png")[1, 0] * 255).round().tolist() == [5, 255, 18]
+
+
+def test_cmyk_and_large_transparent_pictures(tmp_path, monkeypatch):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
+    assert read_image(tmp_path / "a.jpg")[:, 4, 4].round().tolist() == [1, 0, 0]
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 20, 4), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    whole = read_image(tmp_path / "a.png")
+    monkeypatch.setattr("econ_pyro.images._STRIP", 20 * 7)  # seven rows at a time
+    assert torch.equal(read_image(tmp_path / "a.png"), whole)
+    alpha = pixels[..., 3:] / 255
+    want = pixels[..., :3] * alpha + 255 * (1 - alpha)
+    assert np.abs(whole.permute(1, 2, 0).numpy() * 255 - want).max() <= 1
+
+
+def test_odd_metadata_is_no_reason_to_stop(tmp_path):
+    for exif in (
+        b"Exif\0\0XXXX\0\0\0\0",
+        b"Exif\0\0II*\0",
+        b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0\1",
+    ):
+        save(tmp_path / "a.jpg", exif=exif)
+        assert read_image(tmp_path / "a.jpg").shape == (3, 16, 16)
+
+
 def test_camera_orientation_is_applied(tmp_path):
     image = Image.new("RGB", (16, 8), "white")
     image.paste("black", (0, 0, 8, 8))  # left half black
@@ -226,7 +305,7 @@ def test_pictures_that_fill_the_memory(tmp_path, monkeypatch):
 def test_unreadable_pictures(tmp_path):
     with pytest.raises(EconError, match="gone.png, which does not exist"):
         read_image(tmp_path / "gone.png")
-    with pytest.raises(EconError, match="which is not a file"):
+    with pytest.raises(EconError, match="which is a folder"):
         read_image(tmp_path)
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
     with warnings.catch_warnings():

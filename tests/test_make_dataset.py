@@ -154,10 +154,12 @@ def test_damaged_datasets(out, tmp_path):
     mask = out / "train" / "mask.npy"
     raw = mask.read_bytes()
     mask.write_bytes(raw[:-100])
-    with pytest.raises(EconError, match="mask.npy, which is damaged: make the dataset again"):
+    with pytest.raises(
+        EconError, match="mask.npy, cut off: 672 bytes .* 572 are there: make the dataset again"
+    ):
         StoredScenes(out)
     mask.unlink()
-    with pytest.raises(EconError, match="mask.npy, which is missing"):
+    with pytest.raises(EconError, match="mask.npy, which does not exist: make the dataset again"):
         StoredScenes(out)
     np.save(mask, np.zeros((6, 3, 16, 2), np.uint8))
     with pytest.raises(EconError, match="7 scenes in .*mask.npy"):
@@ -165,7 +167,17 @@ def test_damaged_datasets(out, tmp_path):
 
     about = json.loads((out / "dataset.json").read_text())
     for text, message in (
-        ("{", "readable dataset description"),
+        ("{", "JSON in .*dataset.json, got a damaged file"),
+        ("[" * 100_000, "JSON in .*dataset.json, got lists or objects nested too deep"),
+        (json.dumps(about | {"train": True}), "train is no whole number from 1"),
+        (json.dumps(about | {"valid": 10**400}), "valid is no whole number"),
+        (json.dumps(about | {"config": about["config"] | {"size": 10**9}}), "size is no whole"),
+        (
+            json.dumps(about | {"config": about["config"] | {"size": 20}}),
+            "size is no multiple of 8",
+        ),
+        (json.dumps(about | {"config": about["config"] | {"classes": [1]}}), "no list of names"),
+        (json.dumps(about | {"config": []}), "no configuration"),
         ("[]", "readable dataset description"),
         (json.dumps(about | {"format": 2}), "a dataset of format 1, got .* of format 2"),
         (json.dumps(about | {"train": "many"}), "readable dataset description"),
@@ -173,3 +185,54 @@ def test_damaged_datasets(out, tmp_path):
         (out / "dataset.json").write_text(text)
         with pytest.raises(EconError, match=message):
             StoredScenes(out)
+
+
+BAD_ARRAYS = [
+    ("image", lambda a: a / np.float32(255), "uint8 in .*image.npy, got float32"),
+    ("image", lambda a: a[:, :8], r"image of shape \(7, 16, 16, 3\) in .*, got \(7, 8, 16, 3\)"),
+    ("image", lambda a: a[..., :1], r"image of shape .* got \(7, 16, 16, 1\)"),
+    (
+        "label",
+        lambda a: a + 3,
+        "labels from -1 to 2, one for each class in .*label.npy, got 3 to 5",
+    ),
+    ("label", lambda a: a - 3, "labels from -1 to 2"),
+    ("label", lambda a: a.astype(np.int64), "int8 in .*label.npy, got int64"),
+    ("label", lambda a: a[:, 0], "label of shape"),
+    ("label", lambda a: a.repeat(3, 1), "label of shape"),  # more slots than any scene has
+    (
+        "position",
+        lambda a: np.where(a > 5, np.float32("nan"), a),
+        "finite numbers in .*position.npy",
+    ),
+    ("side", lambda a: a * np.float32("inf"), "finite numbers in .*side.npy, got NaN or infinity"),
+    ("mask", lambda a: a[..., :1], "mask of shape"),
+    ("region", lambda a: a[:, :2], "region of shape"),
+    ("angle", lambda a: np.array(1.0, "f4"), "7 scenes in .*angle.npy"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), BAD_ARRAYS)
+def test_arrays_that_are_not_what_was_written(out, name, change, message):
+    path = out / "train" / f"{name}.npy"
+    np.save(path, change(np.load(path)))
+    with pytest.raises(EconError, match=message):
+        StoredScenes(out)
+    assert len(StoredScenes(out, "valid")) == 3
+
+
+def test_regions_that_contradict_the_masks(out):
+    regions, masks = (np.load(out / "train" / f"{name}.npy") for name in ("region", "mask"))
+    for wrong in (~masks, masks | regions[:, [1, 2, 0]]):
+        np.save(out / "train" / "region.npy", wrong)
+        with pytest.raises(EconError, match="parts that lie in their masks and not in another's"):
+            StoredScenes(out).scenes(torch.arange(7))
+        assert StoredScenes(out).images(torch.arange(7)).shape == (7, 3, 16, 16)
+
+
+def test_arrays_of_another_byte_order_are_the_same(out):
+    before = StoredScenes(out).scenes(torch.arange(7))
+    for name in ("position", "side", "angle"):
+        path = out / "train" / f"{name}.npy"
+        np.save(path, np.load(path).astype(">f4"))
+    assert_same(StoredScenes(out).scenes(torch.arange(7)), before)
