@@ -119,3 +119,14 @@ def test_small_shares_are_not_seen_and_the_rest_sums_to_one():
     region = torch.tensor([[0.95, 0.5, 0.02], [0.05, 0.5, 0.98]])[:, None]
     shares = full_size._cut(region)
     assert shares[:, 0].tolist() == [[1, 0.5, 0], [0, 0.5, 1]]
+
+
+def test_rows_at_a_time_are_all_at_once(monkeypatch):
+    picture = np.random.default_rng(0).integers(0, 256, (37, 23, 3), dtype=np.uint8)
+    d = made_up(1, layers=4)
+    whole, _ = layers_of(picture, d, "resize")
+    for band in (1, 23 * 5):
+        monkeypatch.setattr(full_size, "BAND", band)
+        parts, _ = layers_of(picture, d, "resize")
+        for a, b in zip(whole, parts, strict=True):
+            assert (abs(a.pixels.astype(int) - b.pixels) <= 1).all() and a.name == b.name
