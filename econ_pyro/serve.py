@@ -6,11 +6,13 @@ is told to load nothing from elsewhere, and :mod:`econ_pyro.guard` stands before
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from econ_pyro import origins
 from econ_pyro.composer import MOST_BYTES
@@ -45,6 +47,41 @@ def gradio() -> Any:
     return gradio
 
 
+def check_address(host: str, port: int | None) -> None:
+    """Check where to serve, before anything is loaded.
+
+    Raises:
+        EconError: the host is no address of this machine, or the port is none or taken.
+    """
+    if port is not None:
+        check_range("--port", port, 1, 65535)
+    what = "an address of this machine for --host"
+    try:
+        known = socket.getaddrinfo(host.strip("[]"), port or 0, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        known = []
+    if not host or not known:
+        raise EconError(what, repr(host), f"try {LOOPBACK}, or 0.0.0.0 for all machines")
+    family, kind, protocol, _, address = known[0]
+    try:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            _no_port(host, port, error)
+        got = f"{host} ({error.strerror})"
+        raise EconError(what, got, f"try {LOOPBACK}, or 0.0.0.0 for all machines") from None
+
+
+def _no_port(host: str, port: int | None, error: Exception) -> NoReturn:
+    raise EconError(
+        f"a free port{'' if port is None else f' {port}'} on {host}",
+        "none that can be listened at",
+        "choose another with --port",
+    ) from error
+
+
 def serve(
     page: gr.Blocks,
     uploads: Path,
@@ -65,13 +102,12 @@ def serve(
         Its address.
 
     Raises:
-        EconError: there is no such port, or it is taken.
+        EconError: as :func:`check_address`.
     """
     import gradio as gr
     from gradio.exceptions import ServerFailedToStartError
 
-    if port is not None:
-        check_range("--port", port, 1, 65535)
+    check_address(host, port)
     if ":" in host and not host.startswith("["):
         host = f"[{host}]"  # as in an address
 
@@ -106,9 +142,5 @@ def serve(
             app_kwargs={"lifespan": guarded, "openapi_url": None},
         )
     except (OSError, ServerFailedToStartError) as error:
-        raise EconError(
-            f"a free port{'' if port is None else f' {port}'} on {host}",
-            "none that can be listened at",
-            "choose another with --port",
-        ) from error
+        _no_port(host, port, error)
     return address

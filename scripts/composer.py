@@ -41,6 +41,7 @@ class Args:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
+    serve.check_address(parsed.host, parsed.port)
     serve.gradio()
     from econ_pyro import page, page_html
 

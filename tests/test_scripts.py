@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -481,5 +482,17 @@ def test_seeds_are_trained_once_and_counted(tmp_path, capsys):
 
 
 def test_composer_of_no_run(tmp_path, capsys):
+    for option, value, words in [
+        ("--port", 0, "--port from 1 to 65,535, got 0"),
+        ("--port", 70_000, "got 70,000"),
+        ("--host", "", "an address of this machine for --host, got ''"),
+        ("--host", "no.such.host.invalid", "'no.such.host.invalid': try 127.0.0.1"),
+        ("--host", "192.0.2.1", "192.0.2.1 ("),  # of a network for documents
+    ]:
+        assert words in fails(capsys, "composer", tmp_path, option, value)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        error = fails(capsys, "composer", tmp_path, "--port", port)
+        assert f"a free port {port} on 127.0.0.1" in error
     pytest.importorskip("gradio")
     assert "train one" in fails(capsys, "composer", tmp_path)  # the rest: tests/test_page.py
