@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import json
 import tempfile
-import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from econ_pyro import picture_size, untrusted
 from econ_pyro.config import Config
 from econ_pyro.errors import EconError
-from econ_pyro.export import raster_layers, write_image
+from econ_pyro.export import composed, raster_layers, write_pixels
 from econ_pyro.images import read_image
 from econ_pyro.openraster import MIMETYPE, write_ora
 from econ_pyro.painting import Rendered
 from econ_pyro.scene_file import LARGEST, MOST_LAYERS, Layer, Scene, to_json
 
-MOST_PIXELS = 50_000_000  # of an upload: what phones take, and no more than 0.2 GB when decoded
+MOST_BYTES = 10_000_000
+"""Of an upload."""
 LARGEST_SEED = 2**32 - 1
 STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 """Values of a traversed latent, in standard deviations of the prior."""
@@ -56,24 +56,13 @@ def read_upload(path: str | Path, size: int) -> Tensor:
         :math:`(1, 3, H, W)` float32 in [0, 1].
 
     Raises:
-        EconError: it is no picture that can be read, or has more than ``MOST_PIXELS`` pixels. The
-            message has the file's name, not its folder, which is none of the visitor's business.
+        EconError: it is no picture that can be read, or is larger than
+            :mod:`econ_pyro.picture_size` allows. The message has the file's name, not its folder,
+            which is none of the visitor's business.
     """
     path = Path(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=("PNG", "JPEG")) as header:  # reads no pixels yet
-                width, height = header.size
-    except Exception:  # whatever is wrong, read_image says it
-        width = height = 0
-    if width * height > MOST_PIXELS:
-        raise EconError(
-            f"an image of at most {MOST_PIXELS:,} pixels",
-            f"{path.name} with {width:,} x {height:,}",
-            "scale it down first",
-        )
-    try:
+        picture_size.check_size(untrusted.read_bytes(path, "a picture", MOST_BYTES), path.name)
         return read_image(path, size)[None]
     except EconError as error:
         got = error.got.replace(str(path), path.name)
@@ -263,11 +252,11 @@ def as_file(econ: Machine, scene: Scene, name: str) -> tuple[bytes, str]:
     rendered = econ.render(scene)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, name)
+        layers = raster_layers(scene, rendered, econ.names)
         if ending == ".ora":
-            layers = raster_layers(scene, rendered, econ.names)
             write_ora(path, layers, scene.size, scene.size)
             return path.read_bytes(), MIMETYPE
-        write_image(path, rendered.image)
+        write_pixels(path, composed(layers, scene.size))
         return path.read_bytes(), "image/png"
 
 

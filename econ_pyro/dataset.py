@@ -74,7 +74,7 @@ def write_dataset(
     """Write a dataset into an empty folder.
 
     Args:
-        out: the folder. ``cli.staged`` makes one that disappears on an error.
+        out: the folder. ``outputs.staged`` makes one that disappears on an error.
         config: what the scenes look like.
         seed: seed of the scenes.
         n: number of training scenes.

@@ -41,6 +41,16 @@ def check_positive(option: str, value: int) -> None:
         raise EconError(f"at least 1 for {option}", str(value))
 
 
+def check_range(option: str, value: int, low: int, high: int) -> None:
+    """Check a whole number that a user gave.
+
+    Raises:
+        EconError: it is not from ``low`` to ``high``.
+    """
+    if not low <= value <= high:
+        raise EconError(f"{option} from {low:,} to {high:,}", f"{value:,}")
+
+
 def check_choice(what: str, value: str, known: Iterable[str]) -> None:
     """Check a name that a user gave.
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from econ_pyro import animation, files, matching, plots, scene_file
 from econ_pyro.decomposition import Decomposition
-from econ_pyro.openraster import RasterLayer, on_canvas, write_ora
+from econ_pyro.errors import EconError
+from econ_pyro.openraster import RasterLayer, merge, on_canvas, write_ora
 from econ_pyro.painting import Rendered
 from econ_pyro.scene_file import Scene
 
@@ -22,6 +23,19 @@ LAYERED = "layers.ora"
 Format = Literal["png", "ora"]
 """How layers are written: a transparent PNG each, or one layered OpenRaster file."""
 PNG: tuple[Format, ...] = ("png",)
+PAINTED = r"layer-\d+\.png|layers\.ora|composed\.png|build-up\.gif|scene\.json"
+"""Regular expression of the files of a painted scene."""
+
+
+def check_formats(formats: Sequence[Format]) -> None:
+    """Check the formats that a user asked for.
+
+    Raises:
+        EconError: none, or one more than once.
+    """
+    if not formats or len({*formats}) < len(formats):
+        got = " ".join(formats) or "none"
+        raise EconError("png, ora or both, each once, for --format", got)
 
 
 def to_bytes(image: Tensor) -> np.ndarray:
@@ -70,6 +84,9 @@ def write_layers(
 ) -> None:
     """``layer-1.png``, ... as large as the canvas, and ``layers.ora``.
 
+    A PNG file cannot say that it is not to be shown. That of a hidden layer is transparent all
+    over, so that all files, one over the other, give the picture; in ``layers.ora`` it is kept.
+
     Args:
         folder: made if needed.
         layers: front to back.
@@ -79,9 +96,26 @@ def write_layers(
     """
     if "png" in formats:
         for i, layer in enumerate(layers):
-            write_pixels(folder / f"layer-{i + 1}.png", on_canvas(layer, width, height))
+            pixels = on_canvas(layer, width, height)
+            if not layer.visible:
+                pixels = np.zeros_like(pixels)
+            write_pixels(folder / f"layer-{i + 1}.png", pixels)
     if "ora" in formats:
         write_ora(folder / LAYERED, layers, width, height)
+
+
+def composed(layers: Sequence[RasterLayer], size: int) -> np.ndarray:
+    """The picture of a scene, ``(H, W, 3)`` uint8; with alpha if some of it is transparent.
+
+    Made of the layers' bytes, as a program does that is given their files: the same to the last
+    bit, where the painted scene would differ by roundings at soft edges.
+
+    Args:
+        layers: of :func:`raster_layers`.
+        size: height and width in pixels.
+    """
+    pixels = np.asarray(merge(layers, size, size))
+    return pixels[..., :3] if (pixels[..., 3] == 255).all() else pixels
 
 
 def write_painted(
@@ -102,7 +136,7 @@ def write_painted(
     """
     layers = raster_layers(scene, rendered, names)
     write_layers(folder, layers, scene.size, scene.size, formats)
-    write_pixels(folder / "composed.png", _opaque(to_bytes(rendered.image)))
+    write_pixels(folder / "composed.png", composed(layers, scene.size))
     animation.build_up(rendered.stages[None], folder / "build-up.gif")
 
 
@@ -166,11 +200,6 @@ def scene_json(
             "scores": [float(s) for s in d.scores[0, i]],
         }
     return {"source": source, **value}
-
-
-def _opaque(pixels: np.ndarray) -> np.ndarray:
-    """RGBA without its alpha if nothing is transparent."""
-    return pixels[..., :3] if (pixels[..., 3] == 255).all() else pixels
 
 
 def _box(mask: Tensor) -> list[int] | None:

@@ -34,6 +34,7 @@ from econ_pyro.painting import Rendered
 from econ_pyro.scene_file import Scene
 
 SMALL_SHARE = 0.1  # a layer with less of a pixel is not seen there
+BAND = 1 << 20  # pixels at a time: in floats, a photograph's layers would take gigabytes
 SCOPE_LEFT = 1e-4  # below it nothing is left to see: no byte of a picture could tell
 
 
@@ -60,25 +61,46 @@ def full_layers(
     box = source_box(picture.shape[1], picture.shape[0], fit)
     # pixels whose centres lie in the box
     left, top, right, bottom = (ceil(edge - 0.5) for edge in box)
-    inside, window = picture[top:bottom, left:right], (left, top, right, bottom)
+    shown = _shown(d, scene)
+    pixels = np.empty((len(scene.layers), bottom - top, right - left, 4), np.uint8)
+    rows = max(1, BAND // (right - left))
+    for first in range(top, bottom, rows):
+        window = (left, first, right, min(first + rows, bottom))
+        inside = picture[window[1] : window[3], left:right]
+        band = pixels[:, window[1] - top : window[3] - top]
+        _paint(band, inside, shown, scene, rendered, box, window, sigma)
+    return [
+        RasterLayer(layer_name(names[layer.expert], i + 1), pixels[i], left, top, layer.visible)
+        for i, layer in enumerate(scene.layers)
+    ]
+
+
+def _paint(
+    out: np.ndarray,
+    inside: np.ndarray,
+    shown: Tensor,
+    scene: Scene,
+    rendered: Rendered,
+    box: tuple[float, float, float, float],
+    window: tuple[int, int, int, int],
+    sigma: float,
+) -> None:
+    """The layers of some rows of a picture, into ``(T, H, W, 4)``."""
     x = torch.from_numpy(inside).permute(2, 0, 1) / 255
     means = [resample(mean, box, window) for mean in rendered.mean]
-    shares = _cut(resample(_shown(d, scene), box, window))
+    shares = _cut(resample(shown, box, window))
     likelihood = torch.stack([-((x - mean) ** 2).sum(0) / (2 * sigma**2) for mean in means])
     shares = _cut((shares.log() + likelihood).softmax(0))
-    left_over, layers = torch.ones_like(shares[0]), []
+    left_over = torch.ones_like(shares[0])
     for i, (layer, share) in enumerate(zip(scene.layers, shares, strict=True)):
         alpha = resample(rendered.shape[i], box, window)
         if layer.visible:
             visible = left_over > SCOPE_LEFT
             alpha[0][visible] = share[visible] / left_over[visible]
             left_over = next_scope(left_over, share)
-        pixels = to_bytes(torch.cat([means[i], alpha]))
+        out[i] = to_bytes(torch.cat([means[i], alpha]))
         seen = (share > 0).numpy()
-        pixels[seen, :3] = inside[seen]
-        name = layer_name(names[layer.expert], i + 1)
-        layers.append(RasterLayer(name, pixels, left, top, layer.visible))
-    return layers
+        out[i, seen, :3] = inside[seen]
 
 
 def resample(

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
+from threading import Lock
 from typing import Any
 
 import gradio as gr
 from torch import Tensor
 
-from econ_pyro import composer, page_html
+from econ_pyro import composer, page_html, process
 from econ_pyro.composer import Machine
 from econ_pyro.errors import EconError
 from econ_pyro.scene_file import Layer, Scene
 
 SAVE = """(uri, name) => { if (!uri) return; const a = document.createElement("a");
   a.href = uri; a.download = name; document.body.append(a); a.click(); a.remove(); }"""
+_MODEL = Lock()
 DOWNLOADS = {
     "scene.png": "Save picture (.png)",
     "scene.ora": "Save layers (.ora)",
@@ -46,7 +48,7 @@ def listen(
         live: skip to the latest where a person is faster than we are.
     """
     return event(
-        then,
+        _alone(then),
         list(inputs),
         list(outputs),
         show_progress="minimal" if progress else "hidden",
@@ -55,6 +57,25 @@ def listen(
         concurrency_limit=1,
         api_visibility="private",
     )
+
+
+def _alone(then: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """One of these functions at a time, also where gradio's queue is passed by."""
+    if then is None:
+        return None
+    called = then
+
+    @wraps(called)
+    def alone(*values: Any) -> Any:
+        with _MODEL:
+            try:
+                return called(*values)
+            except EconError as error:
+                raise gr.Error(str(error), print_exception=False) from None
+            finally:
+                process.trim()
+
+    return alone
 
 
 def html(value: str = "", **settings: Any) -> gr.HTML:
@@ -190,10 +211,11 @@ class Editor:
         picked: int | None,
     ) -> list[Any]:
         """After a button: all components anew."""
+        i = _within(scene, picked)
         try:
-            return self._refresh(*change(scene, _within(scene, picked)), given)
+            return self._refresh(*change(scene, i), given)
         except EconError as error:
-            return self._refresh(scene, _within(scene, picked), given, str(error))
+            return self._refresh(scene, i, given, str(error))
 
     def _draw(
         self,
@@ -232,6 +254,7 @@ class Editor:
         return [scene, message(), *self._pictures(scene, i, given)]
 
     def _file(self, name: str, scene: Scene) -> tuple[str, str]:
+        _within(scene, 0)
         content, mime = composer.as_file(self.econ, scene, name)
         return page_html.data_uri(content, mime), name
 
@@ -271,6 +294,14 @@ class Editor:
         ]
 
 
-def _within(scene: Scene, picked: int | None) -> int:
-    """A layer that exists: the choice may be older than the scene."""
+def _within(scene: Scene | None, picked: int | None) -> int:
+    """A layer that exists: the choice may be older than the scene.
+
+    Raises:
+        EconError: there is no scene.
+    """
+    if scene is None:
+        raise EconError(
+            "a scene to edit", "none: the page keeps those used last", "begin with a new one"
+        )
     return max(0, min(len(scene.layers) - 1, picked or 0))

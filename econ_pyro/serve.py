@@ -1,34 +1,32 @@
 """Serving the page to one machine: loopback, no files, no network.
 
-Gradio's pages name fonts and scripts of other hosts, and its routes can serve files. Here the
-browser is told to load nothing from elsewhere (Content-Security-Policy), requests for another host
-name are refused (DNS rebinding), and uploads go to a folder of this process that is removed.
+Gradio's pages name fonts and scripts of other hosts, and its routes can serve files. The browser
+is told to load nothing from elsewhere, and :mod:`econ_pyro.guard` stands before all routes.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from econ_pyro.errors import EconError
+from econ_pyro import origins
+from econ_pyro.composer import MOST_BYTES
+from econ_pyro.errors import EconError, check_range
+from econ_pyro.guard import Guard
 
 if TYPE_CHECKING:
     import gradio as gr
 
 LOOPBACK = "127.0.0.1"
-MAX_UPLOAD = "10mb"
-POLICY = (
-    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; "
-    "base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
-)
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
+MOST_WAITING = 64
+"""Events that wait for the model, of all visitors together."""
+MOST_SESSIONS = 100
+"""Pages whose scenes are kept: some 200 kB each. Who comes back later begins anew."""
 
 
 def gradio() -> Any:
@@ -38,6 +36,7 @@ def gradio() -> Any:
         EconError: it is not installed.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_RUN_HISTORY"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         import gradio
@@ -48,29 +47,53 @@ def gradio() -> Any:
     return gradio
 
 
-@contextmanager
-def uploads() -> Iterator[None]:
-    """A folder of this process alone for what visitors upload; it goes when the block ends.
+def check_address(host: str, port: int | None) -> None:
+    """Check where to serve, before anything is loaded.
 
-    To be entered before the page is built.
+    Raises:
+        EconError: the host is no address of this machine, or the port is none or taken.
     """
-    with tempfile.TemporaryDirectory(prefix="econ-page-") as folder:
-        before = os.environ.get("GRADIO_TEMP_DIR")
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["GRADIO_TEMP_DIR"]
-            else:
-                os.environ["GRADIO_TEMP_DIR"] = before
+    if port is not None:
+        check_range("--port", port, 1, 65535)
+    what = "an address of this machine for --host"
+    try:
+        known = socket.getaddrinfo(host.strip("[]"), port or 0, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        known = []
+    if not host or not known:
+        raise EconError(what, repr(host), f"try {LOOPBACK}, or 0.0.0.0 for all machines")
+    family, kind, protocol, _, address = known[0]
+    try:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            _no_port(host, port, error)
+        got = f"{host} ({error.strerror})"
+        raise EconError(what, got, f"try {LOOPBACK}, or 0.0.0.0 for all machines") from None
 
 
-def serve(page: gr.Blocks, host: str = LOOPBACK, port: int | None = None, css: str = "") -> str:
+def _no_port(host: str, port: int | None, error: Exception) -> NoReturn:
+    raise EconError(
+        f"a free port{'' if port is None else f' {port}'} on {host}",
+        "none that can be listened at",
+        "choose another with --port",
+    ) from error
+
+
+def serve(
+    page: gr.Blocks,
+    uploads: Path,
+    host: str = LOOPBACK,
+    port: int | None = None,
+    css: str = "",
+) -> str:
     """Serve a page from threads of this process until ``page.close()``.
 
     Args:
         page: to serve.
+        uploads: folder of :func:`econ_pyro.uploads.folder`.
         host: address to bind; loopback is reached from this machine alone.
         port: to listen at; the first free one from 7860 on if not given.
         css: style of the page.
@@ -79,17 +102,24 @@ def serve(page: gr.Blocks, host: str = LOOPBACK, port: int | None = None, css: s
         Its address.
 
     Raises:
-        EconError: the port is taken.
+        EconError: as :func:`check_address`.
     """
     import gradio as gr
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from gradio.exceptions import ServerFailedToStartError
 
-    names = [host, "localhost", LOOPBACK] if host in (LOOPBACK, "localhost") else ["*"]
-    middleware = [
-        Middleware(TrustedHostMiddleware, allowed_hosts=names),
-        Middleware(_Headers),
-    ]
+    check_address(host, port)
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"  # as in an address
+
+    @asynccontextmanager
+    async def guarded(app: Any) -> AsyncIterator[None]:
+        # gradio puts its own rules of origins before any middleware that it is given; this runs
+        # before the first request
+        names = origins.loopback_names(host)
+        app.middleware_stack = Guard(app.middleware_stack, names, uploads, MOST_BYTES)
+        yield
+
+    page.queue(max_size=MOST_WAITING)
     try:
         _, address, _ = page.launch(
             server_name=host,
@@ -99,38 +129,18 @@ def serve(page: gr.Blocks, host: str = LOOPBACK, port: int | None = None, css: s
             share=False,
             inbrowser=False,
             show_error=False,
-            max_file_size=MAX_UPLOAD,
+            max_file_size=MOST_BYTES,
             footer_links=[],
             ssr_mode=False,
             mcp_server=False,
             enable_monitoring=False,
-            state_session_capacity=1000,
+            state_session_capacity=MOST_SESSIONS,
             theme=gr.themes.Default(
                 font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
             ),
             css=css,
-            app_kwargs={"middleware": middleware, "openapi_url": None},
+            app_kwargs={"lifespan": guarded, "openapi_url": None},
         )
-    except OSError as error:
-        raise EconError(
-            f"a free port{'' if port is None else f' {port}'} on {host}",
-            "none that can be listened at",
-            "choose another with --port",
-        ) from error
+    except (OSError, ServerFailedToStartError) as error:
+        _no_port(host, port, error)
     return address
-
-
-class _Headers:
-    """Adds ``HEADERS`` to every answer."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def send_with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                added = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
-                message = {**message, "headers": [*message.get("headers", []), *added]}
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers)

@@ -17,7 +17,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from econ_pyro import checkpoint, cli, files, scene_file, serve
+from econ_pyro import checkpoint, cli, files, process, scene_file, serve, uploads
 from econ_pyro.econ import Econ, load
 from econ_pyro.scenes import SceneRenderer
 
@@ -41,13 +41,15 @@ class Args:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
+    serve.check_address(parsed.host, parsed.port)
     serve.gradio()
     from econ_pyro import page, page_html
 
     econ = load(parsed.run, cli.pick_device(parsed.device))
-    with serve.uploads():
+    process.share_memory()
+    with uploads.folder() as folder:
         blocks = page.build(econ, lambda x: _take_apart(econ, x), _examples(econ, parsed.run))
-        address = serve.serve(blocks, parsed.host, parsed.port, page_html.CSS)
+        address = serve.serve(blocks, folder, parsed.host, parsed.port, page_html.CSS)
         try:
             if parsed.screenshots is not None:
                 from econ_pyro.browser import screenshots

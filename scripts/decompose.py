@@ -14,14 +14,23 @@ from pathlib import Path
 import torch
 import tyro
 
-from econ_pyro import cli, scene_file
+from econ_pyro import cli, errors, outputs, scene_file
 from econ_pyro.econ import load
-from econ_pyro.export import Format, write_layers, write_painted, write_scene
+from econ_pyro.export import (
+    PAINTED,
+    Format,
+    check_formats,
+    write_layers,
+    write_painted,
+    write_scene,
+)
+from econ_pyro.folder_names import folder_names
 from econ_pyro.full_size import full_layers
 from econ_pyro.images import Fit, decode, find_images, read_image
 
 FULL = "full-resolution"
 """Folder of the layers in an image's own pixels."""
+LAYOUT = outputs.Layout("*/scene.json", rf"({FULL}/)?({PAINTED}|strip\.png)")
 
 
 @dataclass(frozen=True)
@@ -47,18 +56,21 @@ class Args:
     device: str = "auto"
     """auto, cpu or cuda."""
     overwrite: bool = False
-    """Replace the output folder if it exists."""
+    """Write into the output folder if it exists: earlier results go, other files stay."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
-    cli.check_folder(parsed.out, parsed.overwrite, "*/scene.json")
+    check_formats(parsed.format)
+    if parsed.steps_per_scene is not None:
+        errors.check_range("--steps-per-scene", parsed.steps_per_scene, 1, scene_file.MOST_LAYERS)
+    outputs.check_folder(parsed.out, parsed.overwrite, LAYOUT)
     econ = load(parsed.run, cli.pick_device(parsed.device))
     paths = find_images(parsed.images)
     images = torch.stack([read_image(p, econ.config.model.size, parsed.fit) for p in paths])
-    names = _unique([p.stem for p in paths])
-    with cli.staged(parsed.out, parsed.overwrite, "*/scene.json") as out:
+    names = folder_names(paths)
+    with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as out:
         decomposed = econ.decompose(images, parsed.steps_per_scene, greedy=parsed.greedy)
         for i, (path, name) in enumerate(zip(paths, names, strict=True)):
             d = decomposed[i]
@@ -75,15 +87,6 @@ def main(args: Sequence[str] | None = None) -> None:
                 write_layers(out / name / FULL, layers, *size, parsed.format)
     for name in names:
         print(parsed.out / name)
-
-
-def _unique(stems: list[str]) -> list[str]:
-    seen: dict[str, int] = {}
-    names = []
-    for stem in stems:
-        seen[stem] = seen.get(stem, 0) + 1
-        names.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
-    return names
 
 
 if __name__ == "__main__":

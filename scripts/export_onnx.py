@@ -12,9 +12,12 @@ from pathlib import Path
 
 import tyro
 
-from econ_pyro import cli, errors
+from econ_pyro import cli, errors, outputs
 from econ_pyro.econ import load
 from econ_pyro.onnx_export import export_onnx
+from econ_pyro.scene_file import MOST_LAYERS
+
+LAYOUT = outputs.Layout("decompose.onnx", r"(decompose|decoder_\d+)\.onnx")
 
 
 @dataclass(frozen=True)
@@ -28,17 +31,17 @@ class Args:
     steps_per_scene: int | None = None
     """Layers that decompose.onnx looks for; as in training if not given."""
     overwrite: bool = False
-    """Replace the output folder if it exists."""
+    """Write into the output folder if it exists: earlier files go, others stay."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
     if parsed.steps_per_scene is not None:
-        errors.check_positive("--steps-per-scene", parsed.steps_per_scene)
-    cli.check_folder(parsed.out, parsed.overwrite, "decompose.onnx")
+        errors.check_range("--steps-per-scene", parsed.steps_per_scene, 1, MOST_LAYERS)
+    outputs.check_folder(parsed.out, parsed.overwrite, LAYOUT)
     econ = load(parsed.run)
-    with cli.staged(parsed.out, parsed.overwrite, "decompose.onnx") as out:
+    with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as out:
         differences = export_onnx(econ, out, parsed.steps_per_scene)
     for name, difference in differences.items():
         path = parsed.out / name

@@ -14,13 +14,14 @@ import torch
 import tyro
 from torch import Tensor
 
-from econ_pyro import cli, plots
+from econ_pyro import cli, outputs, plots
 from econ_pyro.data import GeneratedScenes
 from econ_pyro.econ import Econ, load
 from econ_pyro.evaluation import TEST_SEED
 from econ_pyro.layers import stages
 from econ_pyro.scene_config import SceneConfig
 
+LAYOUT = outputs.Layout("figure-*.png", r"figure-\d+(-[A-D])?\.png")
 WIDE = 8  # scenes or samples beside each other
 
 
@@ -39,7 +40,7 @@ class Args:
     seed: int = 0
     """Seed of samples; scenes begin with this index."""
     overwrite: bool = False
-    """Replace the output folder if it exists."""
+    """Write into the output folder if it exists: earlier figures go, other files stay."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -47,7 +48,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = tyro.cli(Args, args=args, description=__doc__)
     models = {"unique": parsed.unique, "random": parsed.random, "single": parsed.single}
     figures = {"unique": _figure_1, "single": _figure_5, "random": _figures_4_6_7_8}
-    with cli.staged(parsed.out, parsed.overwrite, "figure-*.png") as out:
+    with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as out:
         for name, draw in figures.items():
             model = models[name]
             if model is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from econ_pyro import cli
+from econ_pyro import cli, outputs
 from econ_pyro.dataset import is_dataset, write_dataset
 from econ_pyro.errors import EconError
 from econ_pyro.scene_config import SceneConfig
@@ -48,7 +48,7 @@ def main(args: Sequence[str] | None = None) -> None:
             "a dataset to replace", f"{out}, another folder with files", "name another"
         )
     with (
-        cli.staged(out, options.overwrite) as folder,
+        outputs.staged(out, options.overwrite) as folder,
         tqdm(total=total, unit=" scenes", disable=None) as bar,
     ):
         write_dataset(folder, options.scenes, options.seed, options.n, options.n_valid, bar.update)

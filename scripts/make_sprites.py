@@ -17,9 +17,10 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw, ImageFont
 
-from econ_pyro import cli
+from econ_pyro import cli, outputs
 from econ_pyro.errors import EconError
 
+LAYOUT = outputs.Layout("*.png", "")  # which of a folder's pictures were ours, nobody can tell
 SIZE = 109  # pixels: the one size that the bitmaps of Noto Color Emoji have
 SHORT = {
     "apple": "red apple",
@@ -46,7 +47,7 @@ class Args:
     font: Path | None = None
     """A font of colour emoji, such as NotoColorEmoji.ttf; OpenMoji if not given."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Replace the folder if it has PNG files."""
+    """Write into the folder if it has PNG files: those of other names stay."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -55,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if not parsed.names:
         raise EconError("names of emoji", "none", "try apple frog butterfly")
     font = _font(parsed.font)
-    with cli.staged(parsed.out, parsed.overwrite, "*.png") as folder:
+    with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as folder:
         for name in parsed.names:
             _draw(name, font).save(folder / f"{name}.png")
     print(f"{parsed.out}: {len(set(parsed.names))} sprites")

@@ -14,7 +14,7 @@ from typing import Literal
 
 import tyro
 
-from econ_pyro import checkpoint, cli, errors, files
+from econ_pyro import checkpoint, cli, errors, files, outputs
 from econ_pyro.about import LIMIT
 from econ_pyro.card import LICENCE, model_card
 from econ_pyro.data import open_split
@@ -56,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = tyro.cli(Args, args=args, description=__doc__)
     errors.check_positive("--n", parsed.n)
     refuse_run(parsed.folder)
-    cli.check_folder(parsed.folder, parsed.overwrite, checkpoint.CONFIG)
+    outputs.check_folder(parsed.folder, parsed.overwrite, checkpoint.CONFIG)
     device = cli.pick_device(parsed.device)
     econ = load(parsed.run, which=parsed.which)
     stored = files.read_json(find(parsed.run) / checkpoint.CONFIG)
@@ -65,7 +65,7 @@ def main(args: Sequence[str] | None = None) -> None:
     size = econ.config.model.size
     scenes = replace(econ.config.scenes, size=size)
     valid = open_split(data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit).valid
-    with cli.staged(parsed.folder, parsed.overwrite, checkpoint.CONFIG) as out:
+    with outputs.staged(parsed.folder, parsed.overwrite, checkpoint.CONFIG) as out:
         econ.save_pretrained(out, parsed.dtype)
         written = load(out, device)
         title = "held-out" if data is None else data.name

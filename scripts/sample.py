@@ -14,14 +14,15 @@ from typing import Annotated
 
 import tyro
 
-from econ_pyro import animation, cli, errors, files, plots
+from econ_pyro import animation, cli, errors, files, outputs, plots
+from econ_pyro.composer import LARGEST_SEED
 from econ_pyro.econ import Econ, load
-from econ_pyro.export import Format, write_image, write_painted
+from econ_pyro.export import PAINTED, Format, check_formats, write_image, write_painted
 from econ_pyro.layers import stages
-from econ_pyro.scene_file import read_scene, to_json
+from econ_pyro.scene_file import MOST_LAYERS, read_scene, to_json
 
-MARKER = "build-up.*"
-"""A file that tells a folder of our making."""
+MOST_SCENES = 1000  # at a time: they are painted together, and laid out on one sheet
+LAYOUT = outputs.Layout("build-up.*", rf"{PAINTED}|scene-\d+\.png|build-up\.png|experts\.png")
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,21 @@ class Args:
     device: str = "auto"
     """auto, cpu or cuda."""
     overwrite: bool = False
-    """Replace the output folder if it exists."""
+    """Write into the output folder if it exists: earlier results go, other files stay."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
-    errors.check_positive("--n", parsed.n)
-    cli.check_folder(parsed.out, parsed.overwrite, MARKER)
+    check_formats(parsed.format)
+    errors.check_range("--n", parsed.n, 1, MOST_SCENES)
+    errors.check_range("--seed", parsed.seed, 0, LARGEST_SEED)
+    if parsed.steps is not None:
+        errors.check_range("--steps", parsed.steps, 1, MOST_LAYERS)
+    for option in ("scene", "experts"):
+        if (given := getattr(parsed, option)) is not None and not given:
+            raise errors.EconError(f"experts for --{option}", "none", "name at least a background")
+    outputs.check_folder(parsed.out, parsed.overwrite, LAYOUT)
     econ = load(parsed.run, cli.pick_device(parsed.device))
     if parsed.scene_file is None:
         _sample(econ, parsed)
@@ -66,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _sample(econ: Econ, parsed: Args) -> None:
     canvas = econ.sample(parsed.n, parsed.scene, parsed.experts, parsed.steps, parsed.seed)
-    with cli.staged(parsed.out, parsed.overwrite, MARKER) as out:
+    with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as out:
         for i, image in enumerate(canvas.image):
             write_image(out / f"scene-{i:03d}.png", image)
         painted = stages(canvas.shape, canvas.appearance)
@@ -83,7 +91,7 @@ def _paint(econ: Econ, parsed: Args, path: Path) -> None:
             raise errors.EconError(f"--from or --{option}", "both", "leave one out")
     scene = read_scene(path, econ.names)
     rendered = econ.render(scene)
-    with cli.staged(parsed.out, parsed.overwrite, MARKER) as out:
+    with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as out:
         write_painted(out, scene, rendered, econ.names, parsed.format)
         files.write_json(out / "scene.json", to_json(scene))
     print(f"{len(scene.layers)} layers, composed.png and build-up.gif in {parsed.out}")

@@ -25,7 +25,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import econ_pyro
-from econ_pyro import checkpoint, cli, files, leftovers, locks, parallel, plots, progress, stopping
+from econ_pyro import (
+    checkpoint,
+    cli,
+    files,
+    leftovers,
+    locks,
+    outputs,
+    parallel,
+    plots,
+    progress,
+    stopping,
+)
 from econ_pyro.about import LIMIT
 from econ_pyro.config import Config, from_dict, to_dict
 from econ_pyro.curves import training_curves
@@ -172,7 +183,7 @@ def _claimed(run: Path, config: Config, parsed: TrainArgs) -> Iterator[None]:
                     f"{run}, which has files",
                     "add --resume or --overwrite",
                 )
-            cli.check_folder(run, parsed.overwrite, checkpoint.CONFIG, locked=True)
+            outputs.check_folder(run, parsed.overwrite, checkpoint.CONFIG, locked=True)
         elif _resolve(parsed, run) != config:
             raise EconError(f"{run} as it was", "another run, begun just now", "try again")
         else:
@@ -284,7 +295,7 @@ def _options(config: Config) -> dict[str, Any]:
 
 def _prepare(run: Path, config: Config, parsed: TrainArgs, trainer: Trainer) -> None:
     """Make the run's folder, with a checkpoint: whenever it is killed, it can be resumed."""
-    with cli.staged(run, parsed.overwrite, checkpoint.CONFIG, locked=True) as folder:
+    with outputs.staged(run, parsed.overwrite, checkpoint.CONFIG, locked=True) as folder:
         checkpoint.save_checkpoint(folder / checkpoint.LAST, trainer.state())
         files.write_json(
             folder / checkpoint.CONFIG,

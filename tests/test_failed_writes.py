@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_training import make_trainer
 
-from econ_pyro import checkpoint, cli, files
+from econ_pyro import checkpoint, cli, files, outputs
 from econ_pyro.errors import EconError
 
 RGB = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
@@ -145,7 +145,7 @@ def test_outputs_are_checked_before_anything_is_computed(tmp_path):
     with room(0), pytest.raises(OSError, match="large.*a/b/sheet"):
         files.check_writable(tmp_path / "a" / "b" / "sheet.png")
     with room(0), pytest.raises(OSError, match="large.*'.*/out'"):
-        cli.check_folder(tmp_path / "out")
+        outputs.check_folder(tmp_path / "out")
     files.check_writable(tmp_path / "a" / "b" / "sheet.png")
-    cli.check_folder(tmp_path / "c" / "out")
+    outputs.check_folder(tmp_path / "c" / "out")
     assert [p.name for p in tmp_path.rglob("*")] == ["folder"]

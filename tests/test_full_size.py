@@ -8,7 +8,8 @@ import torch
 from PIL import Image, ImageOps
 from test_plots import made_up
 
-from econ_pyro import full_size, images, scene_file
+from econ_pyro import composer, full_size, images, scene_file
+from econ_pyro.export import write_layers
 from econ_pyro.openraster import merge, on_canvas
 from econ_pyro.painting import Rendered
 from econ_pyro.scene_config import SceneConfig
@@ -18,8 +19,22 @@ from econ_pyro.terms import Terms
 NAMES = ["circle", "square", "background"]
 
 
-def layers_of(picture, d, fit="crop"):
+def stacked(folder, n):
+    """The PNG files one over the other, in floats, rounded at the end; alpha last."""
+    colour, alpha = 0.0, 0.0
+    for i in range(n, 0, -1):
+        with Image.open(folder / f"layer-{i}.png") as file:
+            pixels = np.asarray(file).astype(float)
+        a = pixels[..., 3:] / 255
+        colour, alpha = pixels[..., :3] * a + colour * (1 - a), a + alpha * (1 - a)
+    colour = colour / np.where(alpha, alpha, 1)
+    return np.concatenate([colour, 255 * alpha], -1).round().astype(int)
+
+
+def layers_of(picture, d, fit="crop", hidden=()):
     scene = scene_file.of_decomposition(d)
+    for i in hidden:
+        scene = composer.edit(scene, i, visible=False)
     shape = d.shape[0].clone()
     shape[[layer.background for layer in scene.layers]] = 1
     rendered = Rendered(d.mean[0], shape, tuple(layer.visible for layer in scene.layers))
@@ -27,13 +42,16 @@ def layers_of(picture, d, fit="crop"):
 
 
 @pytest.mark.parametrize("fit", ["crop", "resize"])
+@pytest.mark.parametrize("hidden", [(), (0,), (1, 2)])
 @pytest.mark.parametrize("shape", [(40, 40), (31, 50), (64, 33), (9, 12), (16, 17)])
-def test_layers_together_give_the_picture_back(shape, fit):
+def test_layers_together_give_the_picture_back(shape, fit, hidden, tmp_path):
     torch.manual_seed(sum(shape))
     picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     d = made_up(1, layers=4)
-    layers, _ = layers_of(picture, d, fit)
+    layers, _ = layers_of(picture, d, fit, hidden)
     merged = np.asarray(merge(layers, shape[1], shape[0])).astype(int)
+    write_layers(tmp_path, layers, shape[1], shape[0])
+    files = stacked(tmp_path, len(layers))
     inside = np.zeros(shape, bool)
     side = min(shape)
     top, left = ((n - side) // 2 for n in shape)
@@ -42,7 +60,10 @@ def test_layers_together_give_the_picture_back(shape, fit):
     else:
         inside[:] = True
     assert (merged[inside][:, 3] == 255).all() and not merged[~inside].any()
-    assert abs(merged[inside][:, :3] - picture[inside]).max() <= 3
+    assert np.array_equal(merged[inside][:, :3], picture[inside])
+    # layers that are not shown: as a program sees them that knows no visibility
+    assert np.array_equal(files[inside][:, :3], picture[inside]) and not files[~inside].any()
+    assert (files[inside][:, 3] == 255).all()
 
 
 @pytest.mark.parametrize("size", [(40, 30), (31, 50), (17, 16), (16, 16)])
@@ -98,3 +119,14 @@ def test_small_shares_are_not_seen_and_the_rest_sums_to_one():
     region = torch.tensor([[0.95, 0.5, 0.02], [0.05, 0.5, 0.98]])[:, None]
     shares = full_size._cut(region)
     assert shares[:, 0].tolist() == [[1, 0.5, 0], [0, 0.5, 1]]
+
+
+def test_rows_at_a_time_are_all_at_once(monkeypatch):
+    picture = np.random.default_rng(0).integers(0, 256, (37, 23, 3), dtype=np.uint8)
+    d = made_up(1, layers=4)
+    whole, _ = layers_of(picture, d, "resize")
+    for band in (1, 23 * 5):
+        monkeypatch.setattr(full_size, "BAND", band)
+        parts, _ = layers_of(picture, d, "resize")
+        for a, b in zip(whole, parts, strict=True):
+            assert (abs(a.pixels.astype(int) - b.pixels) <= 1).all() and a.name == b.name

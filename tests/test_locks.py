@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from kill_chains import finish
 
-from econ_pyro import cli, leftovers, locks
+from econ_pyro import cli, leftovers, locks, outputs
 from econ_pyro.errors import EconError
 
 
@@ -110,7 +110,7 @@ def test_without_locks_there_is_a_warning(tmp_path, monkeypatch, number):
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.warns(UserWarning, match="no locks here"):
-        with cli.staged(tmp_path / "out") as out:
+        with outputs.staged(tmp_path / "out") as out:
             (out / "file").touch()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
@@ -143,7 +143,7 @@ def test_only_what_dead_processes_left_is_cleared(tmp_path, dead):
 @pytest.mark.parametrize("renames", [0, 1, 2])
 def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path, monkeypatch, renames):
     out = tmp_path / "out"
-    with cli.staged(out) as folder:
+    with outputs.staged(out) as folder:
         (folder / "version").write_text("old")
     rename = Path.rename
 
@@ -157,7 +157,7 @@ def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path, monkeypatch, 
             done.append(rename(path, to))
 
         monkeypatch.setattr(Path, "rename", counted)
-        with cli.staged(out, overwrite=True) as folder:
+        with outputs.staged(out, overwrite=True) as folder:
             (folder / "version").write_text("new")
             if renames == 2:
                 monkeypatch.setattr(cli.shutil, "rmtree", lambda *_, **__: counted(None, None))
@@ -172,15 +172,15 @@ def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path, monkeypatch, 
 
 def test_what_a_process_writes_to_is_replaced_by_none(tmp_path):
     out = tmp_path / "out"
-    with cli.staged(out) as folder:
+    with outputs.staged(out) as folder:
         (folder / "first").touch()
-        for check in (cli.staged, cli.check_folder):
+        for check in (outputs.staged, outputs.check_folder):
             with pytest.raises(EconError, match="no other process that writes to"):
                 if (context := check(out, True)) is not None:
                     context.__enter__()
     assert [p.name for p in out.iterdir()] == ["first"]
     linked = tmp_path / "linked"
     linked.symlink_to(out)
-    with cli.staged(linked, overwrite=True) as folder:
+    with outputs.staged(linked, overwrite=True) as folder:
         (folder / "second").touch()
     assert linked.is_symlink() and [p.name for p in out.iterdir()] == ["second"]

@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -240,6 +241,53 @@ def test_scene_json_paints_what_decompose_painted(run, picture, tmp_path):
         assert composed.mode == "RGB" and composed.size == (16, 16)
 
 
+def test_each_picture_has_a_folder_of_its_own(run, picture, tmp_path, capsys):
+    """Names that are one but for their endings, and one that is the folder above."""
+    out, before = tmp_path / "results/out", tmp_path / "results/scene.json"
+    before.parent.mkdir()
+    before.write_text("mine")
+    names = ["a.png", "a.jpg", "a-2.png", "...png", "sub/A.png", "con.png"]
+    for i, name in enumerate(names):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (40 * i, 0, 0)).save(
+            tmp_path / "in" / name, "JPEG" if "jpg" in name else "PNG"
+        )
+    files = [tmp_path / "in" / name for name in names]
+    script("decompose", run, *files, "--out", out)
+    printed = capsys.readouterr().out.splitlines()
+    assert before.read_text() == "mine" and set(before.parent.iterdir()) == {before, out}
+    assert sorted(printed) == sorted(str(folder) for folder in out.iterdir())
+    for file, folder in zip(files, printed, strict=True):
+        scene = json.loads((Path(folder) / "scene.json").read_text())
+        assert scene["source"] == str(file)
+        assert (Path(folder) / "layer-3.png").is_file()
+    mine = [out / "notes.txt", Path(printed[0]) / "notes.txt"]
+    for path in mine:
+        path.write_text("mine")
+    script("decompose", run, files[0], "--out", out, "--overwrite")
+    assert {p.name for p in out.iterdir()} == {"a", "notes.txt"}
+    assert all(path.read_text() == "mine" for path in mine)
+
+
+def test_an_edited_scene_is_what_its_layers_show(run, picture, tmp_path):
+    """Hidden by hand: its file is as if it were not there."""
+    script("decompose", run, picture, "--out", tmp_path / "a")
+    path = tmp_path / "a/picture/scene.json"
+    scene = json.loads(path.read_text())
+    for hidden in range(3):
+        for i, layer in enumerate(scene["layers"]):
+            layer["visible"] = i != hidden
+        path.write_text(json.dumps(scene))
+        out = tmp_path / f"hidden-{hidden}"
+        script("sample", run, "--from", path, "--out", out)
+        canvas = Image.new("RGBA", (16, 16))
+        for i in (3, 2, 1):
+            canvas.alpha_composite(Image.open(out / f"layer-{i}.png"))
+        composed = Image.open(out / "composed.png").convert("RGBA")
+        assert canvas.tobytes() == composed.tobytes()
+        assert not np.asarray(Image.open(out / f"layer-{hidden + 1}.png")).any()
+
+
 def test_full_resolution(run, picture, tmp_path):
     script("decompose", run, picture, "--out", tmp_path / "a", "--full-resolution",
            "--format", "ora", "png")  # fmt: skip
@@ -312,6 +360,20 @@ BAD = [
     ("evaluate", "{run} --data {run}/figures --true-regions", "true regions"),
     ("publish", "{tmp}/none {tmp}/o", "no folder"),
     ("export_onnx", "{run} --out {tmp}/o --steps-per-scene 0", "--steps-per-scene"),
+    ("export_onnx", "{run} --out {tmp}/o --steps-per-scene 1000", "--steps-per-scene from 1 to"),
+    ("decompose", "{run} {tmp}/text.png --out {tmp}/o --steps-per-scene -1", "got -1"),
+    ("decompose", "{run} {tmp}/text.png --out {tmp}/o --steps-per-scene 0", "got 0"),
+    ("decompose", "{run} {tmp}/text.png --out {tmp}/o --steps-per-scene 1000", "got 1,000"),
+    ("decompose", "{run} {tmp}/text.png --out {tmp}/o --format png png", "got png png"),
+    ("sample", "{run} --out {tmp}/o --format ora ora", "got ora ora"),
+    ("sample", "{run} --out {tmp}/o --n -3", "--n from 1 to 1,000, got -3"),
+    ("sample", "{run} --out {tmp}/o --n 1000000000", "--n from 1 to 1,000, got"),
+    ("sample", "{run} --out {tmp}/o --seed -1", "--seed from 0 to 4,294,967,295, got -1"),
+    ("sample", "{run} --out {tmp}/o --seed 18446744073709551616", "--seed from 0 to"),
+    ("sample", "{run} --out {tmp}/o --steps 0", "--steps from 1 to 256, got 0"),
+    ("sample", "{run} --out {tmp}/o --steps -1", "--steps from 1 to 256, got -1"),
+    ("sample", "{run} --out {tmp}/o --scene=", "experts for --scene, got none"),
+    ("sample", "{run} --out {tmp}/o --experts -1", "0 to 2, got -1"),
 ]
 
 
@@ -420,5 +482,17 @@ def test_seeds_are_trained_once_and_counted(tmp_path, capsys):
 
 
 def test_composer_of_no_run(tmp_path, capsys):
+    for option, value, words in [
+        ("--port", 0, "--port from 1 to 65,535, got 0"),
+        ("--port", 70_000, "got 70,000"),
+        ("--host", "", "an address of this machine for --host, got ''"),
+        ("--host", "no.such.host.invalid", "'no.such.host.invalid': try 127.0.0.1"),
+        ("--host", "192.0.2.1", "192.0.2.1 ("),  # of a network for documents
+    ]:
+        assert words in fails(capsys, "composer", tmp_path, option, value)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        error = fails(capsys, "composer", tmp_path, "--port", port)
+        assert f"a free port {port} on 127.0.0.1" in error
     pytest.importorskip("gradio")
     assert "train one" in fails(capsys, "composer", tmp_path)  # the rest: tests/test_page.py

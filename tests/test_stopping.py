@@ -10,7 +10,7 @@ from conftest import TINY
 from kill_chains import OPTIONS, differences, equal, finish, start, without_clock
 from test_training import beginnings, make_trainer
 
-from econ_pyro import checkpoint, cli, stopping
+from econ_pyro import checkpoint, cli, outputs, stopping
 from econ_pyro.learner import Learner
 from econ_pyro.training import STOPPED
 
@@ -161,7 +161,7 @@ def test_nohup_is_heeded():
 
 def test_sigterm_closes_what_is_open(tmp_path, capsys):
     def main():
-        with cli.staged(tmp_path / "out") as folder:
+        with outputs.staged(tmp_path / "out") as folder:
             (folder / "half").touch()
             os.kill(os.getpid(), signal.SIGTERM)
 
