@@ -1,9 +1,9 @@
 """Folders that programs of ours write: one writer at a time, and nothing is half written or lost.
 
-What is one thing as a whole, a run, a dataset or weights, is :func:`staged`: it appears at once, in
-place of what was there. Results that people keep files of their own beside are :func:`written`: at
-once where there was no folder; into one that exists, files are moved one by one when all are ready.
-What an earlier result left is removed, the rest stays.
+What is one thing as a whole (a run, a dataset, weights) is :func:`staged`: it appears at once, in
+place of what was there. Results beside which people keep files of their own are :func:`written`:
+at once where there was no folder; into one that exists, files are moved one by one when all are
+ready. What an earlier result left is removed, the rest stays.
 """
 
 from __future__ import annotations
