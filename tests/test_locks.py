@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from kill_chains import finish
 
-from econ_pyro import cli, leftovers, locks, outputs
+from econ_pyro import leftovers, locks, outputs
 from econ_pyro.errors import EconError
 
 
@@ -160,7 +160,7 @@ def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path, monkeypatch, 
         with outputs.staged(out, overwrite=True) as folder:
             (folder / "version").write_text("new")
             if renames == 2:
-                monkeypatch.setattr(cli.shutil, "rmtree", lambda *_, **__: counted(None, None))
+                monkeypatch.setattr(outputs.shutil, "rmtree", lambda *_, **__: counted(None, None))
 
     pid = in_a_process(replace)
     os.kill(pid, signal.SIGKILL)
