@@ -16,13 +16,13 @@ MOST_STEPS = 256
 LARGEST_SEED = 2**64 - 1  # of torch's generators
 
 
-def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+def whole(name: str, value: Any, least: int | None = 1, most: int | None = None) -> int:
     """A whole number; NumPy's integers will do.
 
     Args:
         name: of the argument, for the error message.
         value: what came.
-        least: the smallest that makes sense.
+        least: the smallest that makes sense; None: any.
         most: the largest; None: any.
 
     Raises:
@@ -34,7 +34,7 @@ def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int
         number = operator.index(value)
     except TypeError:
         raise EconError(f"a whole number for {name}", short(value)) from None
-    if number < least:
+    if least is not None and number < least:
         raise EconError(f"at least {least} for {name}", short(number))
     if most is not None and number > most:
         raise EconError(f"at most {most:,} for {name}", short(number))
@@ -78,10 +78,9 @@ def expert(value: Any, experts: int) -> int:
     Raises:
         EconError: it is no whole number, or there is no such expert.
     """
-    try:
-        index = whole("the index of an expert", value, -(2**63))
-    except EconError as error:
-        raise EconError(error.expected, error.got, "names go in scene=") from None
+    if isinstance(value, str):
+        raise EconError("an expert by its index", short(value), "sample takes names as scene=")
+    index = whole("the index of an expert", value, least=None)
     if not 0 <= index < experts:
         raise no_such_expert(index, experts)
     return index
@@ -179,7 +178,7 @@ def as_device(value: Any) -> torch.device:
         raise EconError(
             f"a device of this machine, which has {has}", short(str(value)), 'use device="cpu"'
         ) from None
-    return device
+    return torch.device("cpu") if device.type == "cpu" else device  # torch knows of one
 
 
 def short(value: Any) -> str:

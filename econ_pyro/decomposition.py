@@ -93,13 +93,17 @@ class Decomposition:
             try:
                 index = operator.index(index)  # NumPy's integers, too
             except TypeError:
-                return self._chosen(torch.as_tensor(index))
+                return self._chosen(index)
             if not -len(self) <= index < len(self):
                 raise IndexError(f"image {index} of a decomposition of {len(self)}")
             return slice(index, index + 1 or None)  # -1: to the end
         raise IndexError(f"an image by number, not {index}")
 
-    def _chosen(self, rows: Tensor) -> Tensor:
+    def _chosen(self, index: Any) -> Tensor:
+        try:
+            rows = torch.as_tensor(index)
+        except (TypeError, ValueError, RuntimeError):
+            raise IndexError(f"images by number, not {index!r}") from None
         if rows.dtype == torch.bool and rows.shape == (len(self),):
             return rows
         if not rows.numel():

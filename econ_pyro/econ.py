@@ -58,7 +58,7 @@ class Econ:
             self.model = DeadLeaves(config.model).to(self.device)
             self.guide = Recognition(config.model).to(self.device)
         numbered = [f"expert-{k}" for k in range(config.model.experts)]
-        self.names = list(names or distinct_names(numbered, config.names))
+        self.names = names or distinct_names(numbered, config.names)
 
     @property
     def names(self) -> list[str]:

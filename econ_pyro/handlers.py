@@ -17,6 +17,7 @@ from econ_pyro.errors import EconError
 SHAPE, APPEARANCE = "shape", "appearance"
 _NOISE = "econ_pyro.noise"  # key in a site's infer
 _lock = threading.RLock()
+_clashes = [0]  # of threads' handlers, since the start
 
 
 def noise(kind: str) -> Any:
@@ -65,27 +66,32 @@ def undisturbed() -> Iterator[None]:
     Raises:
         EconError: another thread's handlers came among them, so that values may be wrong.
     """
+    clashes = _clashes[0]
     waited = not _lock.acquire(blocking=False)
     if waited:
         _lock.acquire()
     try:
-        # handlers around a program were there before it could wait: they saw another's sites
-        if waited and _PYRO_STACK:
+        # handlers around a program were there before it could wait: they saw another's sites, or
+        # the other thread had to take them away
+        if waited and (_PYRO_STACK or clashes != _clashes[0]):
             raise _disturbed()
         before = list(_PYRO_STACK)
         try:
             yield
         except Exception as error:
             if before != _PYRO_STACK:
-                raise _disturbed() from error
+                raise _disturbed(before) from error
             raise
         if before != _PYRO_STACK:
-            raise _disturbed()
+            raise _disturbed(before)
     finally:
         _lock.release()
 
 
-def _disturbed() -> EconError:
+def _disturbed(before: list[Messenger] | None = None) -> EconError:
+    if before is not None:  # or what the two left there would meet whatever runs next
+        _PYRO_STACK[:] = before
+        _clashes[0] += 1
     return EconError(
         "programs run under handlers by one thread at a time, as Pyro's stack of handlers is "
         "global",

@@ -76,7 +76,14 @@ def check_known(k: Tensor, experts: int, where: str = "") -> None:
         raise no_such_expert(k[unknown][0].item(), experts, where)
 
 
-def check_seeds(name: str, seeds: Any, shape: tuple[int, ...], pixels: int, like: Tensor) -> None:
+def check_seeds(
+    name: str,
+    seeds: Any,
+    shape: tuple[int, ...],
+    pixels: int,
+    like: Tensor,
+    rest: bool = False,
+) -> None:
     """Check pixels that regions grow from.
 
     Args:
@@ -85,6 +92,7 @@ def check_seeds(name: str, seeds: Any, shape: tuple[int, ...], pixels: int, like
         shape: what it must be.
         pixels: of an image.
         like: a tensor of the networks' device.
+        rest: the last layer takes what is left, from any seed.
 
     Raises:
         EconError: it is no int64 tensor of that shape and on that device; or, on a CPU, there is
@@ -96,9 +104,12 @@ def check_seeds(name: str, seeds: Any, shape: tuple[int, ...], pixels: int, like
         expected = f"indices of pixels {shape} for {name}, torch.long"
         raise EconError(expected, kind_of(seeds), "row times width, plus column")
     _check_place(name, seeds, shape, like)
-    if seeds.device.type == "cpu" and ((seeds < 0) | (seeds >= pixels)).any():
-        unknown = seeds[(seeds < 0) | (seeds >= pixels)][0].item()
-        raise EconError(f"pixels from 0 to {pixels - 1} for {name}", str(unknown))
+    if seeds.device.type == "cpu":
+        grown = seeds[:, :-1] if rest else seeds
+        unknown = (grown < 0) | (grown >= pixels)
+        if unknown.any():
+            got = str(grown[unknown][0].item())
+            raise EconError(f"pixels from 0 to {pixels - 1} for {name}", got)
 
 
 def kind_of(value: Any) -> str:
@@ -120,6 +131,6 @@ def _check_place(name: str, value: Tensor, shape: tuple[int, ...], like: Tensor)
     if value.device != like.device:
         raise EconError(
             f"{name} on {like.device}, as the networks",
-            f"it on {value.device}",
+            f"a tensor on {value.device}",
             f'move it with .to("{like.device}")',
         )

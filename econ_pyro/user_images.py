@@ -64,6 +64,8 @@ def check_kind(images: Any, size: int) -> Tensor:
         raise EconError(_expected(size), _no_tensor(images), _to_tensor(images))
     if images.layout != torch.strided:
         raise EconError(_expected(size), f"a {images.layout} tensor", "use images.to_dense()")
+    if images.is_meta:
+        raise EconError(_expected(size), "a meta tensor", "it has no values: load the real one")
     hints = []
     if tuple(images.shape[1:]) != (3, size, size) or images.ndim != 4:
         hints.append(_reshape(tuple(images.shape), size))
@@ -98,6 +100,8 @@ def as_regions(
     expected = f"regions {shape} in [0, 1] that sum to 1 over layers"
     if not isinstance(regions, Tensor):
         raise EconError(expected, _no_tensor(regions), "use torch.as_tensor")
+    if regions.layout != torch.strided or regions.is_meta:
+        raise EconError(expected, f"a {'meta' if regions.is_meta else regions.layout} tensor")
     if regions.shape != shape:
         flat = regions.shape == (scenes, steps, size, size)
         hint = "add the axis of channels with regions[:, :, None]" if flat else ""
@@ -127,7 +131,8 @@ def _expected(size: int) -> str:
 def _no_tensor(value: Any) -> str:
     if getattr(value, "shape", None) is not None:
         return kind_of(value)
-    return type(value).__name__ if isinstance(value, list | tuple) else short(value)
+    many = isinstance(value, list | tuple) or type(value).__module__.startswith("PIL.")
+    return type(value).__name__ if many else short(value)
 
 
 def _to_tensor(images: Any) -> str:

@@ -202,7 +202,7 @@ class Recognition(nn.Module):
         if occluders is not None:
             occluders = self._floats("occluders", occluders, *layered, 4, *x.shape[2:])
         if self.seeded and seeds is not None:
-            check_seeds("seeds", seeds[:, :-1], (scenes, steps - 1), self.config.size**2, x)
+            check_seeds("seeds", seeds, layered, self.config.size**2, x, rest=True)
         s_t = torch.ones_like(x[:, :1])
         networks = program(attention=self.attentions, encoder=self.encoders)
         with networks, pyro.plate(sites.SCENES, scenes):
