@@ -223,7 +223,7 @@ def test_bare_programs_wait_for_each_other(pq, images):
     assert not _PYRO_STACK
 
 
-def test_programs_under_handlers_are_told_of_the_global_stack(pq):
+def test_programs_under_handlers_are_told_of_the_global_stack(pq, monkeypatch):
     model, _ = pq
     inside, go_on = threading.Event(), threading.Event()
 
@@ -245,6 +245,19 @@ def test_programs_under_handlers_are_told_of_the_global_stack(pq):
     for error in found:
         with pytest.raises(EconError, match=r"stack of handlers is global.*one_at_a_time\(\)"):
             raise error
+
+    inside.clear()
+    go_on.clear()
+    decode = model.decode
+
+    def waits(z, k):
+        slow(None)
+        return decode(z, k)
+
+    monkeypatch.setattr(model, "decode", waits)  # of a program without handlers of its own
+    found = in_threads(lambda: model.prior(2), second)
+    assert not _PYRO_STACK and all(isinstance(error, EconError) for error in found)
+    monkeypatch.undo()
 
     def together():
         with one_at_a_time():
