@@ -22,6 +22,7 @@ from econ_pyro.assignment import assign
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.layers import fixed_region, next_scope, scopes
 from econ_pyro.proposals import Generator, Recogniser, Rules, propose, propose_layers
+from econ_pyro.tensors import fitted
 from econ_pyro.terms import Terms, stack
 from econ_pyro.winners import Winners, draw_winners
 
@@ -52,7 +53,11 @@ def contest(
     Returns:
         The layers as they competed, and the noise of their latents. From seeds, each layer was
         looked at for itself: :func:`compete` gives the account in the scopes.
+
+    Raises:
+        EconError: shapes do not fit.
     """
+    _check(x, noise, rules, regions, handicap, gumbel)
     if regions is not None:
         return _of_regions(model, guide, x, noise, rules, regions, handicap, gumbel), noise
     if guide.seeded:
@@ -91,6 +96,25 @@ def compete(
         return d  # they competed in the scopes
     layers = account(model, guide, x, d.k, rules.sigma_x, noise, seeds=d.seed)
     return Decomposition(x, d.k, *layers, d.scores, d.seed)
+
+
+def _check(
+    x: Tensor,
+    noise: Tensor,
+    rules: Rules,
+    regions: Tensor | None = None,
+    handicap: Tensor | None = None,
+    gumbel: Tensor | None = None,
+) -> None:
+    """Check that what torch would broadcast, or leave out in part, is of all layers of x."""
+    layered = (x.shape[0], rules.steps)
+    fitted("noise", noise, (*layered, noise.shape[-1]), x)
+    if regions is not None:
+        fitted("regions", regions, (*layered, 1, *x.shape[2:]), x)
+    if handicap is not None:
+        fitted("handicap", handicap, (rules.experts,), x)
+    if gumbel is not None:
+        fitted("gumbel", gumbel, (*layered, rules.experts), x)
 
 
 def _step_by_step(
@@ -175,7 +199,11 @@ def exhaust(
         rules: numbers of experts and steps; lambda and temperature play no part.
         beta: weight of L_z.
         gamma: weight of L_r.
+
+    Raises:
+        EconError: shapes do not fit.
     """
+    _check(x, noise, rules)
     best_loss = torch.full((len(x),), float("inf"), dtype=x.dtype, device=x.device)
     best_k = torch.zeros(len(x), rules.steps, dtype=torch.long, device=x.device)
 

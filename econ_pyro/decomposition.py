@@ -7,13 +7,15 @@ was explained well.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from econ_pyro.errors import EconError
 from econ_pyro.layers import compose
 
 if TYPE_CHECKING:
@@ -67,13 +69,51 @@ class Decomposition:
     def __len__(self) -> int:
         return len(self.image)
 
-    def __getitem__(self, index: int | slice) -> Decomposition:
-        """Some of the images; the batch axis stays, also for a single index."""
-        if isinstance(index, int):
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Decomposition:
+        """Some of the images; the batch axis stays, also for a single index.
+
+        Args:
+            index: of an image, also from the end; a slice; several indices, or a bool for each
+                image.
+
+        Raises:
+            IndexError: there is no such image.
+        """
+        rows = self._rows(index)
+        if isinstance(rows, slice):
+            return self._map(lambda a: a[rows])
+        return self._map(lambda a: a[rows.to(a.device)])
+
+    def _rows(self, index: Any) -> slice | Tensor:
+        if isinstance(index, slice):
+            if index.step is None or operator.index(index.step) > 0:
+                return index
+            return torch.tensor(range(len(self))[index], dtype=torch.long)  # torch has no such
+        if not isinstance(index, bool):
+            try:
+                index = operator.index(index)  # NumPy's integers, too
+            except TypeError:
+                return self._chosen(index)
             if not -len(self) <= index < len(self):
                 raise IndexError(f"image {index} of a decomposition of {len(self)}")
-            index = slice(index, index + 1 or None)  # -1: to the end
-        return self._map(lambda a: a[index])
+            return slice(index, index + 1 or None)  # -1: to the end
+        raise IndexError(f"an image by number, not {index}")
+
+    def _chosen(self, index: Any) -> Tensor:
+        try:
+            rows = torch.as_tensor(index)
+        except (TypeError, ValueError, RuntimeError):
+            raise IndexError(f"images by number, not {index!r}") from None
+        if rows.dtype == torch.bool and rows.shape == (len(self),):
+            return rows
+        if not rows.numel():
+            return rows.flatten().long()
+        if rows.ndim != 1 or rows.dtype in (torch.bool, torch.uint8) or rows.is_floating_point():
+            kind = f"{rows.dtype} {tuple(rows.shape)}"
+            raise IndexError(f"images by a list of numbers or a bool for each, not {kind}")
+        if rows.min() < -len(self) or rows.max() >= len(self):
+            raise IndexError(f"images {rows.tolist()} of a decomposition of {len(self)}")
+        return rows.long()
 
     def cpu(self) -> Decomposition:
         """The same on the CPU, cut from any graph."""
@@ -99,7 +139,18 @@ class Decomposition:
 
     @classmethod
     def cat(cls, parts: Sequence[Decomposition]) -> Decomposition:
-        """Join batches that have equal T, K, L and image size."""
+        """Join batches that have equal T, K, L and image size.
+
+        Raises:
+            EconError: there is none, or some of these differ.
+        """
+        if not parts:
+            raise EconError("at least one decomposition to join", "none")
+        for name in _TENSORS:
+            shapes = sorted({tuple(getattr(part, name).shape[1:]) for part in parts})
+            if len(shapes) > 1:
+                got = " and ".join(map(str, shapes))
+                raise EconError(f"decompositions with one shape of {name}", got)
         terms = [part.terms for part in parts]
         return cls(
             **{name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS},

@@ -83,14 +83,19 @@ class FixedNoiseNormal(Normal):
     Args:
         loc: means.
         scale: standard deviations.
-        noise: standard normal noise of the same shape; 0 gives the mean.
+        noise: standard normal noise of the same shape; 0 gives the mean. Fresh if not given, as
+            by Pyro's reparametrisers, which know only of location and scale.
     """
 
     def __init__(
-        self, loc: Tensor, scale: Tensor, noise: Tensor, validate_args: bool | None = None
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        noise: Tensor | None = None,
+        validate_args: bool | None = None,
     ) -> None:
         super().__init__(loc, scale, validate_args=validate_args)
-        self.noise = noise
+        self.noise = torch.randn_like(self.loc) if noise is None else noise
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FixedNoiseNormal:
         """A copy with a larger batch shape."""

@@ -15,7 +15,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from econ_pyro import card, checkpoint, painting, parallel, parts, pretrained
+from econ_pyro import arguments, card, checkpoint, painting, parallel, parts, pretrained
 from econ_pyro.config import Config, ModelConfig
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
@@ -23,8 +23,7 @@ from econ_pyro.errors import EconError
 from econ_pyro.experts import Ensemble
 from econ_pyro.files import write_atomically
 from econ_pyro.guides.recognition import Recognition
-from econ_pyro.handlers import CleanLayers, seeded
-from econ_pyro.images import check_images
+from econ_pyro.handlers import CleanLayers, one_at_a_time, seeded
 from econ_pyro.learner import make_rules
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
 from econ_pyro.painting import Rendered
@@ -32,6 +31,7 @@ from econ_pyro.parts import Expert
 from econ_pyro.scene_file import Scene
 from econ_pyro.specialisation import distinct_names
 from econ_pyro.svi import CompetitiveSVI
+from econ_pyro.user_images import as_images, as_regions
 
 
 class Econ:
@@ -42,6 +42,9 @@ class Econ:
         device: where the networks are.
         names: a name for each expert; those of the configuration, and ``expert-0``, ..., if not
             given.
+
+    Raises:
+        EconError: there is no such device, or the names are not one for each expert.
     """
 
     def __init__(
@@ -50,13 +53,41 @@ class Econ:
         device: torch.device | str = "cpu",
         names: Sequence[str] | None = None,
     ) -> None:
-        self.config, self.device = config, torch.device(device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        self.config, self.device = config, arguments.as_device(device)
+        with seeded(config.seed % 2**64, torch.device("cpu")):  # as torch takes negative ones
             self.model = DeadLeaves(config.model).to(self.device)
             self.guide = Recognition(config.model).to(self.device)
         numbered = [f"expert-{k}" for k in range(config.model.experts)]
-        self.names = list(names or distinct_names(numbered, config.names))
+        self.names = names or distinct_names(numbered, config.names)
+
+    @property
+    def names(self) -> list[str]:
+        """A name for each expert, no two alike."""
+        return self._names
+
+    @names.setter
+    def names(self, names: Sequence[str]) -> None:
+        found, experts = list(names), self.config.model.experts
+        if isinstance(names, str) or len({str(name) for name in found}) != experts:
+            raise EconError(f"{experts} different names of experts", arguments.short(names))
+        if len(found) != experts:
+            raise EconError(f"{experts} different names of experts", f"{len(found)}")
+        self._names = found
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the networks' weights: float32, but for a model that was made ``double()``.
+
+        Raises:
+            EconError: model and guide are of different types.
+        """
+        p, q = (next(net.parameters()).dtype for net in (self.model, self.guide))
+        if p != q:
+            names = (str(dtype).removeprefix("torch.") for dtype in (p, q))
+            raise EconError(
+                "model and guide of one type", " and ".join(names), "convert the other one, too"
+            )
+        return p
 
     @property
     def experts(self) -> list[Expert]:
@@ -85,11 +116,12 @@ class Econ:
                 as in ``[*econ.experts, other.experts[2]]``.
 
         Raises:
-            EconError: an expert is unknown, or does not fit in its sizes.
+            EconError: there is none, one is unknown, or does not fit in its sizes.
         """
+        own_experts = self.experts
         chosen = [
-            e if isinstance(e, Expert) else self.experts[self.find_experts([str(e)])[0]]
-            for e in experts
+            e if isinstance(e, Expert) else own_experts[self._index(e)]
+            for e in arguments.listed("model.experts", experts)
         ]
         config = replace(
             self.config,
@@ -98,6 +130,8 @@ class Econ:
             names=parts.given_names(chosen),
         )
         new = Econ(config, self.device)
+        new.model.to(self.dtype)
+        new.guide.to(self.dtype)
         for k, expert in enumerate(chosen):
             new.put(k, expert)
         own = self.model.decoders
@@ -117,23 +151,30 @@ class Econ:
         return self.with_experts([*self.experts, *experts])
 
     def drop(self, *experts: int | str) -> Econ:
-        """A new model without these experts."""
-        gone = self.find_experts([str(e) for e in experts])
+        """A new model without these experts.
+
+        Raises:
+            EconError: one is unknown, or none would be left.
+        """
+        gone = {self._index(e) for e in experts}
         return self.with_experts([e for e in self.experts if e.index not in gone])
 
     def put(self, index: int, expert: Expert) -> None:
         """Give one expert the weights of another; its name stays.
 
         Raises:
-            EconError: the sizes differ; the message names the field.
+            EconError: the sizes differ; the message names the field. Or there is no such expert.
         """
-        self._check_expert(index)
+        index = arguments.expert(index, self.config.model.experts)
+        if not isinstance(expert, Expert):
+            got = arguments.short(expert)
+            raise EconError("an Expert", got, "take it from econ.experts or load_expert")
         parts.check_fits(expert.name, expert.config, expert.size, self.config.model)
         parts.copy_weights(expert, self.experts[index])
 
     def freeze(self, *experts: int | str) -> None:
         """Have training leave experts as they are; they compete all the same."""
-        parts.freeze(self._ensembles, self.find_experts([str(e) for e in experts]))
+        parts.freeze(self._ensembles, [self._index(e) for e in experts])
 
     def save_pretrained(
         self, folder: str | Path, dtype: str = "float32", text: str | None = None
@@ -173,18 +214,26 @@ class Econ:
         """Take images apart, front to back, with posterior means and the best expert a step.
 
         Args:
-            images: ``(B, 3, H, W)`` float in [0, 1], H = W = the model's size.
+            images: ``(B, 3, H, W)`` float in [0, 1], H = W = the model's size, of any precision
+                and on any device.
             steps: layers to look for; as in training if not given.
             batch: images that each core takes at a time.
-            regions: true regions in place of attention, ``(B, T, 1, H, W)``.
+            regions: true regions in place of attention, ``(B, T, 1, H, W)`` in [0, 1], or bool;
+                they sum to 1 over layers.
             greedy: leave the layers as the competition found them, also if the configuration
                 says that they are to be refined (:mod:`econ_pyro.refinement`).
 
         Raises:
-            EconError: the images have another shape, type or range.
+            EconError: images or regions have another shape, type or range, or a number makes no
+                sense.
         """
-        check_images(images, self.config.model.size)
-        rules = replace(make_rules(self.config), steps=steps or self.config.model.steps)
+        size, batch = self.config.model.size, arguments.whole("batch", batch)
+        images = as_images(images, size, self.dtype)
+        rules = make_rules(self.config)
+        if steps is not None:
+            steps = arguments.whole("steps", steps, most=arguments.MOST_STEPS)
+            rules = replace(rules, steps=steps)
+        regions = as_regions(regions, len(images), rules.steps, size, self.dtype)
         svi = CompetitiveSVI(
             self.model,
             self.guide,
@@ -194,6 +243,7 @@ class Econ:
             self.config.model.expert.latent,
         )
         refined = self.config.objective.refine and not greedy
+        batch = min(batch, len(images))
         pieces = images.split(batch)
         given = [None] * len(pieces) if regions is None else regions.split(batch)
 
@@ -203,9 +253,10 @@ class Econ:
             return svi.explain(x.to(self.device), r, refined).cpu()
 
         jobs = list(zip(pieces, given, strict=True))
-        if self.device.type == "cpu":
-            return Decomposition.cat(parallel.each(explain, jobs))
-        return Decomposition.cat([explain(job) for job in jobs])
+        with one_at_a_time():
+            if self.device.type == "cpu":
+                return Decomposition.cat(parallel.each(explain, jobs))
+            return Decomposition.cat([explain(job) for job in jobs])
 
     def sample(
         self,
@@ -227,16 +278,25 @@ class Econ:
             noisy: draw pixels and shapes too, as the likelihoods have it (Eqs. 4 and 5).
 
         Raises:
-            EconError: an expert is unknown.
+            EconError: an expert is unknown, or a number makes no sense.
         """
+        n, most = arguments.whole("n", n), arguments.MOST_STEPS
+        if scene is not None and experts is not None:
+            raise EconError("a scene or experts", "both", "give one of them")
         if scene is not None:
-            experts = self.find_experts(scene.split())
+            if not isinstance(scene, str):
+                raise EconError("a string of names for scene", arguments.short(scene))
+            experts = arguments.listed("names in scene", self.find_experts(scene.split()), most)
         k = None
         if experts is not None:
-            for e in experts:
-                self._check_expert(e)
-            front_to_back = list(reversed(experts))
+            listed = arguments.listed("experts", experts, most)
+            front_to_back = [arguments.expert(e, len(self.names)) for e in reversed(listed)]
             k = torch.tensor(front_to_back, device=self.device).expand(n, -1)
+        if steps is not None:
+            steps = arguments.whole("steps", steps, most=most)
+        layers = len(k[0]) if k is not None else steps or self.config.model.steps
+        size = self.config.model.size
+        arguments.check_memory("n", n, layers * 4 * size**2 * self.dtype.itemsize)
         local = pyro.settings.context(module_local_params=True)
         with torch.no_grad(), seeded(seed, self.device), local:
             with nullcontext() if noisy else CleanLayers():
@@ -248,10 +308,16 @@ class Econ:
 
         Returns:
             Appearances ``(K, n, 3, H, W)`` and shapes ``(K, n, 1, H, W)``, means in [0, 1].
+
+        Raises:
+            EconError: n or seed makes no sense.
         """
-        generator = torch.Generator().manual_seed(seed)
-        z = torch.randn(n, self.config.model.expert.latent, generator=generator).to(self.device)
-        mean, shape = self.model.decode_all(z[:, None].expand(-1, self.config.model.experts, -1))
+        n, model = arguments.whole("n", n), self.config.model
+        arguments.check_memory("n", n, model.experts * 4 * model.size**2 * self.dtype.itemsize)
+        generator = torch.Generator().manual_seed(arguments.seed_of(seed))
+        z = torch.randn(n, model.expert.latent, generator=generator).to(self.device)
+        with one_at_a_time():
+            mean, shape = self.model.decode_all(z[:, None].expand(-1, model.experts, -1))
         return mean.transpose(0, 1), shape.transpose(0, 1)
 
     def render(self, scene: Scene) -> Rendered:
@@ -260,7 +326,8 @@ class Econ:
         Raises:
             EconError: the scene does not fit the model.
         """
-        return painting.render(self.model, scene, self.device)
+        with one_at_a_time():
+            return painting.render(self.model, scene, self.device)
 
     def find_experts(self, names: Sequence[str]) -> list[int]:
         """Indices of experts by name; an index works as a name.
@@ -273,8 +340,7 @@ class Econ:
         found = []
         for name in names:
             if name.isdigit():
-                self._check_expert(int(name))
-                found.append(int(name))
+                found.append(arguments.expert(int(name), len(self.names)))
             elif name in self.names:
                 found.append(self.names.index(name))
             else:
@@ -285,11 +351,11 @@ class Econ:
                 )
         return found
 
-    def _check_expert(self, index: int) -> None:
-        if not 0 <= index < self.config.model.experts:
-            raise EconError(
-                f"an expert from 0 to {self.config.model.experts - 1}", str(index), "see experts/"
-            )
+    def _index(self, expert: int | str) -> int:
+        """Index of an expert by index or name."""
+        if isinstance(expert, str):
+            return self.find_experts([expert])[0]
+        return arguments.expert(expert, len(self.names))
 
 
 def load(source: str | Path, device: torch.device | str = "cpu", which: str = "best") -> Econ:
@@ -303,8 +369,9 @@ def load(source: str | Path, device: torch.device | str = "cpu", which: str = "b
         which: ``best`` (by validation loss) or ``last`` checkpoint of a run.
 
     Raises:
-        EconError: there is none, or it is damaged.
+        EconError: there is none, or it is damaged; or there is no such device.
     """
+    device = arguments.as_device(device)
     trained = pretrained.read(source, device, which)
     econ = Econ(trained.config, device, trained.names)
     checkpoint.load_weights(econ.model, trained.model, trained.path)

@@ -10,20 +10,19 @@ the rest is dropped, and the networks run side by side, on streams of their own.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-import pyro
 import torch
 from torch import Tensor, nn
 
 from econ_pyro import side_by_side
 from econ_pyro.fusing import compiles, fused, run
 from econ_pyro.precision import at_least_float32
+from econ_pyro.tensors import check_known
 
 # oneDNN builds a kernel for every new batch size: groups are padded up to a multiple of this
 GROUP = 4
@@ -83,6 +82,9 @@ class Ensemble(nn.ModuleList):
 
         Returns:
             ``(B, ...)`` in the order of the batch.
+
+        Raises:
+            EconError: there is no such network.
         """
         if torch.compiler.is_compiling():  # no graph can group images: an export runs all
             return self._by_all(k[:, None], *args)[:, 0]
@@ -100,6 +102,9 @@ class Ensemble(nn.ModuleList):
 
         Returns:
             ``(B, N, ...)``, in float32 or better, differentiable.
+
+        Raises:
+            EconError: there is no such network.
         """
         if torch.compiler.is_compiling():
             return self._by_all(k, *args)
@@ -107,6 +112,7 @@ class Ensemble(nn.ModuleList):
             return self._in_room(k, room.looks, *args)
         if k.shape[1] == 1:
             return self.of_winners(k[:, 0], *args)[:, None]
+        check_known(k, len(self))  # it would look at another image
         rows = torch.arange(k.shape[0], device=k.device)
         looks, where = (rows[:, None] * len(self) + k).unique(return_inverse=True)
         found, seat = self._in_groups(looks % len(self), looks // len(self), args)
@@ -131,6 +137,8 @@ class Ensemble(nn.ModuleList):
             if len(rows) == len(k):
                 given = args if image is None else [a.index_select(0, image) for a in args]
                 return self._run([network], [given])[0], None
+        if sum(map(len, groups)) != len(k):
+            check_known(k, len(self))
         there = [(network, rows) for network, rows in zip(self, groups, strict=True) if len(rows)]
         padded = [_padded(rows) for _, rows in there]
         sizes = [len(rows) for rows in padded]
@@ -233,28 +241,3 @@ def _seats(k: Tensor, size: int, experts: int) -> tuple[Tensor, Tensor]:
 def _streams(n: int) -> list[torch.cuda.Stream]:
     """One stream for each expert, the same for its encoder, decoder and attention."""
     return [torch.cuda.Stream() for _ in range(n)]
-
-
-def register(prefix: str, experts: nn.ModuleList) -> None:
-    """Register every expert with ``pyro.module`` as ``prefix_0``, ``prefix_1``, ...
-
-    Under ``pyro.settings.set(module_local_params=True)`` nothing is registered, as for a
-    ``PyroModule``: the caller then holds the parameters itself.
-    """
-    if pyro.settings.get("module_local_params"):
-        return
-    for k, expert in enumerate(experts):
-        name = f"{prefix}_{k}"
-        pyro.module(name, expert)
-        # pyro keeps the first module of a name and leaves the second detached, silently; it also
-        # copies, and so detaches, weights that are not contiguous (channels_last)
-        first = next(iter(expert.named_parameters()))
-        stored = pyro.get_param_store()._params[f"{name}$$${first[0]}"]
-        if stored is not first[1]:
-            warnings.warn(
-                f"the parameters that Pyro holds as {name!r} are not this module's (another "
-                "module came first, or its weights are channels_last), so Pyro's optimisers will "
-                "not train it: call pyro.clear_param_store() before the first step, or "
-                "pyro.settings.set(module_local_params=True) and use a torch optimiser",
-                stacklevel=3,
-            )

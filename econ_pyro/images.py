@@ -53,29 +53,6 @@ def read_image(path: Path | str, size: int | None = None, fit: Fit = "crop") -> 
     return hwc.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format) / 255
 
 
-def check_images(images: Tensor, size: int) -> None:
-    """Check what a user gives as images.
-
-    Raises:
-        EconError: none, or another shape, type or range than ``(B, 3, size, size)`` float in
-            [0, 1].
-    """
-    expected = f"images (B, 3, {size}, {size}), float in [0, 1]"
-    if not isinstance(images, Tensor):
-        raise EconError(expected, type(images).__name__, "use torch.as_tensor")
-    got = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
-    if images.ndim != 4 or images.shape[1:] != (3, size, size):
-        hint = "add the batch axis with images[None]" if images.ndim == 3 else "resize them"
-        raise EconError(expected, got, hint)
-    if not images.is_floating_point():
-        raise EconError(expected, got, "divide by 255")
-    if not len(images):
-        raise EconError(expected, got, "give at least one")
-    low, high = images.min().item(), images.max().item()
-    if not (low >= 0 and high <= 1):
-        raise EconError(expected, f"values from {low:g} to {high:g}", "divide by 255")
-
-
 def decode(path: Path | str, size: int | None = None, fit: Fit = "crop") -> np.ndarray:
     """The same as :func:`read_image` but ``(H, W, 3)`` uint8."""
     return _decode(path, lambda image: to_square(to_rgb(image), size, fit))

@@ -25,13 +25,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from econ_pyro import arguments
 from econ_pyro.competition import compete
 from econ_pyro.econ import Econ
-from econ_pyro.errors import EconError, check_positive
+from econ_pyro.errors import EconError
 from econ_pyro.handlers import seeded
-from econ_pyro.images import check_images
 from econ_pyro.learner import make_rules
 from econ_pyro.schedules import temperature_at
+from econ_pyro.user_images import as_images
 from econ_pyro.winners import draw_gumbel
 
 DIMS = {
@@ -77,6 +78,7 @@ def to_arviz(
             "none installed",
             "pip install 'econ-pyro[arviz]', with Python 3.11 or later",
         ) from None
+    images = as_images(images, econ.config.model.size, econ.dtype)
     drawn = _draw(econ, images, draws, seed, temperature, batch)
     size, steps = econ.config.model.size, econ.config.model.steps
     tree = arviz_base.from_dict(
@@ -102,20 +104,19 @@ def _draw(
     econ: Econ, images: Tensor, draws: int, seed: int, temperature: float | None, batch: int
 ) -> dict[str, np.ndarray]:
     """Arrays k (draws, B, T), z (draws, B, T, L) and r (draws, B, T, H, W), front to back."""
-    check_images(images, econ.config.model.size)
-    check_positive("draws", draws)
-    check_positive("batch", batch)
+    draws, batch = arguments.whole("draws", draws), arguments.whole("batch", batch)
     objective = econ.config.objective
     if temperature is None:
         temperature = temperature_at(econ.config, objective.temperature_steps)
-    if temperature < 0:
-        raise EconError("a temperature of 0 or more", str(temperature))
+    temperature = arguments.number("a temperature of 0 or more", temperature, 0.0)
     rules = replace(make_rules(econ.config), temperature=temperature)
     latent, device = econ.config.model.expert.latent, econ.device
+    each = images[:, :1].numel() * images.element_size() * rules.steps
+    arguments.check_memory("draws", draws, each)
     scene = torch.arange(len(images)).repeat(draws)  # of each explanation
     parts = []
     with seeded(seed, device):
-        for rows in scene.split(batch):
+        for rows in scene.split(min(batch, len(scene))):
             x = images[rows].to(device)
             noise = torch.randn(len(x), rules.steps, latent, dtype=x.dtype, device=device)
             gumbel = draw_gumbel((len(x), rules.steps, rules.experts), x)

@@ -7,6 +7,9 @@ layer axis **front to back**: index i holds layer t = T - i. Site names carry th
 """
 
 IMAGE = "x"
+"""What the model observes."""
+COMPOSED = "image"
+"""What the prior paints of its layers, a deterministic site."""
 SCENES = "scenes"
 
 

@@ -15,6 +15,7 @@ from econ_pyro.competition import compete, elect
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.fusing import fusing
+from econ_pyro.handlers import one_at_a_time
 from econ_pyro.occlusion import draw_occluders
 from econ_pyro.packed import PackedAdam
 from econ_pyro.proposals import Rules
@@ -126,7 +127,8 @@ class CompetitiveSVI:
         luck = None
         if self.occlude:
             scenes = len(x) * self.world.size
-            luck = torch.rand(scenes, self.rules.steps, 4, dtype=x.dtype, device=x.device)
+            with one_at_a_time():
+                luck = torch.rand(scenes, self.rules.steps, 4, dtype=x.dtype, device=x.device)
             luck = self.world.share(luck)
         loss, terms = self._gradients(x, w, regions, luck)
         if self.clip:
@@ -156,7 +158,13 @@ class CompetitiveSVI:
         self.optim.zero_grad(set_to_none=True)
         # the optimiser holds the parameters: nothing goes into Pyro's global store
         local = pyro.settings.context(module_local_params=True)
-        with self._precision(x), local, fusing(self.compiled), separate_graphs():
+        with (
+            self._precision(x),
+            one_at_a_time(),
+            local,
+            fusing(self.compiled),
+            separate_graphs(),
+        ):
             front = None if luck is None else draw_occluders(x, w.region, luck, self.occlude)
             terms = Terms(*self._terms(x, w.k, w.noise, regions, w.seed, front))
             loss = terms.loss(self.elbo.beta, gamma).sum(dim=1).mean()
@@ -174,8 +182,9 @@ class CompetitiveSVI:
             processes draw alike.
         """
         scenes, steps = len(x) * self.world.size, self.rules.steps
-        noise = torch.randn(scenes, steps, self.latent, dtype=x.dtype, device=x.device)
-        gumbel = draw_gumbel((scenes, steps, self.rules.experts), x)
+        with one_at_a_time():  # another thread may draw from a seed of its own
+            noise = torch.randn(scenes, steps, self.latent, dtype=x.dtype, device=x.device)
+            gumbel = draw_gumbel((scenes, steps, self.rules.experts), x)
         return self.world.share(noise), self.world.share(gumbel)
 
     def explain(

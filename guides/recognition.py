@@ -15,15 +15,18 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from econ_pyro import sites
+from econ_pyro import arguments, sites
 from econ_pyro.config import ModelConfig
 from econ_pyro.distributions import FixedNoiseNormal, MeanBernoulli
-from econ_pyro.experts import Ensemble, register
+from econ_pyro.experts import Ensemble
 from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.encoder import Encoder
 from econ_pyro.guides.look import Look
 from econ_pyro.guides.seeds import candidates, find_seed, grow, grow_all
 from econ_pyro.layers import fixed_region, next_scope, region, with_log
+from econ_pyro.parameters import program
+from econ_pyro.tensors import check_experts, check_seeds, fitted
+from econ_pyro.user_images import program_images
 
 LOG_SCALE_RANGE = (-7.0, 3.0)  # of q(z); outside, exp would meet the limits of float32 training
 
@@ -53,7 +56,14 @@ class Recognition(nn.Module):
 
         Returns:
             ``(B, 1, H, W)`` in [0, s_t].
+
+        Raises:
+            EconError: shapes do not fit, or there is no such expert or pixel.
         """
+        x, s_t = self._images(x), self._masks("s_t", s_t, x.shape[0])
+        self._check_experts(k_t, x.shape[0])
+        if self.seeded and seed is not None:
+            check_seeds("seed", seed, (x.shape[0],), self.config.size**2, x)
         logits = self.attentions.of_looks(k_t[:, None], self._given(x, s_t))[:, 0]
         if self.seeded:
             logits = grow(logits, find_seed(x, s_t) if seed is None else seed)
@@ -72,12 +82,19 @@ class Recognition(nn.Module):
 
         Returns:
             ``(B, T, 1, H, W)`` in [0, 1] each.
+
+        Raises:
+            EconError: shapes do not fit, or there is no such expert or pixel.
         """
+        x = self._images(x)
+        self._check_experts(k, x.shape[0], *k.shape[1:])
+        check_seeds("seeds", seeds, tuple(k.shape), self.config.size**2, x)
         features = self.attentions.of_looks(k, self._given(x, torch.ones_like(x[:, :1])))
         return grow_all(features, seeds)
 
     def attend_all(self, x: Tensor, s_t: Tensor) -> Tensor:
         """The regions that all experts propose, without gradients, ``(B, K, 1, H, W)``."""
+        x, s_t = self._images(x), self._masks("s_t", s_t, x.shape[0])
         if self.seeded:
             return self.candidates(x, s_t, 1)[1][:, 0]
         return region(s_t[:, None], self._features(x, s_t).sigmoid())
@@ -93,6 +110,7 @@ class Recognition(nn.Module):
         Returns:
             Seeds ``(B, n)`` and regions ``(B, n, K, 1, H, W)`` in [0, s_t].
         """
+        x, s_t = self._images(x), self._masks("s_t", s_t, x.shape[0])
         with torch.no_grad():
             return candidates(self._features(x, s_t), x, s_t, n)
 
@@ -121,7 +139,16 @@ class Recognition(nn.Module):
             noise: standard normal noise of the sample, ``(B, L)``; fresh if not given.
             occluder: what the encoder sees in front of it, ``(B, 4, H, W)``; nothing if not given
                 (:mod:`econ_pyro.occlusion`).
+
+        Raises:
+            EconError: shapes do not fit, or there is no such expert.
         """
+        x, r_t = self._images(x), self._masks("r_t", r_t, x.shape[0])
+        self._check_experts(k_t, x.shape[0])
+        if noise is not None and noise.dim():  # a single number is for all
+            noise = self._floats("noise", noise, x.shape[0], self.config.expert.latent)
+        if occluder is not None:
+            occluder = self._floats("occluder", occluder, x.shape[0], 4, *x.shape[2:])
         seen = self.look(x, r_t, occluder)
         return _posterior(self.encoders.of_winners(k_t, *seen), noise)
 
@@ -132,7 +159,12 @@ class Recognition(nn.Module):
             x: images, ``(B, 3, H, W)``.
             r: regions, ``(B, K, 1, H, W)``.
             noise: of the samples, ``(B, L)``, shared by the experts.
+
+        Raises:
+            EconError: shapes do not fit.
         """
+        x, r = self._images(x), self._masks("r", r, x.shape[0], self.config.experts)
+        noise = self._floats("noise", noise, x.shape[0], self.config.expert.latent)
         seen = self.look.at_all(x, r)
         return _posterior(self.encoders.of_all(*seen), noise[:, None])
 
@@ -155,22 +187,48 @@ class Recognition(nn.Module):
             seeds: pixels that regions grow from, ``(B, T)``; the most salient if not given.
             occluders: what the encoder sees in front of each layer, ``(B, T, 4, H, W)``; nothing
                 if not given (:mod:`econ_pyro.occlusion`).
+
+        Raises:
+            EconError: shapes or types do not fit, or there is no such expert or pixel.
         """
-        register("attention", self.attentions)
-        register("encoder", self.encoders)
-        steps = k.shape[1]
+        x = program_images(x, self.config.size, self.look.grid)
+        scenes, steps = len(x), arguments.layers_of(k)
+        self._check_experts(k, scenes, steps)
+        layered = (scenes, steps)
+        if noise is not None:
+            noise = self._floats("noise", noise, *layered, self.config.expert.latent)
+        if regions is not None:
+            regions = self._masks("regions", regions, *layered)
+        if occluders is not None:
+            occluders = self._floats("occluders", occluders, *layered, 4, *x.shape[2:])
+        if self.seeded and seeds is not None:
+            check_seeds("seeds", seeds, layered, self.config.size**2, x, rest=True)
         s_t = torch.ones_like(x[:, :1])
-        with pyro.plate(sites.SCENES, len(x)):
+        networks = program(attention=self.attentions, encoder=self.encoders)
+        with networks, pyro.plate(sites.SCENES, scenes):
             for i, t in enumerate(sites.front_to_back(steps)):
                 k_t, probs = k[:, i], fixed_region(s_t, i, steps, regions)
                 if probs is None:
                     seed = None if seeds is None else seeds[:, i]
                     probs = self.attend(x, s_t, k_t, seed)
                 r_t = pyro.sample(sites.r(t), MeanBernoulli(probs).to_event(3))
+                r_t = self._masks(sites.r(t), r_t, scenes)
                 front = None if occluders is None else occluders[:, i]
                 q_z = self.encode(x, r_t, k_t, None if noise is None else noise[:, i], front)
                 pyro.sample(sites.z(t), q_z)
                 s_t = next_scope(s_t, r_t)
+
+    def _floats(self, name: str, value: Tensor, *shape: int) -> Tensor:
+        return fitted(name, value, shape, self.look.grid)
+
+    def _images(self, x: Tensor) -> Tensor:
+        return self._floats("x", x, x.shape[0], 3, self.config.size, self.config.size)
+
+    def _masks(self, name: str, value: Tensor, *batch: int) -> Tensor:
+        return self._floats(name, value, *batch, 1, self.config.size, self.config.size)
+
+    def _check_experts(self, k: Tensor, *shape: int) -> None:
+        check_experts("k", k, shape, self.config.experts, self.look.grid)
 
 
 def _posterior(out: Tensor, noise: Tensor | None) -> TorchDistribution:

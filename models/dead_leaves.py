@@ -22,12 +22,17 @@ import torch
 from pyro.distributions import Bernoulli, Categorical, Normal, TorchDistribution
 from torch import Tensor, nn
 
-from econ_pyro import sites
+from econ_pyro import arguments, sites
 from econ_pyro.config import ModelConfig
 from econ_pyro.distributions import LayeredNormal, MeanBernoulli
-from econ_pyro.experts import Ensemble, register
+from econ_pyro.errors import EconError
+from econ_pyro.experts import Ensemble
+from econ_pyro.handlers import APPEARANCE, SHAPE, noise
 from econ_pyro.layers import next_scope, paint, region
 from econ_pyro.models.decoder import SpatialBroadcastDecoder, draw_shapes
+from econ_pyro.parameters import program
+from econ_pyro.tensors import check_experts, fitted
+from econ_pyro.user_images import program_images
 
 
 class Decoded(NamedTuple):
@@ -84,7 +89,13 @@ class DeadLeaves(nn.Module):
         Args:
             z_t: latents, ``(B, L)``.
             k_t: experts, ``(B,)``.
+
+        Raises:
+            EconError: shapes do not fit, or there is no such expert.
         """
+        scenes = z_t.shape[0]  # len() would fix the batch of an export
+        z_t = fitted("z", z_t, (scenes, self.config.expert.latent), self._zero)
+        check_experts("k", k_t, (scenes,), self.config.experts, self._zero)
         return self._decoded(self.decoders.of_winners(k_t, z_t))
 
     def decode_all(self, z: Tensor) -> Decoded:
@@ -92,8 +103,12 @@ class DeadLeaves(nn.Module):
 
         Args:
             z: latents, ``(B, K, L)``.
+
+        Raises:
+            EconError: their shape does not fit.
         """
-        return self._decoded(self.decoders.of_all(z))
+        shape = (z.shape[0], self.config.experts, self.config.expert.latent)
+        return self._decoded(self.decoders.of_all(fitted("z", z, shape, self._zero)))
 
     def latent_prior(self, *batch: int) -> TorchDistribution:
         """p(z_t) = N(0, I) of the batch shape, event ``(L,)``."""
@@ -122,14 +137,21 @@ class DeadLeaves(nn.Module):
             regions: unused, likewise.
             seeds: unused, likewise.
             occluders: unused, likewise.
+
+        Raises:
+            EconError: images or experts of another shape or type, or no such expert.
         """
-        register("decoder", self.decoders)
+        x = program_images(x, self.config.size, self._zero)
+        scenes, steps = len(x), arguments.layers_of(k)
+        check_experts("k", k, (scenes, steps), self.config.experts, self._zero)
         s_t, regions_, means = torch.ones_like(x[:, :1]), [], []
-        with pyro.plate(sites.SCENES, len(x)):
-            for i, t in enumerate(sites.front_to_back(k.shape[1])):
-                z_t = pyro.sample(sites.z(t), self.latent_prior(len(x)))
+        with program(decoder=self.decoders), pyro.plate(sites.SCENES, scenes):
+            for i, t in enumerate(sites.front_to_back(steps)):
+                z_t = pyro.sample(sites.z(t), self.latent_prior(scenes))
+                z_t = self._site(sites.z(t), z_t, scenes, self.config.expert.latent)
                 mean, shape = self.decode(z_t, k[:, i])
                 r_t = pyro.sample(sites.r(t), self.region_prior(s_t, shape))
+                r_t = self._site(sites.r(t), r_t, *s_t.shape)
                 s_t = next_scope(s_t, r_t)
                 regions_.append(r_t)
                 means.append(mean)
@@ -142,7 +164,9 @@ class DeadLeaves(nn.Module):
         """Section 2 as a program: sites ``k_t, z_t, m_t, x_t`` for t = 1..T, back to front.
 
         The first layer fills the canvas (footnote 2). Classes can be given here, or clamped with
-        ``poutine.condition(model.prior, data={"k_1": ...})``.
+        ``poutine.condition(model.prior, data={"k_1": ...})``. The painted scenes are a
+        deterministic site, ``image``: ``Predictive(model.prior, num_samples=3,
+        return_sites=("image",))(8)``.
 
         Args:
             scenes: number of scenes B.
@@ -151,28 +175,55 @@ class DeadLeaves(nn.Module):
 
         Returns:
             The painted scenes and their layers.
+
+        Raises:
+            EconError: a number makes no sense, shapes do not fit, or there is no such expert.
         """
-        register("decoder", self.decoders)
-        steps = steps or (k.shape[1] if k is not None else self.config.steps)
+        scenes = arguments.whole("scenes", scenes)
+        steps = self._steps(scenes, k, steps)
         size, sigma = self.config.size, self.config.sigma_x
-        canvas = self._zero.expand(scenes, 3, size, size)
+        of_shape, of_appearance = (scenes, 1, size, size), (scenes, 3, size, size)
+        canvas = self._zero.expand(of_appearance)
         layers = []
-        with pyro.plate(sites.SCENES, scenes):
+        with program(decoder=self.decoders), pyro.plate(sites.SCENES, scenes):
             for t in sites.back_to_front(steps):
                 # above the layers that were trained, the nearest one's classes
                 probs = self.class_probs[min(t, len(self.class_probs)) - 1]
                 given = None if k is None else k[:, steps - t]
                 k_t = pyro.sample(sites.k(t), Categorical(probs).expand((scenes,)), obs=given)
+                check_experts(sites.k(t), k_t, (scenes,), self.config.experts, self._zero)
                 z_t = pyro.sample(sites.z(t), self.latent_prior(scenes))
+                z_t = self._site(sites.z(t), z_t, scenes, self.config.expert.latent)
                 mean, shape = self.decode(z_t, k_t)
                 if t == 1:
                     shape = torch.ones_like(shape)
-                m_t = pyro.sample(sites.m(t), Bernoulli(shape).to_event(3))
-                x_t = pyro.sample(sites.x(t), Normal(mean, sigma).to_event(3))
+                coins = Bernoulli(shape).to_event(3)
+                m_t = pyro.sample(sites.m(t), coins, infer=noise(SHAPE))
+                m_t = self._site(sites.m(t), m_t, *of_shape)
+                pixels = Normal(mean, sigma).to_event(3)
+                x_t = pyro.sample(sites.x(t), pixels, infer=noise(APPEARANCE))
+                x_t = self._site(sites.x(t), x_t, *of_appearance)
                 canvas = paint(canvas, m_t, x_t)
                 layers.append((k_t, m_t, x_t, z_t))
+            pyro.deterministic(sites.COMPOSED, canvas, event_dim=3)
         k_, m, x, z = (torch.stack(part[::-1], 1) for part in zip(*layers, strict=True))
         return Canvas(canvas, k_, m, x, z)
+
+    def _steps(self, scenes: int, k: Tensor | None, steps: int | None) -> int:
+        """Number of layers that the prior is to paint."""
+        if steps is not None:
+            steps = arguments.whole("steps", steps, most=arguments.MOST_STEPS)
+        if k is None:
+            return steps or self.config.steps
+        given = arguments.layers_of(k)
+        if steps not in (None, given):
+            raise EconError(f"{given} for steps, the layers of k", str(steps), "give one of them")
+        check_experts("k", k, (scenes, given), self.config.experts, self._zero)
+        return given
+
+    def _site(self, name: str, value: Tensor, *shape: int) -> Tensor:
+        """A site's value as handlers left it: conditioned, replayed or drawn."""
+        return fitted(name, value, shape, self._zero)
 
     def _decoded(self, drawn: Tensor) -> Decoded:
         mean, shape = drawn.split([3, 1], dim=-3)

@@ -1,9 +1,11 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from econ_pyro.decomposition import Decomposition
+from econ_pyro.errors import EconError
 from econ_pyro.terms import Terms
 
 
@@ -79,3 +81,34 @@ def test_cpu_leaves_the_graph():
     d = dataclasses.replace(d, mean=d.mean.requires_grad_())
     assert d.reconstruction.requires_grad
     assert not any(a.requires_grad for a in tensors(d.cpu()))
+
+
+@pytest.mark.parametrize(
+    "index", [np.int64(2), torch.tensor(-1), [0, 2], [-1], slice(None, None, -1), slice(3, 0, -2)]
+)
+def test_whatever_numpy_takes_for_an_index_keeps_the_batch_axis(index):
+    d = make(4)
+    rows = np.arange(4)[np.asarray(index) if not isinstance(index, slice) else index].reshape(-1)
+    for got, whole in zip(tensors(d[index]), tensors(d), strict=True):
+        assert torch.equal(got, torch.stack([whole[int(row)] for row in rows]))
+
+
+def test_images_are_chosen_by_a_mask_or_none_at_all():
+    d = make(4)
+    chosen = d[torch.tensor([True, False, False, True])]
+    assert torch.equal(chosen.k, torch.stack([d.k[0], d.k[3]]))
+    assert len(d[[]]) == len(d[2:2]) == 0
+
+
+@pytest.mark.parametrize("index", [True, 1.0, "1", None, [True], [4], [0.0], torch.ones(4, 4)])
+def test_what_is_no_index_is_an_error(index):
+    with pytest.raises(IndexError):
+        make(4)[index]
+
+
+def test_what_does_not_fit_is_not_joined():
+    with pytest.raises(EconError, match="at least one decomposition"):
+        Decomposition.cat([])
+    for other in (make(2, layers=4), make(2, experts=5), make(2, size=9)):
+        with pytest.raises(EconError, match="decompositions with one shape of"):
+            Decomposition.cat([make(2), other])
