@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pyro
 import torch
 from torch import Tensor
 
-from econ_pyro import card, checkpoint, painting, parts, pretrained
+from econ_pyro import card, checkpoint, files, naming, painting, parts, pretrained
 from econ_pyro.config import Config, ModelConfig
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.errors import EconError
 from econ_pyro.experts import Ensemble
-from econ_pyro.files import write_atomically
 from econ_pyro.guides.recognition import Recognition
 from econ_pyro.handlers import CleanLayers, seeded
 from econ_pyro.images import check_images
@@ -30,8 +31,15 @@ from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
 from econ_pyro.painting import Rendered
 from econ_pyro.parts import Expert
 from econ_pyro.scene_file import Scene
+from econ_pyro.skeleton import state_of, without_values
 from econ_pyro.specialisation import distinct_names
 from econ_pyro.svi import CompetitiveSVI
+
+MOST_VALUES = 1 << 29
+"""Numbers in the largest networks, all experts' parameters and constants: 2 GiB."""
+
+
+ENSEMBLES = ("decoders.0.", "attentions.0.", "encoders.0.")  # as parts.NETWORKS
 
 
 class Econ:
@@ -42,6 +50,9 @@ class Econ:
         device: where the networks are.
         names: a name for each expert; those of the configuration, and ``expert-0``, ..., if not
             given.
+
+    Raises:
+        EconError: the networks would be larger than any that we know of.
     """
 
     def __init__(
@@ -51,12 +62,16 @@ class Econ:
         names: Sequence[str] | None = None,
     ) -> None:
         self.config, self.device = config, torch.device(device)
+        _sizes(config.model)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = DeadLeaves(config.model).to(self.device)
             self.guide = Recognition(config.model).to(self.device)
         numbered = [f"expert-{k}" for k in range(config.model.experts)]
         self.names = list(names or distinct_names(numbered, config.names))
+        if len(self.names) != config.model.experts:
+            raise EconError(f"{config.model.experts} names of experts", str(len(self.names)))
+        naming.check_names(self.names, "what experts are to be called")
 
     @property
     def experts(self) -> list[Expert]:
@@ -88,7 +103,7 @@ class Econ:
             EconError: an expert is unknown, or does not fit in its sizes.
         """
         chosen = [
-            e if isinstance(e, Expert) else self.experts[self.find_experts([str(e)])[0]]
+            e if isinstance(e, Expert) else self.experts[self.find_experts([e])[0]]
             for e in experts
         ]
         config = replace(
@@ -118,7 +133,7 @@ class Econ:
 
     def drop(self, *experts: int | str) -> Econ:
         """A new model without these experts."""
-        gone = self.find_experts([str(e) for e in experts])
+        gone = self.find_experts(experts)
         return self.with_experts([e for e in self.experts if e.index not in gone])
 
     def put(self, index: int, expert: Expert) -> None:
@@ -127,13 +142,13 @@ class Econ:
         Raises:
             EconError: the sizes differ; the message names the field.
         """
-        self._check_expert(index)
+        self.find_experts([index])
         parts.check_fits(expert.name, expert.config, expert.size, self.config.model)
         parts.copy_weights(expert, self.experts[index])
 
     def freeze(self, *experts: int | str) -> None:
         """Have training leave experts as they are; they compete all the same."""
-        parts.freeze(self._ensembles, self.find_experts([str(e) for e in experts]))
+        parts.freeze(self._ensembles, self.find_experts(experts))
 
     def save_pretrained(
         self, folder: str | Path, dtype: str = "float32", text: str | None = None
@@ -153,7 +168,7 @@ class Econ:
         pretrained.save(
             path, self.config, self.names, self.model, self.guide, self.model.flat, dtype
         )
-        write_atomically(path / pretrained.CARD, lambda p: p.write_text(text))
+        files.write_text(path / pretrained.CARD, text)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: torch.device | str = "cpu") -> Econ:
@@ -206,7 +221,7 @@ class Econ:
         self,
         n: int = 1,
         scene: str | None = None,
-        experts: Sequence[int] | None = None,
+        experts: Sequence[int | str] | None = None,
         steps: int | None = None,
         seed: int | None = None,
         noisy: bool = False,
@@ -215,22 +230,26 @@ class Econ:
 
         Args:
             n: number of scenes.
-            scene: names of experts back to front, as in ``"background circle square"``.
-            experts: their indices back to front, instead.
+            scene: names of experts back to front, as in ``"background circle square"``; of
+                words that can be read in several ways, the longest name counts.
+            experts: the experts back to front instead, each by name or index.
             steps: number of layers, where neither is given: classes are then drawn.
             seed: of the sample; the global generator is then left as it was.
             noisy: draw pixels and shapes too, as the likelihoods have it (Eqs. 4 and 5).
 
         Raises:
-            EconError: an expert is unknown.
+            EconError: an expert is unknown, or none is named.
         """
-        if scene is not None:
-            experts = self.find_experts(scene.split())
         k = None
-        if experts is not None:
-            for e in experts:
-                self._check_expert(e)
-            front_to_back = list(reversed(experts))
+        if scene is not None or experts is not None:
+            back_to_front = (
+                naming.read_scene(self.names, scene)
+                if scene is not None
+                else self.find_experts(experts or ())
+            )
+            if not back_to_front:
+                raise EconError("at least one expert of the scene", "none")
+            front_to_back = list(reversed(back_to_front))
             k = torch.tensor(front_to_back, device=self.device).expand(n, -1)
         local = pyro.settings.context(module_local_params=True)
         with torch.no_grad(), seeded(seed, self.device), local:
@@ -257,34 +276,17 @@ class Econ:
         """
         return painting.render(self.model, scene, self.device)
 
-    def find_experts(self, names: Sequence[str]) -> list[int]:
-        """Indices of experts by name; an index works as a name.
+    def find_experts(self, wanted: Sequence[int | str]) -> list[int]:
+        """Indices of experts by name or index.
 
-        Where several experts share a class (``circle``, ``circle-2``), the exact name counts.
+        A text is a name first, and an index only if no expert is called so; an integer is always
+        an index. Where several experts share a class (``circle``, ``circle-2``), the exact name
+        counts.
 
         Raises:
-            EconError: there is none of that name.
+            EconError: there is none of that name or index.
         """
-        found = []
-        for name in names:
-            if name.isdigit():
-                self._check_expert(int(name))
-                found.append(int(name))
-            elif name in self.names:
-                found.append(self.names.index(name))
-            else:
-                raise EconError(
-                    f"experts from {', '.join(self.names)}",
-                    repr(name),
-                    "evaluate.py names the experts of a run; an index works too",
-                )
-        return found
-
-    def _check_expert(self, index: int) -> None:
-        if not 0 <= index < self.config.model.experts:
-            raise EconError(
-                f"an expert from 0 to {self.config.model.experts - 1}", str(index), "see experts/"
-            )
+        return naming.find(self.names, wanted)
 
 
 def load(source: str | Path, device: torch.device | str = "cpu", which: str = "best") -> Econ:
@@ -301,9 +303,12 @@ def load(source: str | Path, device: torch.device | str = "cpu", which: str = "b
         EconError: there is none, or it is damaged.
     """
     trained = pretrained.read(source, device, which)
+    sizes = _sizes(trained.config.model)
+    checkpoint.check_weights(trained.model, sizes.model, trained.path)
+    checkpoint.check_weights(trained.guide, sizes.guide, trained.path)
     econ = Econ(trained.config, device, trained.names)
-    checkpoint.load_weights(econ.model, trained.model, trained.path)
-    checkpoint.load_weights(econ.guide, trained.guide, trained.path)
+    econ.model.load_state_dict(trained.model)
+    econ.guide.load_state_dict(trained.guide)
     econ.model.flat = trained.flat
     return econ
 
@@ -316,6 +321,48 @@ def load_expert(path: str | Path, device: torch.device | str = "cpu") -> Expert:
     """
     stored = parts.read_expert(Path(path))
     model = ModelConfig(experts=1, steps=1, size=stored.size, expert=stored.config)
+    own = _sizes(model)
+    like = {
+        f"{part}.{name.removeprefix(start)}": tensor
+        for part, start in zip(parts.NETWORKS, ENSEMBLES, strict=True)
+        for name, tensor in {**own.model, **own.guide}.items()
+        if name.startswith(start)
+    }
+    checkpoint.check_weights(stored.tensors, like, Path(path))
     expert = replace(Econ(Config(model=model), device).experts[0], name=stored.name)
-    parts.load_networks(stored, expert, Path(path))
+    for part, network in expert.networks.items():
+        start = f"{part}."
+        network.load_state_dict(
+            {n.removeprefix(start): t for n, t in stored.tensors.items() if n.startswith(start)}
+        )
     return expert
+
+
+class _Sizes(NamedTuple):
+    """Names and sizes of what a model and a guide hold; of tensors without values."""
+
+    model: dict[str, Tensor]
+    guide: dict[str, Tensor]
+
+
+@lru_cache(maxsize=4)
+def _sizes(config: ModelConfig) -> _Sizes:
+    """Sizes of networks, before room is taken for any.
+
+    Raises:
+        EconError: they would be larger than any that we know of.
+    """
+    alone = replace(config, experts=1)
+    networks = [
+        without_values(lambda make=make: make(alone)) for make in (DeadLeaves, Recognition)
+    ]
+    values = sum(t.numel() for m in networks for t in (*m.parameters(), *m.buffers()))
+    if values * config.experts > MOST_VALUES:
+        raise EconError(
+            f"networks of at most {MOST_VALUES:,} numbers",
+            f"{values:,} for each of {config.experts} experts of {config.size} pixels",
+            "lower model.experts, model.size or the sizes of model.expert",
+        )
+    model, guide = (state_of(network, config.experts) for network in networks)
+    probs = torch.empty(config.steps, config.experts, device="meta")
+    return _Sizes({**model, "class_probs": probs}, guide)

@@ -113,6 +113,7 @@ def write_names(run: Path, metrics: SceneMetrics, current: list[str]) -> list[st
     files.write_json(
         run / checkpoint.NAMES,
         {"names": names, "usage": metrics.usage.tolist(), **as_json(metrics)},
+        sealed=True,
     )
     return names
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections import deque
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from econ_pyro import checkpoint, files
+from econ_pyro import checkpoint, files, resumable, rows
 from econ_pyro.ahead import Ahead
 from econ_pyro.config import Config
 from econ_pyro.data import Source, batch_indices
@@ -94,6 +93,9 @@ class Trainer:
         """Go back to the last checkpoint of the run."""
         path = self.run / checkpoint.LAST
         state = checkpoint.load_checkpoint(path)
+        resumable.check_progress(state, path)
+        if state["rival"] is not None:
+            self.learner.check(state["rival"], path)
         self.learner.load(state, path)
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and self.device.type == "cuda":
@@ -101,8 +103,8 @@ class Trainer:
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
         self.rival = state["rival"]
         # rows written after the checkpoint, before a kill, will be written again
-        rows = checkpoint.read_metrics(self.run / checkpoint.METRICS)
-        self.rows = [row for row in rows if row["step"] <= self.step]
+        found = checkpoint.read_metrics(self.run / checkpoint.METRICS)
+        self.rows = [row for row in found if row["step"] <= self.step]
 
     @property
     def age(self) -> int:
@@ -279,10 +281,9 @@ class Trainer:
         self.rows.append(row)
         if self.world.first:
             with open(self.run / checkpoint.METRICS, "a") as f:
-                f.write(json.dumps(row) + "\n")
+                f.write(rows.to_line(row))
             self._saver.save(self.run / checkpoint.LAST, self.state())
         self.world.wait()
 
     def _rewrite_metrics(self) -> None:
-        text = "".join(json.dumps(row) + "\n" for row in self.rows)
-        files.write_atomically(self.run / checkpoint.METRICS, lambda path: path.write_text(text))
+        files.write_text(self.run / checkpoint.METRICS, rows.to_text(self.rows))

@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 import tyro
 
-from econ_pyro import checkpoint, cli, errors, files
-from econ_pyro.about import LIMIT
+from econ_pyro import cli, errors, files
 from econ_pyro.data import Source, open_split
 from econ_pyro.dataset import is_dataset
 from econ_pyro.econ import load
@@ -29,6 +28,7 @@ from econ_pyro.evaluation import (
 from econ_pyro.judge import score_samples, train_judge
 from econ_pyro.opening import open_images
 from econ_pyro.pretrained import find
+from econ_pyro.recorded import read_config
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,14 @@ def main(args: Sequence[str] | None = None) -> None:
     econ = load(parsed.run, cli.pick_device(parsed.device))
     size = econ.config.model.size
     scenes = replace(econ.config.scenes, size=size)
-    trained = files.read_json(find(parsed.run) / checkpoint.CONFIG)
-    own_data = Path(trained["data"]) if trained.get("data") else None  # weights do not say
+    trained = read_config(find(parsed.run))
+    own_data = trained.data  # weights do not say
     if own_data is not None and (parsed.shifted or parsed.samples):
         raise EconError(
             "a run on generated scenes, for --shifted and --samples", f"one trained on {own_data}"
         )
     data = parsed.data or own_data
-    fit, limit = parsed.fit or trained.get("fit", "crop"), trained.get("limit", LIMIT)
+    fit, limit = parsed.fit or trained.fit, trained.limit
     own_images = data and own_data and data.resolve() == own_data.resolve()
     source: Source
     if data is None or is_dataset(data) or own_images:  # of which a part is held out

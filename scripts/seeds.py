@@ -63,10 +63,33 @@ def _run(args: Args, seed: int) -> dict[str, Any]:
         train = [str(here / "svi_train.py"), args.preset, "--seed", str(seed), "--run", str(run)]
         _call(args, [*train, *args.options.split(), *_resume(run)], run)
         _call(args, [str(here / "evaluate.py"), str(run), "--n", str(args.n)], run)
-        held_out = files.read_json(run / "evaluation.json")["held-out"]["metrics"]
-        seconds = checkpoint.read_metrics(run / checkpoint.METRICS)[-1]["seconds"]
-        files.write_json(done, {**held_out, "minutes": seconds / 60})
-    return files.read_json(done)
+        seconds = [row.get("seconds") for row in checkpoint.read_metrics(run / checkpoint.METRICS)]
+        minutes = seconds[-1] / 60 if seconds and seconds[-1] is not None else None
+        scores = {**_held_out(run / "evaluation.json"), "minutes": minutes}
+        files.write_json(done, scores, sealed=True)
+    scores = files.read_json(done)
+    _check_scores(scores, done)
+    return scores
+
+
+def _held_out(path: Path) -> dict[str, Any]:
+    """Scores that evaluate.py wrote.
+
+    Raises:
+        EconError: the file has none.
+    """
+    report = files.read_json(path).get("held-out")
+    scores = report.get("metrics") if isinstance(report, dict) else None
+    if not isinstance(scores, dict):
+        raise EconError(f"scores of held-out scenes in {path}", "none", "run evaluate.py again")
+    _check_scores(scores, path)
+    return scores
+
+
+def _check_scores(scores: dict[str, Any], path: Path) -> None:
+    right = (v is None or isinstance(v, int | float) for v in scores.values())
+    if not all(right):
+        raise EconError(f"numbers as scores in {path}", "others", "delete it and start again")
 
 
 def _resume(run: Path) -> list[str]:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 import econ_pyro
 from econ_pyro import checkpoint, cli, files, plots
 from econ_pyro.about import LIMIT
-from econ_pyro.config import Config, from_dict, to_dict
+from econ_pyro.config import Config, to_dict
 from econ_pyro.curves import training_curves
 from econ_pyro.data import Source, open_split
 from econ_pyro.econ import Econ, load, load_expert
@@ -32,6 +32,7 @@ from econ_pyro.errors import EconError
 from econ_pyro.evaluation import as_json, evaluate, format_report, write_names
 from econ_pyro.layers import stages
 from econ_pyro.parts import Expert, check_fits, given_names, save_expert
+from econ_pyro.recorded import read_config
 from econ_pyro.sprites import sprite_classes
 from econ_pyro.training import Row, Trainer
 from econ_pyro.world import join
@@ -90,9 +91,7 @@ def main(args: Sequence[str] | None = None) -> None:
     limits = config.train
     data, fit, limit = parsed.data, parsed.fit, parsed.limit
     if parsed.resume and data is None:
-        stored = files.read_json(run / checkpoint.CONFIG)
-        data = None if stored["data"] is None else Path(stored["data"])
-        fit, limit = stored.get("fit", fit), stored.get("limit", limit)
+        _, data, fit, limit = read_config(run)
     source = open_split(
         data, config.scenes, config.model.size, config.seed, limits.train_scenes,
         limits.valid_scenes, fit, parsed.strict, limit,
@@ -154,8 +153,7 @@ def _initial_experts(parsed: TrainArgs) -> list[Expert]:
 
 def _resolve(parsed: TrainArgs, run: Path, given: Sequence[Expert] = ()) -> Config:
     if parsed.resume:
-        stored = files.read_json(run / checkpoint.CONFIG)
-        config = from_dict(Config, stored["config"])
+        config = read_config(run).config
     else:
         config = cli.config_of(parsed)
         if parsed.freeze:
@@ -222,6 +220,7 @@ def _prepare(run: Path, config: Config, parsed: TrainArgs) -> None:
                 },
                 "commit": _commit(),
             },
+            sealed=True,
         )
 
 
