@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 import torch
 import tyro
 
-from econ_pyro import presets, process
+from econ_pyro import naming, presets, process
 from econ_pyro.config import Config
 from econ_pyro.errors import EconError
 
 T = TypeVar("T")
+MOST_SAID = 2000  # characters of an error
 
 
 def run(main: Callable[[], None]) -> None:
@@ -43,7 +44,8 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _exit(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    # names of files can have line ends, and what a terminal would act upon
+    print(f"error: {naming.shown(message, MOST_SAID)}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -6,10 +6,11 @@ beneath receives them, as Pyro's own SVI does.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -173,7 +174,7 @@ class Econ:
     @classmethod
     def from_pretrained(cls, source: str | Path, device: torch.device | str = "cpu") -> Econ:
         """Load a folder or shipped weights, or else ``OWNER/NAME`` from the Hugging Face hub."""
-        local = Path(source).exists() or str(source) in pretrained.shipped()
+        local = os.path.exists(source) or str(source) in pretrained.shipped()
         remote = str(source).count("/") == 1 and not str(source).startswith(pretrained.HUB)
         return load(f"{pretrained.HUB}{source}" if remote and not local else source, device)
 
@@ -353,9 +354,7 @@ def _sizes(config: ModelConfig) -> _Sizes:
         EconError: they would be larger than any that we know of.
     """
     alone = replace(config, experts=1)
-    networks = [
-        without_values(lambda make=make: make(alone)) for make in (DeadLeaves, Recognition)
-    ]
+    networks = [without_values(partial(make, alone)) for make in (DeadLeaves, Recognition)]
     values = sum(t.numel() for m in networks for t in (*m.parameters(), *m.buffers()))
     if values * config.experts > MOST_VALUES:
         raise EconError(

@@ -25,7 +25,7 @@ def check_progress(state: Mapping[str, Any], source: Path) -> None:
     Raises:
         EconError: a part is missing, or of another kind.
     """
-    step, best, seconds = (state.get(name) for name in ("step", "best", "seconds"))
+    step, best, seconds = (state.get(name, source) for name in ("step", "best", "seconds"))
     if not _is_count(step):
         _refuse(source, "step")
     if not _is_real(best) or math.isnan(best):  # infinite before the first validation
@@ -127,7 +127,7 @@ def _is_count(value: Any) -> bool:
 
 def _are_options(group: Mapping[str, Any]) -> bool:
     """Whether the values of a group of parameters are what Adam's are."""
-    rate, betas = group.get("lr"), group.get("betas")
+    rate, betas = group.get("lr", ""), group.get("betas")
     if not _is_real(rate) or not 0 < rate < math.inf:
         return False
     if not isinstance(betas, tuple | list) or len(betas) != 2:

@@ -90,5 +90,5 @@ def _digest(about: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         t = tensors[name]
         whole.update(f"{name} {_TYPES.get(t.dtype, t.dtype)} {list(t.shape)}\n".encode())
-        whole.update(t.reshape(-1).view(torch.uint8).numpy())
+        whole.update(t.reshape(-1).view(torch.uint8).numpy().data)
     return whole.hexdigest()

@@ -26,6 +26,7 @@ from econ_pyro.evaluation import (
     write_names,
 )
 from econ_pyro.judge import score_samples, train_judge
+from econ_pyro.naming import clean
 from econ_pyro.opening import open_images
 from econ_pyro.pretrained import find
 from econ_pyro.recorded import read_config
@@ -103,7 +104,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if parsed.samples:
         print("\nsamples that show what they should")
         for name, share in judged.alone.items():
-            print(f"  {name + ', alone':<28}{share:.3f}")
+            print(f"  {clean(name) + ', alone':<28}{share:.3f}")
         print(
             f"  {'asked-for scenes':<28}{'-' if judged.asked is None else f'{judged.asked:.3f}'}"
         )

@@ -15,7 +15,7 @@ from typing import Literal
 import tyro
 
 from econ_pyro import checkpoint, cli, errors, files
-from econ_pyro.card import LICENCE, model_card
+from econ_pyro.card import LICENCE, check_licence, model_card
 from econ_pyro.data import open_split
 from econ_pyro.econ import load
 from econ_pyro.evaluation import TEST_SEED, as_json, evaluate, evaluate_shifted, format_table
@@ -54,6 +54,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
     errors.check_positive("--n", parsed.n)
+    check_licence(parsed.licence)
     refuse_run(parsed.folder)
     device = cli.pick_device(parsed.device)
     econ = load(parsed.run, which=parsed.which)

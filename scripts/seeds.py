@@ -8,6 +8,7 @@ is resumed, or only read if it is done. The table says how many of them are succ
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,11 +19,13 @@ from typing import Any
 
 import tyro
 
-from econ_pyro import checkpoint, cli, errors, files, presets
+from econ_pyro import checkpoint, cli, errors, files, naming, presets
 from econ_pyro.errors import EconError
 from econ_pyro.success import table
 
 DONE = "held-out.json"
+MOST = 10_000
+"""Seeds in a range."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,9 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = tyro.cli(Args, args=args, description=__doc__)
     errors.check_choice("a preset", parsed.preset, presets.PRESETS)
     errors.check_positive("--jobs", parsed.jobs)
-    seeds = list(_numbers(parsed.seeds))
+    seeds = list(dict.fromkeys(_numbers(parsed.seeds)))
+    if not seeds:
+        raise EconError("seeds as in 0-9 or 0,3,7", repr(parsed.seeds), "the smaller one first")
     with ThreadPoolExecutor(parsed.jobs) as pool:
         scores = dict(zip(seeds, pool.map(lambda seed: _run(parsed, seed), seeds), strict=True))
     print(table(scores, extra=("visible_iou", "oca", "minutes")))
@@ -123,10 +128,11 @@ def _cores() -> int:
 def _numbers(text: str) -> Iterator[int]:
     for part in text.split(","):
         first, _, last = part.partition("-")
-        try:
-            yield from range(int(first), int(last or first) + 1)
-        except ValueError:
-            raise EconError("seeds as in 0-9 or 0,3,7", repr(text)) from None
+        if not re.fullmatch(r"\d{1,18}(-\d{1,18})?", part.strip(), re.ASCII):
+            raise EconError("seeds as in 0-9 or 0,3,7", repr(naming.shown(text)))
+        if int(last or first) - int(first) >= MOST:
+            raise EconError(f"at most {MOST:,} seeds", part)
+        yield from range(int(first), int(last or first) + 1)
 
 
 if __name__ == "__main__":
