@@ -86,7 +86,9 @@ def check_schedule(state: Any, own: Mapping[str, Any], source: Path) -> None:
         plain = all(_is_real(v) or v is None or isinstance(v, str) for v in several)
         if isinstance(value, list) != isinstance(own[name], list) or not plain:
             _refuse(source, "schedule")
-        if isinstance(value, str) != isinstance(own[name], str):
+        if isinstance(own[name], str) and value != own[name]:  # modes, which do not change
+            _refuse(source, "schedule")
+        if isinstance(value, str) and not isinstance(own[name], str):
             _refuse(source, "schedule")
         if isinstance(value, list) and len(value) != len(own[name]):
             _refuse(source, "schedule")
