@@ -56,6 +56,8 @@ def _fault(archive: zipfile.ZipFile, size: int) -> str:
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         return "a compressed entry"
+    if any(entry.external_attr or entry.compress_size != entry.file_size for entry in entries):
+        return "an entry that is no plain file"  # torch would give whatever is in memory for it
     if sum(entry.file_size for entry in entries) > size:
         return "entries larger than the file"
     names = [entry.filename for entry in entries]

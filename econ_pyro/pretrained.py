@@ -96,9 +96,10 @@ def read(source: str | Path, device: torch.device | str = "cpu", which: str = "b
     path = folder / WEIGHTS
     if path.exists():
         about, tensors = read_tensors(path, "whole weights")
-        foreign = [name for name in tensors if not name.startswith(("model.", "guide."))]
-        if foreign:
-            raise EconError(f"weights of econ-pyro in {path}", f"a tensor {shown(foreign[0])}")
+        for name, tensor in tensors.items():
+            if not name.startswith(("model.", "guide.")) or not tensor.is_floating_point():
+                got = f"{shown(name)} of type {tensor.dtype}"
+                raise EconError(f"weights of econ-pyro in {path}", got)
         model, guide = (
             {
                 name.removeprefix(start): tensor.to(device, torch.float32)
