@@ -21,6 +21,7 @@ from econ_pyro.untrusted import open_regular
 MOST_PICKLED = 16 << 20
 """Bytes of the longest pickled part, which has no tensor's values."""
 _PIECE = 1 << 20
+_FOLDER = 0x10  # attribute of DOS
 # a checkpoint is plain containers and tensors
 _KNOWN = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch (\w+Storage|Size|device)"
@@ -56,8 +57,8 @@ def _fault(archive: zipfile.ZipFile, size: int) -> str:
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         return "a compressed entry"
-    if any(entry.external_attr or entry.compress_size != entry.file_size for entry in entries):
-        return "an entry that is no plain file"  # torch would give whatever is in memory for it
+    if any(entry.is_dir() or entry.external_attr & _FOLDER for entry in entries):
+        return "an entry that is a folder"  # torch would give whatever is in memory for it
     if sum(entry.file_size for entry in entries) > size:
         return "entries larger than the file"
     names = [entry.filename for entry in entries]

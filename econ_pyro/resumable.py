@@ -57,7 +57,10 @@ def check_optimiser(state: Any, shapes: Sequence[torch.Size], source: Path) -> N
     if not isinstance(groups, list) or len(groups) != 1 or not isinstance(groups[0], dict):
         _refuse(source, "optim")
     (group,) = groups
-    if group.get("params") != list(range(len(shapes))) or not _are_options(group):
+    held = group.get("params")
+    if not isinstance(held, list) or not all(map(_is_count, held)):
+        _refuse(source, "optim")
+    if held != list(range(len(shapes))) or not _are_options(group):
         _refuse(source, "optim")
     if not isinstance(moments, dict):
         _refuse(source, "optim")

@@ -132,8 +132,9 @@ def _rows(path: Path) -> None:
 # --- changes of what fields hold
 
 VALUES: list[Any] = [
-    None, True, False, 0, -1, 1, 1.5, 10**9, -(10**9), 2**63, 10**40, 1e308, -0.0, "", "a", "x" * 9999,
-    "../x", "\x1b[2J", "\ud800", "\0", [], [1], ["a"], [None] * 300, {}, {"a": 1}, [[[]]], "float('nan')",
+    None, True, False, 0, -1, 1, 1.5, 10**9, -(10**9), 2**63, 10**40, 1e308, -0.0, "", "a",
+    "x" * 9999, "../x", "\x1b[2J", "\ud800", "\0", [], [1], ["a"], [None] * 300, {}, {"a": 1},
+    [[[]]],
 ]  # fmt: skip
 
 
@@ -188,7 +189,7 @@ def _lines(data: bytes, luck: random.Random) -> bytes:
 
 def _tensors() -> list[Any]:
     return [
-        torch.zeros(()), torch.zeros(3), torch.full((4,), float("nan")), torch.zeros(2, 2).to_sparse(),
+        torch.zeros(()), torch.zeros(3), torch.full((4,), torch.nan), torch.eye(2).to_sparse(),
         torch.zeros(1).expand(10**9), torch.zeros(2, dtype=torch.complex64),
         torch.zeros(5056, dtype=torch.uint8), torch.ones(3, dtype=torch.long),
     ]  # fmt: skip
