@@ -178,15 +178,11 @@ def test_sprites_of_any_name_are_trained_on_and_asked_for(tmp_path, capsys):
     assert "\x1b" not in out
     names = load(run).names
     assert all(name.isprintable() for name in names)
-    for i, name in enumerate(names):
-        script("sample", run, "--experts", names[0], name, "--n", 1, "--out", tmp_path / f"e{i}")
-        script(
-            "sample", run, "--scene", f"{names[0]} {name}", "--n", 1, "--out", tmp_path / f"s{i}"
-        )
-        a, b = ((tmp_path / f"{o}{i}/scene-000.png").read_bytes() for o in "es")
-        assert a == b
-    error = fails(
-        capsys, "sample", run, "--experts", "a \x1b[1m", "--n", 1, "--out", tmp_path / "o"
-    )
+    few = ["--n", 1, "--out"]
+    script("sample", run, "--experts", *names, *few, tmp_path / "e")
+    script("sample", run, "--scene", " ".join(names), *few, tmp_path / "s")
+    first, second = ((tmp_path / f"{o}/scene-000.png").read_bytes() for o in "es")
+    assert first == second
+    error = fails(capsys, "sample", run, "--experts", "a \x1b[1m", *few, tmp_path / "o")
     assert "\x1b" not in error and "experts from" in error
     assert json.loads((run / "experts.json").read_text())["names"] == names
