@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 import torch
 import tyro
 
-from econ_pyro import files, parallel, presets, process, stopping
+from econ_pyro import files, naming, parallel, presets, process, stopping
 from econ_pyro.config import Config
 from econ_pyro.errors import EconError
 
 T = TypeVar("T")
+MOST_SAID = 2000  # characters of an error
 
 
 def run(main: Callable[[], None]) -> None:
@@ -43,8 +44,8 @@ def run(main: Callable[[], None]) -> None:
 
 def _exit(status: int, message: str = "") -> None:
     with suppress(OSError):  # a terminal that was closed, a log on a full disk
-        if message:
-            print(message, file=sys.stderr, flush=True)
+        if message:  # names of files can have line ends, and what a terminal would act upon
+            print(naming.shown(message, MOST_SAID), file=sys.stderr, flush=True)
     try:
         sys.stdout.flush()
     except OSError:  # Python would try again at the end, and have a traceback for it

@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_type_hints
 
-from econ_pyro.errors import EconError, check_positive
+from econ_pyro import limits, naming
+from econ_pyro.errors import EconError
 from econ_pyro.scene_config import SceneConfig
 
 T = TypeVar("T")
@@ -71,7 +72,9 @@ class ExpertConfig:
     """Initial logit of the shape; goes with attention_bias. 0 is the paper."""
 
     def __post_init__(self) -> None:
-        check_positive("expert.patch", self.patch)
+        limits.check_fields(ExpertConfig, self, "expert", limits.EXPERT)
+        if not 1 <= len(self.channels) <= limits.EXPERT["layers"][1]:
+            raise EconError("1 to 10 expert.channels", str(len(self.channels)))
         if self.scaled and not self.centred:
             raise EconError("expert.centred, as expert.scaled is set", "expert.no-centred")
         least = self.given + 1  # something of its own
@@ -115,18 +118,15 @@ class ModelConfig:
     expert: ExpertConfig = field(default_factory=ExpertConfig)
 
     def __post_init__(self) -> None:
+        limits.check_fields(ModelConfig, self, "model", limits.MODEL)
         multiple = self.expert.multiple
-        if self.size <= 0 or self.size % multiple:
+        if self.size % multiple:
             raise EconError(
                 f"an image size that is a multiple of {multiple}",
                 str(self.size),
                 "networks halve images, and take patches of them: change --model.size, or use "
                 "fewer layers or channels, or a smaller patch",
             )
-        check_positive("model.experts", self.experts)
-        check_positive("model.steps", self.steps)
-        if self.sigma_x <= 0:
-            raise EconError("a positive model.sigma-x", str(self.sigma_x))
 
 
 @dataclass(frozen=True)
@@ -173,10 +173,7 @@ class ObjectiveConfig:
     pixel in the layer where it is likeliest. Training is the same."""
 
     def __post_init__(self) -> None:
-        if self.temperature_end is not None and self.temperature_end <= 0:
-            raise EconError(
-                "a positive objective.temperature-end", str(self.temperature_end), "try 1"
-            )
+        limits.check_fields(ObjectiveConfig, self, "objective", limits.OBJECTIVE)
         if not 0 <= self.occlude <= 1:
             raise EconError("a share from 0 to 1 as objective.occlude", str(self.occlude))
         if self.temperature < 0 or (self.temperature == 0 and self.temperature_end is not None):
@@ -238,10 +235,7 @@ class TrainConfig:
     """Number of validation scenes."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "validate_every", "tries", "try_steps", "restart_every"):
-            check_positive(f"train.{name.replace('_', '-')}", getattr(self, name))
-        if self.lr <= 0:
-            raise EconError("a positive train.lr", str(self.lr))
+        limits.check_fields(TrainConfig, self, "train", limits.TRAIN)
 
 
 @dataclass(frozen=True)
@@ -267,6 +261,7 @@ class Config:
     name) by the class that they win most."""
 
     def __post_init__(self) -> None:
+        limits.check_fields(Config, self, "", limits.RUN)
         experts = self.model.experts
         if not 0 <= self.train.frozen < experts:
             raise EconError(
@@ -277,10 +272,10 @@ class Config:
         given = [name for name in self.names if name]
         if len(self.names) > experts or len(set(given)) < len(given):
             raise EconError(
-                f"up to {experts} different names for {experts} experts", repr(" ".join(given))
+                f"up to {experts} different names for {experts} experts",
+                naming.shown(repr(", ".join(given))),
             )
-        if bad := [name for name in given if name.isdigit() or len(name.split()) != 1]:
-            raise EconError("names of experts of one word that is no number", repr(bad[0]))
+        naming.check_names(given, "the configuration")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -297,13 +292,16 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
         where: name of the place, for error messages.
 
     Raises:
-        EconError: a field is unknown, so the file comes from another version.
+        EconError: a field is unknown, so the file comes from another version, or its value is
+            of another type or out of bounds.
     """
+    if not isinstance(values, dict):
+        raise EconError(f"an object as {where}", limits.shown(values))
     known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown := set(values) - known:
         raise EconError(
             f"the fields of this version in {where}",
-            f"unknown {', '.join(sorted(unknown))}",
+            f"unknown {naming.shown(', '.join(sorted(unknown)))}",
             "it was written by another version of econ-pyro",
         )
     hints = get_type_hints(cls)
@@ -312,4 +310,7 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
         if dataclasses.is_dataclass(hints[name]):
             value = from_dict(hints[name], value, f"{where}.{name}")
         built[name] = tuple(value) if isinstance(value, list) else value
-    return cls(**built)
+    try:
+        return cls(**built)
+    except EconError as error:
+        raise EconError(error.expected, f"{error.got} in {where}", error.hint) from None

@@ -92,6 +92,7 @@ def _usage(axes: Axes, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) 
     if len(step):
         experts = share.shape[1]
         words = [*names, *(f"expert {k}" for k in range(len(names), experts))]
+        words = [_literal(word) for word in words[:experts]]
         colours = ["#{:02x}{:02x}{:02x}".format(*canvas.expert_colour(k)) for k in range(experts)]
         axes.stackplot(
             step, share.T, labels=words, colors=colours, edgecolor="white", linewidth=0.6
@@ -107,6 +108,12 @@ def _usage(axes: Axes, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) 
         )
     axes.set_ylim(0, 1)
     axes.set_ylabel("share of wins")
+
+
+def _literal(text: str) -> str:
+    """A text that Matplotlib shows as it is: no formulas, and no label that it leaves out."""
+    escaped = text.replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped
 
 
 def _column(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -6,22 +6,34 @@ beneath receives them, as Pyro's own SVI does.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pyro
 import torch
 from torch import Tensor
 
-from econ_pyro import arguments, card, checkpoint, painting, parallel, parts, pretrained
+from econ_pyro import (
+    arguments,
+    card,
+    checkpoint,
+    files,
+    naming,
+    painting,
+    parallel,
+    parts,
+    pretrained,
+)
 from econ_pyro.config import Config, ModelConfig
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.elbo import ClassConditionalELBO
 from econ_pyro.errors import EconError
 from econ_pyro.experts import Ensemble
-from econ_pyro.files import write_atomically
 from econ_pyro.guides.recognition import Recognition
 from econ_pyro.handlers import CleanLayers, one_at_a_time, seeded
 from econ_pyro.learner import make_rules
@@ -29,9 +41,16 @@ from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
 from econ_pyro.painting import Rendered
 from econ_pyro.parts import Expert
 from econ_pyro.scene_file import Scene
+from econ_pyro.skeleton import state_of, without_values
 from econ_pyro.specialisation import distinct_names
 from econ_pyro.svi import CompetitiveSVI
 from econ_pyro.user_images import as_images, as_regions
+
+MOST_VALUES = 1 << 29
+"""Numbers in the largest networks, all experts' parameters and constants: 2 GiB."""
+
+
+ENSEMBLES = ("decoders.0.", "attentions.0.", "encoders.0.")  # as parts.NETWORKS
 
 
 class Econ:
@@ -44,7 +63,8 @@ class Econ:
             given.
 
     Raises:
-        EconError: there is no such device, or the names are not one for each expert.
+        EconError: there is no such device, the names are not one for each expert, or the networks
+            would be larger than any that we know of.
     """
 
     def __init__(
@@ -54,6 +74,7 @@ class Econ:
         names: Sequence[str] | None = None,
     ) -> None:
         self.config, self.device = config, arguments.as_device(device)
+        _sizes(config.model)
         with seeded(config.seed % 2**64, torch.device("cpu")):  # as torch takes negative ones
             self.model = DeadLeaves(config.model).to(self.device)
             self.guide = Recognition(config.model).to(self.device)
@@ -68,10 +89,9 @@ class Econ:
     @names.setter
     def names(self, names: Sequence[str]) -> None:
         found, experts = list(names), self.config.model.experts
-        if isinstance(names, str) or len({str(name) for name in found}) != experts:
+        if isinstance(names, str) or len(found) != experts:
             raise EconError(f"{experts} different names of experts", arguments.short(names))
-        if len(found) != experts:
-            raise EconError(f"{experts} different names of experts", f"{len(found)}")
+        naming.check_names(found, "what experts are to be called")
         self._names = found
 
     @property
@@ -194,12 +214,12 @@ class Econ:
         pretrained.save(
             path, self.config, self.names, self.model, self.guide, self.model.flat, dtype
         )
-        write_atomically(path / pretrained.CARD, lambda p: p.write_text(text))
+        files.write_text(path / pretrained.CARD, text)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: torch.device | str = "cpu") -> Econ:
         """Load a folder or shipped weights, or else ``OWNER/NAME`` from the Hugging Face hub."""
-        local = Path(source).exists() or str(source) in pretrained.shipped()
+        local = os.path.exists(source) or str(source) in pretrained.shipped()
         remote = str(source).count("/") == 1 and not str(source).startswith(pretrained.HUB)
         return load(f"{pretrained.HUB}{source}" if remote and not local else source, device)
 
@@ -262,7 +282,7 @@ class Econ:
         self,
         n: int = 1,
         scene: str | None = None,
-        experts: Sequence[int] | None = None,
+        experts: Sequence[int | str] | None = None,
         steps: int | None = None,
         seed: int | None = None,
         noisy: bool = False,
@@ -271,14 +291,15 @@ class Econ:
 
         Args:
             n: number of scenes.
-            scene: names of experts back to front, as in ``"background circle square"``.
-            experts: their indices back to front, instead.
+            scene: names of experts back to front, as in ``"background circle square"``; of
+                words that can be read in several ways, the longest name counts.
+            experts: the experts back to front instead, each by name or index.
             steps: number of layers, where neither is given: classes are then drawn.
             seed: of the sample; the global generator is then left as it was.
             noisy: draw pixels and shapes too, as the likelihoods have it (Eqs. 4 and 5).
 
         Raises:
-            EconError: an expert is unknown, or a number makes no sense.
+            EconError: an expert is unknown, none is named, or a number makes no sense.
         """
         n, most = arguments.whole("n", n), arguments.MOST_STEPS
         if scene is not None and experts is not None:
@@ -286,7 +307,8 @@ class Econ:
         if scene is not None:
             if not isinstance(scene, str):
                 raise EconError("a string of names for scene", arguments.short(scene))
-            experts = arguments.listed("names in scene", self.find_experts(scene.split()), most)
+            named = naming.read_scene(self.names, scene)
+            experts = arguments.listed("names in scene", named, most)
         k = None
         if experts is not None:
             listed = arguments.listed("experts", experts, most)
@@ -329,27 +351,17 @@ class Econ:
         with one_at_a_time():
             return painting.render(self.model, scene, self.device)
 
-    def find_experts(self, names: Sequence[str]) -> list[int]:
-        """Indices of experts by name; an index works as a name.
+    def find_experts(self, wanted: Sequence[int | str]) -> list[int]:
+        """Indices of experts by name or index.
 
-        Where several experts share a class (``circle``, ``circle-2``), the exact name counts.
+        A text is a name first, and an index only if no expert is called so; an integer is always
+        an index. Where several experts share a class (``circle``, ``circle-2``), the exact name
+        counts.
 
         Raises:
-            EconError: there is none of that name.
+            EconError: there is none of that name or index.
         """
-        found = []
-        for name in names:
-            if name.isdigit():
-                found.append(arguments.expert(int(name), len(self.names)))
-            elif name in self.names:
-                found.append(self.names.index(name))
-            else:
-                raise EconError(
-                    f"experts from {', '.join(self.names)}",
-                    repr(name),
-                    "evaluate.py names the experts of a run; an index works too",
-                )
-        return found
+        return naming.find(self.names, wanted)
 
     def _index(self, expert: int | str) -> int:
         """Index of an expert by index or name."""
@@ -373,9 +385,12 @@ def load(source: str | Path, device: torch.device | str = "cpu", which: str = "b
     """
     device = arguments.as_device(device)
     trained = pretrained.read(source, device, which)
+    sizes = _sizes(trained.config.model)
+    checkpoint.check_weights(trained.model, sizes.model, trained.path)
+    checkpoint.check_weights(trained.guide, sizes.guide, trained.path)
     econ = Econ(trained.config, device, trained.names)
-    checkpoint.load_weights(econ.model, trained.model, trained.path)
-    checkpoint.load_weights(econ.guide, trained.guide, trained.path)
+    econ.model.load_state_dict(trained.model)
+    econ.guide.load_state_dict(trained.guide)
     econ.model.flat = trained.flat
     return econ
 
@@ -388,6 +403,46 @@ def load_expert(path: str | Path, device: torch.device | str = "cpu") -> Expert:
     """
     stored = parts.read_expert(Path(path))
     model = ModelConfig(experts=1, steps=1, size=stored.size, expert=stored.config)
+    own = _sizes(model)
+    like = {
+        f"{part}.{name.removeprefix(start)}": tensor
+        for part, start in zip(parts.NETWORKS, ENSEMBLES, strict=True)
+        for name, tensor in {**own.model, **own.guide}.items()
+        if name.startswith(start)
+    }
+    checkpoint.check_weights(stored.tensors, like, Path(path))
     expert = replace(Econ(Config(model=model), device).experts[0], name=stored.name)
-    parts.load_networks(stored, expert, Path(path))
+    for part, network in expert.networks.items():
+        start = f"{part}."
+        network.load_state_dict(
+            {n.removeprefix(start): t for n, t in stored.tensors.items() if n.startswith(start)}
+        )
     return expert
+
+
+class _Sizes(NamedTuple):
+    """Names and sizes of what a model and a guide hold; of tensors without values."""
+
+    model: dict[str, Tensor]
+    guide: dict[str, Tensor]
+
+
+@lru_cache(maxsize=4)
+def _sizes(config: ModelConfig) -> _Sizes:
+    """Sizes of networks, before room is taken for any.
+
+    Raises:
+        EconError: they would be larger than any that we know of.
+    """
+    alone = replace(config, experts=1)
+    networks = [without_values(partial(make, alone)) for make in (DeadLeaves, Recognition)]
+    values = sum(t.numel() for m in networks for t in (*m.parameters(), *m.buffers()))
+    if values * config.experts > MOST_VALUES:
+        raise EconError(
+            f"networks of at most {MOST_VALUES:,} numbers",
+            f"{values:,} for each of {config.experts} experts of {config.size} pixels",
+            "lower model.experts, model.size or the sizes of model.expert",
+        )
+    model, guide = (state_of(network, config.experts) for network in networks)
+    probs = torch.empty(config.steps, config.experts, device="meta")
+    return _Sizes({**model, "class_probs": probs}, guide)

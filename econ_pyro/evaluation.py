@@ -15,6 +15,7 @@ from econ_pyro.decomposition import Decomposition
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.metrics import SceneMetrics, evaluate_scenes
+from econ_pyro.naming import clean
 
 TEST_SEED = 1_000_003  # of held-out scenes; training seeds are small numbers
 HEADLINE = {
@@ -118,6 +119,7 @@ def write_names(run: Path, metrics: SceneMetrics, current: list[str]) -> list[st
     files.write_json(
         run / checkpoint.NAMES,
         {"names": names, "usage": metrics.usage.tolist(), **as_json(metrics)},
+        sealed=True,
     )
     return names
 
@@ -139,7 +141,7 @@ def format_report(metrics: SceneMetrics, title: str) -> str:
         for label, row in zip(
             [*metrics.class_names, "background"], metrics.confusion.tolist(), strict=True
         ):
-            lines.append("  " + f"{label:>14}" + "".join(f"{int(v):>14}" for v in row))
+            lines.append("  " + f"{clean(label):>14}" + "".join(f"{int(v):>14}" for v in row))
     return "\n".join(lines)
 
 

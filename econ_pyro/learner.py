@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from econ_pyro import checkpoint
+from econ_pyro import checkpoint, resumable
 from econ_pyro.batched import BatchedELBO
 from econ_pyro.captured import CapturedSVI
 from econ_pyro.config import Config
@@ -68,6 +68,7 @@ class Learner:
         self._ensembles = [model.decoders, guide.attentions, guide.encoders]
         freeze(self._ensembles, range(config.train.frozen))  # type: ignore[arg-type]
         parameters = [p for p in (*model.parameters(), *guide.parameters()) if p.requires_grad]
+        self._shapes = [p.shape for p in parameters]
         packs: list[Packed] = []
         if config.compile and device.type == "cpu" and world.size == 1:
             for ensemble in self._ensembles:  # DDP waits for the gradient of each parameter
@@ -167,10 +168,28 @@ class Learner:
             "handicap": self.handicap,
         }
 
+    def check(self, state: dict[str, Any], source: Path) -> None:
+        """Check a state before anything takes it.
+
+        Raises:
+            EconError: it is none of this configuration's; the message names ``source``.
+        """
+        checkpoint.check_weights(state.get("model"), self.model.state_dict(), source)
+        checkpoint.check_weights(state.get("guide"), self.guide.state_dict(), source)
+        resumable.check_optimiser(state.get("optim"), self._shapes, source)
+        resumable.check_schedule(state.get("schedule"), self.schedule.state_dict(), source)
+        for name in ("window", "handicap"):
+            resumable.check_tensor(state.get(name), getattr(self, name), name, source)
+
     def load(self, state: dict[str, Any], source: Path) -> None:
-        """Go back to a state; ``source`` is named where it does not fit."""
-        checkpoint.load_weights(self.model, state["model"], source)
-        checkpoint.load_weights(self.guide, state["guide"], source)
+        """Go back to a state.
+
+        Raises:
+            EconError: as :meth:`check`.
+        """
+        self.check(state, source)
+        self.model.load_state_dict(state["model"])
+        self.guide.load_state_dict(state["guide"])
         self.optim.load_state_dict(state["optim"])
         self.schedule.load_state_dict(state["schedule"])
         self.window = state["window"].to(self.window.device)

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from econ_pyro.checkpoint import load_weights
 from econ_pyro.config import ExpertConfig, ModelConfig, from_dict, to_dict
 from econ_pyro.errors import EconError
-from econ_pyro.files import write_atomically
+from econ_pyro.naming import check_names
 from econ_pyro.specialisation import distinct_names, is_named
+from econ_pyro.tensor_file import read_tensors, write_tensors
+from econ_pyro.untrusted import parse_json
 
 NETWORKS = ("decoder", "attention", "encoder")
 # what weights began with; trained ones may differ
@@ -59,17 +58,16 @@ class Stored(NamedTuple):
 def save_expert(path: Path, expert: Expert) -> None:
     """An expert alone, as a safetensors file."""
     tensors = {
-        f"{part}.{name}": tensor.contiguous()
+        f"{part}.{name}": tensor
         for part, network in expert.networks.items()
         for name, tensor in network.state_dict().items()
     }
     about = {
-        "format": "pt",
         "name": expert.name,
         "size": str(expert.size),
         "expert": json.dumps(to_dict(expert.config)),
     }
-    write_atomically(path, lambda p: save_file(tensors, p, about))
+    write_tensors(path, tensors, about)
 
 
 def read_expert(path: Path) -> Stored:
@@ -78,35 +76,20 @@ def read_expert(path: Path) -> Stored:
     Raises:
         EconError: the file is missing, damaged or no expert.
     """
-    about, tensors = read_safetensors(path, "an expert's safetensors file")
-    try:
-        config = from_dict(ExpertConfig, json.loads(about["expert"]), str(path))
-        return Stored(about["name"], config, int(about["size"]), tensors)
-    except (KeyError, ValueError, TypeError) as error:
+    about, tensors = read_tensors(path, "an expert's safetensors file")
+    missing = [field for field in ("name", "size", "expert") if field not in about]
+    if missing:
         raise EconError(
             f"an expert's name and sizes in {path}",
-            f"a file without them ({type(error).__name__}: {error})",
+            f"a file without them ({missing[0]})",
             "such files are in experts/ of a run; an old run writes them again with "
             "svi_train.py --resume",
-        ) from None
-
-
-def read_safetensors(path: Path, what: str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a safetensors file.
-
-    Args:
-        path: the file.
-        what: what it should be, for the error message.
-
-    Raises:
-        EconError: it is missing or damaged.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        reason = str(error) if str(path) in str(error) else f"{path} ({error})"
-        raise EconError(what, reason) from None
+        )
+    check_names([about["name"]], str(path))
+    config = from_dict(ExpertConfig, parse_json(about["expert"], str(path)), str(path))
+    size = parse_json(about["size"], str(path))
+    model = ModelConfig(experts=1, steps=1, size=size, expert=config)  # checks the size
+    return Stored(about["name"], config, model.size, tensors)
 
 
 def check_fits(name: str, config: ExpertConfig, size: int, model: ModelConfig) -> None:
@@ -141,22 +124,6 @@ def copy_weights(source: Expert, target: Expert) -> None:
     """Weights of one expert into another of the same sizes."""
     for part, network in target.networks.items():
         network.load_state_dict(source.networks[part].state_dict())
-
-
-def load_networks(stored: Stored, target: Expert, path: Path) -> None:
-    """A file's weights into an expert.
-
-    Raises:
-        EconError: tensors are missing, or of other sizes than the file itself says.
-    """
-    for part, network in target.networks.items():
-        start = f"{part}."
-        own = {
-            name.removeprefix(start): tensor
-            for name, tensor in stored.tensors.items()
-            if name.startswith(start)
-        }
-        load_weights(network, own, path)
 
 
 def given_names(experts: Sequence[Expert]) -> tuple[str, ...]:

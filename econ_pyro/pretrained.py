@@ -9,20 +9,22 @@ on the Hugging Face hub are such folders too. Nothing else than the latter touch
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from econ_pyro import checkpoint, files
 from econ_pyro._version import __version__
-from econ_pyro.config import Config, from_dict, to_dict
+from econ_pyro.config import Config, to_dict
 from econ_pyro.errors import EconError, check_choice
-from econ_pyro.parts import read_safetensors
+from econ_pyro.naming import check_names, shown
+from econ_pyro.recorded import read_config
 from econ_pyro.schedules import age
+from econ_pyro.tensor_file import read_tensors, write_tensors
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
 SHIPPED = Path(__file__).parent / "weights"
@@ -58,8 +60,10 @@ def find(source: str | Path) -> Path:
         EconError: there is none.
     """
     name = str(source)
-    if Path(source).exists():
+    if os.path.isdir(source):  # not Path.is_dir, which some names make raise
         return Path(source)
+    if os.path.exists(source):
+        raise EconError("a run's folder", f"{name}, which is none", "name the folder of a run")
     if name.startswith(HUB):
         return _download(name.removeprefix(HUB).strip("/"))
     if name in shipped():
@@ -85,18 +89,17 @@ def read(source: str | Path, device: torch.device | str = "cpu", which: str = "b
     """
     check_choice("a checkpoint", which, ("best", "last"))
     folder = find(source)
-    stored = files.read_json(folder / checkpoint.CONFIG)
-    if not isinstance(stored, dict) or not isinstance(stored.get("config"), dict):
-        raise EconError(
-            f"a configuration of econ-pyro in {folder / checkpoint.CONFIG}", "other JSON"
-        )
-    config = from_dict(Config, stored["config"])
+    config = read_config(folder).config
     names = None
     if (folder / checkpoint.NAMES).exists():
         names = _names(folder / checkpoint.NAMES, config.model.experts)
     path = folder / WEIGHTS
     if path.exists():
-        about, tensors = read_safetensors(path, "whole weights")
+        about, tensors = read_tensors(path, "whole weights")
+        for name, tensor in tensors.items():
+            if not name.startswith(("model.", "guide.")) or not tensor.is_floating_point():
+                got = f"{shown(name)} of type {tensor.dtype}"
+                raise EconError(f"weights of econ-pyro in {path}", got)
         model, guide = (
             {
                 name.removeprefix(start): tensor.to(device, torch.float32)
@@ -108,8 +111,11 @@ def read(source: str | Path, device: torch.device | str = "cpu", which: str = "b
         return Trained(config, names, model, guide, about.get("flat") == "true", path)
     path = folder / {"best": checkpoint.BEST, "last": checkpoint.LAST}[which]
     state = checkpoint.load_checkpoint(path, device)
-    flat = age(config, state["step"]) <= config.train.flat_until
-    return Trained(config, names, state["model"], state["guide"], flat, path)
+    step = state.get("step")
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise EconError(f"a checkpoint of econ-pyro in {path}", "one without a step")
+    flat = age(config, step) <= config.train.flat_until
+    return Trained(config, names, state.get("model", {}), state.get("guide", {}), flat, path)
 
 
 def save(
@@ -142,8 +148,8 @@ def save(
         weights = {name for name, _ in network.named_parameters()}
         for name, tensor in network.state_dict().items():
             kind = DTYPES[dtype] if name in weights else tensor.dtype
-            tensors[f"{start}.{name}"] = tensor.detach().to("cpu", kind).contiguous()
-    about = {"format": "pt", "flat": json.dumps(flat)}
+            tensors[f"{start}.{name}"] = tensor.detach().to(kind)
+    about = {"flat": json.dumps(flat)}
     files.write_json(
         folder / checkpoint.CONFIG,
         {
@@ -151,9 +157,10 @@ def save(
             "dtype": dtype,
             "versions": {"econ_pyro": __version__, "torch": torch.__version__},
         },
+        sealed=True,
     )
-    files.write_json(folder / checkpoint.NAMES, {"names": list(names)})
-    files.write_atomically(folder / WEIGHTS, lambda path: save_file(tensors, path, about))
+    files.write_json(folder / checkpoint.NAMES, {"names": list(names)}, sealed=True)
+    write_tensors(folder / WEIGHTS, tensors, about)
 
 
 def refuse_run(folder: Path) -> None:
@@ -167,11 +174,12 @@ def refuse_run(folder: Path) -> None:
 
 
 def _names(path: Path, experts: int) -> list[str]:
-    stored = files.read_json(path)
-    names = stored.get("names") if isinstance(stored, dict) else None
-    if not isinstance(names, list) or len({str(name) for name in names}) != experts:
-        raise EconError(f"{experts} different names in {path}", repr(names)[:80])
-    return [str(name) for name in names]
+    names = files.read_json(path).get("names")
+    if not isinstance(names, list) or len(names) != experts:
+        got = f"{len(names)}" if isinstance(names, list) else "none"
+        raise EconError(f"{experts} different names in {path}", got)
+    check_names(names, str(path))
+    return names
 
 
 def _download(repository: str) -> Path:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from econ_pyro import checkpoint, files
+from econ_pyro import checkpoint, files, rows
 from econ_pyro.saver import Saver
 
 Row = dict[str, Any]
@@ -27,18 +26,17 @@ class Record:
     def __init__(self, run: Path) -> None:
         self._run, self._saver = run, Saver()
 
-    def begin(self, rows: list[Row], state: dict[str, Any]) -> None:
+    def begin(self, done: list[Row], state: dict[str, Any]) -> None:
         """Write the rows so far and, of a run at its beginning, a first checkpoint.
 
         Args:
-            rows: up to the step where training begins or goes on.
+            done: rows up to the step where training begins or goes on.
             state: at that step.
 
         Raises:
             OSError: they could not be written.
         """
-        text = "".join(_line(row) for row in rows)
-        files.write_atomically(self._run / checkpoint.METRICS, lambda path: path.write_text(text))
+        files.write_text(self._run / checkpoint.METRICS, rows.to_text(done))
         if state["step"] == 0:
             self.last(state)
             self.wait()
@@ -49,7 +47,7 @@ class Record:
         size = path.stat().st_size
         try:
             with open(path, "a") as f:
-                f.write(_line(row))
+                f.write(rows.to_line(row))
         except OSError as error:
             with suppress(OSError):  # half a line is dropped by whoever reads it, too
                 os.truncate(path, size)
@@ -70,7 +68,3 @@ class Record:
             OSError: something could not be; what was asked for after it is not written either.
         """
         self._saver.wait()
-
-
-def _line(row: Row) -> str:
-    return json.dumps(row) + "\n"

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from econ_pyro.errors import EconError, check_choice
+from econ_pyro import limits
+from econ_pyro.errors import EconError
 
 SHAPES = ("circle", "square", "triangle", "heart", "star", "cross", "ellipse")
 DEFAULT_CLASSES = ("circle", "square", "triangle")
@@ -57,9 +58,7 @@ class SceneConfig:
     the background's, but no object has exactly the background's colour."""
 
     def __post_init__(self) -> None:
-        check_choice("a kind of scene", self.kind, SCENE_KINDS)
-        check_choice("a selection", self.selection, SELECTIONS)
-        check_choice("a background", self.background, BACKGROUNDS)
+        limits.check_fields(SceneConfig, self, "scenes", {})
         if self.size <= 0 or self.size % 8 or self.size > 1024:
             raise EconError(
                 "an image size that is a positive multiple of 8 up to 1024",

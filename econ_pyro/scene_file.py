@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from econ_pyro import matching
+from econ_pyro import matching, naming, untrusted
 from econ_pyro.decomposition import Decomposition
 from econ_pyro.errors import EconError
 
@@ -23,7 +23,7 @@ NOTES = (
     "t", "file", "class", "present", "area", "visible_area", "box", "terms", "scores",
 )  # fmt: skip
 """What ``scene.json`` tells of a layer beside what is needed to paint it."""
-MOST_LAYERS = 256
+MOST_LAYERS, MOST_LATENTS = 256, 256
 LARGEST = 1e6  # of a number in the file: decoders stay finite
 
 
@@ -84,15 +84,8 @@ def read_scene(path: Path, names: Sequence[str]) -> Scene:
     Raises:
         EconError: there is no such file, or it is not a scene.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise EconError(
-            "a scene.json", f"{path}, which is no file", "decompose.py writes one for each image"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise EconError(f"JSON in {path}", f"a text that is not ({error})") from None
-    return parse_scene(value, names)
+    hint = "decompose.py writes one for each image"
+    return parse_scene(untrusted.read_json(path, "a scene.json", hint=hint), names)
 
 
 def parse_scene(value: Any, names: Sequence[str]) -> Scene:
@@ -132,15 +125,17 @@ def _layer(value: Any, number: int, names: Sequence[str]) -> Layer:
     known = [f.name for f in fields(Layer)]
     unknown = sorted(set(value) - {*known, *NOTES})
     if unknown:
-        raise EconError(f"fields of {where} among {', '.join(known)}", repr(unknown[0]))
+        raise EconError(
+            f"fields of {where} among {', '.join(known)}", repr(naming.shown(unknown[0]))
+        )
     latents = _field(value, "z", where)
     if not isinstance(latents, list):
         raise EconError(f'a list of numbers "z" of {where}', _short(latents))
+    if len(latents) > MOST_LATENTS:
+        raise EconError(f'at most {MOST_LATENTS} numbers "z" of {where}', str(len(latents)))
     expert = _field(value, "expert", where)
     if isinstance(expert, str):
-        if expert not in names:
-            raise EconError(f"an expert of {where} from {', '.join(names)}", repr(expert))
-        expert = names.index(expert)
+        expert = _named(expert, names, where)
     return Layer(
         _whole({"expert": expert}, "expert", where),
         tuple(_number(z, "z", where) for z in latents),
@@ -151,9 +146,18 @@ def _layer(value: Any, number: int, names: Sequence[str]) -> Layer:
     )
 
 
+def _named(expert: str, names: Sequence[str], where: str) -> int:
+    try:
+        return naming.find(names, [expert])[0]
+    except EconError as error:
+        known = naming.listed(names)
+        raise EconError(f"an expert of {where} from {known}", error.got) from None
+
+
 def _field(value: dict[str, Any], name: str, where: str) -> Any:
     if name not in value:
-        raise EconError(f'"{name}" in {where}', f"only {', '.join(sorted(value)) or 'nothing'}")
+        got = naming.shown(", ".join(sorted(value))) or "nothing"
+        raise EconError(f'"{name}" in {where}', f"only {got}")
     return value[name]
 
 
@@ -178,5 +182,8 @@ def _truth(value: Any, name: str, where: str) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:  # encoding goes a little less deep than reading
+        return "lists or objects nested too deep"
     return text if len(text) <= 40 else f"{text[:37]}..."

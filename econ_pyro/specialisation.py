@@ -7,7 +7,6 @@ columns are experts, entries count matched objects (and backgrounds) won by the 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from econ_pyro.errors import EconError
 from econ_pyro.matching import UNMATCHED, Matching
+from econ_pyro.naming import LONGEST, clean
 
 _NUMBER = re.compile(r"-\d+$")
 
@@ -89,7 +89,8 @@ def names_by_majority(confusion: Tensor, class_names: Sequence[str]) -> list[str
     """Name each expert by the class that it wins most.
 
     The busiest of several experts of a class takes the plain name, the next "circle-2" and so on.
-    An expert k that never won is "unused-k".
+    An expert k that never won is "unused-k". What no name can have, such as a line end in a
+    class's, is written as an escape.
 
     Args:
         confusion: ``(C + 1, K)``, the background last.
@@ -106,17 +107,17 @@ def names_by_majority(confusion: Tensor, class_names: Sequence[str]) -> list[str
         )
     wins, row = (part.tolist() for part in confusion.max(dim=0))
     rows = [*class_names, "background"]
-    names, taken = [f"unused-{k}" for k in range(len(wins))], Counter[str]()
-    for k in sorted(range(len(wins)), key=lambda k: -wins[k]):
-        if wins[k]:
-            name = rows[row[k]]
-            taken[name] += 1
-            names[k] = name if taken[name] == 1 else f"{name}-{taken[name]}"
-    return names
+    busiest = sorted((k for k in range(len(wins)) if wins[k]), key=lambda k: -wins[k])
+    idle = [k for k in range(len(wins)) if not wins[k]]
+    found = [clean(rows[row[k]]) for k in busiest] + [f"unused-{k}" for k in idle]
+    named = dict(zip([*busiest, *idle], distinct_names(found), strict=True))
+    return [named[k] for k in range(len(wins))]
 
 
 def distinct_names(names: Sequence[str], given: Sequence[str] = ()) -> list[str]:
     """Names of experts, no two alike: those given stay, a further "circle" is "circle-2".
+
+    The first expert of a name keeps it, also where it ends in a number.
 
     Args:
         names: K names.
@@ -124,14 +125,20 @@ def distinct_names(names: Sequence[str], given: Sequence[str] = ()) -> list[str]
     """
     given = [*given, *[""] * (len(names) - len(given))]
     taken = {name for name in given if name}
-    out = []
-    for own, name in zip(given, names, strict=True):
-        new, number = own or name, 1
-        while not own and new in taken:
+    out = list(given)
+    for k, name in enumerate(names):
+        if name and not out[k] and name not in taken:
+            out[k] = name
+            taken.add(name)
+    for k, name in enumerate(names):
+        number = 1
+        while name and not out[k]:
             number += 1
-            new = f"{_NUMBER.sub('', name)}-{number}"
-        taken.add(new)
-        out.append(new)
+            end = f"-{number}"
+            new = _NUMBER.sub("", name)[: LONGEST - len(end)].rstrip() + end
+            if new not in taken:
+                out[k] = new
+                taken.add(new)
     return out
 
 

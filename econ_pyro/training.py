@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from econ_pyro import checkpoint
+from econ_pyro import checkpoint, resumable
 from econ_pyro.batches import Batches
 from econ_pyro.config import Config
 from econ_pyro.data import Source
@@ -90,6 +90,9 @@ class Trainer:
         """Go back to the last checkpoint of the run."""
         path = self.run / checkpoint.LAST
         state = checkpoint.load_checkpoint(path)
+        resumable.check_progress(state, path)
+        if state["rival"] is not None:
+            self.learner.check(state["rival"], path)
         if state["step"]:  # what a validation of this step says of its weights of the terms
             self.learner.apply_schedules(age(self.config, state["step"] - 1))
         self.learner.load(state, path)
@@ -100,8 +103,8 @@ class Trainer:
         self.rival = state["rival"]
         self.sums = self._own_sums(state.get("sums"))
         # rows written after the checkpoint, before a kill, will be written again
-        rows = checkpoint.read_metrics(self.run / checkpoint.METRICS)
-        self.rows = [row for row in rows if row["step"] <= self.step]
+        found = checkpoint.read_metrics(self.run / checkpoint.METRICS)
+        self.rows = [row for row in found if row["step"] <= self.step]
 
     @property
     def age(self) -> int:

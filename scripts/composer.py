@@ -11,14 +11,15 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import tyro
 from torch import Tensor
 
-from econ_pyro import checkpoint, cli, files, process, scene_file, serve, uploads
+from econ_pyro import cli, process, scene_file, serve, uploads
 from econ_pyro.econ import Econ, load
+from econ_pyro.pretrained import find
+from econ_pyro.recorded import read_config
 from econ_pyro.scenes import SceneRenderer
 
 
@@ -70,9 +71,8 @@ def _take_apart(econ: Econ, image: Tensor) -> scene_file.Scene:
 
 def _examples(econ: Econ, run: str) -> Callable[[int], Tensor] | None:
     """Scenes as the run was trained on; of a run on someone's own images there are none."""
-    config = Path(run, checkpoint.CONFIG)
-    stored: dict[str, Any] = files.read_json(config) if config.is_file() else {}
-    if stored.get("data") is not None or econ.config.scenes.size != econ.config.model.size:
+    trained = read_config(find(run))
+    if trained.data is not None or econ.config.scenes.size != econ.config.model.size:
         return None
     # not a seed of training or validation
     renderer = SceneRenderer(econ.config.scenes, econ.config.seed + 1_000_003)

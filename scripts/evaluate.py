@@ -13,7 +13,6 @@ from typing import Any, Literal
 import tyro
 
 from econ_pyro import checkpoint, cli, errors, files, locks
-from econ_pyro.about import LIMIT
 from econ_pyro.data import Source, open_split
 from econ_pyro.dataset import is_dataset
 from econ_pyro.econ import load
@@ -29,9 +28,11 @@ from econ_pyro.evaluation import (
     write_names,
 )
 from econ_pyro.judge import score_samples, train_judge
+from econ_pyro.naming import clean
 from econ_pyro.opening import open_images
 from econ_pyro.pretrained import WEIGHTS, find
 from econ_pyro.progress import describe_run
+from econ_pyro.recorded import read_config
 
 EVALUATION = "evaluation.json"
 WAIT = 5.0
@@ -75,14 +76,14 @@ def main(args: Sequence[str] | None = None) -> None:
     econ = load(parsed.run, cli.pick_device(parsed.device))
     size = econ.config.model.size
     scenes = replace(econ.config.scenes, size=size)
-    trained = files.read_json(find(parsed.run) / checkpoint.CONFIG)
-    own_data = Path(trained["data"]) if trained.get("data") else None  # weights do not say
+    trained = read_config(find(parsed.run))
+    own_data = trained.data  # weights do not say
     if own_data is not None and (parsed.shifted or parsed.samples):
         raise EconError(
             "a run on generated scenes, for --shifted and --samples", f"one trained on {own_data}"
         )
     data = parsed.data or own_data
-    fit, limit = parsed.fit or trained.get("fit", "crop"), trained.get("limit", LIMIT)
+    fit, limit = parsed.fit or trained.fit, trained.limit
     own_images = data and own_data and data.resolve() == own_data.resolve()
     source: Source
     if data is None or is_dataset(data) or own_images:  # of which a part is held out
@@ -118,7 +119,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if parsed.samples:
         print("\nsamples that show what they should")
         for name, share in judged.alone.items():
-            print(f"  {name + ', alone':<28}{share:.3f}")
+            print(f"  {clean(name) + ', alone':<28}{share:.3f}")
         print(
             f"  {'asked-for scenes':<28}{'-' if judged.asked is None else f'{judged.asked:.3f}'}"
         )

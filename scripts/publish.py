@@ -15,13 +15,13 @@ from typing import Literal
 import tyro
 
 from econ_pyro import checkpoint, cli, errors, files, outputs
-from econ_pyro.about import LIMIT
-from econ_pyro.card import LICENCE, model_card
+from econ_pyro.card import LICENCE, check_licence, model_card
 from econ_pyro.data import open_split
 from econ_pyro.econ import load
 from econ_pyro.evaluation import TEST_SEED, as_json, evaluate, evaluate_shifted, format_table
 from econ_pyro.pretrained import CARD, find, refuse_run
 from econ_pyro.progress import describe_run
+from econ_pyro.recorded import read_config
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
     errors.check_positive("--n", parsed.n)
+    check_licence(parsed.licence)
     refuse_run(parsed.folder)
     outputs.check_folder(parsed.folder, parsed.overwrite, checkpoint.CONFIG)
     device = cli.pick_device(parsed.device)
     econ = load(parsed.run, which=parsed.which)
-    stored = files.read_json(find(parsed.run) / checkpoint.CONFIG)
-    data = parsed.data or (Path(stored["data"]) if stored.get("data") else None)
-    fit, limit = stored.get("fit", "crop"), stored.get("limit", LIMIT)
+    trained = read_config(find(parsed.run))
+    data, fit, limit = parsed.data or trained.data, trained.fit, trained.limit
     size = econ.config.model.size
     scenes = replace(econ.config.scenes, size=size)
     valid = open_split(data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit).valid
@@ -78,7 +78,7 @@ def main(args: Sequence[str] | None = None) -> None:
             parsed.folder.resolve().name, econ.config, econ.names, figures, parsed.licence,
             parsed.dtype, f"the images of {data.name}" if data else "",
         )  # fmt: skip
-        files.write_atomically(out / CARD, lambda path: path.write_text(text))
+        files.write_text(out / CARD, text)
     print(format_table(reports))
     if left := describe_run(find(parsed.run), econ.config):
         print(left)

@@ -34,9 +34,11 @@ class Args:
     out: Path
     """Output folder."""
     scene: str | None = None
-    """Names of experts back to front, as in "background circle square"."""
-    experts: tuple[int, ...] | None = None
-    """Or their indices, back to front."""
+    """Names of experts back to front, as in "background circle square". A name of several words
+    is found as it stands; of words that can be read in several ways, the longest name counts."""
+    experts: tuple[str, ...] | None = None
+    """Or the experts back to front, each by its name in quotes or its index. Where an expert is
+    called by a number, that is its name here, not another one's index."""
     scene_file: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """Or a scene.json, as decompose.py writes it and as edited by hand."""
     format: tuple[Format, ...] = ("png",)

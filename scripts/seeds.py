@@ -8,6 +8,7 @@ is resumed, or only read if it is done. The table says how many of them are succ
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,11 +21,13 @@ from typing import IO, Any
 
 import tyro
 
-from econ_pyro import checkpoint, cli, errors, files, parallel, presets
+from econ_pyro import checkpoint, cli, errors, files, naming, parallel, presets
 from econ_pyro.errors import EconError
 from econ_pyro.success import table
 
 DONE = "held-out.json"
+MOST = 10_000
+"""Seeds in a range."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,9 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = tyro.cli(Args, args=args, description=__doc__)
     errors.check_choice("a preset", parsed.preset, presets.PRESETS)
     errors.check_positive("--jobs", parsed.jobs)
-    seeds = list(_numbers(parsed.seeds))
+    seeds = list(dict.fromkeys(_numbers(parsed.seeds)))
+    if not seeds:
+        raise EconError("seeds as in 0-9 or 0,3,7", repr(parsed.seeds), "the smaller one first")
     children = _Children()
     with ThreadPoolExecutor(parsed.jobs) as pool:
         futures = [pool.submit(_run, parsed, seed, children) for seed in seeds]
@@ -103,12 +108,35 @@ def _run(args: Args, seed: int, children: _Children) -> dict[str, Any]:
         train = [str(here / "svi_train.py"), args.preset, "--seed", str(seed), "--run", str(run)]
         _call(args, [*train, *args.options.split(), *_resume(run)], run, children)
         _call(args, [str(here / "evaluate.py"), str(run), "--n", str(args.n)], run, children)
-        measured = files.read_json(run / "evaluation.json")
-        seconds = checkpoint.read_metrics(run / checkpoint.METRICS)[-1]["seconds"]
-        short = {"training": measured["training"]} if "training" in measured else {}
-        held_out = measured["held-out"]["metrics"]
-        files.write_json(done, {**held_out, "minutes": seconds / 60, **short})
-    return files.read_json(done)
+        seconds = [row.get("seconds") for row in checkpoint.read_metrics(run / checkpoint.METRICS)]
+        minutes = seconds[-1] / 60 if seconds and seconds[-1] is not None else None
+        training = files.read_json(run / "evaluation.json").get("training")
+        short = {"training": training} if isinstance(training, str) else {}
+        scores = {**_held_out(run / "evaluation.json"), "minutes": minutes, **short}
+        files.write_json(done, scores, sealed=True)
+    scores = files.read_json(done)
+    _check_scores(scores, done)
+    return scores
+
+
+def _held_out(path: Path) -> dict[str, Any]:
+    """Scores that evaluate.py wrote.
+
+    Raises:
+        EconError: the file has none.
+    """
+    report = files.read_json(path).get("held-out")
+    scores = report.get("metrics") if isinstance(report, dict) else None
+    if not isinstance(scores, dict):
+        raise EconError(f"scores of held-out scenes in {path}", "none", "run evaluate.py again")
+    _check_scores(scores, path)
+    return scores
+
+
+def _check_scores(scores: dict[str, Any], path: Path) -> None:
+    numbers = {name: v for name, v in scores.items() if name != "training"}
+    if not all(v is None or isinstance(v, int | float) for v in numbers.values()):
+        raise EconError(f"numbers as scores in {path}", "others", "delete it and start again")
 
 
 def _resume(run: Path) -> list[str]:
@@ -135,10 +163,11 @@ def _call(args: Args, command: list[str], run: Path, children: _Children) -> Non
 def _numbers(text: str) -> Iterator[int]:
     for part in text.split(","):
         first, _, last = part.partition("-")
-        try:
-            yield from range(int(first), int(last or first) + 1)
-        except ValueError:
-            raise EconError("seeds as in 0-9 or 0,3,7", repr(text)) from None
+        if not re.fullmatch(r"\d{1,18}(-\d{1,18})?", part.strip(), re.ASCII):
+            raise EconError("seeds as in 0-9 or 0,3,7", repr(naming.shown(text)))
+        if int(last or first) - int(first) >= MOST:
+            raise EconError(f"at most {MOST:,} seeds", part)
+        yield from range(int(first), int(last or first) + 1)
 
 
 if __name__ == "__main__":

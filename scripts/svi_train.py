@@ -38,7 +38,7 @@ from econ_pyro import (
     stopping,
 )
 from econ_pyro.about import LIMIT
-from econ_pyro.config import Config, from_dict, to_dict
+from econ_pyro.config import Config, to_dict
 from econ_pyro.curves import training_curves
 from econ_pyro.data import Source, open_split
 from econ_pyro.econ import Econ, load, load_expert
@@ -47,6 +47,7 @@ from econ_pyro.evaluation import as_json, evaluate, format_report, write_names
 from econ_pyro.layers import stages
 from econ_pyro.parts import Expert, check_fits, given_names, save_expert
 from econ_pyro.record import Row
+from econ_pyro.recorded import read_config
 from econ_pyro.sprites import sprite_classes
 from econ_pyro.training import STOPPED, Trainer
 from econ_pyro.world import World, join
@@ -145,10 +146,9 @@ def _trainer(
     """A trainer at the step where training begins or goes on, and validation images."""
     limits = config.train
     data, fit, limit = parsed.data, parsed.fit, parsed.limit
-    stored = files.read_json(run / checkpoint.CONFIG) if parsed.resume else {}
-    if parsed.resume and data is None:
-        data = None if stored["data"] is None else Path(stored["data"])
-        fit, limit = stored.get("fit", fit), stored.get("limit", limit)
+    began = read_config(run) if parsed.resume else None
+    if began and data is None:
+        data, fit, limit = began.data, began.fit, began.limit
     source = open_split(
         data, config.scenes, config.model.size, config.seed, limits.train_scenes,
         limits.valid_scenes, fit, parsed.strict, limit,
@@ -158,8 +158,8 @@ def _trainer(
     def begin(number: int) -> tuple[nn.Module, nn.Module]:
         econ = Econ(dataclasses.replace(config, seed=config.seed + 1000 * number), device)
         experts = given
-        if parsed.resume and number:  # those of the first beginning are in the checkpoint
-            experts = _load_experts(stored.get("init_experts", ()))
+        if began and number:  # those of the first beginning are in the checkpoint
+            experts = _load_experts(began.init_experts)
         for k, expert in enumerate(experts):
             econ.put(k, expert)
         return econ.model, econ.guide
@@ -248,8 +248,7 @@ def _split(given: Sequence[str]) -> list[str]:
 
 def _resolve(parsed: TrainArgs, run: Path, given: Sequence[Expert] = ()) -> Config:
     if parsed.resume:
-        stored = files.read_json(run / checkpoint.CONFIG)
-        config = from_dict(Config, stored["config"])
+        config = read_config(run).config
     else:
         config = cli.config_of(parsed)
         if parsed.freeze:
@@ -314,6 +313,7 @@ def _prepare(run: Path, config: Config, parsed: TrainArgs, trainer: Trainer) -> 
                 },
                 "commit": _commit(),
             },
+            sealed=True,
         )
 
 

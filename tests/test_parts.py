@@ -139,7 +139,8 @@ def test_names_given_stay_and_no_two_are_alike():
 
 
 @pytest.mark.parametrize(
-    ("names", "message"), [(("a", "a"), "3 different names"), (("a b",), "one word")]
+    ("names", "message"),
+    [(("a", "a"), "3 different names"), (("a\nb",), "printable characters in the config")],
 )
 def test_names_in_a_configuration_are_checked(tiny, names, message):
     with pytest.raises(EconError, match=message):

@@ -1,0 +1,151 @@
+"""What of a checkpoint training goes on from, beside the weights: checked before it is taken.
+
+Torch's optimisers and schedules take whatever state they are given, and fail steps later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from econ_pyro.errors import EconError
+from econ_pyro.limits import MOST
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def check_progress(state: Mapping[str, Any], source: Path) -> None:
+    """Check how far training was, and the states of generators of random numbers.
+
+    Raises:
+        EconError: a part is missing, or of another kind.
+    """
+    step, best, seconds = (state.get(name, source) for name in ("step", "best", "seconds"))
+    if not _is_count(step):
+        _refuse(source, "step")
+    if not _is_real(best) or math.isnan(best):  # infinite before the first validation
+        _refuse(source, "best")
+    if not _is_real(seconds) or not 0 <= seconds < MOST:
+        _refuse(source, "seconds")
+    _check_generator(state.get("rng"), source)
+    others = state.get("cuda_rng")
+    if not isinstance(others, list) or not all(_is_bytes(one) for one in others):
+        _refuse(source, "cuda_rng")
+    rival = state.get("rival", source)
+    if rival is not None and not (isinstance(rival, dict) and _is_real(rival.get("valid_loss"))):
+        _refuse(source, "rival")
+
+
+def check_optimiser(state: Any, shapes: Sequence[torch.Size], source: Path) -> None:
+    """Check the state of Adam.
+
+    Args:
+        state: as its ``state_dict`` gives it.
+        shapes: of the parameters, in their order.
+        source: the file, for the error message.
+
+    Raises:
+        EconError: it is of other parameters, or none.
+    """
+    groups = state.get("param_groups") if isinstance(state, dict) else None
+    moments = state.get("state") if isinstance(state, dict) else None
+    if not isinstance(groups, list) or len(groups) != 1 or not isinstance(groups[0], dict):
+        _refuse(source, "optim")
+    (group,) = groups
+    held = group.get("params")
+    if not isinstance(held, list) or not all(map(_is_count, held)):
+        _refuse(source, "optim")
+    if held != list(range(len(shapes))) or not _are_options(group):
+        _refuse(source, "optim")
+    if not isinstance(moments, dict):
+        _refuse(source, "optim")
+    for i, own in moments.items():
+        if not _is_count(i) or i >= len(shapes) or not isinstance(own, dict):
+            _refuse(source, "optim")
+        if set(own) != {"step", *_MOMENTS}:
+            _refuse(source, "optim")
+        step = own["step"]
+        if not isinstance(step, Tensor) or step.numel() != 1 or not step.is_floating_point():
+            _refuse(source, "optim")
+        for name in _MOMENTS:
+            check_tensor(own[name], torch.empty(shapes[i], device="meta"), "optim", source)
+
+
+def check_schedule(state: Any, own: Mapping[str, Any], source: Path) -> None:
+    """Check the state of a schedule: numbers and words by the names that its own state has.
+
+    Raises:
+        EconError: it is of another kind.
+    """
+    if not isinstance(state, dict) or not set(state) <= set(own):
+        _refuse(source, "schedule")
+    for name, value in state.items():
+        several = value if isinstance(value, list) else [value]
+        plain = all(_is_real(v) or v is None or isinstance(v, str) for v in several)
+        if isinstance(value, list) != isinstance(own[name], list) or not plain:
+            _refuse(source, "schedule")
+        if isinstance(own[name], str) and value != own[name]:  # modes, which do not change
+            _refuse(source, "schedule")
+        if isinstance(value, str) and not isinstance(own[name], str):
+            _refuse(source, "schedule")
+        if isinstance(value, list) and len(value) != len(own[name]):
+            _refuse(source, "schedule")
+
+
+def check_tensor(value: Any, own: Tensor, name: str, source: Path) -> None:
+    """Check a tensor's shape, and that its values are whole numbers or floats as ours are.
+
+    Raises:
+        EconError: it is of another kind.
+    """
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_complex():
+        _refuse(source, name)
+    if value.shape != own.shape or value.is_floating_point() != own.is_floating_point():
+        _refuse(source, name)
+
+
+def _check_generator(state: Any, source: Path) -> None:
+    if not _is_bytes(state):
+        _refuse(source, "rng")
+    try:
+        torch.Generator().set_state(state)
+    except (RuntimeError, TypeError):
+        _refuse(source, "rng")
+
+
+def _is_bytes(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.uint8 and value.dim() == 1
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
+
+
+def _are_options(group: Mapping[str, Any]) -> bool:
+    """Whether the values of a group of parameters are what Adam's are."""
+    rate, betas = group.get("lr", ""), group.get("betas")
+    if not _is_real(rate) or not 0 < rate < math.inf:
+        return False
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        return False
+    if not all(_is_real(beta) and 0 <= beta < 1 for beta in betas):
+        return False
+    rest = {n: v for n, v in group.items() if n not in ("params", "betas")}
+    return all(v is None or isinstance(v, bool) or _is_real(v) for v in rest.values())
+
+
+def _refuse(source: Path, name: str) -> NoReturn:
+    raise EconError(
+        f"a checkpoint of this run in {source}, to go on from",
+        f"another kind of {name!r} in it",
+        "it is damaged or from another configuration: begin again with --overwrite",
+    )

@@ -1,0 +1,207 @@
+"""Values of a configuration are checked before anything is made by them."""
+
+import dataclasses
+import json
+import resource
+import time
+
+import pytest
+from test_scripts import TINY, fails, script
+
+from econ_pyro import files
+from econ_pyro.config import (
+    Config,
+    ExpertConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    TrainConfig,
+    from_dict,
+    to_dict,
+)
+from econ_pyro.econ import Econ, load, load_expert
+from econ_pyro.errors import EconError
+from econ_pyro.limits import EXPERT, MODEL, OBJECTIVE, TRAIN
+from econ_pyro.parts import save_expert
+from econ_pyro.presets import PRESETS
+from econ_pyro.recorded import read_config
+from econ_pyro.scene_config import SceneConfig
+from econ_pyro.tensor_file import read_tensors, write_tensors
+
+PARTS = {
+    "model.expert": (ExpertConfig, EXPERT), "model": (ModelConfig, MODEL),
+    "objective": (ObjectiveConfig, OBJECTIVE), "train": (TrainConfig, TRAIN),
+    "scenes": (SceneConfig, {}), "": (Config, {}),
+}  # fmt: skip
+
+
+def test_every_number_has_bounds():
+    for cls, bounds in list(PARTS.values())[:4]:
+        numbers = {f.name for f in dataclasses.fields(cls) if "int" in f.type or "float" in f.type}
+        assert numbers == set(bounds)
+
+
+def fields():
+    for group, (cls, _) in PARTS.items():
+        for field in dataclasses.fields(cls):
+            if not field.type.endswith("Config"):
+                yield group, field.name, field.type
+
+
+@pytest.mark.parametrize(("group", "name", "kind"), list(fields()))
+def test_values_of_other_types_are_refused(group, name, kind):
+    wrong = ["a", None, [], {}, [["a"]], -1.5, True, float("nan"), float("inf"), 10**40, -(10**40)]
+    if "None" in kind:
+        wrong.remove(None)
+    if kind.startswith("str") or name == "sprites":
+        wrong.remove("a")
+    if kind == "bool":
+        wrong.remove(True)
+    if kind.startswith("tuple[str"):
+        wrong = [w for w in wrong if w != []]  # no names; classes ask for one
+    if "float" in kind and name in ("attention_bias", "shape_bias"):
+        wrong.remove(-1.5)
+    for value in wrong:
+        values = to_dict(Config())
+        inner = values
+        for part in group.split(".") if group else ():
+            inner = inner[part]
+        inner[name] = value
+        with pytest.raises(EconError) as error:
+            from_dict(Config, values)
+        assert len(str(error.value)) < 600
+
+
+def test_all_presets_are_within_and_come_back():
+    for _, config in PRESETS.values():
+        assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--model.size", 10**9, "at most 1,024 for model.size, got 1000000000"),
+        ("--model.size", 4, "at least 8 for model.size, got 4"),
+        ("--model.experts", 10000, "at most 256 for model.experts"),
+        ("--model.steps", 0, "at least 1 for model.steps"),
+        ("--model.expert.latent", 10**9, "at most 256 for expert.latent"),
+        ("--model.expert.features", -1, "at least 1 for expert.features"),
+        ("--model.sigma-x", "nan", "a finite number for model.sigma-x"),
+        ("--train.lr", "nan", "a finite number for train.lr, got nan"),
+        ("--train.lr", "inf", "a finite number for train.lr, got inf"),
+        ("--train.lr", 0, "a positive train.lr, got 0"),
+        ("--train.patience", 0, "at least 1 for train.patience"),
+        ("--train.batch", 10**9, "at most 65,536 for train.batch"),
+        ("--steps", -1, "at least 1 for train.steps, got -1"),
+        ("--minutes", -1, "at least 0 for train.minutes"),
+        ("--minutes", "nan", "a finite number for train.minutes"),
+        ("--train.warmup", -5, "at least 0 for train.warmup"),
+        ("--objective.beta", -1, "at least 0 for objective.beta"),
+        ("--objective.gamma-steps", 0, "at least 1 for objective.gamma-steps"),
+        ("--seed", -1, "at least 0 for seed"),
+        ("--seed", 2**64, "at most 4,611,686,018,427,387,904 for seed"),
+    ],
+)
+def test_the_command_line_is_checked_too(capsys, tmp_path, option, value, message):
+    error = fails(capsys, "svi_train", "quick", option, value, "--run", tmp_path / "run")
+    assert message in error and not (tmp_path / "run").exists()
+
+
+LARGE = [
+    {"features": 1024, "layers": 4},
+    {"hidden": 8192},
+    {"channels": [1024, 1024, 1024]},
+    {"latent": 256, "shape_latents": None},
+]
+
+
+@pytest.mark.parametrize("sizes", LARGE)
+@pytest.mark.parametrize("kind", ["published", "expert"])
+def test_large_networks_beside_small_weights_are_not_built(tiny, tmp_path, sizes, kind):
+    econ = Econ(tiny)
+    path = tmp_path / "e.safetensors"
+    if kind == "published":
+        econ.save_pretrained(tmp_path)
+        value = files.read_json(tmp_path / "config.json")
+        value["config"]["model"]["expert"].update(sizes)
+        files.write_json(tmp_path / "config.json", value)
+    else:
+        save_expert(path, econ.experts[0])
+        about, tensors = read_tensors(path, "")
+        expert = {**json.loads(about["expert"]), **sizes}
+        write_tensors(path, tensors, {**about, "expert": json.dumps(expert)})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.process_time()
+    with pytest.raises(EconError, match="weights of the sizes that are configured, got others"):
+        load(tmp_path) if kind == "published" else load_expert(path)
+    assert time.process_time() - began < 3
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
+
+
+def test_networks_larger_than_any_are_not_built(tiny):
+    expert = dataclasses.replace(tiny.model.expert, features=1024, hidden=8192)
+    model = dataclasses.replace(tiny.model, experts=256, expert=expert)
+    with pytest.raises(EconError, match=r"networks of at most 536,870,912 numbers.*256 experts"):
+        Econ(dataclasses.replace(tiny, model=model))
+
+
+def test_what_experts_ask_for_is_what_their_networks_hold(tiny):
+    from econ_pyro.econ import _sizes
+
+    for config in (tiny, *(config for _, config in PRESETS.values())):
+        econ = Econ(config)
+        for own, sizes in ((econ.model, _sizes(config.model).model),
+                           (econ.guide, _sizes(config.model).guide)):  # fmt: skip
+            state = own.state_dict()
+            assert {n: t.shape for n, t in state.items()} == {n: t.shape for n, t in sizes.items()}
+            assert {n: t.dtype for n, t in state.items()} == {n: t.dtype for n, t in sizes.items()}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("data", 3, "a path or null as data"),
+        ("data", "", "a path or null as data"),
+        ("data", ["a"], "a path or null as data"),
+        ("fit", "stretch", "one of crop, resize as fit"),
+        ("fit", ["crop"], "one of crop, resize as fit"),
+        ("limit", 0, "1 to 1,000,000,000 as limit"),
+        ("limit", True, "1 to 1,000,000,000 as limit"),
+        ("limit", "many", "1 to 1,000,000,000 as limit"),
+        ("config", [], "a configuration of econ-pyro"),
+    ],
+)
+def test_what_a_run_was_trained_on_is_checked(tiny, tmp_path, field, value, message):
+    whole = {"config": to_dict(tiny), "data": None, "fit": "crop", "limit": 100}
+    files.write_json(tmp_path / "config.json", whole)
+    assert read_config(tmp_path) == (tiny, None, "crop", 100, ())
+    files.write_json(tmp_path / "config.json", {**whole, field: value})
+    with pytest.raises(EconError, match=message):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("script_name", ["evaluate", "publish", "decompose", "sample", "figures"])
+def test_scripts_refuse_a_wrong_config_in_one_line(tiny, tmp_path, capsys, script_name):
+    run = tmp_path / "run"
+    Econ(tiny).save_pretrained(run)
+    value = files.read_json(run / "config.json")
+    value["config"]["train"]["lr"] = "quick"
+    files.write_json(run / "config.json", value)
+    out = tmp_path / "out"
+    args = {
+        "evaluate": [run], "publish": [run, out], "sample": [run, "--out", out],
+        "decompose": [run, run, "--out", out],
+        "figures": ["--out", out, "--unique", run, "--random", "None", "--single", "None"],
+    }[script_name]  # fmt: skip
+    error = fails(capsys, script_name, *args)
+    assert "a number for train.lr, got 'quick'" in error and "config.json" in error
+    assert not out.exists()
+
+
+def test_a_resumed_run_is_checked_before_its_networks_are_built(tmp_path, capsys):
+    run = tmp_path / "run"
+    script("svi_train", "quick", *TINY, "--steps", 2, "--run", run)
+    value = files.read_json(run / "config.json")
+    value["config"]["model"]["expert"]["hidden"] = 64
+    files.write_json(run / "config.json", value)
+    error = fails(capsys, "svi_train", "quick", "--resume", "--run", run)
+    assert "weights of the sizes that are configured" in error
