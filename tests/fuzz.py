@@ -30,6 +30,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 HERE = Path(__file__).resolve().parent
 SECONDS = 60
@@ -53,6 +54,8 @@ class Target:
     """Packs it again, with the checksums that would otherwise give the damage away."""
     sealed: bool = False
     """Whether some cases are to be damaged behind the checksums."""
+    mutate: Callable[[bytes, Random], bytes] | None = None
+    """Changes what the file's fields hold, for some cases in place of its bytes."""
 
 
 def targets() -> dict[str, Target]:

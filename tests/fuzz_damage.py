@@ -9,6 +9,7 @@ import socket
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,7 +76,9 @@ def damage(target: Target, folder: Path, random: np.random.Generator) -> Path:
         _replace(file, random)
         return path
     whole = file.read_bytes()
-    if file.suffix == ".json":
+    if target.mutate and random.random() < 0.6:
+        file.write_bytes(target.mutate(whole, Random(int(random.integers(2**32)))))
+    elif file.suffix == ".json":
         file.write_bytes(_json(whole, random))
     elif target.sealed and random.random() < 0.6:
         file.write_bytes(target.seal(_bytes(target.open(whole), random)))

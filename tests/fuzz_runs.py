@@ -1,54 +1,35 @@
-"""Damaged and hostile files of runs: each target makes a whole file, and reads one.
+"""Files of runs for :mod:`fuzz`: configurations, checkpoints, metrics, weights, experts, scenes.
 
-``make(path)`` writes a file that can be read, with what belongs beside it; ``read(path)`` uses it
-as the package does. Of a mutated one it may raise ``EconError`` and nothing else.
-
-``python tests/fuzz_runs.py 1000`` tries so many cases of all targets, and prints what went wrong.
+Most cases change what fields hold, mostly without the checksum that would find it.
 """
 
+import atexit
 import copy
 import io
 import json
 import random
-import resource
 import shutil
-import sys
 import tempfile
-import time
-import traceback
 import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from conftest import TINY
+from fuzz import Target
 from safetensors.torch import load_file, save_file
 from test_training import make_trainer
 
 from econ_pyro import checkpoint, rows, scene_file
 from econ_pyro.config import to_dict
 from econ_pyro.econ import Econ, load, load_expert
-from econ_pyro.errors import EconError
 from econ_pyro.files import SEAL, write_json
 from econ_pyro.parts import save_expert
 from econ_pyro.recorded import read_config
 
 NAMES = ["sky", "red ball", "7"]
-
-
-class Target(NamedTuple):
-    """A kind of file."""
-
-    file: str
-    """Its name, below a folder of its own."""
-    make: Callable[[Path], object]
-    """Writes a whole one, and what belongs beside it."""
-    read: Callable[[Path], object]
-    """Reads one."""
-    mutate: Callable[[bytes, random.Random], bytes]
-    """Changes what its fields hold, in place of bytes."""
 
 
 # --- whole files
@@ -58,6 +39,7 @@ class Target(NamedTuple):
 def _run() -> Path:
     """A trained run, made once."""
     folder = Path(tempfile.mkdtemp(prefix="fuzz-run-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     make_trainer(TINY, folder, 4).fit()
     recorded = {"preset": "quick", "config": to_dict(TINY), "data": None, "fit": "crop"}
     write_json(folder / checkpoint.CONFIG, {**recorded, "limit": 100, "commit": None}, True)
@@ -65,13 +47,6 @@ def _run() -> Path:
     save_expert(folder / "expert.safetensors", Econ(TINY, names=NAMES).experts[1])
     Econ(TINY, names=NAMES).save_pretrained(folder / "published")
     return folder
-
-
-def forget() -> None:
-    """Delete what was made once."""
-    if _run.cache_info().currsize:
-        shutil.rmtree(_run())
-        _run.cache_clear()
 
 
 def _copy_run(path: Path) -> None:
@@ -230,83 +205,31 @@ def _safetensors(data: bytes, luck: random.Random) -> bytes:
         return path.read_bytes()
 
 
+def _target(
+    file: str,
+    make: Callable[[Path], object],
+    read: Callable[[Path], object],
+    mutate: Callable[[bytes, random.Random], bytes],
+) -> Target:
+    def write(folder: Path) -> Path:
+        path = folder / file
+        make(path)
+        return path
+
+    return Target(write, read, mutate=mutate)
+
+
 TARGETS = {
-    "run configuration": Target("run/config.json", _copy_run, _load, _json),
-    "recorded data": Target(
+    "run-config": _target("run/config.json", _copy_run, _load, _json),
+    "run-data": _target(
         "run/config.json", _copy_run, lambda path: read_config(path.parent), _json
     ),
-    "names": Target("run/experts.json", _copy_run, _load, _json),
-    "checkpoint": Target("run/checkpoints/last.pt", _copy_run, _resume, _archive),
-    "metrics": Target("metrics.jsonl", _copy("metrics.jsonl"), _rows, _lines),
-    "published weights": Target(
+    "run-names": _target("run/experts.json", _copy_run, _load, _json),
+    "checkpoint": _target("run/checkpoints/last.pt", _copy_run, _resume, _archive),
+    "metrics": _target("metrics.jsonl", _copy("metrics.jsonl"), _rows, _lines),
+    "weights": _target(
         "model.safetensors", _copy("published/model.safetensors"), _load, _safetensors
     ),
-    "expert": Target("e.safetensors", _copy("expert.safetensors"), load_expert, _safetensors),
-    "scene": Target("scene.json", _make_scene, _paint, _json),
+    "expert": _target("e.safetensors", _copy("expert.safetensors"), load_expert, _safetensors),
+    "scene": _target("scene.json", _make_scene, _paint, _json),
 }
-
-
-def damaged(data: bytes, luck: random.Random) -> bytes:
-    """A file's bytes after an accident."""
-    kind, at = luck.randrange(7), luck.randrange(len(data))
-    if kind == 0:
-        return data[:at]
-    if kind == 1:
-        return data[:at] + luck.randbytes(luck.choice([1, 8, 1000])) + data[at:]
-    if kind == 2:
-        return data[:at] + bytes(min(4096, len(data) - at)) + data[at + 4096 :]
-    if kind == 3:
-        return data[:at] + data[at + luck.choice([1, 8, 100]) :]
-    if kind == 4:
-        return luck.choice([b"", b"\0" * 100, b"PK\3\4", b"[" * 10**6, b"\xff" * 16, data * 2])
-    flipped = bytearray(data)
-    for _ in range(luck.choice([1, 1, 10])):
-        flipped[luck.randrange(len(data))] ^= 1 << luck.randrange(8)
-    return bytes(flipped)
-
-
-def attempt(name: str, seed: int, folder: Path) -> str:
-    """One case: whether the file was ``"read"`` or ``"refused"``.
-
-    Raises:
-        Exception: whatever is not an ``EconError``.
-    """
-    target, luck = TARGETS[name], random.Random(f"{name} {seed}")
-    path = folder / target.file
-    target.make(path)
-    data = path.read_bytes()
-    path.write_bytes((target.mutate if luck.random() < 0.6 else damaged)(data, luck))
-    try:
-        target.read(path)
-    except EconError as error:
-        assert len(str(error)) < 2000
-        return "refused"
-    return "read"
-
-
-def main(cases: int) -> int:
-    """Try cases of all targets in turn."""
-    failed, slowest, names = 0, (0.0, ""), list(TARGETS)
-    counts: dict[tuple[str, str], int] = {}
-    for seed in range(cases):
-        name = names[seed % len(names)]
-        began = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                outcome = attempt(name, seed, Path(folder))
-            except Exception:
-                failed, outcome = failed + 1, "failed"
-                print(f"{name}, seed {seed}\n{traceback.format_exc(limit=-4)}")
-        slowest = max(slowest, (time.perf_counter() - began, f"{name}, seed {seed}"))
-        counts[name, outcome] = counts.get((name, outcome), 0) + 1
-    for (name, outcome), n in sorted(counts.items()):
-        print(f"{name:<20}{outcome:<10}{n}")
-    print(f"{failed} of {cases} failed; the slowest took {slowest[0]:.1f} s ({slowest[1]})")
-    print(f"memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB at most")
-    forget()
-    return failed > 0
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000))

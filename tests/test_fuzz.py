@@ -6,7 +6,13 @@ from pathlib import Path
 import fuzz
 import pytest
 
-CASES = 315
+CASES = 360
+
+
+@pytest.mark.parametrize("name", fuzz.targets())
+def test_what_is_not_damaged_is_read(name, tmp_path):
+    target = fuzz.targets()[name]
+    target.read(target.make(tmp_path))
 
 
 def test_whatever_is_read_is_read_or_refused():
