@@ -279,8 +279,9 @@ def test_odd_metadata_is_no_reason_to_stop(tmp_path):
         b"Exif\0\0II*\0",
         b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0\1",
     ):
-        save(tmp_path / "a.jpg", exif=exif)
-        assert read_image(tmp_path / "a.jpg").shape == (3, 16, 16)
+        for name in ("a.jpg", "a.png", "a.webp"):
+            save(tmp_path / name, exif=exif)
+            assert read_image(tmp_path / name).shape == (3, 16, 16)
 
 
 def test_camera_orientation_is_applied(tmp_path):
