@@ -13,6 +13,7 @@ import econ_pyro
 from econ_pyro import arguments, scene_file
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
+from econ_pyro.user_images import as_images
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +179,7 @@ def test_strides_and_graphs_do_not_matter(econ, x):
     want = econ.decompose(x)
     nhwc = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     learnt = x.clone().requires_grad_()
+    assert not as_images(learnt, 16, torch.float32).requires_grad
     for given in (
         nhwc,
         learnt,

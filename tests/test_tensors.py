@@ -106,6 +106,14 @@ def test_values_of_sites_are_not_broadcast(pq, site, handler):
         handler(pq[0].prior, data={site: right.long()})(3)
 
 
+def test_regions_and_latents_of_programs_are_not_broadcast(pq):
+    x = torch.rand(3, 3, S, S).double()
+    wrong = {"r_2": torch.ones(1, 1, S, S).double(), "z_2": torch.ones(1, 2).double()}
+    for program, site in ((pq[0], "r_2"), (pq[0], "z_2"), (pq[1], "r_2")):
+        with pytest.raises(EconError, match=f"{site} of shape"):
+            poutine.condition(program, data={site: wrong[site]})(x, K)
+
+
 def test_arguments_of_programs_are_not_broadcast(make_pq):
     model, guide = make_pq(seeded=True)
     x = torch.rand(3, 3, S, S).double()
