@@ -383,6 +383,13 @@ def test_class_scores_against_permutations_and_scikit_learn(table):
     assert 0 <= nmi <= 1
 
 
+def test_one_class_and_one_expert_agree():
+    alone = torch.zeros(4, 3, dtype=torch.long)
+    alone[1, 2] = 7  # as scikit-learn has it
+    assert specialisation.normalised_mutual_information(alone) == 1
+    assert specialisation.class_accuracy(alone) == 1
+
+
 def test_names_by_majority():
     table = torch.tensor([[0, 9, 2, 0, 0], [1, 0, 0, 0, 7], [0, 0, 1, 0, 0], [8, 0, 0, 0, 0]])
     names = specialisation.names_by_majority(table, CLASSES)
