@@ -99,7 +99,7 @@ class Exact:
     names = ("square", "background", "circle")
 
     def __init__(self, hidden=0):
-        self.hidden = hidden
+        self.hidden, self.seeds = hidden, []
 
     def rows(self, name, first):
         mask = torch.zeros(1, 32, 32)
@@ -111,6 +111,7 @@ class Exact:
         return shapes, shapes[:, None].expand(-1, n, -1, -1, -1)
 
     def sample(self, n, scene, *, seed):
+        self.seeds.append(seed)
         front_to_back, masks, first = scene.split()[::-1], [], 0
         for name in front_to_back:
             masks.append(self.rows(name, 0 if name == "background" else first))
@@ -120,7 +121,9 @@ class Exact:
 
 
 def test_who_draws_what_is_asked_for_is_right_every_time():
-    scores = score_samples(Exact(), ByArea(), n=7)
+    econ = Exact()
+    scores = score_samples(econ, ByArea(), n=7)
+    assert len(set(econ.seeds)) == 7  # scenes of their own
     assert scores.alone == {"circle": 1.0, "square": 1.0} and scores.asked == 1.0
 
 
