@@ -179,3 +179,11 @@ def test_the_table_counts_seeds():
     assert lines[3].endswith("| - | no |")
     assert lines[5].startswith("| median | 0.950 |") and lines[5].endswith("2 of 3 |")
     assert lines[6].startswith("| range | 0.500 to 0.950 |")
+
+
+def test_the_table_has_the_middle_and_the_ends_of_each_score():
+    good = {name: bound for name, (_, bound) in CRITERIA.items()}
+    runs = {seed: {**good, "ari_fg": v} for seed, v in enumerate([0.99, 0.5, 0.97, 0.96, 0.98])}
+    lines = table(runs).splitlines()
+    assert lines[-2].startswith("| median | 0.970 |") and lines[-2].endswith("| 4 of 5 |")
+    assert lines[-1].startswith("| range | 0.500 to 0.990 |")
