@@ -7,7 +7,7 @@ import torch
 
 from econ_pyro.config import Config
 from econ_pyro.econ import Econ
-from econ_pyro.judge import NOTHING, score_samples, train_judge
+from econ_pyro.judge import NOTHING, Judge, score_samples, train_judge
 from econ_pyro.models.dead_leaves import Canvas
 from econ_pyro.scene_config import SceneConfig
 from econ_pyro.scenes import SceneRenderer
@@ -79,6 +79,92 @@ def test_samples_are_judged_by_class_and_scenes_by_all_their_objects(judge):
     assert scores.asked == pytest.approx((2 / 3) ** 3, abs=0.2)
 
 
+class ByArea:
+    """A judge who goes by the number of pixels."""
+
+    classes = ("circle", "square", NOTHING)
+
+    def judge(self, mask):
+        areas = (mask > 0.5).sum((1, 2, 3)).tolist()
+        return [{20: "circle", 30: "square"}.get(area, NOTHING) for area in areas]
+
+
+class Exact:
+    """Draws what is asked for, each object in its own rows, all but ``hidden`` of them to be seen.
+
+    Args:
+        hidden: pixels of each object that the nearer one covers.
+    """
+
+    names = ("square", "background", "circle")
+
+    def __init__(self, hidden=0):
+        self.hidden, self.seeds = hidden, []
+
+    def rows(self, name, first):
+        mask = torch.zeros(1, 32, 32)
+        mask.view(-1)[first : first + {"circle": 20, "square": 30, "background": 1024}[name]] = 1
+        return mask
+
+    def sample_experts(self, n, seed=0):
+        shapes = torch.stack([self.rows(name, 0) for name in self.names])
+        return shapes, shapes[:, None].expand(-1, n, -1, -1, -1)
+
+    def sample(self, n, scene, *, seed):
+        self.seeds.append(seed)
+        front_to_back, masks, first = scene.split()[::-1], [], 0
+        for name in front_to_back:
+            masks.append(self.rows(name, 0 if name == "background" else first))
+            first += int(masks[-1].sum()) - self.hidden
+        empty = torch.zeros(1)
+        return Canvas(empty, empty, torch.stack(masks)[None], empty, empty)
+
+
+def test_who_draws_what_is_asked_for_is_right_every_time():
+    econ = Exact()
+    scores = score_samples(econ, ByArea(), n=7)
+    assert len(set(econ.seeds)) == 7  # scenes of their own
+    assert scores.alone == {"circle": 1.0, "square": 1.0} and scores.asked == 1.0
+
+
+@pytest.mark.parametrize(("hidden", "asked"), [(12, 1.0), (13, 0.0)])
+def test_of_each_object_eight_pixels_have_to_be_seen(hidden, asked):
+    class Circles(Exact):
+        names = ("circle", "background")
+
+    scores = score_samples(Circles(hidden), ByArea(), n=5)
+    assert scores.alone == {"circle": 1.0, "square": 0.0} and scores.asked == asked
+
+
+def test_a_pixel_is_of_the_object_from_a_half_on():
+    class More(torch.nn.Module):
+        """A circle if most pixels are of it."""
+
+        def forward(self, mask):
+            return torch.stack([mask.mean((1, 2, 3)), torch.zeros(len(mask))], 1)
+
+    judge = Judge(("circle",), 8)
+    judge.net = More()
+    masks = torch.tensor([0.4, 0.6])[:, None, None, None].expand(-1, 1, 8, 8)
+    assert judge.judge(masks) == [NOTHING, "circle"]
+
+
+def test_a_judge_has_seen_all_sizes_and_a_tenth_more(monkeypatch):
+    seen = []
+
+    class Seen(Exception):
+        pass
+
+    def render(config, seed):
+        seen.append(config)
+        raise Seen
+
+    monkeypatch.setattr("econ_pyro.judge.SceneRenderer", render)
+    with pytest.raises(Seen):
+        train_judge(SceneConfig(object_size=(0.3, 0.5)))
+    assert seen[0].object_size == pytest.approx((0.27, 0.55)) and seen[0].objects == 1
+
+
 def test_success_needs_every_score():
     good = {name: bound for name, (_, bound) in CRITERIA.items()}
     assert failures(good) == []
@@ -93,3 +179,11 @@ def test_the_table_counts_seeds():
     assert lines[3].endswith("| - | no |")
     assert lines[5].startswith("| median | 0.950 |") and lines[5].endswith("2 of 3 |")
     assert lines[6].startswith("| range | 0.500 to 0.950 |")
+
+
+def test_the_table_has_the_middle_and_the_ends_of_each_score():
+    good = {name: bound for name, (_, bound) in CRITERIA.items()}
+    runs = {seed: {**good, "ari_fg": v} for seed, v in enumerate([0.99, 0.5, 0.97, 0.96, 0.98])}
+    lines = table(runs).splitlines()
+    assert lines[-2].startswith("| median | 0.970 |") and lines[-2].endswith("| 4 of 5 |")
+    assert lines[-1].startswith("| range | 0.500 to 0.990 |")

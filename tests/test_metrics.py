@@ -206,6 +206,19 @@ def test_two_objects_merged_into_one_layer():
     assert scores["sc"] == pytest.approx((36 * 36 / 63 + 27 * 27 / 63 + 16) / 79)
 
 
+def test_a_pair_whose_nearer_object_has_no_layer_is_not_in_order():
+    scores = scores_of(explained([BOXES[1], BOXES[2], None], [0, 2, 3]))
+    assert scores["found"] == pytest.approx(2 / 3) and scores["ooa"] == 0
+
+
+def test_layers_that_are_present_are_those_of_the_pixels_asked_for():
+    d = explained([*BOXES, None], [0, 1, 2, 3])
+    for least, present in ((16, 4), (17, 3), (28, 2), (37, 1)):  # 36, 27 and 16 pixels
+        scores = metrics.evaluate_scenes(d, TRUE, CLASSES, least).scores
+        assert scores["layers"].item() == present
+        assert scores["found"].item() == pytest.approx((present - 1) / 3)
+
+
 @pytest.mark.parametrize("shift", range(4))
 def test_shifted_masks_have_the_iou_of_shifted_squares(shift):
     true = truth([0], [(2, 2, 8, 8)])
@@ -276,6 +289,14 @@ def test_present_layers_need_eight_pixels_of_a_thousand():
     assert matching.present_layers(hard, min_area=7).tolist() == [[True, True]]
     assert matching.background_layer(hard, matching.present_layers(hard)).tolist() == [1]
     assert matching.background_layer(hard, torch.zeros(1, 2).bool()).tolist() == [-1]
+
+
+def test_one_pixel_of_background_is_a_background():
+    hard = torch.zeros(1, 2, 4, 4, dtype=torch.bool)
+    hard[0, 0, :2], hard[0, 1, 2:] = True, True
+    behind = torch.zeros(1, 4, 4, dtype=torch.bool)
+    behind[0, 1, 1] = True
+    assert matching.background_layer(hard, torch.ones(1, 2).bool(), behind).tolist() == [0]
 
 
 @given(
@@ -360,6 +381,13 @@ def test_class_scores_against_permutations_and_scikit_learn(table):
     if total > 20:  # scikit-learn warns of few samples with many classes
         assert nmi == pytest.approx(normalized_mutual_info_score(rows, columns), abs=1e-9)
     assert 0 <= nmi <= 1
+
+
+def test_one_class_and_one_expert_agree():
+    alone = torch.zeros(4, 3, dtype=torch.long)
+    alone[1, 2] = 7  # as scikit-learn has it
+    assert specialisation.normalised_mutual_information(alone) == 1
+    assert specialisation.class_accuracy(alone) == 1
 
 
 def test_names_by_majority():

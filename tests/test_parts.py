@@ -131,6 +131,7 @@ def test_files_that_are_no_experts_are_named(econ, tmp_path):
 
 
 def test_names_given_stay_and_no_two_are_alike():
+    assert distinct_names(["a", "circle-2"], ["circle-2"]) == ["circle-2", "circle-3"]
     assert distinct_names(["a", "a", "b"]) == ["a", "a-2", "b"]
     assert distinct_names(["circle", "circle-2", "b"], ["", "circle"]) == [
         "circle-2", "circle", "b"

@@ -250,6 +250,13 @@ def test_hash_equals_python_integers():
         assert counter.bits(seed, torch.tensor([index]), 5).tolist() == [want]
 
 
+def test_seeds_whose_first_bits_agree_have_orders_of_their_own():
+    same, index = (68326, 81123), torch.tensor([0])
+    assert counter.bits(same[0], index, 1) == counter.bits(same[1], index, 1)
+    first, second = (counter.permutation(seed, 9, 0).tolist() for seed in same)
+    assert first != second and sorted(first) == sorted(second) == list(range(9))
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"classes": ("circle", "blob")}, r"classes among circle, .*, got 'blob'"),
     ({"classes": ()}, "at least one class"),

@@ -74,8 +74,8 @@ def test_one_process_is_a_world_of_its_own():
 
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(EconError, match="4 processes share evenly, got 6: set --train.batch 8"):
-        with join(torch.device("cpu"), 6):
+    with pytest.raises(EconError, match="4 processes share evenly, got 5: set --train.batch 8"):
+        with join(torch.device("cpu"), 5):
             pass
 
 
