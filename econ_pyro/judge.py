@@ -36,8 +36,10 @@ class Sampler(Protocol):
     def sample_experts(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Appearances and shapes by each expert alone, ``(K, n, ...)``."""
 
-    def sample(self, n: int = 1, scene: str | None = None, *, seed: int | None = None) -> Any:
-        """Scenes of named experts, back to front."""
+    def sample(
+        self, n: int = 1, *, experts: Sequence[int] | None = None, seed: int | None = None
+    ) -> Any:
+        """Scenes of experts by their indices, back to front."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ def score_samples(
     luck, right = random.Random(seed), 0
     for i in range(n):
         asked = [luck.choice(able) for _ in range(objects)]
-        canvas = econ.sample(1, " ".join([NOTHING_BEHIND, *reversed(asked)]), seed=seed + i)
+        experts = [econ.names.index(name) for name in (NOTHING_BEHIND, *reversed(asked))]
+        canvas = econ.sample(1, experts=experts, seed=seed + i)
         right += _shows(judge, canvas.shape[0, :-1], asked)
     return SampleScores(alone, right / n)
 

@@ -7,6 +7,7 @@ the scenes. A run is therefore the same, up to rounding, whatever the number of 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, distributed
 
 from econ_pyro.errors import EconError
+
+_SETTLED = 0.5  # seconds after which no thread holds a tensor any more
 
 
 @dataclass(frozen=True)
@@ -99,4 +102,7 @@ def join(device: torch.device, batch: int) -> Iterator[tuple[World, torch.device
     try:
         yield World(distributed.get_rank(), size), device
     finally:
+        # gloo's threads let go of a collective's tensors a moment after it is done, for which they
+        # need Python's lock; whoever takes the group apart has it, and waits for them for ever
+        time.sleep(_SETTLED)
         distributed.destroy_process_group()

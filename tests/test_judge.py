@@ -65,8 +65,8 @@ class Painter(Econ):
         shapes = torch.stack([self.shapes(self.names, seed + i) for i in range(n)], 1)
         return shapes.expand(-1, -1, 3, -1, -1), shapes
 
-    def sample(self, n=1, scene=None, seed=None, **_):
-        shape = self.shapes(list(reversed(scene.split())), seed)[None]
+    def sample(self, n=1, *, experts, seed=None):
+        shape = self.shapes([self.names[e] for e in reversed(experts)], seed)[None]
         empty = torch.zeros(1)
         return Canvas(empty, empty, shape, empty, empty)
 
@@ -110,9 +110,9 @@ class Exact:
         shapes = torch.stack([self.rows(name, 0) for name in self.names])
         return shapes, shapes[:, None].expand(-1, n, -1, -1, -1)
 
-    def sample(self, n, scene, *, seed):
+    def sample(self, n, *, experts, seed):
         self.seeds.append(seed)
-        front_to_back, masks, first = scene.split()[::-1], [], 0
+        front_to_back, masks, first = [self.names[e] for e in experts[::-1]], [], 0
         for name in front_to_back:
             masks.append(self.rows(name, 0 if name == "background" else first))
             first += int(masks[-1].sum()) - self.hidden
