@@ -63,8 +63,15 @@ def start(args: list[str], log: Path, environment: dict[str, str] | None = None)
         os._exit(status)
 
 
-def finish(pid: int) -> int:
-    """Exit status of a process; that of a signal is negative."""
+def finish(pid: int, seconds: float = 120.0) -> int:
+    """Exit status of a process; that of a signal is negative. One that hangs is killed."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

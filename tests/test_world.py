@@ -89,7 +89,7 @@ def pair(args, folder):
     for log in logs:
         log.unlink(missing_ok=True)
     both = [start(args, logs[r], {**world, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in (0, 1)]
-    return [finish(pid) for pid in both], [log.read_text() for log in logs]
+    return [finish(pid, 60) for pid in both], [log.read_text() for log in logs]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
