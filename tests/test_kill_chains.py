@@ -2,13 +2,11 @@
 
 import shutil
 
-import pytest
 from kill_chains import chains, differences
 
 from econ_pyro import checkpoint
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_killed_runs_end_as_an_unbroken_one(tmp_path):
     assert chains(1, 2, tmp_path)[0] == 1
     # and it would be noticed if they did not

@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from kill_chains import finish
 
 from econ_pyro import cli, leftovers, locks
 from econ_pyro.errors import EconError
@@ -56,7 +55,7 @@ def test_a_lock_names_its_holder_and_goes_with_it(tmp_path):
         with locks.held(run):
             pass
     os.kill(pid, signal.SIGKILL)
-    assert finish(pid) == -signal.SIGKILL
+    os.waitpid(pid, 0)
     assert locks.lock_file(run).exists()  # and says nothing any more
     with locks.held(run):
         pass
@@ -183,7 +182,7 @@ def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path, monkeypatch, 
 
     pid = in_a_process(replace)
     os.kill(pid, signal.SIGKILL)
-    finish(pid)
+    os.waitpid(pid, 0)
     with locks.held(out):
         assert (out / "version").read_text() == ("new" if renames == 2 else "old")
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -17,8 +17,6 @@ from econ_pyro.learner import Learner
 from econ_pyro.training import STOPPED, Trainer
 from econ_pyro.world import World
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-
 
 def rows(run):
     return [without_clock(r) for r in checkpoint.read_metrics(run / checkpoint.METRICS)]
@@ -182,20 +180,11 @@ def test_sigterm_closes_what_is_open(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stopped_training_says_how_to_go_on(tmp_path, monkeypatch):
-    number = signal.SIGINT
+def test_a_stopped_training_says_how_to_go_on(tmp_path):
     run, log, whole = tmp_path / "run", tmp_path / "log", tmp_path / "whole"
     options = [*OPTIONS, "--steps", "7"]
-    step = Learner.step
-
-    def send(learner, x, regions, age):
-        if age == 4:
-            os.kill(os.getpid(), number)
-        return step(learner, x, regions, age)
-
-    monkeypatch.setattr(Learner, "step", send)
-    assert finish(start([*options, "--run", str(run)], log)) == 128 + number
-    monkeypatch.undo()
+    stopped = start([*options, "--run", str(run)], log, interrupt=(0, 4, signal.SIGINT))
+    assert finish(stopped) == 130
     said = log.read_text().splitlines()[-1]
     assert said.startswith("stopped at step 5") and f"--run {run} --resume" in said
     state = checkpoint.load_checkpoint(run / checkpoint.LAST)
