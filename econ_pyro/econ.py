@@ -312,7 +312,7 @@ class Econ:
         k = None
         if experts is not None:
             listed = arguments.listed("experts", experts, most)
-            front_to_back = [arguments.expert(e, len(self.names)) for e in reversed(listed)]
+            front_to_back = [self._index(e) for e in reversed(listed)]
             k = torch.tensor(front_to_back, device=self.device).expand(n, -1)
         if steps is not None:
             steps = arguments.whole("steps", steps, most=most)

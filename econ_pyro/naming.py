@@ -149,7 +149,7 @@ def _is_number(text: str) -> bool:
 
 
 def _refuse(names: Sequence[str], wanted: int | str) -> NoReturn:
-    if not isinstance(wanted, str) or _is_number(wanted):
+    if not isinstance(wanted, str) or _is_number(wanted.removeprefix("-")):
         got = shown(str(wanted) if isinstance(wanted, str) else repr(wanted), 20)
         raise EconError(f"an expert from 0 to {len(names) - 1}", got, f"they are {listed(names)}")
     raise EconError(

@@ -1,4 +1,8 @@
-"""``metrics.jsonl``: a row of numbers for each validation, a line of JSON with a checksum each."""
+"""``metrics.jsonl``: a row of numbers for each validation, a line of JSON with a checksum each.
+
+The checksum is of what was computed, which is the same in every run of a configuration: all but
+``seconds``, the machine's time.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from econ_pyro.errors import EconError
-from econ_pyro.files import seal, unsealed, without_nan
+from econ_pyro.files import SEAL, seal, unsealed, without_nan
 from econ_pyro.untrusted import read_bytes
 
 MOST = 256 << 20
 """Bytes of the longest file that is read: half a million validations."""
-NUMBERS = ("loss", "valid_loss", "x", "z", "r", "lr", "seconds")
+CLOCK = "seconds"
+NUMBERS = ("loss", "valid_loss", "x", "z", "r", "lr", CLOCK)
 """What is read of a row as a number, beside ``step`` and the shares ``usage``."""
 
 
 def to_line(row: dict[str, Any]) -> str:
     """A row as a line, its end included."""
-    return json.dumps(seal(without_nan(row))) + "\n"
+    row = without_nan(row)
+    return json.dumps({**row, SEAL: seal(_computed(row))[SEAL]}) + "\n"
 
 
 def to_text(rows: Iterable[dict[str, Any]]) -> str:
@@ -65,7 +71,7 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
         raise EconError(f"a row of metrics in {where}", "a damaged line") from None
     if not isinstance(row, dict):
         raise EconError(f"a row of metrics in {where}", "other JSON")
-    row = unsealed(row, where)
+    row = {**unsealed(_computed(row), where), **{n: row[n] for n in (CLOCK,) if n in row}}
     step = row.get("step")
     if not _is_number(step) or not isinstance(step, int) or step < 0:
         raise EconError(f"a step in {where}", "none")
@@ -76,6 +82,10 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     if usage is not None and not (isinstance(usage, list) and all(map(_is_number, usage))):
         raise EconError(f"a list of numbers as usage in {where}", "something else")
     return without_nan(row)
+
+
+def _computed(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != CLOCK}
 
 
 def _is_number(value: Any) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import tempfile
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import IO
 
 import numpy as np
@@ -22,7 +24,7 @@ class Spool:
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="econ-pyro-")
-        weakref.finalize(self, self._file.close)  # what is mapped stays mapped
+        weakref.finalize(self, _close, self._file)  # what is mapped stays mapped
         self._shape: tuple[int, ...] = ()
         self._dtype = np.dtype(np.uint8)
         self._n = 0
@@ -39,12 +41,18 @@ class Spool:
         if not self._n:
             self._shape, self._dtype = row.shape, row.dtype
         assert (row.shape, row.dtype) == (self._shape, self._dtype)
-        self._file.write(np.ascontiguousarray(row).data)
+        with _named():
+            self._file.write(np.ascontiguousarray(row).data)
         self._n += 1
 
     def array(self) -> np.ndarray:
-        """All rows, ``(n, ...)``, mapped from the file."""
-        self._file.flush()
+        """All rows, ``(n, ...)``, mapped from the file.
+
+        Raises:
+            OSError: there is no room for the last ones.
+        """
+        with _named():
+            self._file.flush()
         shape = (self._n, *self._shape)
         if 0 in shape:
             return np.empty(shape, self._dtype)
@@ -69,13 +77,32 @@ def unpack(
     left = math.prod(shape) * dtype.itemsize
     if not left:
         return np.empty(shape, dtype)
-    with tempfile.TemporaryFile(prefix="econ-pyro-") as file:
+    file = tempfile.TemporaryFile(prefix="econ-pyro-")
+    try:
         while left:
             block = stream.read(min(_BLOCK, left))
             if not block:
                 raise EOFError("cut off")
-            file.write(block)
+            with _named():
+                file.write(block)
             left -= len(block)
-        file.flush()
+        with _named():
+            file.flush()
         order = "F" if fortran else "C"
         return np.memmap(file, dtype, "r", 0, shape, order)  # type: ignore[call-overload]
+    finally:
+        _close(file)  # what is mapped stays mapped
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Say where there is no room: a file without a name says nothing."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
+
+
+def _close(file: IO[bytes]) -> None:
+    with suppress(OSError):  # on a full disk it tries once more to write what it could not
+        file.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing.context
 import os
 import random
 import shutil
@@ -15,13 +16,15 @@ import signal
 import sys
 import tempfile
 import time
-import warnings
+import traceback
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
 from econ_pyro import checkpoint, cli, locks
+from econ_pyro.learner import Learner
 from econ_pyro.scripts import svi_train
 
 OPTIONS = """quick --model.size 16 --scenes.size 16 --model.experts 3 --model.steps 3
@@ -31,41 +34,76 @@ OPTIONS = """quick --model.size 16 --scenes.size 16 --model.experts 3 --model.st
     --train.minutes None --device cpu --no-amp""".split()
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 """What a chain sends, one in turn at random."""
+STOPS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+# forked from a process that has imported everything and computed nothing, so has no threads
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["econ_pyro.scripts.svi_train"])
+Process = multiprocessing.context.ForkServerProcess
 
 
-def start(args: list[str], log: Path, environment: dict[str, str] | None = None) -> int:
-    """Run svi_train.py in a fork of this process; its number."""
-    sys.stdout.flush()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # recent Pythons warn of threads, of which it uses none
-        pid = os.fork()
-    if pid:
-        return pid
+def start(
+    args: list[str],
+    log: Path,
+    environment: dict[str, str] | None = None,
+    interrupt: tuple[int, int, int] | None = None,
+) -> Process:
+    """Run svi_train.py in a process of its own.
+
+    Args:
+        args: its command line.
+        log: what it prints is added to this file.
+        environment: further variables.
+        interrupt: a signal that the process of that rank sends itself in the step of that age:
+            rank, age and number.
+    """
+    process = SERVER.Process(target=_train, args=(args, log, environment or {}, interrupt))
+    process.start()
+    return process
+
+
+def _train(
+    args: list[str], log: Path, environment: dict[str, str], interrupt: tuple[int, int, int] | None
+) -> None:
     status = 1
     try:
-        os.environ.update(environment or {})
-        for stop in (signal.SIGINT, signal.SIGTERM):  # as in a process of its own
-            signal.signal(stop, signal.default_int_handler if stop == 2 else signal.SIG_DFL)
+        os.environ.update(environment)
+        for number, action in STOPS.items():  # as in a process that a shell starts
+            signal.signal(number, action)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(descriptor, stream)
         sys.stdout, sys.stderr = (open(n, "w", closefd=False, buffering=1) for n in (1, 2))
         torch.set_num_threads(1)
+        if interrupt is not None:
+            _interrupt(*interrupt)
         cli.run(lambda: svi_train.main(args))
         status = 0
     except SystemExit as stop:
         status = int(stop.code or 0)
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
         os._exit(status)
 
 
-def finish(pid: int) -> int:
-    """Exit status of a process; that of a signal is negative."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def _interrupt(rank: int, at: int, number: int) -> None:
+    step = Learner.step
+
+    def stepping(learner: Learner, x: Any, regions: Any, age: int) -> Any:
+        if (learner.world.rank, age) == (rank, at):
+            os.kill(os.getpid(), number)
+        return step(learner, x, regions, age)
+
+    Learner.step = stepping  # type: ignore[method-assign]
+
+
+def finish(process: Process, seconds: float = 120.0) -> int | None:
+    """Exit status of a process; that of a signal is negative. One that hangs is killed."""
+    process.join(seconds)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    return process.exitcode
 
 
 def chain(run: Path, seconds: float, luck: random.Random, log: Path) -> int:
@@ -74,19 +112,13 @@ def chain(run: Path, seconds: float, luck: random.Random, log: Path) -> int:
     while True:
         made = (run / checkpoint.CONFIG).exists()
         args = [*OPTIONS, "--run", str(run)]
-        pid = start([*args, "--resume"] if made else args, log)
+        process = start([*args, "--resume"] if made else args, log)
         latest = 1.3 if kills else 0.7  # of a whole run: the first is killed for certain
-        until = time.monotonic() + luck.uniform(0, latest * seconds)
         number = luck.choice(SIGNALS)
-        while time.monotonic() < until:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                break
-            time.sleep(0.002)
-        else:
-            os.kill(pid, number)
-            status = os.waitpid(pid, 0)[1]
-        code = os.waitstatus_to_exitcode(status)
+        process.join(luck.uniform(0, latest * seconds))
+        if process.exitcode is None:
+            os.kill(process.pid, number)
+        code = finish(process)
         if code == 0:
             return kills
         # a signal may come before there is a handler

@@ -88,12 +88,12 @@ def test_whole_numbers_of_numpy_and_torch_will_do(econ, x):
         ({"experts": [3]}, "from 0 to 2, got 3: the model has K = 3"),
         ({"experts": [0, -1]}, "from 0 to 2, got -1"),
         ({"experts": [0.0]}, "a whole number for the index of an expert, got 0.0"),
-        ({"experts": ["expert-0"]}, "got 'expert-0': sample takes names as scene="),
+        ({"experts": ["nobody"]}, "experts from expert-0, expert-1, expert-2, got 'nobody'"),
         ({"experts": []}, "at least 1 for experts, got 0"),
         ({"experts": 1}, "a list for experts, got 1"),
         ({"experts": "01"}, "a list for experts, got '01'"),
         ({"experts": [0, 1], "steps": 3}, "2 for steps, the layers of k, got 3"),
-        ({"scene": ""}, "at least 1 for names in scene, got 0"),
+        ({"scene": ""}, "at least one expert of the scene, got ''"),
         ({"scene": "expert-0", "experts": [0]}, "a scene or experts, got both"),
     ],
 )
@@ -118,10 +118,10 @@ def test_parts_that_make_no_sense(econ):
 
 @pytest.mark.parametrize("names", [["a", "b"], ["a", "b", "b"], "abc", ["a", "b", "c", "c"]])
 def test_names_are_one_for_each_expert(econ, names):
-    with pytest.raises(EconError, match="3 different names of experts"):
+    with pytest.raises(EconError, match="3 different names"):
         Econ(econ.config, names=names)
     named = Econ(econ.config)
-    with pytest.raises(EconError, match="3 different names of experts"):
+    with pytest.raises(EconError, match="3 different names"):
         named.names = names
     assert named.names == econ.names
 

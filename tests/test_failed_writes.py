@@ -4,6 +4,7 @@ A limit on the size of files stands for the full disk; the system refuses the sa
 """
 
 import errno
+import gc
 import resource
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ from test_training import make_trainer
 
 from econ_pyro import checkpoint, cli, files, outputs
 from econ_pyro.errors import EconError
+from econ_pyro.spool import Spool
 
 RGB = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 WRITERS = {
@@ -136,6 +138,24 @@ def test_a_disk_that_fills_up_costs_no_more_than_what_came_after(tiny, tmp_path,
     assert equal(without_clock(resumed.state()), without_clock(whole.state()))
     rows = [checkpoint.read_metrics(tmp_path / r / checkpoint.METRICS) for r in ("run", "whole")]
     assert equal(*([without_clock(row) for row in of] for of in rows))
+
+
+def test_a_full_temporary_folder_is_named(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("sys.unraisablehook", said.append)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    spool, named = Spool(), ""
+    with room(20000):
+        try:
+            for _ in range(10):
+                spool.append(np.ones((32, 32, 3), np.uint8))
+            spool.array()
+        except OSError as error:
+            named = error.filename
+        del spool  # which has rows left to write
+        gc.collect()
+    assert named == str(tmp_path)
+    assert said == []  # no traceback at the end
 
 
 def test_outputs_are_checked_before_anything_is_computed(tmp_path):

@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from kill_chains import finish
 
 from econ_pyro import leftovers, locks, outputs
 from econ_pyro.errors import EconError
@@ -56,7 +55,7 @@ def test_a_lock_names_its_holder_and_goes_with_it(tmp_path):
         with locks.held(run):
             pass
     os.kill(pid, signal.SIGKILL)
-    assert finish(pid) == -signal.SIGKILL
+    os.waitpid(pid, 0)
     assert locks.lock_file(run).exists()  # and says nothing any more
     with locks.held(run):
         pass
@@ -76,25 +75,44 @@ def test_a_folder_has_one_lock_however_it_is_spelt(tmp_path, monkeypatch):
             pass
 
 
-def test_who_waits_gets_a_file_that_others_see(tmp_path):
-    """A lock on a file that its last holder took away would keep nobody out."""
-    order, run = [], tmp_path / "run"
+def test_a_lock_on_a_file_that_was_taken_away_is_none(tmp_path, monkeypatch):
+    """Whoever opened it before its holder ended would be alone with a file that nobody sees."""
+    run, lock, tries = tmp_path / "run", locks._lock, []
     first = locks.held(run)
     first.__enter__()
 
-    def second():
-        with locks.held(run, wait=10):
-            order.append("second")
-            with pytest.raises(EconError):
-                with locks.held(run):
-                    pass
+    def after_the_first_ended(descriptor):
+        if not tries:
+            first.__exit__(None, None, None)
+        tries.append(descriptor)
+        return lock(descriptor)
 
-    thread = threading.Thread(target=second)
-    thread.start()
-    order.append("first")
-    first.__exit__(None, None, None)
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "_lock", after_the_first_ended)
+        second = locks.held(run)
+        second.__enter__()
+    assert len(tries) == 2
+    with pytest.raises(EconError), locks.held(run):
+        pass
+    second.__exit__(None, None, None)
+
+
+def test_who_waits_gets_it_in_time(tmp_path):
+    run, began = tmp_path / "run", threading.Event()
+    with locks.held(run):
+        with pytest.raises(EconError), locks.held(run, wait=0.1):
+            pass
+
+        def second():
+            began.set()
+            with locks.held(run, wait=30):
+                pass
+
+        thread = threading.Thread(target=second)
+        thread.start()
+        began.wait()
     thread.join()
-    assert order == ["first", "second"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_folders_made_for_a_lock_go_again(tmp_path):
@@ -164,7 +182,7 @@ def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path, monkeypatch, 
 
     pid = in_a_process(replace)
     os.kill(pid, signal.SIGKILL)
-    finish(pid)
+    os.waitpid(pid, 0)
     with locks.held(out):
         assert (out / "version").read_text() == ("new" if renames == 2 else "old")
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -115,7 +115,7 @@ def test_an_error_leaves_nothing_behind(tmp_path, monkeypatch, capsys, error, st
     assert stop.value.code == status
     printed = capsys.readouterr().err.strip().splitlines()[-1]
     assert line in printed
-    assert list((tmp_path / "new").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -64,3 +64,23 @@ def test_a_full_disk_is_not_passed_over(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         saver.wait()
     saver.wait()  # said once
+
+
+def test_after_one_that_failed_none_is_written(tmp_path, monkeypatch):
+    """A last.pt that knows of a best.pt which is not there would keep the worse one."""
+    written, failing = [], [True]
+
+    def write(path, state):
+        if failing.pop():
+            raise OSError(28, "No space left on device")
+        written.append(path.name)
+
+    monkeypatch.setattr(module, "save_checkpoint", write)
+    saver = Saver()
+    failing[:] = [False, True]  # the first fails; then there would be room again
+    saver.save(tmp_path / "best.pt", {})
+    saver.save(tmp_path / "last.pt", {})
+    with pytest.raises(OSError, match="No space left"):
+        saver.wait()
+    saver.wait()
+    assert written == []

@@ -404,7 +404,7 @@ def test_unknown_preset_exits_with_status_2(capsys):
         (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "divide by 255"),
         (torch.full((1, 3, 16, 16), 255.0), "divide by 255"),
         (torch.full((1, 3, 16, 16), float("nan")), "nan"),
-        (np.zeros((1, 3, 16, 16)), "as_tensor"),
+        (np.zeros((1, 3, 16, 16)), "torch.from_numpy"),
     ],
 )
 def test_wrong_images_are_explained(run, images, hint):

@@ -8,13 +8,14 @@ import pytest
 import torch
 from conftest import TINY
 from kill_chains import OPTIONS, differences, equal, finish, start, without_clock
+from test_scripts import TINY as TINY_OPTIONS
+from test_scripts import script
 from test_training import beginnings, make_trainer
 
 from econ_pyro import checkpoint, cli, outputs, stopping
 from econ_pyro.learner import Learner
-from econ_pyro.training import STOPPED
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+from econ_pyro.training import STOPPED, Trainer
+from econ_pyro.world import World
 
 
 def rows(run):
@@ -129,6 +130,14 @@ def test_a_checkpoint_of_an_earlier_version_still_resumes(tiny, tmp_path):
     assert [row["step"] for row in again.rows] == [2, 4]
 
 
+def test_each_process_goes_on_with_its_own_terms(tiny, tmp_path):
+    trainer, every = make_trainer(tiny, tmp_path / "run"), torch.rand(2, 5, 3)
+    trainer.world = World(1, 2)
+    assert torch.equal(torch.stack(trainer._own_sums(every)), every[1])
+    trainer.world = World()  # what was of two is of one: the mean over all scenes
+    torch.testing.assert_close(torch.stack(trainer._own_sums(every)), (every[0] + every[1]) / 2)
+
+
 @pytest.mark.parametrize("number", stopping.SIGNALS)
 def test_the_first_signal_asks_and_the_second_stops(number):
     before = signal.getsignal(number)
@@ -171,20 +180,11 @@ def test_sigterm_closes_what_is_open(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stopped_training_says_how_to_go_on(tmp_path, monkeypatch):
-    number = signal.SIGINT
+def test_a_stopped_training_says_how_to_go_on(tmp_path):
     run, log, whole = tmp_path / "run", tmp_path / "log", tmp_path / "whole"
     options = [*OPTIONS, "--steps", "7"]
-    step = Learner.step
-
-    def send(learner, x, regions, age):
-        if age == 4:
-            os.kill(os.getpid(), number)
-        return step(learner, x, regions, age)
-
-    monkeypatch.setattr(Learner, "step", send)
-    assert finish(start([*options, "--run", str(run)], log)) == 128 + number
-    monkeypatch.undo()
+    stopped = start([*options, "--run", str(run)], log, interrupt=(0, 4, signal.SIGINT))
+    assert finish(stopped) == 130
     said = log.read_text().splitlines()[-1]
     assert said.startswith("stopped at step 5") and f"--run {run} --resume" in said
     state = checkpoint.load_checkpoint(run / checkpoint.LAST)
@@ -192,3 +192,35 @@ def test_a_stopped_training_says_how_to_go_on(tmp_path, monkeypatch):
     assert finish(start(["quick", "--run", str(run), "--resume", "--device", "cpu"], log)) == 0
     assert finish(start([*options, "--run", str(whole)], log)) == 0
     assert differences(run, whole) == []
+
+
+def test_a_run_has_a_checkpoint_from_when_its_folder_is_there(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "fit", killed)
+        script("svi_train", "quick", *TINY_OPTIONS, "--steps", 2, "--run", tmp_path / "run")
+    assert checkpoint.load_checkpoint(tmp_path / "run" / checkpoint.LAST)["step"] == 0
+    script("svi_train", "quick", "--run", tmp_path / "run", "--resume")
+    assert [row["step"] for row in rows(tmp_path / "run")] == [2]
+
+
+def test_later_beginnings_get_the_given_experts_also_after_a_stop(tmp_path, monkeypatch):
+    script("svi_train", "quick", *TINY_OPTIONS, "--steps", 1, "--run", tmp_path / "other")
+    expert = tmp_path / "other" / "experts" / "expert_1.safetensors"
+    options = ["quick", *TINY_OPTIONS, "--steps", 5, "--init-experts", expert, "--freeze",
+               "--train.tries", 2, "--train.try-steps", 2]  # fmt: skip
+    script("svi_train", *options, "--run", tmp_path / "whole")
+    step = Learner.step
+
+    def send(learner, x, regions, age):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(learner, x, regions, age)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(Learner, "step", send)
+        cli.run(lambda: script("svi_train", *options, "--run", tmp_path / "run"))
+    assert stop.value.code == 143
+    script("svi_train", "quick", "--run", tmp_path / "run", "--resume")
+    assert differences(tmp_path / "run", tmp_path / "whole") == []

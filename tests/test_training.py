@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from econ_pyro import checkpoint, files
+from econ_pyro.batches import Batches
 from econ_pyro.data import GeneratedScenes
 from econ_pyro.econ import Econ, load
 from econ_pyro.errors import EconError
 from econ_pyro.restarts import copy_expert, starved
 from econ_pyro.training import Trainer
+from econ_pyro.world import World
 
 
 def make_trainer(config, run, steps=None, begin=None):
@@ -151,13 +153,14 @@ def test_a_row_says_what_the_steps_since_the_last_saw(tiny, tmp_path):
         assert (probs[t] > 0).all() and probs[t].sum().item() == pytest.approx(1)
 
 
-def test_the_seed_says_in_which_order_images_come(tiny, tmp_path):
+def test_the_seed_says_in_which_order_images_come(tiny):
     firsts = []
+    same_images = GeneratedScenes(tiny.scenes, 0, 32)
     for seed in (0, 1):
-        trainer = make_trainer(dataclasses.replace(tiny, seed=seed), tmp_path / str(seed))
-        trainer.train = GeneratedScenes(tiny.scenes, 0, 32)  # the same images
-        x, _ = trainer._training_batch(0)
-        every = trainer.train.images(torch.arange(32))
+        config = dataclasses.replace(tiny, seed=seed)
+        cpu = torch.device("cpu")
+        x, _ = Batches(config, same_images, same_images, cpu, World()).training(0)
+        every = same_images.images(torch.arange(32))
         firsts.append([int((every == image).flatten(1).all(1).nonzero()) for image in x])
     assert firsts[0] != firsts[1]
 

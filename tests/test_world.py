@@ -1,7 +1,6 @@
 """Training in two processes against one, on the CPU."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -79,8 +78,8 @@ def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
             pass
 
 
-def pair(args, folder):
-    """Two forked processes that train together; their exit statuses, and what each said."""
+def pair(args, folder, interrupt=None):
+    """Two processes that train together; their exit statuses, and what each said."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -88,12 +87,12 @@ def pair(args, folder):
     logs = [folder / f"log-{rank}" for rank in range(2)]
     for log in logs:
         log.unlink(missing_ok=True)
-    both = [start(args, logs[r], {**world, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in (0, 1)]
-    return [finish(pid) for pid in both], [log.read_text() for log in logs]
+    ranks = [{**world, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    both = [start(args, log, rank, interrupt) for log, rank in zip(logs, ranks, strict=True)]
+    return [finish(process) for process in both], [log.read_text() for log in logs]
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_process_without_validation_scenes_and_a_stop_of_one_of_them(tmp_path, monkeypatch):
+def test_a_process_without_validation_scenes_and_a_stop_of_one_of_them(tmp_path):
     """Two processes, one validation scene; then the second alone is told to stop."""
     options = [*OPTIONS, "--steps", "5", "--train.valid-scenes", "1", "--objective.units"]
     one, two, parts = (tmp_path / name for name in ("one", "two", "parts"))
@@ -104,16 +103,7 @@ def test_a_process_without_validation_scenes_and_a_stop_of_one_of_them(tmp_path,
     for a, b in zip(rows(one), rows(two), strict=True):
         for name in ("loss", "valid_loss", "x", "z", "r", "usage"):
             assert b[name] == pytest.approx(a[name], rel=1e-4), (name, a["step"])
-    step = Learner.step
-
-    def send(learner, x, regions, age):
-        if age == 3 and learner.world.rank == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(learner, x, regions, age)
-
-    monkeypatch.setattr(Learner, "step", send)
-    status, said = pair([*options, "--run", str(parts)], tmp_path)
-    monkeypatch.undo()
+    status, said = pair([*options, "--run", str(parts)], tmp_path, (1, 3, signal.SIGTERM))
     assert status == [143, 143] and "stopped at step 4" in said[0], said
     last = parts / checkpoint.LAST
     state = checkpoint.load_checkpoint(last)
