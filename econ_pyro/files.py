@@ -43,7 +43,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = unfinished_file(path)
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)  # some libraries make files that nobody else may read
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
         temporary.replace(path)

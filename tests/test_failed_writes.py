@@ -6,6 +6,7 @@ A limit on the size of files stands for the full disk; the system refuses the sa
 import errno
 import gc
 import resource
+import stat
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from test_training import make_trainer
 
 from econ_pyro import checkpoint, cli, files, outputs
+from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.spool import Spool
 
@@ -169,3 +171,11 @@ def test_outputs_are_checked_before_anything_is_computed(tmp_path):
     files.check_writable(tmp_path / "a" / "b" / "sheet.png")
     outputs.check_folder(tmp_path / "c" / "out")
     assert [p.name for p in tmp_path.rglob("*")] == ["folder"]
+
+
+def test_what_is_written_may_be_read_by_those_who_may_read_other_files(tmp_path, tiny):
+    Econ(tiny).save_pretrained(tmp_path / "weights")
+    (tmp_path / "other").touch()
+    wanted = stat.S_IMODE((tmp_path / "other").stat().st_mode)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("weights/*")}
+    assert set(modes.values()) == {wanted} and "model.safetensors" in modes

@@ -65,7 +65,7 @@ def test_a_name_goes_before_an_index_and_the_longest_name_first():
         ("9" * 5000, r"an expert from 0 to 5, got 99999999999999999\.\.\.: "),
         ("\u00b2", "got '\u00b2'"),
         (-1, "from 0 to 5, got -1"),
-        ("-1", "got '-1'"),
+        ("-1", "got -1"),
         ("\x1b[2J", r"got '\\\\x1b\[2J'"),
         ("", "got ''"),
     ],
