@@ -7,11 +7,9 @@ import pyro
 import pytest
 import torch
 
-from econ_pyro import fusing
+from econ_pyro import fusing, parallel
 from econ_pyro.config import Config, ExpertConfig, ModelConfig, ObjectiveConfig, TrainConfig
 from econ_pyro.scene_config import SceneConfig
-
-torch.set_num_threads(1)
 
 TINY = Config(
     scenes=SceneConfig(size=16),
@@ -34,6 +32,7 @@ def clean_pyro():
     """No parameter and no setting of one test reaches another."""
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
+    parallel.use_cores(1)  # entry points take all, and several tests run at a time
     yield
     pyro.clear_param_store()
 

@@ -18,12 +18,6 @@ from econ_pyro.side_by_side import run, separate_graphs
 from econ_pyro.timing import operations
 
 
-@pytest.fixture(autouse=True)
-def one_core_again():
-    yield
-    use_cores(1)
-
-
 @pytest.mark.parametrize(
     ("own", "quota", "expected"),
     [
