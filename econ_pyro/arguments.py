@@ -7,12 +7,14 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from econ_pyro.errors import EconError
 
 MOST_STEPS = 256
 """Layers of a scene, at the most."""
+_BOOLS = (torch.bool, np.dtype(bool))
 LARGEST_SEED = 2**64 - 1  # of torch's generators
 
 
@@ -29,7 +31,7 @@ def whole(name: str, value: Any, least: int | None = 1, most: int | None = None)
         EconError: it is of another type, too small or too large.
     """
     try:
-        if isinstance(value, bool):  # which Python takes for 0 and 1
+        if isinstance(value, bool) or getattr(value, "dtype", None) in _BOOLS:  # 0 and 1 to Python
             raise TypeError
         number = operator.index(value)
     except TypeError:

@@ -166,7 +166,7 @@ async def _body(scope: MutableMapping[str, Any], receive: Receive, most: int) ->
 def _parts(scope: MutableMapping[str, Any], body: bytes) -> int:
     """Parts of a form; 0 if it has no boundary, which gradio refuses."""
     kind = next((value for key, value in scope["headers"] if key == b"content-type"), b"")
-    found = re.search(rb'boundary="?([^";]+)', kind, re.I)
+    found = re.search(rb'(?:^|;)\s*boundary="?([^";]+)', kind, re.I)
     return body.count(b"--" + found[1].strip()) - 1 if found else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,16 @@ SHAPE, APPEARANCE = "shape", "appearance"
 _NOISE = "econ_pyro.noise"  # key in a site's infer
 _lock = threading.RLock()
 _clashes = [0]  # of threads' handlers, since the start
+
+
+def _after_fork() -> None:
+    """A forked process has none of the threads, one of which may have held the lock."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def noise(kind: str) -> Any:

@@ -32,6 +32,8 @@ Fit = Literal["crop", "resize"]
 """How a picture becomes square: crop keeps its middle, resize stretches it."""
 MOST_BYTES = 512 << 20
 """Bytes of the largest picture file that is read: some are held in memory as a whole."""
+MOST_SCANS = 100
+"""Passes over a JPEG's pixels: encoders make some ten, each takes as long as the whole."""
 _STRIP = 1 << 20  # pixels that are put on white together
 
 
@@ -88,11 +90,32 @@ def opened(path: Path) -> Iterator[Image.Image]:
                 raise EconError(
                     f"an image file of at most {MOST_BYTES:,} bytes", f"which has {size:,}"
                 )
+            check_scans(file, path)
             # its decoder takes memory for all pixels before anybody can ask for their number
             check_pixels(*_webp_size(file), path)
             image = Image.open(file, formats=FORMATS)
         with image:
             yield image
+
+
+def check_scans(file: BinaryIO, path: Path) -> None:
+    """Check in how many passes a JPEG file is to be decoded, each as long as the whole.
+
+    Raises:
+        EconError: there are more than any encoder makes.
+    """
+    if file.read(2) == b"\xff\xd8":
+        scans, last = 0, b""
+        while block := file.read(1 << 20):
+            scans += (last + block).count(b"\xff\xda")
+            last = block[-1:]
+        if scans > MOST_SCANS:
+            raise EconError(
+                f"a JPEG file of at most {MOST_SCANS} scans",
+                f"which has {scans:,}",
+                "save it anew",
+            )
+    file.seek(0)
 
 
 def check_pixels(width: int, height: int, path: Path) -> None:

@@ -79,7 +79,7 @@ TRAIN: dict[str, Bounds] = {
     "train_scenes": (1, MOST),
     "valid_scenes": (1, 1_000_000),
 }
-RUN: dict[str, Bounds] = {"seed": (0, 2**62)}
+RUN: dict[str, Bounds] = {"seed": (0, 2**32 - 1)}
 
 
 def check_fields(cls: type, config: Any, group: str, bounds: Mapping[str, Bounds]) -> None:

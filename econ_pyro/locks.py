@@ -81,6 +81,7 @@ def _take(path: Path, folder: Path, wait: float) -> int | None:
                 with suppress(OSError):
                     path.unlink()
             elif _is(path, descriptor):
+                _check_ours(path, descriptor)
                 with suppress(OSError):  # no room: the lock counts, not what is in its file
                     os.truncate(descriptor, 0)
                     os.write(descriptor, _about())
@@ -138,6 +139,13 @@ def _is(path: Path, descriptor: int) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def _check_ours(path: Path, descriptor: int) -> None:
+    """Leave a file alone that happens to have the name of a lock."""
+    said = os.pread(descriptor, _MOST, 0)
+    if said and not said.startswith(b'{"program": '):
+        raise EconError(f"no file {path}, whose name is a lock's", "one", "give it another name")
 
 
 def _about() -> bytes:

@@ -16,6 +16,7 @@ from econ_pyro.errors import EconError
 from econ_pyro.images import Fit, to_square
 
 _AT_ONCE = 256 << 20  # bytes of masks that are read together
+_ON = 128  # of 255: soft edges may lie between
 _LOOKED_AT = 64  # images from which the meaning of masks is told
 _MOST_CLASSES = 64
 MOST_OBJECTS = 255
@@ -56,20 +57,23 @@ class Masks:
         self._numbered = "mask" in self._rows and self._is_numbered()
         self._covered = False
         first = np.arange(min(n, _LOOKED_AT))
-        self._over = dict.fromkeys(("mask", "amodal"), 0.0)
         for name in {"mask", "amodal"} & set(self._rows):
             if name == "mask" and self._numbered:
                 continue
             stack = self._stack(name, first[: rows_at_once(self._rows[name])])
-            # between off and on: 0 and 255 may have soft edges between them, 0 and 1 not
-            self._over[name] = 0.5 if stack.dtype.kind == "f" or stack.max() <= 1 else 127.0
             if name == "mask":
-                self._covered = bool((stack > self._over[name]).any(1).all())
+                self._covered = bool(stack.any(1).all())
         own_background = self._numbered or self._covered
         self._first = (arrays.background or 1) if own_background else 1
         self._rooms = arrays.rooms and own_background
         in_columns = self._covered or (self._numbered and "visibility" in self._rows)
         self._offset = 0 if in_columns else 1
+        if "visibility" in self._rows:
+            there = self._rows["visibility"]
+            if len(there.shape) not in (2, 3) or there.dtype.kind not in "buif":
+                raise self._wrong("visibility", f"{tuple(there.shape)} {there.dtype}")
+            if not np.isfinite(np.asarray(there[:n], np.float64)).all():
+                raise self._wrong("visibility", "NaN")
         self._label: np.ndarray | None = None
         if "label" in self._rows:
             self._read_labels(n)
@@ -144,11 +148,20 @@ class Masks:
         raise self._wrong("mask", str(tuple(self._rows["mask"].shape)))
 
     def _stack(self, name: str, indices: np.ndarray) -> np.ndarray:
-        """Masks one an object, ``(B, N, H, W)``."""
+        """Masks one an object, ``(B, N, H, W)`` bool."""
         shape, hw = tuple(self._rows[name].shape[1:]), self._hw
         if len(shape) < 3 or shape[1:] not in (hw, (*hw, 1)) or shape[0] == 0:
             raise self._wrong(name, str(tuple(self._rows[name].shape)))
         stack = take(self._rows[name], indices)
+        if stack.dtype.kind != "b":
+            top = 255 if stack.dtype.kind != "f" and stack.max(initial=0) > 1 else 1
+            # soft edges lie between 0 and the top; numbers of objects, or NaN, do not
+            ends = (stack == 0) | (stack == top)
+            inside = (stack > 0) & (stack < top) & (stack.dtype.kind == "f" or top == 255)
+            if not (ends | inside).all() or (top == 255 and stack.max() < _ON):
+                said = f"values from {stack.min():g} to {stack.max():g}"
+                raise self._wrong(name, f"{said}, where 1 or 255 says that it is there")
+            stack = stack >= (_ON if top == 255 else 0.5 if stack.dtype.kind == "f" else 1)
         return stack[..., 0] if len(shape) == 4 else stack
 
     def _numbers(self, indices: np.ndarray) -> np.ndarray:
@@ -161,7 +174,7 @@ class Masks:
                 raise self._wrong("mask", "values that are not 0, 1, 2, ...")
             return numbers
         name = "mask" if "mask" in self._rows else "amodal"
-        stack = self._stack(name, indices) > self._over[name]
+        stack = self._stack(name, indices)
         if name == "mask" and (several := stack.sum(1) > 1).any():
             b = int(several.any((1, 2)).argmax())
             raise EconError(
@@ -173,7 +186,7 @@ class Masks:
         return nearest if self._covered else np.where(stack.any(1), nearest + 1, 0)
 
     def _amodal(self, indices: np.ndarray, columns: np.ndarray, size: int, fit: Fit) -> np.ndarray:
-        stack = self._stack("amodal", indices) > self._over["amodal"]
+        stack = self._stack("amodal", indices)
         self._check_columns("amodal", columns, stack.shape[1])
         out = np.zeros((*columns.shape, size, size), bool)
         for b, n in zip(*np.nonzero(columns >= 0), strict=True):

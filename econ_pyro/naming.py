@@ -8,9 +8,10 @@ a file or a folder.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from econ_pyro import arguments
 from econ_pyro.errors import EconError
 
 LONGEST = 100
@@ -75,6 +76,8 @@ def find(names: Sequence[str], wanted: Sequence[int | str]) -> list[int]:
     Raises:
         EconError: there is none of that name or index.
     """
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+        raise EconError("a list of experts", shown(repr(wanted)), "put it into brackets")
     return [_find_one(names, one) for one in wanted]
 
 
@@ -136,7 +139,8 @@ def _index(names: Sequence[str], wanted: int | str) -> int | None:
         if not (_is_number(name) and len(name) < 10):
             return None
         wanted = int(name)
-    return int(wanted) if 0 <= wanted < len(names) else None
+    wanted = arguments.whole("the index of an expert", wanted, least=None)
+    return wanted if 0 <= wanted < len(names) else None
 
 
 def _plain(text: str) -> str:

@@ -67,7 +67,8 @@ def read_header(file: IO[bytes], size: int, expected: str, path: Path | str) -> 
         raise EconError(
             expected, f"Python objects in {path}", "it may not hold Python objects: save numbers"
         )
-    if len(shape) > _MOST_AXES or min(shape, default=0) < 0:
+    whole = all(type(side) is int for side in shape)  # to Python, True is one, too
+    if not whole or len(shape) > _MOST_AXES or min(shape, default=0) < 0:
         raise EconError(expected, f"{path}, of shape {str(shape)[:80]}")
     declared = math.prod(shape) * dtype.itemsize
     if header.start + declared > size:

@@ -64,8 +64,8 @@ def written(out: Path, overwrite: bool, layout: Layout) -> Iterator[Path]:
 
     Args:
         out: the folder to write; made if needed.
-        overwrite: write into it although it has files. Those of an earlier result are replaced,
-            all others are kept.
+        overwrite: write into it although it has files. Those of an earlier result in the same
+            places are replaced, all others are kept.
         layout: of a result.
 
     Raises:
@@ -82,7 +82,7 @@ def written(out: Path, overwrite: bool, layout: Layout) -> Iterator[Path]:
             yield temporary
             if there:
                 _check_room(temporary, out)
-                _remove_old(out, layout)
+                _remove_old(out, temporary, layout)
                 _move(temporary, out)
             else:
                 temporary.rename(place)
@@ -197,16 +197,18 @@ def _check_room(new: Path, out: Path) -> None:
             _check_room(entry, place)
 
 
-def _remove_old(out: Path, layout: Layout) -> None:
+def _remove_old(out: Path, new: Path, layout: Layout) -> None:
+    """Remove an earlier result where a new one comes; copies of it elsewhere may be edited."""
     for root in {marker.parent for marker in out.glob(layout.marker)}:
-        if root != out and root.is_symlink():
-            continue  # what it leads to is elsewhere
+        place = root.relative_to(out)
+        if root != out and (root.is_symlink() or not (new / place).is_dir()):
+            continue  # what a link leads to is elsewhere
         for folder, _, names in os.walk(root, topdown=False):  # follows no links
-            for name in names:
-                path = Path(folder, name)
-                if re.fullmatch(layout.ours, path.relative_to(root).as_posix()):
-                    path.unlink()
-            if Path(folder) != out and not os.listdir(folder):
+            paths = [Path(folder, name) for name in names]
+            ours = [p for p in paths if re.fullmatch(layout.ours, p.relative_to(root).as_posix())]
+            for path in ours:
+                path.unlink()
+            if ours and Path(folder) != out and not os.listdir(folder):
                 os.rmdir(folder)
 
 

@@ -17,10 +17,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from econ_pyro.arguments import whole
 from econ_pyro.config import ModelConfig
 from econ_pyro.errors import EconError
 from econ_pyro.layers import stages
-from econ_pyro.scene_file import Scene
+from econ_pyro.scene_file import LARGEST, Scene
 
 
 class Decoders(Protocol):
@@ -121,6 +122,12 @@ def _check(model: ModelConfig, scene: Scene) -> None:
     if not scene.layers:
         raise EconError("a scene of one layer or more", "none")
     for i, layer in enumerate(scene.layers):
+        whole("the expert of a layer", layer.expert, least=None)
+        for name, values in (("z", layer.z), ("dx", (layer.dx,)), ("dy", (layer.dy,))):
+            if not all(isinstance(v, int | float) and abs(v) <= LARGEST for v in values):
+                raise EconError(
+                    f"numbers from -1e6 to 1e6 as {name} of layer {i + 1}", str(values)
+                )
         if not 0 <= layer.expert < model.experts:
             raise EconError(
                 f"an expert of layer {i + 1} from 0 to {model.experts - 1}", str(layer.expert)

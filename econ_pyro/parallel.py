@@ -23,6 +23,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from econ_pyro.errors import EconError
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -68,9 +70,14 @@ def use_cores(cores: int | None = None, within: bool = False) -> int:
 
     Returns:
         The number of cores.
+
+    Raises:
+        EconError: it is no number of cores.
     """
     global _cores, _pool
-    cores = cores or available_cores()
+    cores = available_cores() if cores is None else cores
+    if isinstance(cores, bool) or not isinstance(cores, int) or cores < 1:
+        raise EconError("a number of cores of at least 1", repr(cores))
     _cores = 1 if within else cores
     if _pool is not None:
         _pool.shutdown()
@@ -150,6 +157,17 @@ def _helpers() -> ThreadPoolExecutor:
     if _pool is None:
         _pool = ThreadPoolExecutor(_cores - 1, "econ-pyro", _begin)
     return _pool
+
+
+def _after_fork() -> None:
+    """A forked process has none of the threads."""
+    global _pool
+    _pool = None
+    _thread.busy = False
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _begin() -> None:

@@ -12,12 +12,10 @@ import warnings
 from PIL import Image
 
 from econ_pyro.errors import EconError
-from econ_pyro.images import FORMATS
+from econ_pyro.images import FORMATS, MOST_SCANS
 
 MOST_PIXELS = 50_000_000
 """Pixels of a picture from somebody else: what phones take, and 0.2 GB when decoded."""
-MOST_SCANS = 100
-"""Passes over a JPEG's pixels: encoders make some ten, each takes as long as the whole."""
 
 
 def check_size(data: bytes, name: str) -> None:

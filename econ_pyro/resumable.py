@@ -28,6 +28,11 @@ def check_progress(state: Mapping[str, Any], source: Path) -> None:
     step, best, seconds = (state.get(name, source) for name in ("step", "best", "seconds"))
     if not _is_count(step):
         _refuse(source, "step")
+    sums, asked = state.get("sums"), state.get("steps")
+    if sums is not None and not (isinstance(sums, Tensor) and sums.dim() == 3 and len(sums)):
+        _refuse(source, "sums")
+    if asked is not None and not _is_count(asked):
+        _refuse(source, "steps")
     if not _is_real(best) or math.isnan(best):  # infinite before the first validation
         _refuse(source, "best")
     if not _is_real(seconds) or not 0 <= seconds < MOST:

@@ -60,7 +60,12 @@ def of_decomposition(d: Decomposition) -> Scene:
 
     Args:
         d: of a single image.
+
+    Raises:
+        EconError: it is of several images.
     """
+    if len(d) != 1:
+        raise EconError("a decomposition of one image", f"one of {len(d)}", "take d[0], d[1], ...")
     hard = matching.hard_regions(d.segmentation, d.k.shape[1])
     present = matching.present_layers(hard)
     background = int(matching.background_layer(hard, present)[0])

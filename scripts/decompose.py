@@ -67,7 +67,10 @@ def main(args: Sequence[str] | None = None) -> None:
         errors.check_range("--steps-per-scene", parsed.steps_per_scene, 1, scene_file.MOST_LAYERS)
     outputs.check_folder(parsed.out, parsed.overwrite, LAYOUT)
     econ = load(parsed.run, cli.pick_device(parsed.device))
-    paths = find_images(parsed.images)
+    out = parsed.out.resolve()  # in a folder of pictures, results of before are none of them
+    paths = [path for path in find_images(parsed.images) if not path.resolve().is_relative_to(out)]
+    if not paths:
+        raise errors.EconError("images to take apart", f"only results in {parsed.out}")
     images = torch.stack([read_image(p, econ.config.model.size, parsed.fit) for p in paths])
     names = folder_names(paths)
     with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as out:

@@ -106,7 +106,9 @@ def main(args: Sequence[str] | None = None) -> None:
         out["training"] = left
     if store:
         path = parsed.run / f"evaluation{unlike_usual}.json"
-        store.add(lambda: files.write_json(path, out))
+        # figures of other data stand beside those of held-out scenes
+        before = files.read_json(path) if parsed.data and path.exists() else {}
+        store.add(lambda: files.write_json(path, {**before, **out}))
         store.write()
     if parsed.json:
         print(json.dumps(out, indent=2))

@@ -14,6 +14,7 @@ from typing import Literal
 import tyro
 
 from econ_pyro import canvas, cli, files
+from econ_pyro.errors import EconError
 from econ_pyro.inspection import advise, contact_sheet, inspect, report
 
 
@@ -37,6 +38,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = tyro.cli(Args, args=args, description=__doc__)
     if parsed.out is not None:
         canvas.check_ending(parsed.out, (".png",))
+        if parsed.out.exists() and parsed.out.resolve().is_relative_to(parsed.path.resolve()):
+            raise EconError("a new file for the contact sheet", f"{parsed.out}, one of the data")
         files.check_writable(parsed.out)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # skipped files are in the report

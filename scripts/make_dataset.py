@@ -12,7 +12,7 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from econ_pyro import cli, outputs
+from econ_pyro import arguments, cli, errors, outputs
 from econ_pyro.dataset import is_dataset, write_dataset
 from econ_pyro.errors import EconError
 from econ_pyro.scene_config import SceneConfig
@@ -42,6 +42,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args: command line; that of the process if not given.
     """
     options = tyro.cli(MakeDataset, args=args, description=__doc__)
+    errors.check_range("--seed", options.seed, 0, arguments.LARGEST_SEED)
     out, total = options.out, options.n + options.n_valid
     if options.overwrite and out.is_dir() and any(out.iterdir()) and not is_dataset(out):
         raise EconError(

@@ -22,7 +22,8 @@ from econ_pyro.layers import stages
 from econ_pyro.scene_file import MOST_LAYERS, read_scene, to_json
 
 MOST_SCENES = 1000  # at a time: they are painted together, and laid out on one sheet
-LAYOUT = outputs.Layout("build-up.*", rf"{PAINTED}|scene-\d+\.png|build-up\.png|experts\.png")
+SAMPLED = outputs.Layout("scene-*.png", r"scene-\d+\.png|build-up\.(png|gif)|experts\.png")
+REPAINTED = outputs.Layout("scene.json", PAINTED)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def main(args: Sequence[str] | None = None) -> None:
     for option in ("scene", "experts"):
         if (given := getattr(parsed, option)) is not None and not given:
             raise errors.EconError(f"experts for --{option}", "none", "name at least a background")
-    outputs.check_folder(parsed.out, parsed.overwrite, LAYOUT)
+    layout = SAMPLED if parsed.scene_file is None else REPAINTED
+    outputs.check_folder(parsed.out, parsed.overwrite, layout)
     econ = load(parsed.run, cli.pick_device(parsed.device))
     if parsed.scene_file is None:
         _sample(econ, parsed)
@@ -76,7 +78,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _sample(econ: Econ, parsed: Args) -> None:
     canvas = econ.sample(parsed.n, parsed.scene, parsed.experts, parsed.steps, parsed.seed)
-    with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as out:
+    with outputs.written(parsed.out, parsed.overwrite, SAMPLED) as out:
         for i, image in enumerate(canvas.image):
             write_image(out / f"scene-{i:03d}.png", image)
         painted = stages(canvas.shape, canvas.appearance)
@@ -93,7 +95,7 @@ def _paint(econ: Econ, parsed: Args, path: Path) -> None:
             raise errors.EconError(f"--from or --{option}", "both", "leave one out")
     scene = read_scene(path, econ.names)
     rendered = econ.render(scene)
-    with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as out:
+    with outputs.written(parsed.out, parsed.overwrite, REPAINTED) as out:
         write_painted(out, scene, rendered, econ.names, parsed.format)
         files.write_json(out / "scene.json", to_json(scene))
     print(f"{len(scene.layers)} layers, composed.png and build-up.gif in {parsed.out}")

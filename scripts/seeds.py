@@ -53,6 +53,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = tyro.cli(Args, args=args, description=__doc__)
     errors.check_choice("a preset", parsed.preset, presets.PRESETS)
     errors.check_positive("--jobs", parsed.jobs)
+    errors.check_positive("--n", parsed.n)
     seeds = list(dict.fromkeys(_numbers(parsed.seeds)))
     if not seeds:
         raise EconError("seeds as in 0-9 or 0,3,7", repr(parsed.seeds), "the smaller one first")
