@@ -124,13 +124,13 @@ class Checked:
                 highest = max(highest, int(part.max()))
                 if highest > most:
                     return
-        if most == 255 and 0 < highest <= most:
-            raise EconError(
-                f"16-bit images with values in 0 to 65535 in {self._path}",
-                f"none above {highest}", "if they are 8 bits, save them as uint8",
-            )  # fmt: skip
         if highest == 1:
             raise EconError(
                 f"images with values in 0 to 255 in {self._path}",
                 "0 and 1 alone", "save them as bool, or multiply by 255",
+            )  # fmt: skip
+        if most == 255 and 0 < highest <= most:
+            raise EconError(
+                f"16-bit images with values in 0 to 65535 in {self._path}",
+                f"none above {highest}", "if they are 8 bits, save them as uint8",
             )  # fmt: skip

@@ -148,7 +148,11 @@ def save(
         weights = {name for name, _ in network.named_parameters()}
         for name, tensor in network.state_dict().items():
             kind = DTYPES[dtype] if name in weights else tensor.dtype
-            tensors[f"{start}.{name}"] = tensor.detach().to(kind)
+            stored = tensor.detach().to(kind)
+            if not stored.isfinite().all():
+                hint = "use bfloat16 or float32" if tensor.isfinite().all() else "train again"
+                raise EconError(f"weights that {kind} can hold", f"others in {name}", hint)
+            tensors[f"{start}.{name}"] = stored
     about = {"flat": json.dumps(flat)}
     files.write_json(
         folder / checkpoint.CONFIG,

@@ -94,6 +94,10 @@ def check_schedule(state: Any, own: Mapping[str, Any], source: Path) -> None:
         plain = all(_is_real(v) or v is None or isinstance(v, str) for v in several)
         if isinstance(value, list) != isinstance(own[name], list) or not plain:
             _refuse(source, "schedule")
+        if any(_is_real(v) and math.isnan(v) for v in several):
+            _refuse(source, "schedule")
+        if _is_real(own[name]) and not _is_real(value):
+            _refuse(source, "schedule")
         if isinstance(own[name], str) and value != own[name]:  # modes, which do not change
             _refuse(source, "schedule")
         if isinstance(value, str) and not isinstance(own[name], str):
@@ -137,15 +141,26 @@ def _is_count(value: Any) -> bool:
 
 def _are_options(group: Mapping[str, Any]) -> bool:
     """Whether the values of a group of parameters are what Adam's are."""
-    rate, betas = group.get("lr", ""), group.get("betas")
-    if not _is_real(rate) or not 0 < rate < math.inf:
+    betas = group.get("betas")
+    if not _is_rate(group.get("lr")):
         return False
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         return False
     if not all(_is_real(beta) and 0 <= beta < 1 for beta in betas):
         return False
-    rest = {n: v for n, v in group.items() if n not in ("params", "betas")}
-    return all(v is None or isinstance(v, bool) or _is_real(v) for v in rest.values())
+    if not all(_is_real(group.get(n, "")) and 0 <= group[n] < 1 for n in ("eps", "weight_decay")):
+        return False
+    numbers = ("params", "lr", "betas", "eps", "weight_decay")
+    rest = {name: value for name, value in group.items() if name not in numbers}
+    return all(_is_rate(v) if n == "initial_lr" else _is_switch(v) for n, v in rest.items())
+
+
+def _is_rate(value: Any) -> bool:
+    return _is_real(value) and 0 < value < math.inf
+
+
+def _is_switch(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
 
 
 def _refuse(source: Path, name: str) -> NoReturn:

@@ -98,7 +98,7 @@ def test_all_presets_are_within_and_come_back():
         ("--objective.beta", -1, "at least 0 for objective.beta"),
         ("--objective.gamma-steps", 0, "at least 1 for objective.gamma-steps"),
         ("--seed", -1, "at least 0 for seed"),
-        ("--seed", 2**64, "at most 4,611,686,018,427,387,904 for seed"),
+        ("--seed", 2**64, "at most 4,294,967,295 for seed"),
     ],
 )
 def test_the_command_line_is_checked_too(capsys, tmp_path, option, value, message):

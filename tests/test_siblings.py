@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_training import make_trainer
 
-from econ_pyro import array_files, locks, outputs, parallel, scene_file
+from econ_pyro import array_files, checkpoint, locks, outputs, parallel, scene_file
 from econ_pyro.array_scenes import ArrayScenes
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
@@ -165,3 +166,49 @@ def test_seeds_that_no_generator_takes_are_refused(tiny):
     assert replace(tiny, seed=2**32 - 1).seed == 2**32 - 1
     with pytest.raises(EconError, match="seed"):
         replace(tiny, seed=2**32)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "top", "advice"),
+    [
+        ((5, 16, 16), np.uint16, 1, "save them as bool, or multiply by 255"),
+        ((5, 16, 16), np.uint16, 200, "save them as uint8"),
+    ],
+)
+def test_advice_on_arrays_leads_to_pictures(tmp_path, shape, dtype, top, advice):
+    values = np.random.default_rng(0).integers(0, top, shape, dtype, endpoint=True)
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(EconError, match=advice):
+        ArrayScenes(array_files.open_npy(tmp_path / "a.npy"), 16)
+
+
+def test_weights_that_a_type_cannot_hold_are_not_written(tiny, tmp_path):
+    econ = Econ(tiny)
+    with torch.no_grad():
+        next(econ.model.parameters()).fill_(1e6)
+    with pytest.raises(EconError, match="torch.float16 can hold.*use bfloat16 or float32"):
+        econ.save_pretrained(tmp_path / "weights", dtype="float16")
+    assert not (tmp_path / "weights").exists()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda s: s["optim"]["param_groups"][0].update(eps=None),
+        lambda s: s["optim"]["param_groups"][0].update(weight_decay=10**25),
+        lambda s: s["optim"]["param_groups"][0].update(maximize=float("nan")),
+        lambda s: s["schedule"].update(factor=float("nan")),
+        lambda s: s["schedule"].update(cooldown=None),
+        lambda s: s.update(sums=[1]),
+        lambda s: s.update(sums={}),
+        lambda s: s.update(steps=True),
+    ],
+)
+def test_a_checkpoint_of_odd_values_is_not_gone_on_from(tiny, tmp_path, spoil):
+    make_trainer(tiny, tmp_path, 2).fit()
+    make_trainer(tiny, tmp_path, 4).resume()
+    state = checkpoint.load_checkpoint(tmp_path / checkpoint.LAST)
+    spoil(state)
+    checkpoint.save_checkpoint(tmp_path / checkpoint.LAST, state)
+    with pytest.raises(EconError, match="another kind of"):
+        make_trainer(tiny, tmp_path, 4).resume()
