@@ -265,7 +265,7 @@ def test_each_picture_has_a_folder_of_its_own(run, picture, tmp_path, capsys):
     for path in mine:
         path.write_text("mine")
     script("decompose", run, files[0], "--out", out, "--overwrite")
-    assert {p.name for p in out.iterdir()} == {"a", "notes.txt"}
+    assert {p.name for p in out.iterdir()} == {"notes.txt", *(Path(p).name for p in printed)}
     assert all(path.read_text() == "mine" for path in mine)
 
 
