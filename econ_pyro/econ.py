@@ -48,8 +48,6 @@ from econ_pyro.user_images import as_images, as_regions
 
 MOST_VALUES = 1 << 29
 """Numbers in the largest networks, all experts' parameters and constants: 2 GiB."""
-
-
 ENSEMBLES = ("decoders.0.", "attentions.0.", "encoders.0.")  # as parts.NETWORKS
 
 
@@ -207,7 +205,7 @@ class Econ:
             text: the card; one without figures if not given (``scripts/publish.py`` measures).
 
         Raises:
-            EconError: the folder is a run's, or the type is unknown.
+            EconError: the folder is a run's, the type is unknown, or it cannot hold the weights.
         """
         path = Path(folder)
         text = text or card.model_card(path.resolve().name, self.config, self.names, dtype=dtype)
