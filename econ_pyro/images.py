@@ -90,32 +90,28 @@ def opened(path: Path) -> Iterator[Image.Image]:
                 raise EconError(
                     f"an image file of at most {MOST_BYTES:,} bytes", f"which has {size:,}"
                 )
-            check_scans(file, path)
+            if (scans := count_scans(file)) > MOST_SCANS:
+                expected = f"a JPEG file of at most {MOST_SCANS} scans"
+                raise EconError(expected, f"which has {scans:,}", "save it anew")
             # its decoder takes memory for all pixels before anybody can ask for their number
-            check_pixels(*_webp_size(file), path)
+            check_pixels(*webp_size(file), path)
             image = Image.open(file, formats=FORMATS)
         with image:
             yield image
 
 
-def check_scans(file: BinaryIO, path: Path) -> None:
-    """Check in how many passes a JPEG file is to be decoded, each as long as the whole.
+def count_scans(file: BinaryIO) -> int:
+    """In how many passes a JPEG file is to be decoded, each as long as the whole; 0 if it is none.
 
-    Raises:
-        EconError: there are more than any encoder makes.
+    The file is at its beginning, before and after.
     """
+    scans, last = 0, b""
     if file.read(2) == b"\xff\xd8":
-        scans, last = 0, b""
         while block := file.read(1 << 20):
             scans += (last + block).count(b"\xff\xda")
             last = block[-1:]
-        if scans > MOST_SCANS:
-            raise EconError(
-                f"a JPEG file of at most {MOST_SCANS} scans",
-                f"which has {scans:,}",
-                "save it anew",
-            )
     file.seek(0)
+    return scans
 
 
 def check_pixels(width: int, height: int, path: Path) -> None:
@@ -136,7 +132,7 @@ def too_large(path: Path) -> EconError:
     )
 
 
-def _webp_size(file: BinaryIO) -> tuple[int, int]:
+def webp_size(file: BinaryIO) -> tuple[int, int]:
     """Width and height that a WebP file declares; 0 if it is none."""
     head = file.read(30)
     file.seek(0)

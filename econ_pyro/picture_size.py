@@ -12,7 +12,7 @@ import warnings
 from PIL import Image
 
 from econ_pyro.errors import EconError
-from econ_pyro.images import FORMATS, MOST_SCANS
+from econ_pyro.images import FORMATS, MOST_SCANS, count_scans, webp_size
 
 MOST_PIXELS = 50_000_000
 """Pixels of a picture from somebody else: what phones take, and 0.2 GB when decoded."""
@@ -39,7 +39,7 @@ def check_size(data: bytes, name: str) -> None:
             f"{name} with {size}",
             "scale it down first",
         )
-    if data.startswith(b"\xff\xd8") and (scans := data.count(b"\xff\xda")) > MOST_SCANS:
+    if (scans := count_scans(io.BytesIO(data))) > MOST_SCANS:
         raise EconError(
             f"a JPEG file of at most {MOST_SCANS} scans", f"{name} of {scans:,}", "save it anew"
         )
@@ -58,7 +58,7 @@ def pixel_size(data: bytes) -> tuple[int, int]:
         Image.DecompressionBombError: Pillow finds it too large to be true.
     """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _webp_size(data)
+        return webp_size(io.BytesIO(data))
     formats = [name for name in FORMATS if name != "WEBP"]
     try:
         with warnings.catch_warnings():
@@ -69,19 +69,3 @@ def pixel_size(data: bytes) -> tuple[int, int]:
         raise
     except Exception:  # Pillow raises whatever it stumbles on, and will again
         return 0, 0
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Of the first chunk: an extended file's canvas, or a bare picture, without loss or with."""
-    kind, body = data[12:16], data[20:30]
-    if len(body) < 10:
-        return 0, 0
-    if kind == b"VP8X":  # 24 bits each, less 1
-        return int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
-    if kind == b"VP8L":  # 14 bits each, less 1, after a byte of signature
-        bits = int.from_bytes(body[1:5], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if kind == b"VP8 ":  # 14 bits each and 2 of scale, after the frame's tag and its start code
-        width, height = (int.from_bytes(body[i : i + 2], "little") & 0x3FFF for i in (6, 8))
-        return width, height
-    return 0, 0
