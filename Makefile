@@ -34,8 +34,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 	# mypy does not follow editable installs: it gets the package laid out as installed
 	mkdir -p build/typed/econ_pyro
-	ln -sfn $(CURDIR)/econ_pyro/*.py $(CURDIR)/econ_pyro/py.typed $(CURDIR)/models \
-		$(CURDIR)/guides $(CURDIR)/scripts build/typed/econ_pyro/
+	ln -sfn $(CURDIR)/econ_pyro/* $(CURDIR)/models $(CURDIR)/guides $(CURDIR)/scripts \
+		build/typed/econ_pyro/
 	cd build/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p econ_pyro
 
 test: lint

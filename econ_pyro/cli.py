@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 import torch
 import tyro
 
-from econ_pyro import files, naming, parallel, presets, process, stopping
+from econ_pyro import naming, presets, stopping
+from econ_pyro.accel import cpu_cores, malloc
 from econ_pyro.config import Config
 from econ_pyro.errors import EconError
+from econ_pyro.files import storage
 
 T = TypeVar("T")
 MOST_SAID = 2000  # characters of an error
@@ -22,8 +24,8 @@ MOST_SAID = 2000  # characters of an error
 
 def run(main: Callable[[], None]) -> None:
     """Run an entry point; a user's mistake becomes one line on stderr and exit status 2."""
-    process.keep_memory()
-    parallel.use_cores()
+    malloc.keep_memory()
+    cpu_cores.use_cores()
     try:
         with stopping.raised():
             main()
@@ -39,7 +41,7 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         if not error.errno:  # no error of the system, but what some libraries raise
             raise
-        _exit(2, f"error: {files.write_failed(error)}")
+        _exit(2, f"error: {storage.write_failed(error)}")
 
 
 def _exit(status: int, message: str = "") -> None:

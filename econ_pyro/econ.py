@@ -18,37 +18,31 @@ import pyro
 import torch
 from torch import Tensor
 
-from econ_pyro import (
-    arguments,
-    card,
-    checkpoint,
-    files,
-    naming,
-    painting,
-    parallel,
-    parts,
-    pretrained,
-)
+from econ_pyro import arguments, naming
+from econ_pyro.accel import cpu_cores
 from econ_pyro.config import Config, ModelConfig
-from econ_pyro.decomposition import Decomposition
-from econ_pyro.elbo import ClassConditionalELBO
+from econ_pyro.core.ensemble import Ensemble
+from econ_pyro.core.handlers import CleanLayers, one_at_a_time, seeded
+from econ_pyro.core.meta_device import state_of, without_values
+from econ_pyro.core.user_images import as_images, as_regions
 from econ_pyro.errors import EconError
-from econ_pyro.experts import Ensemble
+from econ_pyro.evaluation.specialisation import distinct_names
+from econ_pyro.files import storage
 from econ_pyro.guides.recognition import Recognition
-from econ_pyro.handlers import CleanLayers, one_at_a_time, seeded
-from econ_pyro.learner import make_rules
+from econ_pyro.infer.decomposition import Decomposition
+from econ_pyro.infer.elbo import ClassConditionalELBO
+from econ_pyro.infer.svi import CompetitiveSVI
+from econ_pyro.io import expert_file, model_card, pretrained, rendering
+from econ_pyro.io.expert_file import Expert
+from econ_pyro.io.rendering import Rendered
+from econ_pyro.io.scene_file import Scene
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
-from econ_pyro.painting import Rendered
-from econ_pyro.parts import Expert
-from econ_pyro.scene_file import Scene
-from econ_pyro.skeleton import state_of, without_values
-from econ_pyro.specialisation import distinct_names
-from econ_pyro.svi import CompetitiveSVI
-from econ_pyro.user_images import as_images, as_regions
+from econ_pyro.training import checkpoint
+from econ_pyro.training.learner import make_rules
 
 MOST_VALUES = 1 << 29
 """Numbers in the largest networks, all experts' parameters and constants: 2 GiB."""
-ENSEMBLES = ("decoders.0.", "attentions.0.", "encoders.0.")  # as parts.NETWORKS
+ENSEMBLES = ("decoders.0.", "attentions.0.", "encoders.0.")  # as expert_file.NETWORKS
 
 
 class Econ:
@@ -130,7 +124,8 @@ class Econ:
         share. In further training none is frozen.
 
         Args:
-            experts: each by index or name, or an :class:`~econ_pyro.parts.Expert` of any model,
+            experts: each by index or name, or an :class:`~econ_pyro.io.expert_file.Expert` of any
+                model,
                 as in ``[*econ.experts, other.experts[2]]``.
 
         Raises:
@@ -145,7 +140,7 @@ class Econ:
             self.config,
             model=replace(self.config.model, experts=len(chosen)),
             train=replace(self.config.train, frozen=0),
-            names=parts.given_names(chosen),
+            names=expert_file.given_names(chosen),
         )
         new = Econ(config, self.device)
         new.model.to(self.dtype)
@@ -187,12 +182,12 @@ class Econ:
         if not isinstance(expert, Expert):
             got = arguments.short(expert)
             raise EconError("an Expert", got, "take it from econ.experts or load_expert")
-        parts.check_fits(expert.name, expert.config, expert.size, self.config.model)
-        parts.copy_weights(expert, self.experts[index])
+        expert_file.check_fits(expert.name, expert.config, expert.size, self.config.model)
+        expert_file.copy_weights(expert, self.experts[index])
 
     def freeze(self, *experts: int | str) -> None:
         """Have training leave experts as they are; they compete all the same."""
-        parts.freeze(self._ensembles, [self._index(e) for e in experts])
+        expert_file.freeze(self._ensembles, [self._index(e) for e in experts])
 
     def save_pretrained(
         self, folder: str | Path, dtype: str = "float32", text: str | None = None
@@ -208,11 +203,13 @@ class Econ:
             EconError: the folder is a run's, the type is unknown, or it cannot hold the weights.
         """
         path = Path(folder)
-        text = text or card.model_card(path.resolve().name, self.config, self.names, dtype=dtype)
+        text = text or model_card.model_card(
+            path.resolve().name, self.config, self.names, dtype=dtype
+        )
         pretrained.save(
             path, self.config, self.names, self.model, self.guide, self.model.flat, dtype
         )
-        files.write_text(path / pretrained.CARD, text)
+        storage.write_text(path / pretrained.CARD, text)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: torch.device | str = "cpu") -> Econ:
@@ -239,7 +236,7 @@ class Econ:
             regions: true regions in place of attention, ``(B, T, 1, H, W)`` in [0, 1], or bool;
                 they sum to 1 over layers.
             greedy: leave the layers as the competition found them, also if the configuration
-                says that they are to be refined (:mod:`econ_pyro.refinement`).
+                says that they are to be refined (:mod:`econ_pyro.infer.refinement`).
 
         Raises:
             EconError: images or regions have another shape, type or range, or a number makes no
@@ -273,7 +270,7 @@ class Econ:
         jobs = list(zip(pieces, given, strict=True))
         with one_at_a_time():
             if self.device.type == "cpu":
-                return Decomposition.cat(parallel.each(explain, jobs))
+                return Decomposition.cat(cpu_cores.each(explain, jobs))
             return Decomposition.cat([explain(job) for job in jobs])
 
     def sample(
@@ -341,13 +338,13 @@ class Econ:
         return mean.transpose(0, 1), shape.transpose(0, 1)
 
     def render(self, scene: Scene) -> Rendered:
-        """Paint the layers of an edited scene (:mod:`econ_pyro.scene_file`).
+        """Paint the layers of an edited scene (:mod:`econ_pyro.io.scene_file`).
 
         Raises:
             EconError: the scene does not fit the model.
         """
         with one_at_a_time():
-            return painting.render(self.model, scene, self.device)
+            return rendering.render(self.model, scene, self.device)
 
     def find_experts(self, wanted: Sequence[int | str]) -> list[int]:
         """Indices of experts by name or index.
@@ -399,12 +396,12 @@ def load_expert(path: str | Path, device: torch.device | str = "cpu") -> Expert:
     Raises:
         EconError: the file is missing, damaged or no expert.
     """
-    stored = parts.read_expert(Path(path))
+    stored = expert_file.read_expert(Path(path))
     model = ModelConfig(experts=1, steps=1, size=stored.size, expert=stored.config)
     own = _sizes(model)
     like = {
         f"{part}.{name.removeprefix(start)}": tensor
-        for part, start in zip(parts.NETWORKS, ENSEMBLES, strict=True)
+        for part, start in zip(expert_file.NETWORKS, ENSEMBLES, strict=True)
         for name, tensor in {**own.model, **own.guide}.items()
         if name.startswith(start)
     }

@@ -13,7 +13,7 @@ r therefore varies between draws with the winners, not from pixel to pixel; the 
 draws is the probability that a pixel shows the layer, whoever wins. Draws are independent of each
 other: one chain, and no diagnostics of chains are needed. They say how unsure the model is within
 its approximation, which leaves out less likely orders of the layers, and are not refined
-(:mod:`econ_pyro.refinement`).
+(:mod:`econ_pyro.infer.refinement`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ import torch
 from torch import Tensor
 
 from econ_pyro import arguments
-from econ_pyro.competition import compete
+from econ_pyro.core.handlers import seeded
+from econ_pyro.core.user_images import as_images
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.handlers import seeded
-from econ_pyro.learner import make_rules
-from econ_pyro.schedules import temperature_at
-from econ_pyro.user_images import as_images
-from econ_pyro.winners import draw_gumbel
+from econ_pyro.infer.competition import compete
+from econ_pyro.infer.selection import draw_gumbel
+from econ_pyro.training.learner import make_rules
+from econ_pyro.training.schedules import temperature_at
 
 DIMS = {
     "k": ["scene", "step"],

@@ -26,7 +26,7 @@ class _Block(nn.Sequential):
 class AttentionUNet(nn.Module):
     """Image and log scope to the logit of the share of the scope that the expert takes.
 
-    With seeds, to the features that :func:`econ_pyro.guides.seeds.grow` makes logits of.
+    With seeds, to the features that :func:`econ_pyro.guides.region_growing.grow` makes logits of.
 
     With a ``patch``, blocks see each square of that many pixels a side as one pixel of all their
     channels, and the head gives what it has learnt of each. Half of the operations, and more of

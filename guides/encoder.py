@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from econ_pyro.config import ExpertConfig
-from econ_pyro.place import latents_of, pass_on
-from econ_pyro.units import Units
+from econ_pyro.core.pose import latents_of, pass_on
+from econ_pyro.core.whitening import Units
 
 DARKEST = 0.01  # logits of mean colours are of it to 1 less it: black and white have none
 OFF = 0.35  # how far an object's place may be from its region's centre of mass
@@ -17,7 +17,7 @@ LOG_VARIANCE_OF_PLACE = -4.0  # the same of a place: a twelfth of the image at t
 
 
 class Encoder(nn.Module):
-    """What a :class:`~econ_pyro.guides.look.Look` sees to the parameters of q(z).
+    """What a :class:`~econ_pyro.guides.glimpse.Look` sees to the parameters of q(z).
 
     Blocks of 3x3 convolution, ReLU and 2x2 max pooling, then two fully connected layers, the
     first with 4 L units.

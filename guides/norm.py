@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from econ_pyro.precision import at_least_float32
+from econ_pyro.accel.amp import at_least_float32
 
 
 class InstanceNormReLU2d(nn.Module):

@@ -15,18 +15,19 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from econ_pyro import arguments, sites
+from econ_pyro import arguments
 from econ_pyro.config import ModelConfig
-from econ_pyro.distributions import FixedNoiseNormal, MeanBernoulli
-from econ_pyro.experts import Ensemble
+from econ_pyro.core import sites
+from econ_pyro.core.compositing import fixed_region, next_scope, region, with_log
+from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli
+from econ_pyro.core.ensemble import Ensemble
+from econ_pyro.core.parameters import program
+from econ_pyro.core.tensors import check_experts, check_seeds, fitted
+from econ_pyro.core.user_images import program_images
 from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.encoder import Encoder
-from econ_pyro.guides.look import Look
-from econ_pyro.guides.seeds import candidates, find_seed, grow, grow_all
-from econ_pyro.layers import fixed_region, next_scope, region, with_log
-from econ_pyro.parameters import program
-from econ_pyro.tensors import check_experts, check_seeds, fitted
-from econ_pyro.user_images import program_images
+from econ_pyro.guides.glimpse import Look
+from econ_pyro.guides.region_growing import candidates, find_seed, grow, grow_all
 
 LOG_SCALE_RANGE = (-7.0, 3.0)  # of q(z); outside, exp would meet the limits of float32 training
 
@@ -138,7 +139,7 @@ class Recognition(nn.Module):
             k_t: experts, ``(B,)``.
             noise: standard normal noise of the sample, ``(B, L)``; fresh if not given.
             occluder: what the encoder sees in front of it, ``(B, 4, H, W)``; nothing if not given
-                (:mod:`econ_pyro.occlusion`).
+                (:mod:`econ_pyro.core.occlusion`).
 
         Raises:
             EconError: shapes do not fit, or there is no such expert.
@@ -186,7 +187,7 @@ class Recognition(nn.Module):
             regions: true regions in place of attention, ``(B, T, 1, H, W)`` (Fig. 5).
             seeds: pixels that regions grow from, ``(B, T)``; the most salient if not given.
             occluders: what the encoder sees in front of each layer, ``(B, T, 4, H, W)``; nothing
-                if not given (:mod:`econ_pyro.occlusion`).
+                if not given (:mod:`econ_pyro.core.occlusion`).
 
         Raises:
             EconError: shapes or types do not fit, or there is no such expert or pixel.

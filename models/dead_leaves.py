@@ -22,17 +22,18 @@ import torch
 from pyro.distributions import Bernoulli, Categorical, Normal, TorchDistribution
 from torch import Tensor, nn
 
-from econ_pyro import arguments, sites
+from econ_pyro import arguments
 from econ_pyro.config import ModelConfig
-from econ_pyro.distributions import LayeredNormal, MeanBernoulli
+from econ_pyro.core import sites
+from econ_pyro.core.compositing import next_scope, paint, region
+from econ_pyro.core.distributions import LayeredNormal, MeanBernoulli
+from econ_pyro.core.ensemble import Ensemble
+from econ_pyro.core.handlers import APPEARANCE, SHAPE, noise
+from econ_pyro.core.parameters import program
+from econ_pyro.core.tensors import check_experts, fitted
+from econ_pyro.core.user_images import program_images
 from econ_pyro.errors import EconError
-from econ_pyro.experts import Ensemble
-from econ_pyro.handlers import APPEARANCE, SHAPE, noise
-from econ_pyro.layers import next_scope, paint, region
 from econ_pyro.models.decoder import SpatialBroadcastDecoder, draw_shapes
-from econ_pyro.parameters import program
-from econ_pyro.tensors import check_experts, fitted
-from econ_pyro.user_images import program_images
 
 
 class Decoded(NamedTuple):

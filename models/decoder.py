@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from econ_pyro.accel.amp import at_least_float32
+from econ_pyro.accel.convolution import convolve_relu
 from econ_pyro.config import ExpertConfig
-from econ_pyro.convolution import convolve_relu
-from econ_pyro.place import about, coordinates, pass_on, place_of
-from econ_pyro.precision import at_least_float32
-from econ_pyro.sampling import sample
-from econ_pyro.units import Units
+from econ_pyro.core.pose import about, coordinates, pass_on, place_of
+from econ_pyro.core.sampling import sample
+from econ_pyro.core.whitening import Units
 
 BUMP = 6.0  # logit that a new shape has in the middle over that far away
 

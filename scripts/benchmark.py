@@ -24,18 +24,10 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from econ_pyro import cli, errors, files, parallel
-from econ_pyro.captured import CapturedSVI
-from econ_pyro.config import Config, to_dict
-from econ_pyro.data import GeneratedScenes
-from econ_pyro.econ import Econ
-from econ_pyro.elbo import ClassConditionalELBO
-from econ_pyro.guides.norm import InstanceNormReLU2d
-from econ_pyro.learner import Learner
-from econ_pyro.plain import plain_loss
-from econ_pyro.precision import has_bfloat16
-from econ_pyro.svi import CompetitiveSVI
-from econ_pyro.timing import (
+from econ_pyro import cli, errors
+from econ_pyro.accel import cpu_cores
+from econ_pyro.accel.amp import has_bfloat16
+from econ_pyro.accel.timing import (
     fit_line,
     interleaved,
     matrix_product,
@@ -43,7 +35,17 @@ from econ_pyro.timing import (
     operations,
     peak_memory,
 )
-from econ_pyro.world import World
+from econ_pyro.config import Config, to_dict
+from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.econ import Econ
+from econ_pyro.files import storage
+from econ_pyro.guides.norm import InstanceNormReLU2d
+from econ_pyro.infer.cuda_graph_svi import CapturedSVI
+from econ_pyro.infer.elbo import ClassConditionalELBO
+from econ_pyro.infer.reference import plain_loss
+from econ_pyro.infer.svi import CompetitiveSVI
+from econ_pyro.training.distributed import World
+from econ_pyro.training.learner import Learner
 
 Job = Callable[[], object]
 PEAK = "matrix product"
@@ -71,11 +73,11 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = cli.of_preset(Args, args, __doc__)
     errors.check_positive("--rounds", parsed.rounds)
     if parsed.out is not None:
-        files.check_writable(parsed.out)
+        storage.check_writable(parsed.out)
     device = cli.pick_device(parsed.device)
     config = cli.config_of(parsed)
     if config.compile and device.type == "cpu":
-        parallel.use_cores(within=True)
+        cpu_cores.use_cores(within=True)
     with pyro.validation_enabled(False):
         figures: dict[str, Any] = {"machine": _machine(device), "preset": parsed.preset}
         figures["config"] = to_dict(config)
@@ -85,14 +87,14 @@ def main(args: Sequence[str] | None = None) -> None:
         if parsed.scaling:
             figures["scaling"] = _scale(config, device, parsed.rounds)
     if parsed.out is not None:
-        files.write_json(parsed.out, figures)
+        storage.write_json(parsed.out, figures)
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
     name = platform.processor() or platform.machine()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-    cores = max(parallel.used_cores(), torch.get_num_threads())
+    cores = max(cpu_cores.used_cores(), torch.get_num_threads())
     machine = {"device": name, "cores": cores, "torch": torch.__version__}
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     return machine
@@ -213,7 +215,7 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
         else peak_memory(job, device)
         for name, job in jobs.items()
     }
-    cores = parallel.used_cores() if device.type == "cpu" else 1
+    cores = cpu_cores.used_cores() if device.type == "cpu" else 1
     peak = cores * 2 * size**3 / median(seconds.pop(PEAK))
     batch, reference = config.train.batch, median(seconds[plain])
     print(f"\npeak ({precision} product of {size}): {peak / 1e9:.0f} GFLOP/s")
@@ -278,7 +280,7 @@ def _start(preset: str, device: torch.device) -> float:
     """Seconds from a new interpreter to the end of the first step."""
     here = Path(__file__).resolve().parent / "svi_train.py"
     code = (
-        "import runpy, sys; from econ_pyro.learner import Learner as L; step = L.step\n"
+        "import runpy, sys; from econ_pyro.training.learner import Learner as L; step = L.step\n"
         "def once(self, *a): step(self, *a).loss.item(); sys.exit('stepped')\n"
         f"L.step = once; sys.argv = sys.argv[1:]; runpy.run_path({str(here)!r}, None, '__main__')"
     )

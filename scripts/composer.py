@@ -16,11 +16,14 @@ import torch
 import tyro
 from torch import Tensor
 
-from econ_pyro import cli, process, scene_file, serve, uploads
+from econ_pyro import cli
+from econ_pyro.accel import malloc
+from econ_pyro.data.synthetic.renderer import SceneRenderer
 from econ_pyro.econ import Econ, load
-from econ_pyro.pretrained import find
-from econ_pyro.recorded import read_config
-from econ_pyro.scenes import SceneRenderer
+from econ_pyro.io import scene_file
+from econ_pyro.io.pretrained import find
+from econ_pyro.training.run_config import read_config
+from econ_pyro.ui import server, uploads
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Args:
     """Trained weights: the folder of a run, or whatever else ``econ_pyro.load`` takes."""
     port: int | None = None
     """Port; the first free one from 7860 on if not given."""
-    host: str = serve.LOOPBACK
+    host: str = server.LOOPBACK
     """Address to bind. Others than 127.0.0.1 let other machines in: there is no password."""
     device: str = "auto"
     """auto, cpu or cuda."""
@@ -42,18 +45,18 @@ class Args:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
-    serve.check_address(parsed.host, parsed.port)
-    serve.gradio()
-    from econ_pyro import page, page_html
+    server.check_address(parsed.host, parsed.port)
+    server.gradio()
+    from econ_pyro.ui import markup, page
 
     econ = load(parsed.run, cli.pick_device(parsed.device))
-    process.share_memory()
+    malloc.share_memory()
     with uploads.folder() as folder:
         blocks = page.build(econ, lambda x: _take_apart(econ, x), _examples(econ, parsed.run))
-        address = serve.serve(blocks, folder, parsed.host, parsed.port, page_html.CSS)
+        address = server.serve(blocks, folder, parsed.host, parsed.port, markup.CSS)
         try:
             if parsed.screenshots is not None:
-                from econ_pyro.browser import screenshots
+                from econ_pyro.ui.browser import screenshots
 
                 for path in screenshots(address, parsed.screenshots):
                     print(path)

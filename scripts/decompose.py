@@ -14,9 +14,14 @@ from pathlib import Path
 import torch
 import tyro
 
-from econ_pyro import cli, errors, outputs, scene_file
+from econ_pyro import cli, errors
+from econ_pyro.data.images import Fit, decode, find_images, read_image
 from econ_pyro.econ import load
-from econ_pyro.export import (
+from econ_pyro.files import outputs
+from econ_pyro.files.folder_names import folder_names
+from econ_pyro.io import scene_file
+from econ_pyro.io.full_resolution import full_layers
+from econ_pyro.io.layer_files import (
     PAINTED,
     Format,
     check_formats,
@@ -24,9 +29,6 @@ from econ_pyro.export import (
     write_painted,
     write_scene,
 )
-from econ_pyro.folder_names import folder_names
-from econ_pyro.full_size import full_layers
-from econ_pyro.images import Fit, decode, find_images, read_image
 
 FULL = "full-resolution"
 """Folder of the layers in an image's own pixels."""

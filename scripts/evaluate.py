@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import tyro
 
-from econ_pyro import checkpoint, cli, errors, files, locks
-from econ_pyro.data import Source, open_split
-from econ_pyro.dataset import is_dataset
+from econ_pyro import cli, errors
+from econ_pyro.data.readers.detect import open_images
+from econ_pyro.data.splits import Source, open_split
+from econ_pyro.data.synthetic.dataset import is_dataset
 from econ_pyro.econ import load
 from econ_pyro.errors import EconError
-from econ_pyro.evaluation import (
+from econ_pyro.evaluation.evaluate import (
     TEST_SEED,
     as_json,
     evaluate,
@@ -27,12 +28,13 @@ from econ_pyro.evaluation import (
     names_of,
     write_names,
 )
-from econ_pyro.judge import score_samples, train_judge
+from econ_pyro.evaluation.sample_quality import score_samples, train_judge
+from econ_pyro.files import locks, storage
+from econ_pyro.io.pretrained import WEIGHTS, find
 from econ_pyro.naming import clean
-from econ_pyro.opening import open_images
-from econ_pyro.pretrained import WEIGHTS, find
-from econ_pyro.progress import describe_run
-from econ_pyro.recorded import read_config
+from econ_pyro.training import checkpoint
+from econ_pyro.training.progress import describe_run
+from econ_pyro.training.run_config import read_config
 
 EVALUATION = "evaluation.json"
 WAIT = 5.0
@@ -107,8 +109,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if store:
         path = parsed.run / f"evaluation{unlike_usual}.json"
         # figures of other data stand beside those of held-out scenes
-        before = files.read_json(path) if parsed.data and path.exists() else {}
-        store.add(lambda: files.write_json(path, {**before, **out}))
+        before = storage.read_json(path) if parsed.data and path.exists() else {}
+        store.add(lambda: storage.write_json(path, {**before, **out}))
         store.write()
     if parsed.json:
         print(json.dumps(out, indent=2))
@@ -138,7 +140,7 @@ class _Store:
         self._run, self._writes = run, list[Callable[[], object]]()
         self._measured = self._weights()
         try:
-            files.check_writable(run / EVALUATION)
+            storage.check_writable(run / EVALUATION)
         except (EconError, OSError) as error:
             self._say(error)
 
@@ -165,7 +167,7 @@ class _Store:
 
     def _say(self, error: EconError | OSError) -> None:
         if isinstance(error, OSError):
-            error = files.write_failed(error)
+            error = storage.write_failed(error)
         print(f"warning: figures are printed, not stored: {error}", file=sys.stderr)
 
 

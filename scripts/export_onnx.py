@@ -12,10 +12,11 @@ from pathlib import Path
 
 import tyro
 
-from econ_pyro import cli, errors, outputs
+from econ_pyro import cli, errors
 from econ_pyro.econ import load
-from econ_pyro.onnx_export import export_onnx
-from econ_pyro.scene_file import MOST_LAYERS
+from econ_pyro.files import outputs
+from econ_pyro.io.onnx_export import export_onnx
+from econ_pyro.io.scene_file import MOST_LAYERS
 
 LAYOUT = outputs.Layout("decompose.onnx", r"(decompose|decoder_\d+)\.onnx")
 

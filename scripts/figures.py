@@ -14,12 +14,14 @@ import torch
 import tyro
 from torch import Tensor
 
-from econ_pyro import cli, outputs, plots
-from econ_pyro.data import GeneratedScenes
+from econ_pyro import cli
+from econ_pyro.core.compositing import stages
+from econ_pyro.data.splits import GeneratedScenes
 from econ_pyro.econ import Econ, load
-from econ_pyro.evaluation import TEST_SEED
-from econ_pyro.layers import stages
+from econ_pyro.evaluation.evaluate import TEST_SEED
+from econ_pyro.files import outputs
 from econ_pyro.scene_config import SceneConfig
+from econ_pyro.viz import figures
 
 LAYOUT = outputs.Layout("figure-*.png", r"figure-\d+(-[A-D])?\.png")
 WIDE = 8  # scenes or samples beside each other
@@ -64,21 +66,21 @@ def _figure_1(econ: Econ, out: Path, seed: int) -> None:
     """Decomposed scenes, samples of each expert, and new compositions of them."""
     images = _scenes(econ, econ.config.scenes, WIDE, seed)
     d = econ.decompose(images)
-    plots.decomposition_grid(d, econ.names, out / "figure-1-A.png")
+    figures.decomposition_grid(d, econ.names, out / "figure-1-A.png")
     mean, shape = econ.sample_experts(WIDE, seed)
-    plots.expert_samples(mean, shape, econ.names, out / "figure-1-B.png", images)
+    figures.expert_samples(mean, shape, econ.names, out / "figure-1-B.png", images)
     # as in training; three objects at random; four
     steps = econ.config.model.steps
     rows = [econ.sample(WIDE, steps=t, seed=seed + t).image for t in (steps, steps + 1)]
     trained = econ.sample(WIDE, experts=list(reversed(d.k[0].tolist())), seed=seed).image
-    plots.contact_sheet(torch.cat([trained, *rows]), out / "figure-1-C.png", columns=WIDE)
+    figures.contact_sheet(torch.cat([trained, *rows]), out / "figure-1-C.png", columns=WIDE)
 
 
 def _figure_5(econ: Econ, out: Path, seed: int) -> None:
     """Samples of a single expert, of whatever class."""
     mean, shape = econ.sample_experts(2 * WIDE, seed)
     images = _scenes(econ, econ.config.scenes, 2 * WIDE, seed)
-    plots.expert_samples(mean, shape, ["the expert"], out / "figure-5.png", images)
+    figures.expert_samples(mean, shape, ["the expert"], out / "figure-5.png", images)
 
 
 def _figures_4_6_7_8(econ: Econ, out: Path, seed: int) -> None:
@@ -87,12 +89,12 @@ def _figures_4_6_7_8(econ: Econ, out: Path, seed: int) -> None:
     images = _scenes(econ, scenes, WIDE, seed)
     for i, part in enumerate("ABC"):
         d = econ.decompose(images[i : i + 1])
-        plots.decomposition_strip(d, econ.names, out / f"figure-4-{part}.png")
+        figures.decomposition_strip(d, econ.names, out / f"figure-4-{part}.png")
     mean, shape = econ.sample_experts(WIDE, seed)
-    plots.expert_samples(mean, shape, econ.names, out / "figure-6.png", images)
+    figures.expert_samples(mean, shape, econ.names, out / "figure-6.png", images)
     new = econ.sample(WIDE, seed=seed)
     painted = stages(new.shape, new.appearance)
-    plots.build_up(painted, out / "figure-7.png", new.k.flip(1), econ.names)
+    figures.build_up(painted, out / "figure-7.png", new.k.flip(1), econ.names)
     more = replace(scenes, min_objects=None)
     unusual = {
         "A": (replace(more, objects=5), 6),
@@ -102,7 +104,7 @@ def _figures_4_6_7_8(econ: Econ, out: Path, seed: int) -> None:
     }
     for part, (config, t) in unusual.items():
         d = econ.decompose(_scenes(econ, config, 1, seed), t)
-        plots.decomposition_strip(d, econ.names, out / f"figure-8-{part}.png")
+        figures.decomposition_strip(d, econ.names, out / f"figure-8-{part}.png")
 
 
 def _scenes(econ: Econ, scenes: SceneConfig, n: int, first: int) -> Tensor:

@@ -13,9 +13,11 @@ from typing import Literal
 
 import tyro
 
-from econ_pyro import canvas, cli, files
+from econ_pyro import cli
 from econ_pyro.errors import EconError
-from econ_pyro.inspection import advise, contact_sheet, inspect, report
+from econ_pyro.evaluation.data_report import advise, contact_sheet, inspect, report
+from econ_pyro.files import storage
+from econ_pyro.viz import panels
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,16 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
     if parsed.out is not None:
-        canvas.check_ending(parsed.out, (".png",))
+        panels.check_ending(parsed.out, (".png",))
         if parsed.out.exists() and parsed.out.resolve().is_relative_to(parsed.path.resolve()):
             raise EconError("a new file for the contact sheet", f"{parsed.out}, one of the data")
-        files.check_writable(parsed.out)
+        storage.check_writable(parsed.out)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # skipped files are in the report
         seen = inspect(parsed.path, parsed.fit, parsed.limit)
     advice = advise(seen, parsed.fit)
     if parsed.out is not None:
-        canvas.save(contact_sheet(seen, advice.size), parsed.out)
+        panels.save(contact_sheet(seen, advice.size), parsed.out)
     print(report(seen, advice, parsed.fit))
     if parsed.out is not None:
         print(f"\ncontact sheet: {parsed.out}")

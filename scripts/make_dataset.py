@@ -12,9 +12,10 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from econ_pyro import arguments, cli, errors, outputs
-from econ_pyro.dataset import is_dataset, write_dataset
+from econ_pyro import arguments, cli, errors
+from econ_pyro.data.synthetic.dataset import is_dataset, write_dataset
 from econ_pyro.errors import EconError
+from econ_pyro.files import outputs
 from econ_pyro.scene_config import SceneConfig
 
 

@@ -17,8 +17,9 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw, ImageFont
 
-from econ_pyro import cli, outputs
+from econ_pyro import cli
 from econ_pyro.errors import EconError
+from econ_pyro.files import outputs
 
 LAYOUT = outputs.Layout("*.png", "")  # which of a folder's pictures were ours, nobody can tell
 SIZE = 109  # pixels: the one size that the bitmaps of Noto Color Emoji have

@@ -1,7 +1,7 @@
 """Publish a run's weights: ``python scripts/publish.py RUN FOLDER``.
 
 Writes model.safetensors, config.json, experts.json and a model card with figures, measured on
-held-out scenes with the very weights that were written. A FOLDER in econ_pyro/weights/ is
+held-out scenes with the very weights that were written. A FOLDER in econ_pyro/io/weights/ is
 installed with the package; ``hf upload OWNER/NAME FOLDER`` puts one on the Hugging Face hub.
 """
 
@@ -14,14 +14,22 @@ from typing import Literal
 
 import tyro
 
-from econ_pyro import checkpoint, cli, errors, files, outputs
-from econ_pyro.card import LICENCE, check_licence, model_card
-from econ_pyro.data import open_split
+from econ_pyro import cli, errors
+from econ_pyro.data.splits import open_split
 from econ_pyro.econ import load
-from econ_pyro.evaluation import TEST_SEED, as_json, evaluate, evaluate_shifted, format_table
-from econ_pyro.pretrained import CARD, find, refuse_run
-from econ_pyro.progress import describe_run
-from econ_pyro.recorded import read_config
+from econ_pyro.evaluation.evaluate import (
+    TEST_SEED,
+    as_json,
+    evaluate,
+    evaluate_shifted,
+    format_table,
+)
+from econ_pyro.files import outputs, storage
+from econ_pyro.io.model_card import LICENCE, check_licence, model_card
+from econ_pyro.io.pretrained import CARD, find, refuse_run
+from econ_pyro.training import checkpoint
+from econ_pyro.training.progress import describe_run
+from econ_pyro.training.run_config import read_config
 
 
 @dataclass(frozen=True)
@@ -73,12 +81,12 @@ def main(args: Sequence[str] | None = None) -> None:
         if parsed.shifted:
             reports |= evaluate_shifted(written, parsed.n)
         figures = {name: as_json(report) for name, report in reports.items()}
-        files.write_json(out / "evaluation.json", figures)
+        storage.write_json(out / "evaluation.json", figures)
         text = model_card(
             parsed.folder.resolve().name, econ.config, econ.names, figures, parsed.licence,
             parsed.dtype, f"the images of {data.name}" if data else "",
         )  # fmt: skip
-        files.write_text(out / CARD, text)
+        storage.write_text(out / CARD, text)
     print(format_table(reports))
     if left := describe_run(find(parsed.run), econ.config):
         print(left)

@@ -14,12 +14,14 @@ from typing import Annotated
 
 import tyro
 
-from econ_pyro import animation, cli, errors, files, outputs, plots
-from econ_pyro.composer import LARGEST_SEED
+from econ_pyro import cli, errors
+from econ_pyro.core.compositing import stages
 from econ_pyro.econ import Econ, load
-from econ_pyro.export import PAINTED, Format, check_formats, write_image, write_painted
-from econ_pyro.layers import stages
-from econ_pyro.scene_file import MOST_LAYERS, read_scene, to_json
+from econ_pyro.files import outputs, storage
+from econ_pyro.io.layer_files import PAINTED, Format, check_formats, write_image, write_painted
+from econ_pyro.io.scene_file import MOST_LAYERS, read_scene, to_json
+from econ_pyro.ui.scene_edits import LARGEST_SEED
+from econ_pyro.viz import figures, gif
 
 MOST_SCENES = 1000  # at a time: they are painted together, and laid out on one sheet
 SAMPLED = outputs.Layout("scene-*.png", r"scene-\d+\.png|build-up\.(png|gif)|experts\.png")
@@ -82,10 +84,10 @@ def _sample(econ: Econ, parsed: Args) -> None:
         for i, image in enumerate(canvas.image):
             write_image(out / f"scene-{i:03d}.png", image)
         painted = stages(canvas.shape, canvas.appearance)
-        plots.build_up(painted, out / "build-up.png", canvas.k.flip(1), econ.names)
-        animation.build_up(painted, out / "build-up.gif")
+        figures.build_up(painted, out / "build-up.png", canvas.k.flip(1), econ.names)
+        gif.build_up(painted, out / "build-up.gif")
         mean, shape = econ.sample_experts(parsed.n, parsed.seed)
-        plots.expert_samples(mean, shape, econ.names, out / "experts.png")
+        figures.expert_samples(mean, shape, econ.names, out / "experts.png")
     print(f"{parsed.n} scenes, build-up.png, build-up.gif and experts.png in {parsed.out}")
 
 
@@ -97,7 +99,7 @@ def _paint(econ: Econ, parsed: Args, path: Path) -> None:
     rendered = econ.render(scene)
     with outputs.written(parsed.out, parsed.overwrite, REPAINTED) as out:
         write_painted(out, scene, rendered, econ.names, parsed.format)
-        files.write_json(out / "scene.json", to_json(scene))
+        storage.write_json(out / "scene.json", to_json(scene))
     print(f"{len(scene.layers)} layers, composed.png and build-up.gif in {parsed.out}")
 
 

@@ -21,9 +21,12 @@ from typing import IO, Any
 
 import tyro
 
-from econ_pyro import checkpoint, cli, errors, files, naming, parallel, presets
+from econ_pyro import cli, errors, naming, presets
+from econ_pyro.accel import cpu_cores
 from econ_pyro.errors import EconError
-from econ_pyro.success import table
+from econ_pyro.evaluation.success_criteria import table
+from econ_pyro.files import storage
+from econ_pyro.training import checkpoint
 
 DONE = "held-out.json"
 MOST = 10_000
@@ -111,11 +114,11 @@ def _run(args: Args, seed: int, children: _Children) -> dict[str, Any]:
         _call(args, [str(here / "evaluate.py"), str(run), "--n", str(args.n)], run, children)
         seconds = [row.get("seconds") for row in checkpoint.read_metrics(run / checkpoint.METRICS)]
         minutes = seconds[-1] / 60 if seconds and seconds[-1] is not None else None
-        training = files.read_json(run / "evaluation.json").get("training")
+        training = storage.read_json(run / "evaluation.json").get("training")
         short = {"training": training} if isinstance(training, str) else {}
         scores = {**_held_out(run / "evaluation.json"), "minutes": minutes, **short}
-        files.write_json(done, scores, sealed=True)
-    scores = files.read_json(done)
+        storage.write_json(done, scores, sealed=True)
+    scores = storage.read_json(done)
     _check_scores(scores, done)
     return scores
 
@@ -126,7 +129,7 @@ def _held_out(path: Path) -> dict[str, Any]:
     Raises:
         EconError: the file has none.
     """
-    report = files.read_json(path).get("held-out")
+    report = storage.read_json(path).get("held-out")
     scores = report.get("metrics") if isinstance(report, dict) else None
     if not isinstance(scores, dict):
         raise EconError(f"scores of held-out scenes in {path}", "none", "run evaluate.py again")
@@ -148,8 +151,8 @@ def _resume(run: Path) -> list[str]:
 
 
 def _call(args: Args, command: list[str], run: Path, children: _Children) -> None:
-    cores = max(1, parallel.available_cores() // args.jobs)
-    environment = {**os.environ, parallel.OWN_NUMBER: str(cores)}
+    cores = max(1, cpu_cores.available_cores() // args.jobs)
+    environment = {**os.environ, cpu_cores.OWN_NUMBER: str(cores)}
     log = run.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as f:

@@ -25,32 +25,25 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import econ_pyro
-from econ_pyro import (
-    checkpoint,
-    cli,
-    files,
-    leftovers,
-    locks,
-    outputs,
-    parallel,
-    plots,
-    progress,
-    stopping,
-)
-from econ_pyro.about import LIMIT
+from econ_pyro import cli, stopping
+from econ_pyro.accel import cpu_cores
 from econ_pyro.config import Config, to_dict
-from econ_pyro.curves import training_curves
-from econ_pyro.data import Source, open_split
+from econ_pyro.core.compositing import stages
+from econ_pyro.data.source_info import LIMIT
+from econ_pyro.data.splits import Source, open_split
+from econ_pyro.data.synthetic.sprites import sprite_classes
 from econ_pyro.econ import Econ, load, load_expert
 from econ_pyro.errors import EconError
-from econ_pyro.evaluation import as_json, evaluate, format_report, write_names
-from econ_pyro.layers import stages
-from econ_pyro.parts import Expert, check_fits, given_names, save_expert
-from econ_pyro.record import Row
-from econ_pyro.recorded import read_config
-from econ_pyro.sprites import sprite_classes
-from econ_pyro.training import STOPPED, Trainer
-from econ_pyro.world import World, join
+from econ_pyro.evaluation.evaluate import as_json, evaluate, format_report, write_names
+from econ_pyro.files import leftovers, locks, outputs, storage
+from econ_pyro.io.expert_file import Expert, check_fits, given_names, save_expert
+from econ_pyro.training import checkpoint, progress
+from econ_pyro.training.distributed import World, join
+from econ_pyro.training.run_config import read_config
+from econ_pyro.training.run_files import Row
+from econ_pyro.training.trainer import STOPPED, Trainer
+from econ_pyro.viz import figures
+from econ_pyro.viz.training_curves import training_curves
 
 
 @dataclass(frozen=True)
@@ -112,9 +105,9 @@ def main(args: Sequence[str] | None = None) -> None:
             world.lead(lambda: stack.enter_context(_claimed(run, config, parsed)), device)
             if device.type == "cpu":
                 if config.compile:
-                    parallel.use_cores(within=True)
+                    cpu_cores.use_cores(within=True)
                 if world.first:
-                    print(parallel.description())
+                    print(cpu_cores.description())
             try:
                 trainer, valid = _trainer(parsed, run, config, given, device, world)
                 reason, number = _fit(trainer, run, parsed.tensorboard)
@@ -122,7 +115,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 if not error.errno:  # no error of the system, but what readers of images raise
                     raise
                 kept = (run / checkpoint.LAST).exists()
-                raise files.write_failed(error, f"go on: {go_on}" if kept else "") from None
+                raise storage.write_failed(error, f"go on: {go_on}" if kept else "") from None
         if number:
             text = f"stopped at step {trainer.step}, which {run} keeps: to go on, {go_on}"
             raise stopping.Stopped(number, text if world.first else "")
@@ -187,7 +180,7 @@ def _claimed(run: Path, config: Config, parsed: TrainArgs) -> Iterator[None]:
         elif _resolve(parsed, run) != config:
             raise EconError(f"{run} as it was", "another run, begun just now", "try again")
         else:
-            files.check_writable(run / checkpoint.METRICS)
+            storage.check_writable(run / checkpoint.METRICS)
             folders = {run / name for name in ("", "checkpoints", "experts", "figures")}
             leftovers.clear_files(*folders)
         yield
@@ -208,7 +201,7 @@ def _report(trainer: Trainer, run: Path, valid: Source, reason: str) -> None:
     best.names = write_names(run, report, best.names)
     for expert in best.experts:
         save_expert(run / f"experts/expert_{expert.index}.safetensors", expert)
-    files.write_json(run / "evaluation.json", as_json(report))
+    storage.write_json(run / "evaluation.json", as_json(report))
     _draw(run / "figures", best, valid.images(torch.arange(min(len(valid), 8))), trainer.rows)
     print(f"\ntraining ended: {reason}, step {trainer.step}, {trainer.seconds / 60:.1f} minutes")
     rate, seconds = trainer.learner.rate, trainer.seconds
@@ -296,7 +289,7 @@ def _prepare(run: Path, config: Config, parsed: TrainArgs, trainer: Trainer) -> 
     """Make the run's folder, with a checkpoint: whenever it is killed, it can be resumed."""
     with outputs.staged(run, parsed.overwrite, checkpoint.CONFIG, locked=True) as folder:
         checkpoint.save_checkpoint(folder / checkpoint.LAST, trainer.state())
-        files.write_json(
+        storage.write_json(
             folder / checkpoint.CONFIG,
             {
                 "preset": parsed.preset,
@@ -367,13 +360,13 @@ def _fit(trainer: Trainer, run: Path, tensorboard: bool) -> tuple[str, int]:
 def _draw(folder: Path, econ: Econ, images: Tensor, rows: list[Row]) -> None:
     d = econ.decompose(images)
     training_curves(rows, folder / "curves.png", econ.names)
-    plots.decomposition_strip(d[0:1], econ.names, folder / "strip.png")
-    plots.decomposition_grid(d, econ.names, folder / "decompositions.png")
+    figures.decomposition_strip(d[0:1], econ.names, folder / "strip.png")
+    figures.decomposition_grid(d, econ.names, folder / "decompositions.png")
     mean, shape = econ.sample_experts(len(images))
-    plots.expert_samples(mean, shape, econ.names, folder / "experts.png", images)
+    figures.expert_samples(mean, shape, econ.names, folder / "experts.png", images)
     scenes = econ.sample(len(images), seed=0)
     painted = stages(scenes.shape, scenes.appearance)
-    plots.build_up(painted, folder / "samples.png", scenes.k.flip(1), econ.names)
+    figures.build_up(painted, folder / "samples.png", scenes.k.flip(1), econ.names)
 
 
 def _summary_writer() -> Any:

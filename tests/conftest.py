@@ -7,7 +7,7 @@ import pyro
 import pytest
 import torch
 
-from econ_pyro import fusing, parallel
+from econ_pyro.accel import compile, cpu_cores
 from econ_pyro.config import Config, ExpertConfig, ModelConfig, ObjectiveConfig, TrainConfig
 from econ_pyro.scene_config import SceneConfig
 
@@ -32,7 +32,7 @@ def clean_pyro():
     """No parameter and no setting of one test reaches another."""
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
-    parallel.use_cores(1)  # entry points take all, and several tests run at a time
+    cpu_cores.use_cores(1)  # entry points take all, and several tests run at a time
     yield
     pyro.clear_param_store()
 
@@ -83,8 +83,8 @@ def tracing(monkeypatch):
     from torch._dynamo.utils import counters  # a second of start-up that few tests need
 
     def forget():
-        fusing._compiled.cache_clear()
-        fusing._tried.clear()
+        compile._compiled.cache_clear()
+        compile._tried.clear()
         torch._dynamo.reset()
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))

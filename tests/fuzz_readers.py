@@ -16,11 +16,13 @@ from data_files import blocks, encode, frame, write_records
 from fuzz import Target
 from PIL import Image
 
-from econ_pyro import dataset, images, inspection
-from econ_pyro.data import StoredScenes
-from econ_pyro.opening import open_images
+from econ_pyro.data import images
+from econ_pyro.data.readers.detect import open_images
+from econ_pyro.data.splits import StoredScenes
+from econ_pyro.data.synthetic import dataset
+from econ_pyro.data.synthetic.sprites import SpriteCast
+from econ_pyro.evaluation import data_report
 from econ_pyro.scene_config import SceneConfig
-from econ_pyro.sprites import SpriteCast
 
 _AMODAL, _NUMBERS, _IMAGES = blocks(3, 4, 24, 24)
 _PICTURES = [Image.fromarray(image) for image in _IMAGES]
@@ -39,10 +41,10 @@ def _source(path: Path) -> None:
 
 def _look(path: Path) -> None:
     """What ``inspect_data.py`` does."""
-    seen = inspection.inspect(path, "crop", 20)
-    advice = inspection.advise(seen, "crop")
-    inspection.contact_sheet(seen, advice.size)
-    inspection.report(seen, advice, "crop")
+    seen = data_report.inspect(path, "crop", 20)
+    advice = data_report.advise(seen, "crop")
+    data_report.contact_sheet(seen, advice.size)
+    data_report.report(seen, advice, "crop")
 
 
 def _picture(path: Path) -> None:

@@ -22,12 +22,13 @@ from fuzz import Target
 from safetensors.torch import load_file, save_file
 from test_training import make_trainer
 
-from econ_pyro import checkpoint, rows, scene_file
 from econ_pyro.config import to_dict
 from econ_pyro.econ import Econ, load, load_expert
-from econ_pyro.files import SEAL, write_json
-from econ_pyro.parts import save_expert
-from econ_pyro.recorded import read_config
+from econ_pyro.files.storage import SEAL, write_json
+from econ_pyro.io import scene_file
+from econ_pyro.io.expert_file import save_expert
+from econ_pyro.training import checkpoint, metrics_file
+from econ_pyro.training.run_config import read_config
 
 NAMES = ["sky", "red ball", "7"]
 
@@ -99,7 +100,7 @@ def _paint(path: Path) -> None:
 def _rows(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = rows.read_rows(path)
+        found = metrics_file.read_rows(path)
     for row in found:
         assert row["step"] >= 0 and (row.get("usage") is None or len(row["usage"]) >= 0)
 

@@ -17,14 +17,15 @@ import pyro
 import torch
 
 import econ_pyro
-from econ_pyro import checkpoint, presets
+from econ_pyro import presets
 from econ_pyro.config import Config
-from econ_pyro.data import GeneratedScenes
+from econ_pyro.data.splits import GeneratedScenes
 from econ_pyro.econ import Econ
-from econ_pyro.evaluation import TEST_SEED, as_json, evaluate
-from econ_pyro.learner import Learner
-from econ_pyro.training import Trainer
-from econ_pyro.world import World
+from econ_pyro.evaluation.evaluate import TEST_SEED, as_json, evaluate
+from econ_pyro.training import checkpoint
+from econ_pyro.training.distributed import World
+from econ_pyro.training.learner import Learner
+from econ_pyro.training.trainer import Trainer
 
 FOLDER = Path(__file__).parent / "golden"
 WEIGHTS = ("quick", "random-colours", "single-expert")

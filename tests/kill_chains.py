@@ -23,9 +23,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from econ_pyro import checkpoint, cli, locks
-from econ_pyro.learner import Learner
+from econ_pyro import cli
+from econ_pyro.files import locks
 from econ_pyro.scripts import svi_train
+from econ_pyro.training import checkpoint
+from econ_pyro.training.learner import Learner
 
 OPTIONS = """quick --model.size 16 --scenes.size 16 --model.experts 3 --model.steps 3
     --scenes.objects 2 --model.expert.latent 3 --model.expert.layers 2 --model.expert.features 4

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from econ_pyro.ahead import Ahead
+from econ_pyro.accel.ahead import Ahead
 
 
 def test_the_next_step_is_prepared_in_another_thread():

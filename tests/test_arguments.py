@@ -10,10 +10,11 @@ from PIL import Image
 from torch.nn.functional import one_hot
 
 import econ_pyro
-from econ_pyro import arguments, scene_file
+from econ_pyro import arguments
+from econ_pyro.core.user_images import as_images
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.user_images import as_images
+from econ_pyro.io import scene_file
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import torch
 from data_files import blocks
 from test_metrics import BOXES, CLASSES, TRUE, explained
 
-from econ_pyro import metrics
-from econ_pyro.data import open_split
+from econ_pyro.data.readers.detect import open_images
+from econ_pyro.data.readers.masks import depth_order
+from econ_pyro.data.splits import open_split
 from econ_pyro.errors import EconError
-from econ_pyro.masks import depth_order
-from econ_pyro.opening import open_images
+from econ_pyro.evaluation import metrics
 from econ_pyro.scene_config import SceneConfig
 
 ALL = torch.arange(3)
@@ -77,7 +77,9 @@ def test_layouts_and_types_of_images_are_told_apart(tmp_path, scenes):
 
 
 def test_values_are_checked_when_they_are_read_if_there_are_too_many(tmp_path, monkeypatch):
-    monkeypatch.setattr("econ_pyro.array_values.LOOKED_AT", 3 * 8 * 8 * 8)  # three images
+    monkeypatch.setattr(
+        "econ_pyro.data.readers.array_values.LOOKED_AT", 3 * 8 * 8 * 8
+    )  # three images
     for wrong, at in ((np.nan, 3), (7.0, 5)):
         images = np.zeros((6, 8, 8))
         images[at, 2, 2] = wrong

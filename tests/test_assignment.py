@@ -6,11 +6,11 @@ import itertools
 import pytest
 import torch
 
-from econ_pyro.account import account
-from econ_pyro.assignment import assign
-from econ_pyro.competition import compete, elect
-from econ_pyro.distributions import FixedNoiseNormal, MeanBernoulli
-from econ_pyro.proposals import Rules
+from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli
+from econ_pyro.infer.competition import compete, elect
+from econ_pyro.infer.joint_competition import assign
+from econ_pyro.infer.proposals import Rules
+from econ_pyro.infer.reconstruction import account
 
 SIGMA, SIZE = 0.1, 16
 

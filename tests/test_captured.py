@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from econ_pyro import captured
-from econ_pyro.captured import CapturedSVI, room_for
-from econ_pyro.experts import Ensemble, Room, fixed_room
+from econ_pyro.core.ensemble import Ensemble, Room, fixed_room
 from econ_pyro.guides.recognition import Recognition
-from econ_pyro.learner import Learner
+from econ_pyro.infer import cuda_graph_svi
+from econ_pyro.infer.cuda_graph_svi import CapturedSVI, room_for
+from econ_pyro.infer.svi import CompetitiveSVI
 from econ_pyro.models.dead_leaves import DeadLeaves
 from econ_pyro.presets import PRESETS
-from econ_pyro.svi import CompetitiveSVI
-from econ_pyro.world import World
+from econ_pyro.training.distributed import World
+from econ_pyro.training.learner import Learner
 
 STEPS = [
     ("random-colours", {"order_from": 2, "balance_until": 3}),
@@ -157,7 +157,7 @@ def test_what_is_captured_are_the_steps_themselves(monkeypatch, preset, objectiv
             keys.append(key)
             return function(*inputs)
 
-    monkeypatch.setattr(captured, "Graphs", Functions)
+    monkeypatch.setattr(cuda_graph_svi, "Graphs", Functions)
     ours, theirs = make_pair(preset, "cpu", **objective)
     svi = ours.svi
     given = (svi.model, svi.guide, svi.optim, svi.elbo, svi.rules, svi.latent)

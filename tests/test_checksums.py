@@ -11,12 +11,14 @@ from safetensors.torch import load_file, save_file
 from test_scripts import fails
 from test_training import make_trainer, same
 
-from econ_pyro import checkpoint, files, pretrained, rows
-from econ_pyro.archive import check_archive
 from econ_pyro.config import to_dict
 from econ_pyro.econ import Econ, load, load_expert
 from econ_pyro.errors import EconError
-from econ_pyro.parts import save_expert
+from econ_pyro.files import storage
+from econ_pyro.files.archive import check_archive
+from econ_pyro.io import pretrained
+from econ_pyro.io.expert_file import save_expert
+from econ_pyro.training import checkpoint, metrics_file
 
 ROWS = [{"step": i, "loss": 1.5 * i, "usage": [0.25, 0.75], "lr": 0.1} for i in range(1, 5)]
 
@@ -87,7 +89,7 @@ def test_names_of_configuration_and_experts_are_as_they_were_written(tiny, tmp_p
 def test_the_checksum_is_what_the_documentation_says():
     import hashlib
 
-    sealed = files.seal({"b": 1, "a": ["ü", 0.5, None]})
+    sealed = storage.seal({"b": 1, "a": ["ü", 0.5, None]})
     text = '{"a":["\\u00fc",0.5,null],"b":1}'
     assert sealed["sha256"] == hashlib.sha256(text.encode()).hexdigest()
 
@@ -116,7 +118,7 @@ def test_shipped_weights_have_checksums_and_load_without_them(tmp_path):
 
 
 def write_rows(path):
-    path.write_text(rows.to_text(ROWS))
+    path.write_text(metrics_file.to_text(ROWS))
     return path.read_bytes().splitlines(keepends=True)
 
 
@@ -141,7 +143,7 @@ def test_rows_after_a_damaged_one_count(tmp_path, spoil):
     lines[1] = spoil(lines[1])
     path.write_bytes(b"".join(lines))
     with pytest.warns(UserWarning, match=r"left out: .*metrics.jsonl, line 2") as warned:
-        assert rows.read_rows(path) == [ROWS[0], *ROWS[2:]]
+        assert metrics_file.read_rows(path) == [ROWS[0], *ROWS[2:]]
     assert len(warned) == 1
 
 
@@ -151,11 +153,11 @@ def test_a_last_row_cut_short_is_dropped_and_a_whole_one_counts(tmp_path):
     last = len(data) - len(data.splitlines()[-1])
     for end in range(last, len(data) - 1, 7):
         path.write_bytes(data[:end])
-        assert rows.read_rows(path) == ROWS[:3]
+        assert metrics_file.read_rows(path) == ROWS[:3]
     path.write_bytes(data[:-1])  # all but the line end
-    assert rows.read_rows(path) == ROWS
+    assert metrics_file.read_rows(path) == ROWS
     path.write_text('{"step": 1, "loss": NaN, "usage": [NaN, 1]}\n{"step": 2}\n')  # earlier ones
-    assert rows.read_rows(path) == [
+    assert metrics_file.read_rows(path) == [
         {"step": 1, "loss": None, "usage": [None, 1]}, {"step": 2}
     ]  # fmt: skip
 
@@ -171,7 +173,7 @@ def test_a_run_goes_on_with_a_damaged_row(tiny, tmp_path):
     with pytest.warns(UserWarning, match="line 2"):
         resumed.resume()
     resumed.fit()
-    assert [row["step"] for row in rows.read_rows(path)] == [2, 6, 8]
+    assert [row["step"] for row in metrics_file.read_rows(path)] == [2, 6, 8]
 
 
 # --- archives of torch.save that are not ours
@@ -252,7 +254,7 @@ def test_a_checkpoint_of_something_else_is_no_start(tiny, tmp_path_factory, chan
 def test_why_there_is_no_checkpoint(tiny, tmp_path, capsys):
     run = tmp_path / "run"
     make_trainer(tiny, run, 2).fit()
-    files.write_json(run / checkpoint.CONFIG, {"config": to_dict(tiny)})
+    storage.write_json(run / checkpoint.CONFIG, {"config": to_dict(tiny)})
     (run / checkpoint.BEST).unlink()
     line = fails(capsys, "evaluate", run, "--n", 2)
     assert "before its first validation" in line and "svi_train.py --resume" in line

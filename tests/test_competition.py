@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from econ_pyro.competition import compete, elect, exhaust
-from econ_pyro.elbo import ClassConditionalELBO
-from econ_pyro.proposals import Rules, propose, propose_layers
-from econ_pyro.svi import CompetitiveSVI
-from econ_pyro.winners import draw_winners
-from econ_pyro.world import World
+from econ_pyro.infer.competition import compete, elect, exhaust
+from econ_pyro.infer.elbo import ClassConditionalELBO
+from econ_pyro.infer.proposals import Rules, propose, propose_layers
+from econ_pyro.infer.selection import draw_winners
+from econ_pyro.infer.svi import CompetitiveSVI
+from econ_pyro.training.distributed import World
 
 RULES = Rules(experts=3, steps=3, sigma_x=0.1, lam=0.7, temperature=0.0)
 

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 import econ_pyro
-from econ_pyro import composer, page_html, scene_file
-from econ_pyro.composer import add, edit, fresh, move, random_scene, remove, show, swap, turn
 from econ_pyro.errors import EconError
-from econ_pyro.scene_file import Layer, Scene
+from econ_pyro.io import scene_file
+from econ_pyro.io.scene_file import Layer, Scene
+from econ_pyro.ui import markup, scene_edits
+from econ_pyro.ui.scene_edits import add, edit, fresh, move, random_scene, remove, show, swap, turn
 
 
 @pytest.fixture
@@ -89,9 +90,9 @@ class Squares:
         self.config = config
 
     def render(self, scene):
-        from econ_pyro import painting
+        from econ_pyro.io import rendering
 
-        return painting.render(self, scene)
+        return rendering.render(self, scene)
 
     def decode(self, z, k):
         shape = torch.zeros(len(z), 1, 16, 16)
@@ -105,8 +106,8 @@ def test_a_swapped_object_lies_where_the_old_one_was(tiny, monkeypatch):
         config = tiny.model
 
     squares = Squares(tiny)
-    squares.render = lambda scene: econ_pyro.painting.render(Model(tiny.model), scene)
-    monkeypatch.setattr(composer, "fresh", lambda econ, k, seed: Layer(k, (2.0, 9.0)))
+    squares.render = lambda scene: econ_pyro.io.rendering.render(Model(tiny.model), scene)
+    monkeypatch.setattr(scene_edits, "fresh", lambda econ, k, seed: Layer(k, (2.0, 9.0)))
     old = Layer(0, (5.0, 1.0), dx=3.0, dy=2.0, visible=False)  # its corner lies at (8, 3)
     new = swap(squares, Scene(16, (old,)), 0, 1, seed=0).layers[0]
     assert new == Layer(1, (2.0, 9.0), dx=6.0, dy=-6.0, visible=True)
@@ -115,12 +116,12 @@ def test_a_swapped_object_lies_where_the_old_one_was(tiny, monkeypatch):
 
 
 def test_walls_and_traversals_are_the_experts_own_pictures(econ):
-    wall = composer.wall(econ, 4, 7)
+    wall = scene_edits.wall(econ, 4, 7)
     assert wall.shape == (3, 4, 4, 16, 16)
     single = econ.render(Scene(16, (fresh(econ, 2, 9),))).layers[0]
     torch.testing.assert_close(wall[2, 2], single)
     layer = Layer(1, (0.25, -0.5))
-    rows = composer.traverse(econ, layer, [-1.0, -0.5, 2.0])
+    rows = scene_edits.traverse(econ, layer, [-1.0, -0.5, 2.0])
     assert rows.shape == (2, 3, 4, 16, 16)
     same = econ.render(Scene(16, (layer,))).layers[0]
     torch.testing.assert_close(rows[1, 1], same)  # latent 2 at its own value
@@ -128,13 +129,13 @@ def test_walls_and_traversals_are_the_experts_own_pictures(econ):
 
 def test_files_hold_the_scene(econ, scene):
     moved = edit(scene, 0, dx=2.0, visible=False)
-    content, mime = composer.as_file(econ, moved, "scene.json")
+    content, mime = scene_edits.as_file(econ, moved, "scene.json")
     assert mime == "application/json"
     assert scene_file.parse_scene(json.loads(content), econ.names) == moved
-    content, mime = composer.as_file(econ, moved, "scene.png")
+    content, mime = scene_edits.as_file(econ, moved, "scene.png")
     with Image.open(io.BytesIO(content)) as picture:
         assert mime == "image/png" and picture.size == (16, 16)
-    content, mime = composer.as_file(econ, moved, "scene.ora")
+    content, mime = scene_edits.as_file(econ, moved, "scene.ora")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         assert archive.read("mimetype").decode() == mime == "image/openraster"
         assert archive.read("stack.xml").count(b"<layer ") == 3
@@ -187,28 +188,28 @@ def test_bad_uploads_are_told_apart_without_the_folder(tmp_path, name):
     content, expected = BAD[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(EconError) as told:
-        composer.read_upload(tmp_path / name, 16)
+        scene_edits.read_upload(tmp_path / name, 16)
     assert expected in str(told.value) and name in str(told.value)
     assert str(tmp_path) not in str(told.value)
 
 
 def test_a_good_upload_becomes_the_models_square(tmp_path):
     (tmp_path / "a.png").write_bytes(whole_png())
-    image = composer.read_upload(tmp_path / "a.png", 16)
+    image = scene_edits.read_upload(tmp_path / "a.png", 16)
     assert image.shape == (1, 3, 16, 16) and 0 <= image.min() <= image.max() <= 1
 
 
 def test_words_from_outside_are_escaped(econ, scene):
     rendered = econ.render(scene)
-    html = page_html.layers(rendered, scene, econ.names, 0) + page_html.message("<script>", True)
-    html += page_html.wall(composer.wall(econ, 1, 0), econ.names)
+    html = markup.layers(rendered, scene, econ.names, 0) + markup.message("<script>", True)
+    html += markup.wall(scene_edits.wall(econ, 1, 0), econ.names)
     assert "<b>" not in html and "<script>" not in html
     assert html.count("&lt;b&gt;box&lt;/b&gt;") >= 3
 
 
 def test_pictures_are_sent_in_their_own_pixels_and_enlarged_by_a_whole_factor(econ, scene):
-    html = page_html.pictures(econ.render(scene))
-    assert f'width="{page_html.PICTURE}" height="{page_html.PICTURE}"' in html  # 16 x 16
+    html = markup.pictures(econ.render(scene))
+    assert f'width="{markup.PICTURE}" height="{markup.PICTURE}"' in html  # 16 x 16
 
     content = base64.b64decode(html.split("base64,")[1].split('"')[0])
     with Image.open(io.BytesIO(content)) as picture:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from econ_pyro.convolution import convolve_relu
+from econ_pyro.accel.convolution import convolve_relu
 
 # of torch's compiler, within torch
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from econ_pyro.data import (
+from econ_pyro.data.images import decode_cutout
+from econ_pyro.data.splits import (
     GeneratedScenes,
     ImageFolder,
     batch_indices,
@@ -23,7 +24,6 @@ from econ_pyro.data import (
     split,
 )
 from econ_pyro.errors import EconError
-from econ_pyro.images import decode_cutout
 from econ_pyro.scene_config import SceneConfig
 
 SMALL = SceneConfig(size=16)
@@ -266,7 +266,7 @@ def test_cmyk_and_large_transparent_pictures(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (30, 20, 4), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     whole = read_image(tmp_path / "a.png")
-    monkeypatch.setattr("econ_pyro.images._STRIP", 20 * 7)  # seven rows at a time
+    monkeypatch.setattr("econ_pyro.data.images._STRIP", 20 * 7)  # seven rows at a time
     assert torch.equal(read_image(tmp_path / "a.png"), whole)
     alpha = pixels[..., 3:] / 255
     want = pixels[..., :3] * alpha + 255 * (1 - alpha)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from econ_pyro.decomposition import Decomposition
 from econ_pyro.errors import EconError
-from econ_pyro.terms import Terms
+from econ_pyro.infer.decomposition import Decomposition
+from econ_pyro.infer.terms import Terms
 
 
 def make(batch: int, layers: int = 3, experts: int = 4, size: int = 8) -> Decomposition:

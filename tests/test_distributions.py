@@ -3,7 +3,7 @@ import math
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from econ_pyro.distributions import FixedNoiseNormal, LayeredNormal, MeanBernoulli
+from econ_pyro.core.distributions import FixedNoiseNormal, LayeredNormal, MeanBernoulli
 
 
 def test_kl_matches_torch_away_from_the_edges():

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from econ_pyro.data import GeneratedScenes
+from econ_pyro.data.splits import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.evaluation import evaluate, evaluate_shifted, shifted_sources
+from econ_pyro.evaluation.evaluate import evaluate, evaluate_shifted, shifted_sources
 
 
 @pytest.fixture

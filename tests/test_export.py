@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from econ_pyro.errors import EconError
-from econ_pyro.export import check_formats, to_bytes, write_painted
-from econ_pyro.painting import Rendered
-from econ_pyro.scene_file import Layer, Scene
+from econ_pyro.io.layer_files import check_formats, to_bytes, write_painted
+from econ_pyro.io.rendering import Rendered
+from econ_pyro.io.scene_file import Layer, Scene
 
 NAMES = ["a", "b", "c", "d", "e"]
 

@@ -18,10 +18,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_training import make_trainer
 
-from econ_pyro import checkpoint, cli, files, outputs
+from econ_pyro import cli
+from econ_pyro.data.readers.disk_array import Spool
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.spool import Spool
+from econ_pyro.files import outputs, storage
+from econ_pyro.training import checkpoint
 
 RGB = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 WRITERS = {
@@ -53,8 +55,8 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path, name, size):
     path = tmp_path / name
     path.write_text("old")
     with room(size), pytest.raises(OSError, match=name) as error:
-        files.write_atomically(path, WRITERS[name])
-    assert error.value.errno in files.NO_ROOM and error.value.filename == str(path)
+        storage.write_atomically(path, WRITERS[name])
+    assert error.value.errno in storage.NO_ROOM and error.value.filename == str(path)
     assert [p.name for p in tmp_path.iterdir()] == [name] and path.read_text() == "old"
 
 
@@ -65,9 +67,9 @@ def test_a_disk_may_fail_at_any_call(tmp_path, monkeypatch, call):
 
     path = tmp_path / "a.json"
     path.write_text("old")
-    monkeypatch.setattr(*((files.os, call) if call == "fsync" else (type(path), call)), fail)
+    monkeypatch.setattr(*((storage.os, call) if call == "fsync" else (type(path), call)), fail)
     with pytest.raises(OSError, match=r"No space.*a\.json"):
-        files.write_json(path, {})
+        storage.write_json(path, {})
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and path.read_text() == "old"
 
 
@@ -78,8 +80,8 @@ def test_a_mistake_of_ours_stays_one(tmp_path):
             raise mistake
 
         with pytest.raises(type(mistake)):
-            files.write_atomically(tmp_path / "a", write)
-    assert files.failed_write(EconError("this", "that")) is None
+            storage.write_atomically(tmp_path / "a", write)
+    assert storage.failed_write(EconError("this", "that")) is None
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ def test_a_disk_that_fills_up_costs_no_more_than_what_came_after(tiny, tmp_path,
 
     with room(resource.RLIM_INFINITY), pytest.raises(OSError) as error:
         trainer.fit(fill)
-    assert error.value.errno in files.NO_ROOM
+    assert error.value.errno in storage.NO_ROOM
     run = tmp_path / "run"
     assert not list(run.rglob(".*"))
     assert (run / checkpoint.METRICS).read_text().endswith("\n")
@@ -163,12 +165,12 @@ def test_a_full_temporary_folder_is_named(tmp_path, monkeypatch):
 def test_outputs_are_checked_before_anything_is_computed(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(EconError, match="the folder .*folder"):
-        files.check_writable(tmp_path / "folder")
+        storage.check_writable(tmp_path / "folder")
     with room(0), pytest.raises(OSError, match="large.*a/b/sheet"):
-        files.check_writable(tmp_path / "a" / "b" / "sheet.png")
+        storage.check_writable(tmp_path / "a" / "b" / "sheet.png")
     with room(0), pytest.raises(OSError, match="large.*'.*/out'"):
         outputs.check_folder(tmp_path / "out")
-    files.check_writable(tmp_path / "a" / "b" / "sheet.png")
+    storage.check_writable(tmp_path / "a" / "b" / "sheet.png")
     outputs.check_folder(tmp_path / "c" / "out")
     assert [p.name for p in tmp_path.rglob("*")] == ["folder"]
 

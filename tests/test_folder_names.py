@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from econ_pyro.folder_names import NAMELESS, folder_names, safe_name
+from econ_pyro.files.folder_names import NAMELESS, folder_names, safe_name
 
 # what Windows refuses, from its documentation of file names
 FORBIDDEN = set('<>:"/\\|?*') | {chr(c) for c in range(32)}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from econ_pyro.data import open_split
+from econ_pyro.data.readers.detect import open_images
+from econ_pyro.data.readers.video import frames, is_video
+from econ_pyro.data.splits import open_split
 from econ_pyro.errors import EconError
-from econ_pyro.frames import frames, is_video
-from econ_pyro.opening import open_images
 from econ_pyro.scene_config import SceneConfig
 
 LEVELS = [0, 60, 120, 180, 240, 30]

@@ -8,13 +8,15 @@ import torch
 from PIL import Image, ImageOps
 from test_plots import made_up
 
-from econ_pyro import composer, full_size, images, scene_file
-from econ_pyro.export import write_layers
-from econ_pyro.openraster import merge, on_canvas
-from econ_pyro.painting import Rendered
+from econ_pyro.data import images
+from econ_pyro.data.synthetic.renderer import SceneRenderer
+from econ_pyro.infer.terms import Terms
+from econ_pyro.io import full_resolution, scene_file
+from econ_pyro.io.layer_files import write_layers
+from econ_pyro.io.openraster import merge, on_canvas
+from econ_pyro.io.rendering import Rendered
 from econ_pyro.scene_config import SceneConfig
-from econ_pyro.scenes import SceneRenderer
-from econ_pyro.terms import Terms
+from econ_pyro.ui import scene_edits
 
 NAMES = ["circle", "square", "background"]
 
@@ -34,11 +36,11 @@ def stacked(folder, n):
 def layers_of(picture, d, fit="crop", hidden=()):
     scene = scene_file.of_decomposition(d)
     for i in hidden:
-        scene = composer.edit(scene, i, visible=False)
+        scene = scene_edits.edit(scene, i, visible=False)
     shape = d.shape[0].clone()
     shape[[layer.background for layer in scene.layers]] = 1
     rendered = Rendered(d.mean[0], shape, tuple(layer.visible for layer in scene.layers))
-    return full_size.full_layers(picture, d, scene, rendered, NAMES, fit), scene
+    return full_resolution.full_layers(picture, d, scene, rendered, NAMES, fit), scene
 
 
 @pytest.mark.parametrize("fit", ["crop", "resize"])
@@ -117,7 +119,7 @@ def test_true_layers_at_the_models_size_become_true_layers_at_full_size():
 
 def test_small_shares_are_not_seen_and_the_rest_sums_to_one():
     region = torch.tensor([[0.95, 0.5, 0.02], [0.05, 0.5, 0.98]])[:, None]
-    shares = full_size._cut(region)
+    shares = full_resolution._cut(region)
     assert shares[:, 0].tolist() == [[1, 0.5, 0], [0, 0.5, 1]]
 
 
@@ -126,7 +128,7 @@ def test_rows_at_a_time_are_all_at_once(monkeypatch):
     d = made_up(1, layers=4)
     whole, _ = layers_of(picture, d, "resize")
     for band in (1, 23 * 5):
-        monkeypatch.setattr(full_size, "BAND", band)
+        monkeypatch.setattr(full_resolution, "BAND", band)
         parts, _ = layers_of(picture, d, "resize")
         for a, b in zip(whole, parts, strict=True):
             assert (abs(a.pixels.astype(int) - b.pixels) <= 1).all() and a.name == b.name

@@ -6,17 +6,17 @@ import pyro
 import pytest
 import torch
 
-from econ_pyro import fusing as module
-from econ_pyro.competition import elect
+from econ_pyro.accel import compile as module
+from econ_pyro.accel.compile import fused, fusing
 from econ_pyro.config import Config, ModelConfig
+from econ_pyro.core.ensemble import Room, fixed_room
 from econ_pyro.errors import EconError
-from econ_pyro.experts import Room, fixed_room
-from econ_pyro.fusing import fused, fusing
 from econ_pyro.guides.recognition import Recognition
-from econ_pyro.learner import Learner, make_rules
+from econ_pyro.infer.competition import elect
 from econ_pyro.models.dead_leaves import DeadLeaves
 from econ_pyro.presets import PRESETS
-from econ_pyro.world import World
+from econ_pyro.training.distributed import World
+from econ_pyro.training.learner import Learner, make_rules
 
 # of torch's compiler, within torch
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -17,7 +17,7 @@ from PIL import Image
 from test_composer import whole_png
 from test_picture_size import three, webp
 
-from econ_pyro import uploads
+from econ_pyro.ui import uploads
 
 pytest.importorskip("gradio", reason="the page needs gradio: pip install 'econ-pyro[ui]'")
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,10 +14,10 @@ from pyro.infer.autoguide import AutoDelta, init_to_feasible
 from pyro.infer.reparam import LocScaleReparam
 from pyro.poutine.runtime import _PYRO_STACK
 
-from econ_pyro import layers, sites
+from econ_pyro.core import compositing, sites
+from econ_pyro.core.handlers import CleanLayers, one_at_a_time, seeded
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.handlers import CleanLayers, one_at_a_time, seeded
 
 K = torch.tensor([[0, 1, 2], [2, 2, 0], [1, 0, 1], [0, 0, 0], [2, 1, 1]])
 
@@ -164,8 +164,8 @@ def test_predictions_have_the_composed_image(pq):
     model, _ = pq
     trace = poutine.trace(model.prior).get_trace(4)
     canvas, node = trace.nodes["_RETURN"]["value"], trace.nodes[sites.COMPOSED]
-    regions = layers.regions_of_shapes(canvas.shape)
-    torch.testing.assert_close(node["value"], layers.compose(regions, canvas.appearance))
+    regions = compositing.regions_of_shapes(canvas.shape)
+    torch.testing.assert_close(node["value"], compositing.compose(regions, canvas.appearance))
     total = trace.log_prob_sum()
     assert node["log_prob_sum"] == 0 and node["fn"].batch_shape == (4,)
     trace.remove_node(sites.COMPOSED)

@@ -17,12 +17,14 @@ from data_files import blocks, encode, frame, masked, write_records
 from PIL import Image
 from test_frames import write_video
 
-from econ_pyro import frames, images, spool, untrusted
+from econ_pyro.data import images
+from econ_pyro.data.readers import disk_array, video
+from econ_pyro.data.readers.detect import open_images
+from econ_pyro.data.synthetic.sprites import SpriteCast, find_sprites
 from econ_pyro.errors import EconError
-from econ_pyro.inspection import inspect
-from econ_pyro.opening import open_images
+from econ_pyro.evaluation.data_report import inspect
+from econ_pyro.files import untrusted
 from econ_pyro.scene_config import SceneConfig
-from econ_pyro.sprites import SpriteCast, find_sprites
 
 IMAGES = blocks(4, 3, 16, 16)[2]
 ALL = torch.arange(4)
@@ -209,13 +211,13 @@ def test_archives_are_unpacked_as_far_as_is_wanted(tmp_path, monkeypatch):
     with pytest.raises(EconError, match="39,936,000,000 bytes .* declared, 1,048,576 are there"):
         open_images(tmp_path / "a.npz", 16)
     declare(tmp_path / "a.npz", (1024, 64, 64, 4), 16 << 20)
-    monkeypatch.setattr("econ_pyro.array_files.MOST_UNPACKED", 8 << 20)
+    monkeypatch.setattr("econ_pyro.data.readers.numpy_files.MOST_UNPACKED", 8 << 20)
     with pytest.raises(EconError, match="at most 8,388,608 bytes .* of 16,777,216: take fewer"):
         open_images(tmp_path / "a.npz", 16)
     read = []
     monkeypatch.setattr(
-        "econ_pyro.array_files.unpack",
-        lambda stream, shape, *rest: read.append(shape) or spool.unpack(stream, shape, *rest),
+        "econ_pyro.data.readers.numpy_files.unpack",
+        lambda stream, shape, *rest: read.append(shape) or disk_array.unpack(stream, shape, *rest),
     )
     source = open_images(tmp_path / "a.npz", 16, limit=10)
     assert len(source) == 10 and source.about.more and read == [(10, 64, 64, 4)]
@@ -289,7 +291,7 @@ def test_many_masks_are_read_in_parts(tmp_path, monkeypatch):
     np.savez(tmp_path / "a.npz", image=pictures, mask=numbers, amodal=amodal, label=labels)
     source = open_images(tmp_path / "a.npz", 24)
     whole = source.scenes(torch.arange(7))
-    monkeypatch.setattr("econ_pyro.masks._AT_ONCE", 2 * 4 * 24 * 24)
+    monkeypatch.setattr("econ_pyro.data.readers.masks._AT_ONCE", 2 * 4 * 24 * 24)
     parts = source.scenes(torch.arange(7))
     for name in ("image", "region", "mask", "label"):
         assert torch.equal(getattr(parts, name), getattr(whole, name)), name
@@ -374,7 +376,7 @@ def test_pictures_are_refused_by_their_size_before_they_are_decoded(tmp_path, mo
 
 def test_animations_of_too_many_pixels(tmp_path, monkeypatch):
     pictures = [Image.new("RGB", (100, 100), (28 * i, 0, 99)) for i in range(9)]
-    monkeypatch.setattr(frames, "MOST_PIXELS", 50_000)
+    monkeypatch.setattr(video, "MOST_PIXELS", 50_000)
     for name in ("a.gif", "a.png", "a.webp"):
         pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:])
         with pytest.raises(EconError, match=f"50,000 pixels in all .*{name}.* 9 frames of 100 x"):
@@ -387,7 +389,7 @@ def test_files_and_sprites_that_are_too_large(tmp_path, monkeypatch):
     with pytest.raises(EconError, match="at most 4,096 pixels a side, got .*a.png, with 5,000"):
         SpriteCast(SceneConfig(sprites=str(tmp_path)))
     Image.new("RGBA", (9, 9), "red").save(tmp_path / "a.png")
-    monkeypatch.setattr("econ_pyro.sprites._MOST_TEXELS", 100)
+    monkeypatch.setattr("econ_pyro.data.synthetic.sprites._MOST_TEXELS", 100)
     with pytest.raises(EconError, match="at most 0 sprites at 32 pixels.* got 1 in"):
         SpriteCast(SceneConfig(sprites=str(tmp_path)))
     monkeypatch.setattr(images, "MOST_BYTES", 10)
@@ -405,7 +407,7 @@ def test_playlists_show_no_other_file(tmp_path, monkeypatch, text):
     write_video(tmp_path / "other.mp4")
     (tmp_path / "a.mp4").write_text(text)
     with pytest.raises(EconError, match="readable video, got .*a.mp4"):
-        list(frames.frames(tmp_path / "a.mp4"))
+        list(video.frames(tmp_path / "a.mp4"))
 
 
 def test_a_file_with_the_name_of_a_protocol_is_a_file(tmp_path, monkeypatch):
@@ -413,7 +415,7 @@ def test_a_file_with_the_name_of_a_protocol_is_a_file(tmp_path, monkeypatch):
     write_video(tmp_path / "other.mp4")
     (tmp_path / "concat:other.mp4").write_bytes(b"no video")
     with pytest.raises(EconError, match="readable video"):
-        list(frames.frames(Path("concat:other.mp4")))
+        list(video.frames(Path("concat:other.mp4")))
 
 
 def test_videos_of_absurd_sizes(tmp_path):

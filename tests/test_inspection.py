@@ -5,10 +5,10 @@ import pytest
 import torch
 from data_files import blocks
 
-from econ_pyro.array_files import save_npz
-from econ_pyro.data import GeneratedScenes
-from econ_pyro.export import write_image
-from econ_pyro.inspection import advise, contact_sheet, flat_share, inspect, report
+from econ_pyro.data.readers.numpy_files import save_npz
+from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.evaluation.data_report import advise, contact_sheet, flat_share, inspect, report
+from econ_pyro.io.layer_files import write_image
 from econ_pyro.scene_config import SceneConfig
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from econ_pyro.config import Config
+from econ_pyro.data.synthetic.renderer import SceneRenderer
 from econ_pyro.econ import Econ
-from econ_pyro.judge import NOTHING, Judge, score_samples, train_judge
+from econ_pyro.evaluation.sample_quality import NOTHING, Judge, score_samples, train_judge
+from econ_pyro.evaluation.success_criteria import CRITERIA, failures, table
 from econ_pyro.models.dead_leaves import Canvas
 from econ_pyro.scene_config import SceneConfig
-from econ_pyro.scenes import SceneRenderer
-from econ_pyro.success import CRITERIA, failures, table
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_a_judge_has_seen_all_sizes_and_a_tenth_more(monkeypatch):
         seen.append(config)
         raise Seen
 
-    monkeypatch.setattr("econ_pyro.judge.SceneRenderer", render)
+    monkeypatch.setattr("econ_pyro.evaluation.sample_quality.SceneRenderer", render)
     with pytest.raises(Seen):
         train_judge(SceneConfig(object_size=(0.3, 0.5)))
     assert seen[0].object_size == pytest.approx((0.27, 0.55)) and seen[0].objects == 1

@@ -4,7 +4,7 @@ import shutil
 
 from kill_chains import chains, differences
 
-from econ_pyro import checkpoint, rows
+from econ_pyro.training import checkpoint, metrics_file
 
 
 def test_killed_runs_end_as_an_unbroken_one(tmp_path):
@@ -19,8 +19,10 @@ def test_killed_runs_end_as_an_unbroken_one(tmp_path):
     (other / ".last.1.tmp.pt").touch()
     (tmp_path / ".other.lock").touch()
     metrics = other / checkpoint.METRICS
-    found = rows.read_rows(metrics)
-    metrics.write_text(rows.to_text([*found[:-1], {**found[-1], "step": found[-1]["step"] + 1}]))
+    found = metrics_file.read_rows(metrics)
+    metrics.write_text(
+        metrics_file.to_text([*found[:-1], {**found[-1], "step": found[-1]["step"] + 1}])
+    )
     found = differences(other, whole)
     for name in ("last.pt", ".last.1.tmp.pt", ".other.lock", checkpoint.METRICS):
         assert any(name in line for line in found), name

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from econ_pyro.later import Later
+from econ_pyro.accel.later import Later
 
 
 def test_on_a_cpu_it_is_there_at_once_without_its_gradient():

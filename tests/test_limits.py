@@ -8,7 +8,6 @@ import time
 import pytest
 from test_scripts import TINY, fails, script
 
-from econ_pyro import files
 from econ_pyro.config import (
     Config,
     ExpertConfig,
@@ -20,12 +19,13 @@ from econ_pyro.config import (
 )
 from econ_pyro.econ import Econ, load, load_expert
 from econ_pyro.errors import EconError
+from econ_pyro.files import storage
+from econ_pyro.files.tensor_file import read_tensors, write_tensors
+from econ_pyro.io.expert_file import save_expert
 from econ_pyro.limits import EXPERT, MODEL, OBJECTIVE, TRAIN
-from econ_pyro.parts import save_expert
 from econ_pyro.presets import PRESETS
-from econ_pyro.recorded import read_config
 from econ_pyro.scene_config import SceneConfig
-from econ_pyro.tensor_file import read_tensors, write_tensors
+from econ_pyro.training.run_config import read_config
 
 PARTS = {
     "model.expert": (ExpertConfig, EXPERT), "model": (ModelConfig, MODEL),
@@ -121,9 +121,9 @@ def test_large_networks_beside_small_weights_are_not_built(tiny, tmp_path, sizes
     path = tmp_path / "e.safetensors"
     if kind == "published":
         econ.save_pretrained(tmp_path)
-        value = files.read_json(tmp_path / "config.json")
+        value = storage.read_json(tmp_path / "config.json")
         value["config"]["model"]["expert"].update(sizes)
-        files.write_json(tmp_path / "config.json", value)
+        storage.write_json(tmp_path / "config.json", value)
     else:
         save_expert(path, econ.experts[0])
         about, tensors = read_tensors(path, "")
@@ -172,9 +172,9 @@ def test_what_experts_ask_for_is_what_their_networks_hold(tiny):
 )
 def test_what_a_run_was_trained_on_is_checked(tiny, tmp_path, field, value, message):
     whole = {"config": to_dict(tiny), "data": None, "fit": "crop", "limit": 100}
-    files.write_json(tmp_path / "config.json", whole)
+    storage.write_json(tmp_path / "config.json", whole)
     assert read_config(tmp_path) == (tiny, None, "crop", 100, ())
-    files.write_json(tmp_path / "config.json", {**whole, field: value})
+    storage.write_json(tmp_path / "config.json", {**whole, field: value})
     with pytest.raises(EconError, match=message):
         read_config(tmp_path)
 
@@ -183,9 +183,9 @@ def test_what_a_run_was_trained_on_is_checked(tiny, tmp_path, field, value, mess
 def test_scripts_refuse_a_wrong_config_in_one_line(tiny, tmp_path, capsys, script_name):
     run = tmp_path / "run"
     Econ(tiny).save_pretrained(run)
-    value = files.read_json(run / "config.json")
+    value = storage.read_json(run / "config.json")
     value["config"]["train"]["lr"] = "quick"
-    files.write_json(run / "config.json", value)
+    storage.write_json(run / "config.json", value)
     out = tmp_path / "out"
     args = {
         "evaluate": [run], "publish": [run, out], "sample": [run, "--out", out],
@@ -200,8 +200,8 @@ def test_scripts_refuse_a_wrong_config_in_one_line(tiny, tmp_path, capsys, scrip
 def test_a_resumed_run_is_checked_before_its_networks_are_built(tmp_path, capsys):
     run = tmp_path / "run"
     script("svi_train", "quick", *TINY, "--steps", 2, "--run", run)
-    value = files.read_json(run / "config.json")
+    value = storage.read_json(run / "config.json")
     value["config"]["model"]["expert"]["hidden"] = 64
-    files.write_json(run / "config.json", value)
+    storage.write_json(run / "config.json", value)
     error = fails(capsys, "svi_train", "quick", "--resume", "--run", run)
     assert "weights of the sizes that are configured" in error

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from econ_pyro import leftovers, locks, outputs
 from econ_pyro.errors import EconError
+from econ_pyro.files import leftovers, locks, outputs
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from econ_pyro import cli, dataset
+from econ_pyro import cli
 from econ_pyro.config import from_dict
-from econ_pyro.data import GeneratedScenes, StoredScenes, open_split
+from econ_pyro.data.splits import GeneratedScenes, StoredScenes, open_split
+from econ_pyro.data.synthetic import dataset
+from econ_pyro.data.synthetic.renderer import SceneRenderer, Scenes
 from econ_pyro.errors import EconError
 from econ_pyro.scene_config import SceneConfig
-from econ_pyro.scenes import SceneRenderer, Scenes
 from econ_pyro.scripts import make_dataset
 
 TINY = ["--kind", "random-colours", "--size", "16", "--n", "7", "--n-valid", "3", "--seed", "5"]

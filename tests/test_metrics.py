@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from econ_pyro import clustering, matching, metrics, specialisation
-from econ_pyro.decomposition import Decomposition
 from econ_pyro.errors import EconError
-from econ_pyro.terms import Terms
+from econ_pyro.evaluation import matching, metrics, segmentation, specialisation
+from econ_pyro.infer.decomposition import Decomposition
+from econ_pyro.infer.terms import Terms
 
 SIZE = 16
 CLASSES = ("circle", "square", "triangle")
@@ -88,7 +88,7 @@ labels = hnp.arrays(np.int64, (2, 4, 5), elements=st.integers(-1, 4))
 @settings(deadline=None, max_examples=25)
 def test_ari_agrees_with_scikit_learn(pred, true):
     for foreground in (False, True):
-        ours = clustering.ari(torch.tensor(pred), torch.tensor(true), foreground)
+        ours = segmentation.ari(torch.tensor(pred), torch.tensor(true), foreground)
         for b in range(2):
             keep = true[b] >= 0 if foreground else np.ones_like(true[b], dtype=bool)
             if keep.any():
@@ -105,16 +105,16 @@ def test_segmentation_scores_ignore_the_names_of_predicted_segments(pred, true, 
     names = np.array([0, 9, 3, 77, 5, 500])  # far apart: the path that sorts
     new = np.random.default_rng(seed).permutation(names)
     p, q, renamed = torch.tensor(pred), torch.tensor(true), torch.tensor(new[pred + 1])
-    for f in (clustering.ari, lambda a, b: clustering.ari(a, b, foreground=True)):
+    for f in (segmentation.ari, lambda a, b: segmentation.ari(a, b, foreground=True)):
         torch.testing.assert_close(f(p, q), f(renamed, q), equal_nan=True)
-    before, after = (clustering.segmentation_covering(a, q) for a in (p, renamed))
+    before, after = (segmentation.segmentation_covering(a, q) for a in (p, renamed))
     torch.testing.assert_close(before, after, equal_nan=True)
 
 
 @given(pred=labels, true=labels)
 @settings(deadline=None, max_examples=25)
 def test_covering_agrees_with_a_loop(pred, true):
-    ours = clustering.segmentation_covering(torch.tensor(pred), torch.tensor(true))
+    ours = segmentation.segmentation_covering(torch.tensor(pred), torch.tensor(true))
     for b in range(2):
         best, area = [], []
         for q in set(true[b].flat) - {-1}:
@@ -136,8 +136,8 @@ def test_ari_of_one_true_segment_is_one_or_zero():
     true = torch.zeros(2, 4, 4, dtype=torch.long)
     pred = true.clone()
     pred[1, 0, 0] = 3
-    assert clustering.ari(pred, true).tolist() == [1, 0]
-    assert clustering.ari(pred, true, foreground=True).tolist() == [1, 0]
+    assert segmentation.ari(pred, true).tolist() == [1, 0]
+    assert segmentation.ari(pred, true, foreground=True).tolist() == [1, 0]
 
 
 def test_ari_stays_exact_in_a_large_image():
@@ -145,11 +145,11 @@ def test_ari_stays_exact_in_a_large_image():
     true = generator.integers(0, 5, (1, 256, 256))
     pred = np.where(generator.random(true.shape) < 0.3, 0, true)
     want = adjusted_rand_score(true.ravel(), pred.ravel())
-    assert clustering.ari(torch.tensor(pred), torch.tensor(true)).item() == pytest.approx(want)
+    assert segmentation.ari(torch.tensor(pred), torch.tensor(true)).item() == pytest.approx(want)
 
 
 def test_true_segmentation_numbers_slots_and_marks_the_background():
-    true = clustering.true_segmentation(TRUE.region)[0]
+    true = segmentation.true_segmentation(TRUE.region)[0]
     assert Counter(true.flatten().tolist()) == {0: 36, 1: 27, 2: 16, -1: 256 - 79}
     assert true[5, 5] == 0 and true[8, 8] == 1 and true[12, 12] == 2 and true[0, 0] == -1
 

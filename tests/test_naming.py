@@ -9,14 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_scripts import TINY, fails, script
 
-from econ_pyro import cli, naming, scene_file
-from econ_pyro.card import model_card
-from econ_pyro.curves import training_curves
+from econ_pyro import cli, naming
 from econ_pyro.econ import Econ, load, load_expert
 from econ_pyro.errors import EconError
-from econ_pyro.files import write_json
-from econ_pyro.parts import save_expert
-from econ_pyro.specialisation import distinct_names, names_by_majority
+from econ_pyro.evaluation.specialisation import distinct_names, names_by_majority
+from econ_pyro.files.storage import write_json
+from econ_pyro.io import scene_file
+from econ_pyro.io.expert_file import save_expert
+from econ_pyro.io.model_card import model_card
+from econ_pyro.viz.training_curves import training_curves
 
 SEVERAL = ["background", "1", "my blue object", "0", "red", "red ball"]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from data_files import encode, write_records
 
-from econ_pyro.objects_room import background_parts
-from econ_pyro.opening import open_images
+from econ_pyro.data.readers.detect import open_images
+from econ_pyro.data.readers.objects_room import background_parts
 
 SIDE = 64
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from econ_pyro.config import ObjectiveConfig
+from econ_pyro.core.occlusion import draw_occluders, occlude
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.learner import Learner
-from econ_pyro.occlusion import draw_occluders, occlude
-from econ_pyro.world import World
+from econ_pyro.training.distributed import World
+from econ_pyro.training.learner import Learner
 
 
 def layers(n=200):

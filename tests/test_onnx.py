@@ -8,11 +8,11 @@ import pytest
 import torch
 from test_scripts import script
 
-from econ_pyro.distributions import pixel_errors
+from econ_pyro.core.distributions import pixel_errors
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.mixture import likeliest_order, worth
-from econ_pyro.onnx_export import (
+from econ_pyro.infer.depth_order import likeliest_order, worth
+from econ_pyro.io.onnx_export import (
     OUTPUTS,
     Decompose,
     _difference,

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from econ_pyro.errors import EconError
-from econ_pyro.openraster import RasterLayer, merge, write_ora
+from econ_pyro.io.openraster import RasterLayer, merge, write_ora
 
 
 def read_ora(path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from econ_pyro.origins import loopback_names, refusal
+from econ_pyro.ui.origins import loopback_names, refusal
 
 HERE = "http://127.0.0.1:7860"
 LOCAL = loopback_names("127.0.0.1")

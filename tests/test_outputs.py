@@ -5,7 +5,7 @@ import os
 import pytest
 
 from econ_pyro.errors import EconError
-from econ_pyro.outputs import Layout, written
+from econ_pyro.files.outputs import Layout, written
 
 EACH = Layout("*/scene.json", r"(full/)?layer-\d+\.png|scene\.json")
 FLAT = Layout("build-up.*", r"build-up\.gif|scene-\d+\.png")

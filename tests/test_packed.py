@@ -9,16 +9,16 @@ import torch
 from test_fusing import make_learner
 from torch import nn
 
-from econ_pyro import learner as learner_module
-from econ_pyro.experts import Ensemble
-from econ_pyro.fusing import fusing, run
+from econ_pyro.accel.compile import fusing, run
+from econ_pyro.accel.packed import PackedAdam, leaves, pack, packed
+from econ_pyro.core.ensemble import Ensemble
 from econ_pyro.guides.recognition import Recognition
-from econ_pyro.learner import Learner
+from econ_pyro.io.expert_file import freeze
 from econ_pyro.models.dead_leaves import DeadLeaves
-from econ_pyro.packed import PackedAdam, leaves, pack, packed
-from econ_pyro.parts import freeze
-from econ_pyro.restarts import copy_expert
-from econ_pyro.world import World
+from econ_pyro.training import learner as learner_module
+from econ_pyro.training.distributed import World
+from econ_pyro.training.learner import Learner
+from econ_pyro.training.load_balancing import copy_expert
 
 # of torch's compiler, within torch
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -15,8 +15,9 @@ from PIL import Image
 from test_composer import BAD, whole_png
 from test_scripts import TINY, script
 
-from econ_pyro import browser, scene_file
 from econ_pyro.errors import EconError
+from econ_pyro.io import scene_file
+from econ_pyro.ui import browser
 
 ROOT = Path(__file__).resolve().parents[1]
 pytest.importorskip("gradio", reason="the page needs gradio: pip install 'econ-pyro[ui]'")

@@ -9,13 +9,13 @@ import torch
 from test_training import make_trainer, same, without_clock
 from torch import nn
 
-from econ_pyro import parallel
-from econ_pyro.dataset import write_dataset
+from econ_pyro.accel import cpu_cores
+from econ_pyro.accel.cpu_cores import alone, available_cores, each, use_cores
+from econ_pyro.accel.side_by_side import run, separate_graphs
+from econ_pyro.accel.timing import operations
+from econ_pyro.data.synthetic.dataset import write_dataset
 from econ_pyro.econ import Econ
-from econ_pyro.parallel import alone, available_cores, each, use_cores
 from econ_pyro.scene_config import SceneConfig
-from econ_pyro.side_by_side import run, separate_graphs
-from econ_pyro.timing import operations
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ from econ_pyro.timing import operations
 def test_the_number_of_cores_is_the_users_else_what_the_system_allows(
     own, quota, expected, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setattr(cpu_cores.os, "sched_getaffinity", lambda _: range(8), raising=False)
     if quota is not None:
         (tmp_path / "cpu.max").write_text(quota)
     assert available_cores(own, tmp_path / "cpu.max") == expected
@@ -96,11 +96,11 @@ def test_an_error_comes_out_and_nothing_is_begun_after_it(bad):
 
 def test_within_operations_there_are_as_many_threads_instead():
     assert use_cores(2, within=True) == 2
-    assert (torch.get_num_threads(), parallel.used_cores()) == (2, 1)
-    assert "within each operation" in parallel.description()
+    assert (torch.get_num_threads(), cpu_cores.used_cores()) == (2, 1)
+    assert "within each operation" in cpu_cores.description()
     assert use_cores(2) == 2
-    assert (torch.get_num_threads(), parallel.used_cores()) == (1, 2)
-    assert parallel.description().startswith("2 cores, one thread per operation")
+    assert (torch.get_num_threads(), cpu_cores.used_cores()) == (1, 2)
+    assert cpu_cores.description().startswith("2 cores, one thread per operation")
 
 
 def networks(n, dtype=torch.float64):
@@ -198,7 +198,7 @@ def test_decomposing_is_the_same_on_any_number_of_cores(tiny):
 
 
 def test_a_dataset_is_the_same_on_any_number_of_cores(tmp_path, monkeypatch):
-    monkeypatch.setattr("econ_pyro.dataset._CHUNK", 3)
+    monkeypatch.setattr("econ_pyro.data.synthetic.dataset._CHUNK", 3)
     written = {}
     for cores in (1, 2):
         use_cores(cores)

@@ -10,11 +10,11 @@ from test_scripts import TINY, fails, script
 from test_training import make_trainer
 
 import econ_pyro
-from econ_pyro import checkpoint
 from econ_pyro.econ import Econ, load, load_expert
 from econ_pyro.errors import EconError
-from econ_pyro.parts import save_expert
-from econ_pyro.specialisation import distinct_names
+from econ_pyro.evaluation.specialisation import distinct_names
+from econ_pyro.io.expert_file import save_expert
+from econ_pyro.training import checkpoint
 
 
 def weights(expert):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from econ_pyro import picture_size
+from econ_pyro.data import picture_size
 from econ_pyro.errors import EconError
 
 WAYS = {

@@ -8,11 +8,7 @@ import torch
 from torch.distributions import Normal
 
 from econ_pyro.config import ExpertConfig
-from econ_pyro.errors import EconError
-from econ_pyro.guides.encoder import OFF, Encoder
-from econ_pyro.guides.look import Look
-from econ_pyro.models.decoder import SpatialBroadcastDecoder, draw_shapes
-from econ_pyro.place import (
+from econ_pyro.core.pose import (
     UNIT,
     centre,
     coordinates,
@@ -23,6 +19,10 @@ from econ_pyro.place import (
     place_of,
     window,
 )
+from econ_pyro.errors import EconError
+from econ_pyro.guides.encoder import OFF, Encoder
+from econ_pyro.guides.glimpse import Look
+from econ_pyro.models.decoder import SpatialBroadcastDecoder, draw_shapes
 
 SMALL = ExpertConfig(latent=3, layers=2, features=8, channels=(4, 4), centred=True)
 SCALED = dataclasses.replace(SMALL, latent=4, scaled=True)

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from econ_pyro import canvas, curves, plots
-from econ_pyro.decomposition import Decomposition
 from econ_pyro.errors import EconError
-from econ_pyro.terms import Terms
+from econ_pyro.infer.decomposition import Decomposition
+from econ_pyro.infer.terms import Terms
+from econ_pyro.viz import figures, panels, training_curves
 
 NAMES = ["circle", "square", "background"]
 
@@ -54,7 +54,7 @@ def places(sheet: np.ndarray, data: torch.Tensor, scale: int) -> list[tuple[int,
 @pytest.mark.parametrize("layers", [1, 3, 5])
 def test_strip_holds_the_data_itself(tmp_path, layers):
     d = made_up(layers=layers)
-    path = plots.decomposition_strip(d, NAMES, tmp_path / "strip.png")
+    path = figures.decomposition_strip(d, NAMES, tmp_path / "strip.png")
     sheet, scale = read(path), 8  # 16 pixels make a panel of 128
     at = {}
     for name in ("scope", "region", "mean", "shape"):
@@ -76,23 +76,23 @@ def test_strip_holds_the_data_itself(tmp_path, layers):
 def test_seen_part_is_composed_over_the_checkerboard():
     image, alpha = torch.rand(3, 16, 16), torch.zeros(1, 16, 16)
     alpha[:, :, :8] = 1
-    out = canvas.over_checker(image, alpha, 1)
-    assert np.array_equal(out[:, :8], canvas.panel(image, 1)[:, :8])
-    greys = {round(255 * level) for level in canvas.CHECKER}
+    out = panels.over_checker(image, alpha, 1)
+    assert np.array_equal(out[:, :8], panels.panel(image, 1)[:, :8])
+    greys = {round(255 * level) for level in panels.CHECKER}
     assert set(np.unique(out[:, 8:]).tolist()) == greys
-    again = canvas.over_checker(alpha * image, alpha, 1, premultiplied=True)
+    again = panels.over_checker(alpha * image, alpha, 1, premultiplied=True)
     assert np.array_equal(out, again)
 
 
 def test_grid_shows_every_scene_up_to_the_limit(tmp_path):
     d = made_up(batch=3)
-    sheet = read(plots.decomposition_grid(d, NAMES, tmp_path / "grid.png", limit=2))
+    sheet = read(figures.decomposition_grid(d, NAMES, tmp_path / "grid.png", limit=2))
     found = [places(sheet, d.image[b], 6) for b in range(3)]
     assert [len(f) for f in found] == [1, 1, 0]
     assert found[0][0][0] == found[1][0][0] and found[0][0][1] < found[1][0][1]
     assert all(len(places(sheet, d.shape[b, t], 6)) == 1 for b in (0, 1) for t in range(3))
     with pytest.raises(EconError, match="at least one image"):
-        plots.decomposition_grid(d[:0], NAMES, tmp_path / "none.png")
+        figures.decomposition_grid(d[:0], NAMES, tmp_path / "none.png")
 
 
 def test_segments_have_their_experts_colours(tmp_path):
@@ -101,18 +101,18 @@ def test_segments_have_their_experts_colours(tmp_path):
     layer[..., 8:] = 2
     region = torch.nn.functional.one_hot(layer, 3).permute(0, 4, 1, 2, 3).float()
     d = dataclasses.replace(d[:1], region=region)
-    sheet = read(plots.decomposition_strip(d, NAMES, tmp_path / "strip.png"))
+    sheet = read(figures.decomposition_strip(d, NAMES, tmp_path / "strip.png"))
     for k in (0, 2):
-        area = (sheet == canvas.expert_colour(k)).all(-1).sum()
+        area = (sheet == panels.expert_colour(k)).all(-1).sum()
         assert area >= 128 * 63  # half a panel, less the line between
-    chip = (sheet == canvas.expert_colour(1)).all(-1).sum()
+    chip = (sheet == panels.expert_colour(1)).all(-1).sum()
     assert 0 < chip < 300
 
 
 def test_expert_samples_stand_in_rows_under_training_data(tmp_path):
     mean, training = torch.rand(3, 4, 3, 32, 32), torch.rand(6, 3, 32, 32)
     shape = torch.ones(3, 4, 1, 32, 32)
-    path = plots.expert_samples(mean, shape, NAMES, tmp_path / "samples.png", training)
+    path = figures.expert_samples(mean, shape, NAMES, tmp_path / "samples.png", training)
     sheet = read(path)
     at = [[places(sheet, x, 3)[0] for x in row] for row in [training[:4], *mean]]
     assert all(len({y for y, _ in row}) == 1 for row in at)
@@ -123,27 +123,29 @@ def test_expert_samples_stand_in_rows_under_training_data(tmp_path):
 
 def test_build_up_goes_down_in_order(tmp_path):
     scenes, k = torch.rand(2, 3, 3, 16, 16), torch.tensor([[2, 0, 1], [2, 1, 1]])
-    plain = read(plots.build_up(scenes, tmp_path / "plain.png"))
-    barred = read(plots.build_up(scenes, tmp_path / "barred.png", k, NAMES))
+    plain = read(figures.build_up(scenes, tmp_path / "plain.png"))
+    barred = read(figures.build_up(scenes, tmp_path / "barred.png", k, NAMES))
     for sheet in (plain, barred):
         at = [[places(sheet, x, 6)[0] for x in scene] for scene in scenes]
         assert [y for y, _ in at[0]] == sorted(y for y, _ in at[0])
         assert [y for y, _ in at[0]] == [y for y, _ in at[1]]
     for b, t in np.ndindex(2, 3):  # a bar in the colour of the expert that came last
         y, x = places(barred, scenes[b, t], 6)[0]
-        assert tuple(barred[y + 96 + 4, x + 48]) == canvas.expert_colour(int(k[b, t]))
+        assert tuple(barred[y + 96 + 4, x + 48]) == panels.expert_colour(int(k[b, t]))
 
 
 def test_contact_sheet_size(tmp_path):
-    sheet = read(plots.contact_sheet(torch.rand(7, 3, 32, 32), tmp_path / "a.png", columns=4))
-    step = 96 + canvas.GAP
-    edge = 2 * canvas.MARGIN - canvas.GAP + 1
+    sheet = read(figures.contact_sheet(torch.rand(7, 3, 32, 32), tmp_path / "a.png", columns=4))
+    step = 96 + panels.GAP
+    edge = 2 * panels.MARGIN - panels.GAP + 1
     assert sheet.shape == (2 * step + edge, 4 * step + edge, 3)
-    assert read(plots.contact_sheet(torch.rand(5, 1, 256, 256), tmp_path / "b.png")).shape[1] > 700
+    assert (
+        read(figures.contact_sheet(torch.rand(5, 1, 256, 256), tmp_path / "b.png")).shape[1] > 700
+    )
 
 
 def test_values_outside_the_range_are_clamped():
-    out = canvas.panel(torch.tensor([-0.5, 0.5, 1.5]).view(1, 1, 3), 1)
+    out = panels.panel(torch.tensor([-0.5, 0.5, 1.5]).view(1, 1, 3), 1)
     assert out[0, :, 0].tolist() == [0, 128, 255]
 
 
@@ -157,7 +159,7 @@ ROWS = [
 
 @pytest.mark.parametrize("ending", [".png", ".svg"])
 def test_training_curves_as_pixels_and_as_vectors(tmp_path, ending):
-    path = curves.training_curves(ROWS, tmp_path / f"curves{ending}", NAMES)
+    path = training_curves.training_curves(ROWS, tmp_path / f"curves{ending}", NAMES)
     head = path.read_bytes()[:8]
     assert head.startswith({".png": b"\x89PNG", ".svg": b"<?xml"}[ending])
 
@@ -173,17 +175,17 @@ def test_training_curves_as_pixels_and_as_vectors(tmp_path, ending):
     ],
 )
 def test_training_curves_make_do_with_what_there_is(tmp_path, rows):
-    assert curves.training_curves(rows, tmp_path / "curves.png").stat().st_size > 1000
+    assert training_curves.training_curves(rows, tmp_path / "curves.png").stat().st_size > 1000
 
 
 def test_training_curves_of_nothing_is_a_users_error(tmp_path):
     with pytest.raises(EconError, match="train first"):
-        curves.training_curves([], tmp_path / "curves.png")
+        training_curves.training_curves([], tmp_path / "curves.png")
 
 
 def test_a_figure_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "deep" / "figure.png"
-    plots.contact_sheet(torch.zeros(1, 3, 8, 8), path)
+    figures.contact_sheet(torch.zeros(1, 3, 8, 8), path)
     before = path.read_bytes()
 
     def fail(part):
@@ -191,15 +193,15 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path):
         raise RuntimeError("disk full")
 
     with pytest.raises(RuntimeError, match="disk full"):
-        canvas.write_whole(path, (".png",), fail)
+        panels.write_whole(path, (".png",), fail)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
     with pytest.raises(EconError, match="ends in .png"):
-        plots.contact_sheet(torch.zeros(1, 3, 8, 8), tmp_path / "figure.jpg")
+        figures.contact_sheet(torch.zeros(1, 3, 8, 8), tmp_path / "figure.jpg")
     with pytest.raises(EconError, match="ends in .png or .pdf or .svg"):
-        curves.training_curves(ROWS, tmp_path / "curves.jpg")
+        training_curves.training_curves(ROWS, tmp_path / "curves.jpg")
 
 
 def test_the_first_experts_have_different_colours():
-    assert len({canvas.expert_colour(k) for k in range(8)}) == 8
-    assert canvas.expert_colour(8) == canvas.expert_colour(0)
+    assert len({panels.expert_colour(k) for k in range(8)}) == 8
+    assert panels.expert_colour(8) == panels.expert_colour(0)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from econ_pyro.precision import has_bfloat16
+from econ_pyro.accel.amp import has_bfloat16
 
 CPUINFO = Path("/proc/cpuinfo")
 

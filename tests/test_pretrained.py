@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from test_scripts import TINY, fails, script
 
 import econ_pyro
-from econ_pyro import pretrained
 from econ_pyro.econ import Econ, load
 from econ_pyro.errors import EconError
-from econ_pyro.export import write_image
+from econ_pyro.io import pretrained
+from econ_pyro.io.layer_files import write_image
 
 
 @pytest.fixture

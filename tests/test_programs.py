@@ -7,8 +7,8 @@ import pytest
 import torch
 from pyro import poutine
 
-from econ_pyro import layers, sites
-from econ_pyro.handlers import CleanLayers
+from econ_pyro.core import compositing, sites
+from econ_pyro.core.handlers import CleanLayers
 
 
 def test_model_and_guide_have_matching_sites_with_right_shapes(pq, images):
@@ -66,8 +66,8 @@ def test_prior_paints_its_own_layers(pq):
     assert trace.log_prob_sum().isfinite()
     canvas = trace.nodes["_RETURN"]["value"]
     assert (canvas.shape[:, -1] == 1).all()  # footnote 2
-    regions = layers.regions_of_shapes(canvas.shape)
-    torch.testing.assert_close(layers.compose(regions, canvas.appearance), canvas.image)
+    regions = compositing.regions_of_shapes(canvas.shape)
+    torch.testing.assert_close(compositing.compose(regions, canvas.appearance), canvas.image)
     assert torch.equal(canvas.k[:, -1], trace.nodes[sites.k(1)]["value"])
 
 

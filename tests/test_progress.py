@@ -10,9 +10,11 @@ import pytest
 from test_scripts import TINY, script
 from test_training import make_trainer
 
-from econ_pyro import checkpoint, cli, files, locks, presets
-from econ_pyro.progress import describe, describe_run
-from econ_pyro.schedules import gamma_at, lowest_rate, rate_at, temperature_at, unfinished
+from econ_pyro import cli, presets
+from econ_pyro.files import locks, storage
+from econ_pyro.training import checkpoint
+from econ_pyro.training.progress import describe, describe_run
+from econ_pyro.training.schedules import gamma_at, lowest_rate, rate_at, temperature_at, unfinished
 
 QUICK = presets.PRESETS["quick"][1]
 
@@ -134,8 +136,8 @@ def test_evaluation_of_a_run_that_is_written_or_cannot_be(run, capsys, monkeypat
     def refuse(path):
         raise OSError(30, "Read-only file system", str(path))
 
-    monkeypatch.setattr(files, "check_writable", refuse)
-    monkeypatch.setattr(files, "write_atomically", lambda path, write: refuse(path))
+    monkeypatch.setattr(storage, "check_writable", refuse)
+    monkeypatch.setattr(storage, "write_atomically", lambda path, write: refuse(path))
     before = contents(run)
     scenes, said = evaluated(run, capsys)
     assert scenes == 4 and said.count("Read-only file system") == 2  # before and after

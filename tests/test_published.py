@@ -11,10 +11,10 @@ import math
 import pytest
 import torch
 
-from econ_pyro.data import GeneratedScenes
+from econ_pyro.data.splits import GeneratedScenes
 from econ_pyro.econ import load
-from econ_pyro.evaluation import evaluate
-from econ_pyro.pretrained import SHIPPED
+from econ_pyro.evaluation.evaluate import evaluate
+from econ_pyro.io.pretrained import SHIPPED
 
 N = 64
 HELD_OUT = 1_000_003  # their seed, as published

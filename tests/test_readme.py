@@ -10,9 +10,9 @@ import pytest
 import torch
 from test_scripts import TINY, script
 
-from econ_pyro.array_files import save_npz
-from econ_pyro.data import GeneratedScenes
-from econ_pyro.export import write_image
+from econ_pyro.data.readers.numpy_files import save_npz
+from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.io.layer_files import write_image
 from econ_pyro.scene_config import SceneConfig
 
 ROOT = Path(__file__).resolve().parents[1]

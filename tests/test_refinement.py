@@ -7,16 +7,16 @@ import math
 import pytest
 import torch
 
-from econ_pyro.assignment import assign
-from econ_pyro.competition import compete
-from econ_pyro.decomposition import Decomposition, in_order
-from econ_pyro.distributions import FixedNoiseNormal, MeanBernoulli, pixel_errors
+from econ_pyro.core.compositing import scopes
+from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli, pixel_errors
 from econ_pyro.econ import Econ
-from econ_pyro.layers import scopes
-from econ_pyro.mixture import arrange, likeliest_order, log_joint, log_likelihood, worth
-from econ_pyro.proposals import Rules
-from econ_pyro.refinement import as_seen, explain, refine
-from econ_pyro.terms import Terms
+from econ_pyro.infer.competition import compete
+from econ_pyro.infer.decomposition import Decomposition, in_order
+from econ_pyro.infer.depth_order import arrange, likeliest_order, log_joint, log_likelihood, worth
+from econ_pyro.infer.joint_competition import assign
+from econ_pyro.infer.proposals import Rules
+from econ_pyro.infer.refinement import as_seen, explain, refine
+from econ_pyro.infer.terms import Terms
 
 SIGMA = 0.1
 RULES = Rules(experts=3, steps=3, sigma_x=SIGMA)

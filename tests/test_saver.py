@@ -5,9 +5,9 @@ import threading
 import pytest
 import torch
 
-from econ_pyro import saver as module
-from econ_pyro.checkpoint import load_checkpoint
-from econ_pyro.saver import WAITING, Saver
+from econ_pyro.training import async_checkpoint as module
+from econ_pyro.training.async_checkpoint import WAITING, Saver
+from econ_pyro.training.checkpoint import load_checkpoint
 
 
 def test_what_training_does_next_is_not_in_a_checkpoint(tmp_path, monkeypatch):

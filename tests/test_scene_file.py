@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from econ_pyro import painting, scene_file
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.scene_file import Layer, Scene
+from econ_pyro.io import rendering, scene_file
+from econ_pyro.io.scene_file import Layer, Scene
 
 NAMES = ["circle", "square", "background"]
 GOOD = {
@@ -140,12 +140,12 @@ def test_shift_by_whole_pixels_against_numpy_and_by_fractions_between():
         padded = np.pad(x.numpy(), ((0, 0), (40, 40), (40, 40)))
         edged = np.pad(x.numpy(), ((0, 0), (40, 40), (40, 40)), mode="edge")
         rows, columns = slice(40 - dy, 47 - dy), slice(40 - dx, 49 - dx)
-        assert np.array_equal(painting.shift(x, dx, dy).numpy(), padded[:, rows, columns])
-        repeated = painting.shift(x, dx, dy, repeat=True).numpy()
+        assert np.array_equal(rendering.shift(x, dx, dy).numpy(), padded[:, rows, columns])
+        repeated = rendering.shift(x, dx, dy, repeat=True).numpy()
         assert np.array_equal(repeated, edged[:, rows, columns])
-    a, b = painting.shift(x, 2, 0), painting.shift(x, 3, 0)
-    torch.testing.assert_close(painting.shift(x, 2.25, 0), 0.75 * a + 0.25 * b)
-    assert torch.equal(painting.shift(x, 1e6, 0), torch.zeros_like(x))
+    a, b = rendering.shift(x, 2, 0), rendering.shift(x, 3, 0)
+    torch.testing.assert_close(rendering.shift(x, 2.25, 0), 0.75 * a + 0.25 * b)
+    assert torch.equal(rendering.shift(x, 1e6, 0), torch.zeros_like(x))
 
 
 def test_a_moved_object_keeps_its_look_and_a_background_has_no_gap(econ):

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from econ_pyro import counter, shapes
+from econ_pyro.data import counter_rng
+from econ_pyro.data.synthetic import shapes
+from econ_pyro.data.synthetic.renderer import COLOURS, SceneRenderer, Scenes
 from econ_pyro.errors import EconError
 from econ_pyro.scene_config import SHAPES, SceneConfig
-from econ_pyro.scenes import COLOURS, SceneRenderer, Scenes
 
 
 def render(config, n, seed=0):
@@ -247,13 +248,13 @@ def test_hash_equals_python_integers():
         a = mix(index % 2**32 ^ mix(seed % 2**32 ^ 0x5BD1E995))
         b = mix(a ^ mix(index >> 32 ^ (seed >> 32) % 2**32 ^ 0x3C6EF372))
         want = [mix(mix((a + d * 0x9E3779B9) % 2**32) ^ b) for d in range(5)]
-        assert counter.bits(seed, torch.tensor([index]), 5).tolist() == [want]
+        assert counter_rng.bits(seed, torch.tensor([index]), 5).tolist() == [want]
 
 
 def test_seeds_whose_first_bits_agree_have_orders_of_their_own():
     same, index = (68326, 81123), torch.tensor([0])
-    assert counter.bits(same[0], index, 1) == counter.bits(same[1], index, 1)
-    first, second = (counter.permutation(seed, 9, 0).tolist() for seed in same)
+    assert counter_rng.bits(same[0], index, 1) == counter_rng.bits(same[1], index, 1)
+    first, second = (counter_rng.permutation(seed, 9, 0).tolist() for seed in same)
     assert first != second and sorted(first) == sorted(second) == list(range(9))
 
 

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from econ_pyro import schedules
 from econ_pyro.econ import Econ
-from econ_pyro.learner import NOTHING, Learner
-from econ_pyro.restarts import handicapped
-from econ_pyro.schedules import gamma_at, rate_at, temperature_at
-from econ_pyro.world import World
+from econ_pyro.training import schedules
+from econ_pyro.training.distributed import World
+from econ_pyro.training.learner import NOTHING, Learner
+from econ_pyro.training.load_balancing import handicapped
+from econ_pyro.training.schedules import gamma_at, rate_at, temperature_at
 
 
 def test_gamma_moves_linearly(tiny):

@@ -18,8 +18,9 @@ from data_files import blocks
 from PIL import Image
 
 import econ_pyro
-from econ_pyro import checkpoint, cli, presets
-from econ_pyro.export import write_image
+from econ_pyro import cli, presets
+from econ_pyro.io.layer_files import write_image
+from econ_pyro.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = """--model.size 16 --scenes.size 16 --model.experts 3 --model.steps 3 --scenes.objects 2

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.path import Path
 
-from econ_pyro import shapes
+from econ_pyro.data.synthetic import shapes
 from econ_pyro.scene_config import MIN_SIDE, SHAPES
 
 PHI = (1 + math.sqrt(5)) / 2

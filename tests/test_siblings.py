@@ -10,19 +10,23 @@ import torch
 from PIL import Image
 from test_training import make_trainer
 
-from econ_pyro import array_files, checkpoint, locks, outputs, parallel, scene_file
-from econ_pyro.array_scenes import ArrayScenes
+from econ_pyro.accel import cpu_cores
+from econ_pyro.data.images import decode
+from econ_pyro.data.readers import numpy_files
+from econ_pyro.data.readers.array_source import ArrayScenes
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.images import decode
-from econ_pyro.npy import read_header
+from econ_pyro.files import locks, outputs
+from econ_pyro.files.npy import read_header
+from econ_pyro.io import scene_file
+from econ_pyro.training import checkpoint
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_decomposes_on_cores_of_its_own(tiny):
     econ, x = Econ(tiny), torch.rand(4, 3, 16, 16)
-    parallel.use_cores(2)
+    cpu_cores.use_cores(2)
     wanted = econ.decompose(x, batch=2).k
     pid = os.fork()
     if not pid:
@@ -34,7 +38,7 @@ def test_a_forked_process_decomposes_on_cores_of_its_own(tiny):
 @pytest.mark.parametrize("cores", [0, -1, 2.5, "2", True])
 def test_cores_are_a_number(cores):
     with pytest.raises(EconError, match="cores of at least 1"):
-        parallel.use_cores(cores)
+        cpu_cores.use_cores(cores)
 
 
 def test_a_file_that_has_the_name_of_a_lock_is_left_alone(tmp_path):
@@ -83,7 +87,7 @@ def test_a_picture_of_endless_scans_is_refused(tmp_path):
 def masked(path, **arrays):
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     np.savez(path, image=images, **arrays)
-    return ArrayScenes(array_files.open_npz(path), 16)
+    return ArrayScenes(numpy_files.open_npz(path), 16)
 
 
 def stack():
@@ -179,7 +183,7 @@ def test_advice_on_arrays_leads_to_pictures(tmp_path, shape, dtype, top, advice)
     values = np.random.default_rng(0).integers(0, top, shape, dtype, endpoint=True)
     np.save(tmp_path / "a.npy", values)
     with pytest.raises(EconError, match=advice):
-        ArrayScenes(array_files.open_npy(tmp_path / "a.npy"), 16)
+        ArrayScenes(numpy_files.open_npy(tmp_path / "a.npy"), 16)
 
 
 def test_weights_that_a_type_cannot_hold_are_not_written(tiny, tmp_path):

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from econ_pyro.data import GeneratedScenes, StoredScenes
-from econ_pyro.dataset import write_dataset
+from econ_pyro.data.splits import GeneratedScenes, StoredScenes
+from econ_pyro.data.synthetic.dataset import write_dataset
+from econ_pyro.data.synthetic.renderer import SceneRenderer
+from econ_pyro.data.synthetic.sprites import find_sprites
 from econ_pyro.errors import EconError
 from econ_pyro.scene_config import SceneConfig
-from econ_pyro.scenes import SceneRenderer
-from econ_pyro.sprites import find_sprites
 
 FINE = 8  # the painter's samples on each side of a pixel
 

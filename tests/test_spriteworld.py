@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from econ_pyro.array_files import save_npz
+from econ_pyro.data.readers.detect import open_images
+from econ_pyro.data.readers.numpy_files import save_npz
+from econ_pyro.data.synthetic.spriteworld import SHAPES, from_sprites
 from econ_pyro.errors import EconError
-from econ_pyro.opening import open_images
-from econ_pyro.spriteworld import SHAPES, from_sprites
 
 FINE = 24  # pixels of the large drawing in one of the image
 

@@ -12,10 +12,12 @@ from test_scripts import TINY as TINY_OPTIONS
 from test_scripts import script
 from test_training import beginnings, make_trainer
 
-from econ_pyro import checkpoint, cli, outputs, stopping
-from econ_pyro.learner import Learner
-from econ_pyro.training import STOPPED, Trainer
-from econ_pyro.world import World
+from econ_pyro import cli, stopping
+from econ_pyro.files import outputs
+from econ_pyro.training import checkpoint
+from econ_pyro.training.distributed import World
+from econ_pyro.training.learner import Learner
+from econ_pyro.training.trainer import STOPPED, Trainer
 
 
 def rows(run):

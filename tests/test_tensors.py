@@ -6,10 +6,10 @@ import pytest
 import torch
 from pyro import poutine
 
-from econ_pyro.competition import exhaust
+from econ_pyro.core.ensemble import Ensemble
 from econ_pyro.errors import EconError
-from econ_pyro.experts import Ensemble
-from econ_pyro.proposals import Rules
+from econ_pyro.infer.competition import exhaust
+from econ_pyro.infer.proposals import Rules
 
 S = 16
 K = torch.tensor([[0, 1, 2], [2, 2, 0], [1, 0, 1]])

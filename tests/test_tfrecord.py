@@ -10,9 +10,9 @@ from data_files import blocks, encode, frame, write_records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from econ_pyro.data.readers.detect import kind_of, open_images
+from econ_pyro.data.readers.tfrecord import crc32c, example, masked_crc, records
 from econ_pyro.errors import EconError
-from econ_pyro.opening import kind_of, open_images
-from econ_pyro.tfrecord import crc32c, example, masked_crc, records
 
 FEATURE = st.one_of(
     st.binary(max_size=20),

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from econ_pyro.timing import fit_line, interleaved, matrix_product, operations, peak_memory
+from econ_pyro.accel.timing import fit_line, interleaved, matrix_product, operations, peak_memory
 
 CPU = torch.device("cpu")
 

@@ -8,14 +8,15 @@ import pyro
 import pytest
 import torch
 
-from econ_pyro import checkpoint, files
-from econ_pyro.batches import Batches
-from econ_pyro.data import GeneratedScenes
+from econ_pyro.data.splits import GeneratedScenes
 from econ_pyro.econ import Econ, load
 from econ_pyro.errors import EconError
-from econ_pyro.restarts import copy_expert, starved
-from econ_pyro.training import Trainer
-from econ_pyro.world import World
+from econ_pyro.files import storage
+from econ_pyro.training import checkpoint
+from econ_pyro.training.batches import Batches
+from econ_pyro.training.distributed import World
+from econ_pyro.training.load_balancing import copy_expert, starved
+from econ_pyro.training.trainer import Trainer
 
 
 def make_trainer(config, run, steps=None, begin=None):
@@ -241,14 +242,14 @@ def test_loading_never_executes_code(tmp_path):
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "config.json"
-    files.write_json(path, {"a": 1})
+    storage.write_json(path, {"a": 1})
 
     def fail(temporary):
         temporary.write_text("half")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        files.write_atomically(path, fail)
+        storage.write_atomically(path, fail)
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
 
@@ -260,7 +261,7 @@ def test_weights_of_another_configuration_are_refused(tiny, tmp_path):
     from econ_pyro.config import to_dict
 
     other = to_dict(dataclasses.replace(tiny, model=model))
-    files.write_json(run / checkpoint.CONFIG, {"config": other})
+    storage.write_json(run / checkpoint.CONFIG, {"config": other})
     with pytest.raises(EconError, match="another configuration"):
         load(run)
 

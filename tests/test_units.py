@@ -8,15 +8,15 @@ import torch
 from test_training import make_trainer
 
 from econ_pyro.config import ExpertConfig
-from econ_pyro.data import GeneratedScenes
+from econ_pyro.core.whitening import Units, moments, refit
+from econ_pyro.data.splits import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.guides.encoder import Encoder
-from econ_pyro.guides.look import Look
-from econ_pyro.learner import Learner
+from econ_pyro.guides.glimpse import Look
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
-from econ_pyro.restarts import copy_expert
-from econ_pyro.units import Units, moments, refit
-from econ_pyro.world import World
+from econ_pyro.training.distributed import World
+from econ_pyro.training.learner import Learner
+from econ_pyro.training.load_balancing import copy_expert
 
 CONFIG = ExpertConfig(latent=5, layers=2, features=8, channels=(4, 4), hidden=8, centred=True)
 

@@ -2,7 +2,7 @@
 
 import os
 
-from econ_pyro import uploads
+from econ_pyro.ui import uploads
 
 
 def put(root, name, size, changed):

@@ -12,13 +12,13 @@ import torch
 from kill_chains import OPTIONS, equal, finish, start, without_clock
 from test_scripts import TINY
 
-from econ_pyro import checkpoint
-from econ_pyro.batches import Batches
-from econ_pyro.data import GeneratedScenes
+from econ_pyro.data.splits import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.learner import Learner
-from econ_pyro.world import World, join
+from econ_pyro.training import checkpoint
+from econ_pyro.training.batches import Batches
+from econ_pyro.training.distributed import World, join
+from econ_pyro.training.learner import Learner
 
 ROOT = Path(__file__).resolve().parents[1]
 

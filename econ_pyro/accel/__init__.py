@@ -1,0 +1,1 @@
+"""Speed: compiling, CUDA graphs, precision, cores and memory; no algebra."""

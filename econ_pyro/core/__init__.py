@@ -1,0 +1,1 @@
+"""What programs and engine share: compositing, distributions, poses, ensembles of networks."""

@@ -1,0 +1,1 @@
+"""Scenes to learn from: sources, splits, ground truth, images."""

@@ -1,0 +1,1 @@
+"""Datasets and pictures of others, read as sources."""

@@ -1,0 +1,292 @@
+"""Dataset folders: scenes with ground truth as plain numpy arrays, written once and memory-mapped.
+
+::
+
+    OUT/dataset.json        format, configuration, seed, numbers of scenes, versions
+    OUT/train, OUT/valid    image.npy       (n, H, W, 3)      uint8
+                            label.npy       (n, N)            int8, -1 = no object
+                            colour.npy      (n, N, 3)         uint8
+                            background.npy  (n, 3)            uint8
+                            position.npy    (n, N, 2)         float32, pixels (x, y)
+                            side.npy        (n, N)            float32, pixels
+                            angle.npy       (n, N)            float32, radians
+                            mask.npy        (n, N, H, W / 8)  uint8, np.packbits on last axis
+                            region.npy      (n, N, H, W / 8)  the same
+
+The slots N are in depth order, front to back, as in
+:class:`econ_pyro.data.synthetic.renderer.Scenes`. The scenes are those that ``GeneratedScenes``
+draws of the same configuration and seed, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from econ_pyro._version import __version__
+from econ_pyro.accel.cpu_cores import each, used_cores
+from econ_pyro.data.synthetic.renderer import SceneRenderer, Scenes
+from econ_pyro.errors import EconError
+from econ_pyro.files.npy import map_npy
+from econ_pyro.files.untrusted import read_json
+from econ_pyro.scene_config import MAX_OBJECTS, SceneConfig
+
+FORMAT = 1
+"""Version of the layout of a dataset folder."""
+ABOUT = "dataset.json"
+"""Name of the file that tells a dataset folder from others."""
+VALID_OFFSET = 1 << 31
+"""Index of the first validation scene of a seed; training scenes are those below."""
+SPLITS = {"train": 0, "valid": VALID_OFFSET}
+"""Parts of a dataset and the index of the first scene of each."""
+_CHUNK = 500
+_AGAIN = "make the dataset again"
+_MOST_ABOUT = 1 << 20  # bytes of the description
+_MOST_CLASSES = 127  # labels are bytes with a sign
+_PACKED = ("mask", "region")
+_DTYPES = {
+    "image": "|u1", "label": "|i1", "colour": "|u1", "background": "|u1", "position": "<f4",
+    "side": "<f4", "angle": "<f4", "mask": "|u1", "region": "|u1",
+}  # fmt: skip
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether a folder was written by :func:`write_dataset`."""
+    return (path / ABOUT).is_file()
+
+
+def write_dataset(
+    out: Path,
+    config: SceneConfig,
+    seed: int,
+    n: int,
+    n_valid: int,
+    progress: Callable[[int], object] = lambda written: None,
+) -> None:
+    """Write a dataset into an empty folder.
+
+    Args:
+        out: the folder. ``outputs.staged`` makes one that disappears on an error.
+        config: what the scenes look like.
+        seed: seed of the scenes.
+        n: number of training scenes.
+        n_valid: number of validation scenes.
+        progress: called with the number of scenes just written.
+
+    Raises:
+        EconError: a number of scenes is not positive.
+        OSError: no room, no permission.
+    """
+    for name, number in (("n", n), ("n_valid", n_valid)):
+        if not 1 <= number < VALID_OFFSET:
+            raise EconError(f"{name} of at least 1 and below 2^31", str(number))
+    renderer = SceneRenderer(config, seed)
+    for split, number in (("train", n), ("valid", n_valid)):
+        _write_split(out / split, renderer, SPLITS[split], number, progress)
+    about = {
+        "format": FORMAT,
+        "config": asdict(renderer.config),
+        "seed": seed,
+        "train": n,
+        "valid": n_valid,
+        "versions": {
+            "econ_pyro": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    (out / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+
+
+def _write_split(
+    folder: Path, renderer: SceneRenderer, first: int, n: int, progress: Callable[[int], object]
+) -> None:
+    folder.mkdir()
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(open(folder / f"{name}.npy", "wb")) for name in _DTYPES}
+        for start, arrays in _rendered(renderer, first, n):
+            for name, array in arrays.items():
+                if start == 0:
+                    header = {
+                        "descr": _DTYPES[name],
+                        "fortran_order": False,
+                        "shape": (n, *array.shape[1:]),
+                    }
+                    np.lib.format.write_array_header_1_0(files[name], header)
+                # Written, not memory-mapped: on a full disk a write fails with an error that can
+                # be told, a map kills the process.
+                files[name].write(array.tobytes())
+            progress(len(arrays["image"]))
+
+
+def _rendered(
+    renderer: SceneRenderer, first: int, n: int
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Number of the first scene, from 0, and arrays of one chunk after another."""
+
+    def render(start: int) -> tuple[int, dict[str, np.ndarray]]:
+        stop = min(start + _CHUNK, n)
+        return start, _pack(renderer.render(torch.arange(first + start, first + stop)))
+
+    together = _CHUNK * used_cores()
+    for begin in range(0, n, together):
+        yield from each(render, range(begin, min(begin + together, n), _CHUNK))
+
+
+def _pack(scenes: Scenes) -> dict[str, np.ndarray]:
+    arrays = {name: getattr(scenes, name).numpy() for name in _DTYPES}
+    arrays["image"] = (scenes.image.permute(0, 2, 3, 1) * 255).round().numpy()
+    for name in _PACKED:
+        arrays[name] = np.packbits(arrays[name], axis=-1)
+    return {name: array.astype(_DTYPES[name]) for name, array in arrays.items()}
+
+
+class StoredScenes:
+    """One part of a dataset folder, read from disk as needed.
+
+    Args:
+        path: the dataset folder.
+        split: ``train`` or ``valid``.
+
+    Raises:
+        EconError: the folder is no dataset, of another format, incomplete, or its arrays have
+            other types, shapes or values than they should.
+    """
+
+    def __init__(self, path: Path | str, split: str = "train") -> None:
+        path = Path(path)
+        if split not in SPLITS:
+            raise EconError("a split called train or valid", repr(split))
+        about = _read_about(path)
+        self.config: dict[str, Any] = about["config"]
+        self.seed: int = about["seed"]
+        self.size: int = about["config"]["size"]
+        self.classes: tuple[str, ...] = tuple(about["config"]["classes"])
+        self._n: int = about[split]
+        self._folder = path / split
+        self._arrays = {name: self._open(name) for name in _DTYPES}
+        self._check()
+
+    def _open(self, name: str) -> np.ndarray:
+        path = self._folder / f"{name}.npy"
+        try:
+            array = map_npy(path, "a complete dataset folder")
+        except EconError as error:
+            raise EconError(error.expected, error.got, _AGAIN) from error
+        dtype = np.dtype(_DTYPES[name])
+        if array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
+            raise EconError(f"{dtype.name} in {path}", array.dtype.name, _AGAIN)
+        if array.shape[:1] != (self._n,):
+            raise EconError(
+                f"{self._n} scenes in {path}, as {ABOUT} says", str((*array.shape, 0)[0]), _AGAIN
+            )
+        return array
+
+    def _check(self) -> None:
+        """Shapes, and the values of what is small; the large arrays can hold any byte."""
+        label, size = self._arrays["label"], self.size
+        if label.ndim != 2 or label.shape[1] > MAX_OBJECTS:
+            expected = f"label of shape ({self._n}, N), with N of at most {MAX_OBJECTS},"
+            self._wrong("label", expected, str(label.shape))
+        slots = label.shape[1]
+        packed = (slots, size, size // 8)
+        shapes = {
+            "image": (size, size, 3), "label": (slots,), "colour": (slots, 3), "background": (3,),
+            "position": (slots, 2), "side": (slots,), "angle": (slots,), "mask": packed,
+            "region": packed,
+        }  # fmt: skip
+        for name, array in self._arrays.items():
+            if array.shape[1:] != shapes[name]:
+                self._wrong(name, f"{name} of shape {(self._n, *shapes[name])}", str(array.shape))
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                self._wrong(name, "finite numbers", "NaN or infinity")
+        if label.size and not -1 <= label.min() <= label.max() < len(self.classes):
+            self._wrong(
+                "label", f"labels from -1 to {len(self.classes) - 1}, one for each class",
+                f"{label.min()} to {label.max()}",
+            )  # fmt: skip
+
+    def _wrong(self, name: str, expected: str, got: str) -> NoReturn:
+        path = self._folder / f"{name}.npy"
+        raise EconError(f"{expected} in {path}", got, _AGAIN)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Images, :math:`(B, 3, H, W)` float32 in [0, 1]."""
+        return _to_float(self._arrays["image"][indices.numpy()])
+
+    def scenes(self, indices: Tensor) -> Scenes:
+        """Images with ground truth."""
+        arrays = {name: array[indices.numpy()] for name, array in self._arrays.items()}
+        seen = np.zeros((len(indices), self.size, self.size // 8), np.uint8)
+        for slot in range(arrays["region"].shape[1]):
+            region, mask = (arrays[name][:, slot] for name in ("region", "mask"))
+            if (region & (seen | ~mask)).any():
+                self._wrong("region", "visible parts that lie in their masks and not in another's",
+                            "others")  # fmt: skip
+            seen |= region
+        for name in _PACKED:
+            arrays[name] = np.unpackbits(arrays[name], axis=-1).view(bool)
+        native = {name: np.asarray(a, a.dtype.newbyteorder("=")) for name, a in arrays.items()}
+        tensors = {name: torch.from_numpy(array) for name, array in native.items()}
+        tensors["image"] = _to_float(arrays["image"])
+        tensors["label"] = tensors["label"].long()
+        return Scenes(**tensors)
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    if not is_dataset(path):
+        raise EconError(f"a dataset folder, with a {ABOUT}", str(path), "see make_dataset")
+    about = read_json(path / ABOUT, "a readable dataset description", _MOST_ABOUT)
+    if isinstance(about, dict) and about.get("format", FORMAT) != FORMAT:
+        raise EconError(
+            f"a dataset of format {FORMAT}",
+            f"{path}, of format {str(about['format'])[:20]}",
+            _AGAIN,
+        )
+    if wrong := _wrong_about(about):
+        raise EconError(
+            "a readable dataset description", f"{path / ABOUT}, which is damaged ({wrong})", _AGAIN
+        )
+    return about
+
+
+def _wrong_about(about: Any) -> str:
+    """What is wrong with a description; empty if nothing is."""
+    if not isinstance(about, dict) or not isinstance(about.get("config"), dict):
+        return "no configuration"
+    config = about["config"]
+    wholes = {
+        "format": (about.get("format"), FORMAT, FORMAT),
+        "train": (about.get("train"), 1, VALID_OFFSET - 1),
+        "valid": (about.get("valid"), 1, VALID_OFFSET - 1),
+        "size": (config.get("size"), 8, 1024),
+    }  # fmt: skip
+    if type(about.get("seed")) is not int:
+        return "seed is no whole number"
+    for name, (value, low, high) in wholes.items():
+        if type(value) is not int or not low <= value <= high:
+            return f"{name} is no whole number from {low} to {high}"
+    if config["size"] % 8:
+        return "size is no multiple of 8"
+    classes = config.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        return "classes are no list of names"
+    return "" if 0 < len(classes) <= _MOST_CLASSES else f"{len(classes)} classes"
+
+
+def _to_float(image: np.ndarray) -> Tensor:
+    nchw = torch.from_numpy(image).permute(0, 3, 1, 2)
+    return nchw.to(torch.float32, memory_format=torch.contiguous_format).div_(255)

@@ -1,0 +1,169 @@
+"""What a scene consists of, drawn at random before anything is painted (appendix C.1).
+
+A scene's plan is a function of (config, seed, index), the same bits on every device: its numbers
+come from :mod:`econ_pyro.data.counter_rng`, and all of them are integers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from econ_pyro.data import counter_rng
+from econ_pyro.data.synthetic import shapes
+from econ_pyro.scene_config import SceneConfig
+
+
+class Cast(Protocol):
+    """What the objects of scenes look like: shapes of one colour, or sprites."""
+
+    classes: tuple[str, ...]
+    """Names of the classes of object, by label."""
+    palette: Tensor
+    """Own colour of each look, the mean of a sprite's, :math:`(looks, 3)` int64."""
+
+    def choose(self, label: Tensor, u: Tensor) -> Tensor:
+        """One of the looks that objects of a class have.
+
+        Args:
+            label: class of each object, :math:`(B, N)` int64, not negative.
+            u: 32 random bits for each, :math:`(B, N)` int64.
+
+        Returns:
+            Number of the look, over all classes, :math:`(B, N)` int64.
+        """
+
+    def reach(self, look: Tensor, side: Tensor, turn: Tensor) -> Tensor:
+        """How far objects extend from their centres, as ``shapes.reach``."""
+
+    def draw(self, plan: Plan) -> tuple[Tensor, Tensor]:
+        """Masks :math:`(B, N, H, W)` bool and images :math:`(B, 3, H, W)` float32 of scenes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """B scenes of N slots, front to back, in integers (lengths and angles as in shapes)."""
+
+    label: Tensor  # (B, N)
+    look: Tensor  # (B, N); 0 in an empty slot
+    centre: Tensor  # (B, N, 2)
+    side: Tensor  # (B, N)
+    turn: Tensor  # (B, N)
+    colour: Tensor  # (B, N, 3)
+    background: Tensor  # (B, 3)
+
+
+# Columns of the random numbers: first those of the scene, then as many for each slot.
+_COLUMNS = 16
+_BACKGROUND, _COUNT, _CLASS = slice(0, 3), 3, 4
+_RANK, _OWN_CLASS, _DEPTH, _SIDE, _TURN, _X, _Y = range(7)
+_COLOUR, _LOOK = slice(7, 10), 10
+
+
+def make_plan(config: SceneConfig, cast: Cast, seed: int, indices: Tensor) -> Plan:
+    """Plan scenes.
+
+    Args:
+        config: what the scenes look like; its classes are the cast's.
+        cast: what the objects look like.
+        seed: any integer.
+        indices: numbers of the scenes, :math:`(B,)` int64, not negative.
+    """
+    n, slots = config.objects, max(config.objects, len(config.classes))
+    u = counter_rng.bits(seed, indices, _COLUMNS * (1 + slots)).unflatten(1, (1 + slots, _COLUMNS))
+    scene, each = u[:, 0], u[:, 1:]
+    label = _labels(config, scene, each)
+    empty, each = label < 0, each[:, :n]
+    look = cast.choose(label.clamp(min=0), each[..., _LOOK]).masked_fill(empty, 0)
+
+    low = round(config.object_size[0] * config.size * shapes.UNIT / 2)
+    high = max(low, round(config.object_size[1] * config.size * shapes.UNIT / 2))
+    side = 2 * (low + counter_rng.below(each[..., _SIDE], high - low + 1))
+    side = side.masked_fill(empty, 0)
+    turn = counter_rng.below(each[..., _TURN], shapes.TURNS if config.rotate else 1)
+    turn = turn.masked_fill(empty, 0)
+
+    flat = (x.flatten() for x in (look, side, turn))
+    reach = cast.reach(*flat).unflatten(0, label.shape)  # (B, N, 4)
+    room = config.size * shapes.UNIT - reach[..., :2] - reach[..., 2:] + 1
+    centre = reach[..., :2] + counter_rng.below(each[..., _X : _Y + 1], room)
+    centre = centre.masked_fill(empty[..., None], 0)
+
+    background = _background(config, scene[:, _BACKGROUND])
+    own = cast.palette.to(label.device)[look]
+    colour = _colours(config, background, own, each[..., _COLOUR])
+    colour = colour.masked_fill(empty[..., None], 0)
+    return Plan(label, look, centre, side, turn, colour, background)
+
+
+@cache
+def levels(device: torch.device) -> Tensor:
+    """The 256 values of a channel as float32; a table, because devices round x / 255 apart."""
+    return (torch.arange(256, dtype=torch.float32) / 255).to(device)
+
+
+def _labels(config: SceneConfig, scene: Tensor, each: Tensor) -> Tensor:
+    """Classes in depth order, ``(B, N)``, with -1 after the last object."""
+    n, k = config.objects, len(config.classes)
+    if config.selection == "same":
+        label = _choose(config, scene[:, _CLASS, None]).expand(-1, n)
+    else:
+        label = _choose(config, each[:, :n, _OWN_CLASS])
+    if config.selection == "one-of-each":
+        each_once = _ranks(each[:, :k, _RANK])[:, :n]
+        label = torch.cat([each_once, label[:, k:]], 1)
+
+    low = n if config.min_objects is None else config.min_objects
+    count = low + counter_rng.below(scene[:, _COUNT, None], n - low + 1)  # (B, 1)
+    empty = torch.arange(n, device=scene.device) >= count
+    # Shuffle the objects; the empty slots, with the largest keys, stay behind them.
+    depth = _ranks(each[:, :n, _DEPTH] + (empty.long() << 32))
+    return label.masked_fill(empty, -1).gather(1, depth)
+
+
+def _ranks(keys: Tensor) -> Tensor:
+    """A permutation of the columns from random keys; ties fall the same way on every device."""
+    return torch.argsort(keys, dim=1, stable=True)
+
+
+def _choose(config: SceneConfig, u: Tensor) -> Tensor:
+    """A class with probability in proportion to its weight, from 32 random bits."""
+    weights = config.class_weights or (1.0,) * len(config.classes)
+    total, ends, acc = math.fsum(weights), [], 0.0
+    for w in weights[:-1]:
+        acc += w
+        ends.append(round(acc / total * 2**32))
+    return (u[..., None] >= torch.tensor(ends, dtype=torch.int64, device=u.device)).sum(-1)
+
+
+def _background(config: SceneConfig, u: Tensor) -> Tensor:
+    """Colours of the backgrounds, ``(B, 3)``, from as many random bits."""
+    if config.background == "grey":
+        return counter_rng.below(u[:, :1], 256).expand(-1, 3)
+    return counter_rng.below(u, 128 if config.background == "dark" else 256)
+
+
+def _colours(config: SceneConfig, background: Tensor, own: Tensor, u: Tensor) -> Tensor:
+    """Colours of the objects, ``(B, N, 3)``."""
+    if config.near_background is not None:
+        return _near(background[:, None], config.near_background, u[..., 0])
+    if config.kind == "random-colours":
+        return 128 + counter_rng.below(u, 128)
+    return own
+
+
+def _near(background: Tensor, distance: int, u: Tensor) -> Tensor:
+    """Uniform over the colours within a distance of the background's, itself excepted."""
+    low = (background - distance).clamp(min=0)
+    n = (background + distance).clamp(max=255) - low + 1  # (B, 1, 3): choices a channel
+    own = background - low
+    n_g, n_b = n[..., 1], n[..., 2]
+    number = (own[..., 0] * n_g + own[..., 1]) * n_b + own[..., 2]
+    pick = counter_rng.below(u, n.prod(-1) - 1)
+    pick = pick + (pick >= number)  # passes over the background's own colour
+    return low + torch.stack([pick // (n_g * n_b), pick // n_b % n_g, pick % n_b], -1)

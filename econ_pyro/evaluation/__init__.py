@@ -1,0 +1,1 @@
+"""How good decompositions and samples are."""

@@ -1,0 +1,164 @@
+"""Measure a scene model on held-out and on shifted scenes, and name its experts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from econ_pyro.data.splits import GeneratedScenes, Source
+from econ_pyro.econ import Econ
+from econ_pyro.errors import EconError
+from econ_pyro.evaluation.metrics import SceneMetrics, evaluate_scenes
+from econ_pyro.files import storage
+from econ_pyro.infer.decomposition import Decomposition
+from econ_pyro.naming import clean
+from econ_pyro.training import checkpoint
+
+TEST_SEED = 1_000_003  # of held-out scenes; training seeds are small numbers
+HEADLINE = {
+    "mse": "MSE",
+    "ari": "ARI",
+    "ari_fg": "ARI-FG",
+    "msc": "mean segmentation covering",
+    "visible_iou": "visible mean IoU",
+    "amodal_iou": "amodal mean IoU",
+    "oca": "counting accuracy (OCA)",
+    "ooa": "depth-order accuracy (OOA)",
+    "spare": "spare layers left empty",
+    "class_accuracy": "expert-class accuracy",
+    "nmi": "expert-class NMI",
+    "x": "L_x, nats",
+    "z": "L_z, nats",
+    "r": "L_r, nats",
+    "layers": "layers present",
+}
+
+
+def evaluate(
+    econ: Econ,
+    source: Source,
+    steps: int | None = None,
+    true_regions: bool = False,
+    greedy: bool = False,
+) -> SceneMetrics:
+    """Decompose every image of a source and score it with what ground truth there is.
+
+    Args:
+        econ: the scene model.
+        source: images, with or without ground truth.
+        steps: layers to look for; as in training if not given.
+        true_regions: give the regions that are true, as in the paper's Fig. 5.
+        greedy: do not refine what the competition found.
+
+    Raises:
+        EconError: true regions are to be given, and there are none.
+    """
+    indices = torch.arange(len(source))
+    scenes = source.scenes(indices)
+    images = source.images(indices) if scenes is None else scenes.image
+    regions = None
+    if true_regions:
+        if scenes is None:
+            raise EconError("scenes with true regions", "images", "leave out --true-regions")
+        regions = scenes.layers(steps or econ.config.model.steps)
+    d: Decomposition = econ.decompose(images, steps, regions=regions, greedy=greedy)
+    return replace(evaluate_scenes(d, scenes, source.classes), given_names=econ.config.names)
+
+
+def shifted_sources(econ: Econ, n: int) -> dict[str, tuple[Source, int]]:
+    """Scenes unlike those of training (Figs. 4 and 8), each with the layers to look for.
+
+    More objects, several of one class, colours near the background, and spare steps.
+    """
+    scenes, steps = econ.config.scenes, econ.config.model.steps
+    kinds = {
+        "4 objects": (replace(scenes, objects=4, min_objects=None), 5),
+        "5 objects": (replace(scenes, objects=5, min_objects=None), 6),
+        "3 of one class": (replace(scenes, objects=3, min_objects=None, selection="same"), 4),
+        "near background": (replace(scenes, kind="random-colours", near_background=64), steps),
+        "2 spare steps": (scenes, steps + 2),
+    }
+    return {
+        name: (GeneratedScenes(config, TEST_SEED, n, "valid"), t)
+        for name, (config, t) in kinds.items()
+    }
+
+
+def evaluate_shifted(econ: Econ, n: int, greedy: bool = False) -> dict[str, SceneMetrics]:
+    """:func:`evaluate` on ``n`` scenes of each of :func:`shifted_sources`."""
+    sources = shifted_sources(econ, n).items()
+    return {name: evaluate(econ, source, t, greedy=greedy) for name, (source, t) in sources}
+
+
+def as_json(metrics: SceneMetrics) -> dict[str, Any]:
+    """Everything measured, ready for JSON."""
+    out: dict[str, Any] = {"metrics": metrics.summary()}
+    if metrics.confusion is not None:
+        out["classes"] = [*metrics.class_names, "background"]
+        out["confusion"] = metrics.confusion.tolist()
+    return out
+
+
+def names_of(metrics: SceneMetrics, current: list[str]) -> list[str]:
+    """Names of experts by majority class; the current ones where no truth tells a class."""
+    return current if metrics.confusion is None else metrics.expert_names
+
+
+def write_names(run: Path, metrics: SceneMetrics, current: list[str]) -> list[str]:
+    """Name the experts of a run by majority class, in its ``experts.json``.
+
+    Returns:
+        The names: the current ones where there was no ground truth to go by.
+    """
+    if metrics.confusion is None:
+        return current
+    names = metrics.expert_names
+    storage.write_json(
+        run / checkpoint.NAMES,
+        {"names": names, "usage": metrics.usage.tolist(), **as_json(metrics)},
+        sealed=True,
+    )
+    return names
+
+
+def format_report(metrics: SceneMetrics, title: str) -> str:
+    """A table of scores, and who won what, for a terminal."""
+    summary = metrics.summary()
+    lines = [title]
+    for key, label in HEADLINE.items():
+        if key in summary:
+            lines.append(f"  {label:<28}{_number(summary[key])}")
+    names = metrics.expert_names
+    usage = ", ".join(f"{a} {u:.0%}" for a, u in zip(names, metrics.usage.tolist(), strict=True))
+    lines.append(f"  {'experts (share of layers)':<28}{usage}")
+    if metrics.confusion is not None:
+        lines.append("  layers won, class by expert")
+        header = ["", *(f"expert {k}" for k in range(len(names)))]
+        lines.append("  " + "".join(f"{h:>14}" for h in header))
+        for label, row in zip(
+            [*metrics.class_names, "background"], metrics.confusion.tolist(), strict=True
+        ):
+            lines.append("  " + f"{clean(label):>14}" + "".join(f"{int(v):>14}" for v in row))
+    return "\n".join(lines)
+
+
+def format_table(reports: Mapping[str, SceneMetrics]) -> str:
+    """One line for each set of scenes, for a terminal."""
+    keys = ["ari_fg", "visible_iou", "amodal_iou", "oca", "ooa", "class_accuracy", "mse", "spare"]
+    lines = [f"{'':<18}" + "".join(f"{k:>15}" for k in keys)]
+    for name, metrics in reports.items():
+        summary = metrics.summary()
+        lines.append(f"{name:<18}" + "".join(f"{_number(summary.get(k)):>15}" for k in keys))
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.6f}"

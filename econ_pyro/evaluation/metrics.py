@@ -1,0 +1,175 @@
+r"""How good a decomposition is, scene by scene and over all scenes.
+
+Segmentation: :mod:`econ_pyro.evaluation.segmentation`. Objects, their full masks, number and depth
+    order: :mod:`econ_pyro.evaluation.matching`. Classes:
+    :mod:`econ_pyro.evaluation.specialisation`. Without ground truth only what needs none is
+    measured; nothing is filled in. Where only visible regions are known, ``amodal_iou`` and
+    ``ooa`` are left out, and without labels what is said of classes.
+
+======================  ==========================================================  ==========
+score                   meaning                                                     NaN if
+======================  ==========================================================  ==========
+mse                     squared error per channel, images in [0, 1]                 never
+x, z, r                 terms of Eqs. 10-12, summed over layers, nats               never
+layers                  layers that are present                                     never
+ari, ari_fg             adjusted Rand index, of all pixels and of objects' pixels   no object
+msc, sc                 segmentation covering of objects, plain and by area         no object
+visible_iou             IoU of visible regions, unmatched objects 0                 no object
+amodal_iou              IoU of full masks, same assignment                          no object
+found                   share of objects that have a layer of their own             no object
+oca                     1 if the number of objects is right                         never
+spare                   share of spare layers that are empty                        none spare
+ooa                     share of overlapping pairs in the right depth order         no pair
+======================  ==========================================================  ==========
+
+(``ari`` itself is defined, as 1 or 0, in a scene that is all background.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from econ_pyro.data.ground_truth import Truth
+from econ_pyro.errors import EconError
+from econ_pyro.evaluation import matching, segmentation, specialisation
+from econ_pyro.infer.decomposition import Decomposition
+
+
+@dataclass(frozen=True)
+class SceneMetrics:
+    """Scores of B scenes."""
+
+    scores: dict[str, Tensor]
+    """Each score by scene, ``(B,)`` float64; NaN where it does not apply."""
+    usage: Tensor
+    """Share of present layers that each expert won, ``(K,)``."""
+    class_names: tuple[str, ...] = ()
+    """Classes of object, without the background."""
+    confusion: Tensor | None = field(default=None)
+    """Wins by true class, the background last, and expert, ``(C + 1, K)``; None without labels."""
+    given_names: tuple[str, ...] = ()
+    """Names of the first experts that stay, whatever they win; empty ones do not count."""
+
+    @property
+    def expert_names(self) -> list[str]:
+        """Experts named by the class that they win most, or numbered without ground truth."""
+        names = [f"expert-{k}" for k in range(len(self.usage))]
+        if self.confusion is not None:
+            names = specialisation.names_by_majority(self.confusion, self.class_names)
+        return specialisation.distinct_names(names, self.given_names)
+
+    def summary(self) -> dict[str, float | None]:
+        """Means over the scenes that count, flat and ready for JSON.
+
+        ``<score>`` is a mean over scenes, None if no scene counted, and ``<score>_n`` the number
+        of scenes that did; ``usage_<k>`` the share of expert k; ``class_accuracy`` and ``nmi`` are
+        over all matched objects and backgrounds, ``class_n`` of them.
+        """
+        row: dict[str, float | None] = {"scenes": len(self.scores["mse"])}
+        for name, score in self.scores.items():
+            counted = score[~score.isnan()]
+            row[name] = float(counted.mean()) if len(counted) else None
+            row[f"{name}_n"] = len(counted)
+        if self.confusion is not None:
+            row["class_accuracy"] = _or_none(specialisation.class_accuracy(self.confusion))
+            row["nmi"] = _or_none(specialisation.normalised_mutual_information(self.confusion))
+            row["class_n"] = int(self.confusion.sum())
+        row.update({f"usage_{k}": share for k, share in enumerate(self.usage.tolist())})
+        return row
+
+
+def mse(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Mean squared error over pixels and channels.
+
+    Args:
+        image: ``(B, 3, H, W)`` in [0, 1].
+        reconstruction: ``(B, 3, H, W)``.
+
+    Returns:
+        ``(B,)`` float64.
+    """
+    return (image.double() - reconstruction.double()).square().mean(dim=(1, 2, 3))
+
+
+def evaluate_scenes(
+    decomposition: Decomposition,
+    scenes: Truth | None = None,
+    class_names: Sequence[str] = (),
+    min_area: int | None = None,
+) -> SceneMetrics:
+    """Every score that the given ground truth allows.
+
+    Args:
+        decomposition: of B images.
+        scenes: ground truth of the same images; None if there is none.
+        class_names: classes of object, in the order of their labels.
+        min_area: pixels that make a layer present; 0.8% of the image if not given.
+
+    Raises:
+        EconError: if the ground truth is of other images or has other classes.
+    """
+    d = decomposition.cpu()
+    segments = d.segmentation
+    hard = matching.hard_regions(segments, d.k.shape[1])
+    present = matching.present_layers(hard, min_area)
+    usage = specialisation.expert_usage(d.k, present, d.scores.shape[2])
+    scores = {
+        "mse": mse(d.image, d.reconstruction),
+        **{name: term.double().sum(dim=1) for name, term in zip("xzr", d.terms, strict=True)},
+        "layers": present.sum(dim=1).double(),
+    }
+    if scenes is None:
+        return SceneMetrics(scores, usage)
+    region = scenes.region.cpu()
+    label, mask = (None if a is None else a.cpu() for a in (scenes.label, scenes.mask))
+    _check(d, label, region, class_names)
+    true = segmentation.true_segmentation(region)
+    covering = segmentation.segmentation_covering(segments, true)
+    found = matching.match(hard, label, region, min_area)
+    scores |= {
+        "ari": segmentation.ari(segments, true),
+        "ari_fg": segmentation.ari(segments, true, foreground=True),
+        "msc": covering.mean,
+        "sc": covering.weighted,
+        "visible_iou": matching.visible_iou(found),
+        "found": matching.found_share(found),
+        "oca": matching.count_right(found),
+        "spare": matching.spare_empty(found),
+    }
+    if mask is not None:
+        scores["amodal_iou"] = matching.amodal_iou(found, d.shape, mask)
+        scores["ooa"] = matching.order_right(found, mask)
+    if label is None:
+        return SceneMetrics(scores, usage)
+    seen = (true == segmentation.BACKGROUND).flatten(1).any(dim=1)
+    confusion = specialisation.class_confusion(
+        found, d.k, label, seen, len(class_names), d.scores.shape[2]
+    )
+    return SceneMetrics(scores, usage, tuple(class_names), confusion)
+
+
+def _check(
+    d: Decomposition, label: Tensor | None, region: Tensor, class_names: Sequence[str]
+) -> None:
+    slots = region.shape[1] if label is None else label.shape[1]
+    want = (len(d), slots, *d.image.shape[2:])
+    if region.shape != want:
+        raise EconError(
+            f"true regions {want} for {len(d)} decomposed images",
+            str(tuple(region.shape)),
+            "evaluate a decomposition with the ground truth of the same scenes",
+        )
+    if label is not None and label.numel() and int(label.max()) >= len(class_names):
+        raise EconError(
+            f"labels below {len(class_names)}, the number of class names",
+            str(int(label.max())),
+            "give class_names for every label of the scenes",
+        )
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,1 @@
+"""Weights, experts, scenes and layers as files."""

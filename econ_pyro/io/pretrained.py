@@ -1,0 +1,209 @@
+"""Where trained weights are, and what is in them: one reader for runs and published folders.
+
+A published folder holds ``config.json`` and ``experts.json`` as a run does, ``model.safetensors``
+and a model card, ``README.md``. Weights that are installed with the package are such folders in
+``econ_pyro/io/weights/``; ``python scripts/publish.py RUN econ_pyro/io/weights/NAME`` makes one.
+Weights on the Hugging Face hub are such folders too. Nothing else than the latter touches a
+network.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from econ_pyro._version import __version__
+from econ_pyro.config import Config, to_dict
+from econ_pyro.errors import EconError, check_choice
+from econ_pyro.files import storage
+from econ_pyro.files.tensor_file import read_tensors, write_tensors
+from econ_pyro.naming import check_names, shown
+from econ_pyro.training import checkpoint
+from econ_pyro.training.run_config import read_config
+from econ_pyro.training.schedules import age
+
+WEIGHTS, CARD = "model.safetensors", "README.md"
+SHIPPED = Path(__file__).parent / "weights"
+HUB = "hf:"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Trained(NamedTuple):
+    """What a run or a published folder holds."""
+
+    config: Config
+    names: list[str] | None
+    model: dict[str, Tensor]
+    guide: dict[str, Tensor]
+    flat: bool
+    """Whether appearances are still of one colour (``train.flat_until``)."""
+    path: Path
+    """The file of the weights."""
+
+
+def shipped() -> list[str]:
+    """Names of the weights that are installed with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{WEIGHTS}"))
+
+
+def find(source: str | Path) -> Path:
+    """The folder that a user means; a folder of that name goes before shipped weights.
+
+    Args:
+        source: a folder, the name of shipped weights, or ``hf:OWNER/NAME`` on the hub.
+
+    Raises:
+        EconError: there is none.
+    """
+    name = str(source)
+    if os.path.isdir(source):  # not Path.is_dir, which some names make raise
+        return Path(source)
+    if os.path.exists(source):
+        raise EconError("a run's folder", f"{name}, which is none", "name the folder of a run")
+    if name.startswith(HUB):
+        return _download(name.removeprefix(HUB).strip("/"))
+    if name in shipped():
+        return SHIPPED / name
+    known = f" or shipped weights ({', '.join(shipped())})" if shipped() else ""
+    raise EconError(
+        f"a run's folder{known}",
+        f"no folder {name}",
+        f"train one: make train; weights on the Hugging Face hub are {HUB}OWNER/NAME",
+    )
+
+
+def read(source: str | Path, device: torch.device | str = "cpu", which: str = "best") -> Trained:
+    """Read a run or a published folder; never executes code from it.
+
+    Args:
+        source: as :func:`find` takes it.
+        device: where to put the tensors.
+        which: ``best`` (by validation loss) or ``last`` checkpoint of a run.
+
+    Raises:
+        EconError: there is none, or it is damaged.
+    """
+    check_choice("a checkpoint", which, ("best", "last"))
+    folder = find(source)
+    config = read_config(folder).config
+    names = None
+    if (folder / checkpoint.NAMES).exists():
+        names = _names(folder / checkpoint.NAMES, config.model.experts)
+    path = folder / WEIGHTS
+    if path.exists():
+        about, tensors = read_tensors(path, "whole weights")
+        for name, tensor in tensors.items():
+            if not name.startswith(("model.", "guide.")) or not tensor.is_floating_point():
+                got = f"{shown(name)} of type {tensor.dtype}"
+                raise EconError(f"weights of econ-pyro in {path}", got)
+        model, guide = (
+            {
+                name.removeprefix(start): tensor.to(device, torch.float32)
+                for name, tensor in tensors.items()
+                if name.startswith(start)
+            }
+            for start in ("model.", "guide.")
+        )
+        return Trained(config, names, model, guide, about.get("flat") == "true", path)
+    path = folder / {"best": checkpoint.BEST, "last": checkpoint.LAST}[which]
+    state = checkpoint.load_checkpoint(path, device)
+    step = state.get("step")
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise EconError(f"a checkpoint of econ-pyro in {path}", "one without a step")
+    flat = age(config, step) <= config.train.flat_until
+    return Trained(config, names, state.get("model", {}), state.get("guide", {}), flat, path)
+
+
+def save(
+    folder: Path,
+    config: Config,
+    names: Sequence[str],
+    model: nn.Module,
+    guide: nn.Module,
+    flat: bool,
+    dtype: str = "float32",
+) -> None:
+    """Write a published folder, but for its card.
+
+    Args:
+        folder: where to; files in it are replaced.
+        config: of the model.
+        names: of the experts.
+        model: p.
+        guide: q.
+        flat: as in :class:`Trained`.
+        dtype: of the stored weights: float32, float16 or bfloat16; they load as float32.
+
+    Raises:
+        EconError: the folder is a run's, or the type is unknown.
+    """
+    check_choice("a type of weights", dtype, DTYPES)
+    refuse_run(folder)
+    tensors: dict[str, Tensor] = {}
+    for start, network in (("model", model), ("guide", guide)):
+        weights = {name for name, _ in network.named_parameters()}
+        for name, tensor in network.state_dict().items():
+            kind = DTYPES[dtype] if name in weights else tensor.dtype
+            stored = tensor.detach().to(kind)
+            if not stored.isfinite().all():
+                hint = "use bfloat16 or float32" if tensor.isfinite().all() else "train again"
+                raise EconError(f"weights that {kind} can hold", f"others in {name}", hint)
+            tensors[f"{start}.{name}"] = stored
+    about = {"flat": json.dumps(flat)}
+    storage.write_json(
+        folder / checkpoint.CONFIG,
+        {
+            "config": to_dict(config),
+            "dtype": dtype,
+            "versions": {"econ_pyro": __version__, "torch": torch.__version__},
+        },
+        sealed=True,
+    )
+    storage.write_json(folder / checkpoint.NAMES, {"names": list(names)}, sealed=True)
+    write_tensors(folder / WEIGHTS, tensors, about)
+
+
+def refuse_run(folder: Path) -> None:
+    """Check that weights are not about to be published over a run.
+
+    Raises:
+        EconError: the folder is a run's.
+    """
+    if (folder / checkpoint.LAST).exists():
+        raise EconError("a folder of its own for weights", f"the run {folder}", "name another one")
+
+
+def _names(path: Path, experts: int) -> list[str]:
+    names = storage.read_json(path).get("names")
+    if not isinstance(names, list) or len(names) != experts:
+        got = f"{len(names)}" if isinstance(names, list) else "none"
+        raise EconError(f"{experts} different names in {path}", got)
+    check_names(names, str(path))
+    return names
+
+
+def _download(repository: str) -> Path:
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import HFValidationError, HTTPError
+    except ImportError:
+        raise EconError(
+            f"the package huggingface_hub, for {HUB}{repository}",
+            "none installed",
+            "pip install 'econ-pyro[hub]'",
+        ) from None
+    patterns: list[Any] = [checkpoint.CONFIG, checkpoint.NAMES, WEIGHTS, CARD]
+    try:
+        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
+    except (HFValidationError, HTTPError, OSError) as error:
+        raise EconError(
+            "a model on the Hugging Face hub, or in its cache, as OWNER/NAME",
+            f"{repository} ({str(error).splitlines()[0][:150]})",
+            "check its name and the network; with HF_HUB_OFFLINE=1 only the cache is read",
+        ) from None

@@ -1,0 +1,145 @@
+r"""The picture of an edited scene.
+
+The layers of a :class:`~econ_pyro.io.scene_file.Scene` are decoded, moved, and the shown ones
+painted back to front as the prior program does,
+
+.. math:: x \leftarrow m_t x_t + (1 - m_t) x
+
+but with soft shapes and without noise. Where nothing is painted the picture stays transparent.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from econ_pyro.arguments import whole
+from econ_pyro.config import ModelConfig
+from econ_pyro.core.compositing import stages
+from econ_pyro.errors import EconError
+from econ_pyro.io.scene_file import LARGEST, Scene
+
+
+class Decoders(Protocol):
+    """What painting needs of a model."""
+
+    config: ModelConfig
+
+    def decode(self, z_t: Tensor, k_t: Tensor) -> tuple[Tensor, Tensor]:
+        """Appearances ``(B, 3, H, W)`` and shapes ``(B, 1, H, W)`` of latents and experts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rendered:
+    """A painted scene; layer axis front to back, hidden layers included; on the CPU."""
+
+    mean: Tensor
+    """Appearances where they lie, ``(T, 3, H, W)`` in [0, 1]."""
+    shape: Tensor
+    """Shapes where they lie, ``(T, 1, H, W)`` in [0, 1]; 1 all over for a background."""
+    visible: tuple[bool, ...]
+    """Which layers are painted."""
+
+    @property
+    def layers(self) -> Tensor:
+        """Each layer with its shape as alpha, ``(T, 4, H, W)``, RGB not multiplied by it."""
+        return torch.cat([self.mean, self.shape], 1)
+
+    @property
+    def stages(self) -> Tensor:
+        """The picture after each painted layer, back to front, ``(n, 4, H, W)`` as ``layers``."""
+        shown = list(self.visible)
+        m, x = self.shape[shown], self.mean[shown]
+        if not len(m):
+            return x.new_zeros(0, 4, *x.shape[2:])
+        covered = stages(m[None], torch.ones_like(m)[None].expand(-1, -1, 3, -1, -1))[0, :, :1]
+        return torch.cat([stages(m[None], x[None])[0] / covered.clamp_min(1e-6), covered], 1)
+
+    @property
+    def image(self) -> Tensor:
+        """The scene, ``(4, H, W)`` in [0, 1], alpha last; all transparent if nothing is shown."""
+        painted = self.stages
+        return painted[-1] if len(painted) else painted.new_zeros(4, *painted.shape[2:])
+
+
+@torch.no_grad()
+def render(model: Decoders, scene: Scene, device: torch.device | str = "cpu") -> Rendered:
+    """Decode the layers of a scene, move them and paint.
+
+    An object's appearance and shape move together. What moves into the canvas at its edge is
+    empty for a shape; an appearance repeats its edge, so that a background stays without gaps.
+
+    Args:
+        model: decodes the layers.
+        scene: what to paint.
+        device: where the model is.
+
+    Raises:
+        EconError: the scene does not fit the model.
+    """
+    _check(model.config, scene)
+    k = torch.tensor([layer.expert for layer in scene.layers], device=device)
+    z = torch.tensor([layer.z for layer in scene.layers], device=device)
+    decoded = model.decode(z, k)
+    means, shapes = [], []
+    for layer, mean, shape in zip(scene.layers, *(a.cpu() for a in decoded), strict=True):
+        means.append(shift(mean, layer.dx, layer.dy, repeat=True))
+        moved = shift(shape, layer.dx, layer.dy)
+        shapes.append(torch.ones_like(shape) if layer.background else moved)
+    visible = tuple(layer.visible for layer in scene.layers)
+    return Rendered(torch.stack(means), torch.stack(shapes), visible)
+
+
+def shift(x: Tensor, dx: float, dy: float, repeat: bool = False) -> Tensor:
+    """Move pictures; bilinear between pixels, and exact for whole ones.
+
+    Args:
+        x: ``(..., H, W)``.
+        dx: pixels to the right.
+        dy: pixels down.
+        repeat: what comes in repeats the edge; else it is 0.
+    """
+    for dim, offset in ((-1, dx), (-2, dy)):
+        size = x.shape[dim]
+        offset = max(-float(size), min(float(size), offset))  # further is as far
+        whole = math.floor(offset)
+        near, far = (_roll(x, n, dim, repeat) for n in (whole, whole + 1))
+        x = torch.lerp(near, far, offset - whole) if offset != whole else near
+    return x
+
+
+def _check(model: ModelConfig, scene: Scene) -> None:
+    if scene.size != model.size:
+        raise EconError(
+            f"a scene of {model.size} pixels, as the run's images",
+            f"{scene.size}",
+            "was it made with another run?",
+        )
+    if not scene.layers:
+        raise EconError("a scene of one layer or more", "none")
+    for i, layer in enumerate(scene.layers):
+        whole("the expert of a layer", layer.expert, least=None)
+        for name, values in (("z", layer.z), ("dx", (layer.dx,)), ("dy", (layer.dy,))):
+            if not all(isinstance(v, int | float) and abs(v) <= LARGEST for v in values):
+                raise EconError(
+                    f"numbers from -1e6 to 1e6 as {name} of layer {i + 1}", str(values)
+                )
+        if not 0 <= layer.expert < model.experts:
+            raise EconError(
+                f"an expert of layer {i + 1} from 0 to {model.experts - 1}", str(layer.expert)
+            )
+        if len(layer.z) != model.expert.latent:
+            raise EconError(
+                f"{model.expert.latent} numbers in z of layer {i + 1}", str(len(layer.z))
+            )
+
+
+def _roll(x: Tensor, n: int, dim: int, repeat: bool) -> Tensor:
+    source = torch.arange(x.shape[dim], device=x.device) - n
+    moved = x.index_select(dim, source.clamp(0, x.shape[dim] - 1))
+    inside = ((source >= 0) & (source < x.shape[dim])).to(x.dtype)
+    return moved if repeat else moved * (inside if dim == -1 else inside[:, None])

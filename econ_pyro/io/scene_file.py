@@ -1,0 +1,196 @@
+"""Scenes that people edit: the layers of ``scene.json``.
+
+A scene is a list of layers, front to back. Each is an expert and its latents z, moved by (dx, dy)
+pixels, shown or not; one may be the background, which fills the canvas (footnote 2 of the paper).
+:mod:`econ_pyro.io.rendering` makes the picture.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from econ_pyro import naming
+from econ_pyro.errors import EconError
+from econ_pyro.evaluation import matching
+from econ_pyro.files import untrusted
+from econ_pyro.infer.decomposition import Decomposition
+
+VERSION = 1
+"""Version of the layout of ``scene.json``."""
+NOTES = (
+    "t", "file", "class", "present", "area", "visible_area", "box", "terms", "scores",
+)  # fmt: skip
+"""What ``scene.json`` tells of a layer beside what is needed to paint it."""
+MOST_LAYERS, MOST_LATENTS = 256, 256
+LARGEST = 1e6  # of a number in the file: decoders stay finite
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: an object or the background."""
+
+    expert: int
+    """Index of the expert that draws it."""
+    z: tuple[float, ...]
+    """Its latents, L numbers."""
+    dx: float = 0.0
+    """Pixels to the right, of the model's image; fractions are interpolated."""
+    dy: float = 0.0
+    """Pixels down."""
+    visible: bool = True
+    """Whether it is painted."""
+    background: bool = False
+    """Whether it fills the canvas, whatever its shape."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What can be edited and painted again."""
+
+    size: int
+    """Height and width in pixels; the model's."""
+    layers: tuple[Layer, ...]
+    """Front to back."""
+
+
+def of_decomposition(d: Decomposition) -> Scene:
+    """The scene that a decomposition found: layers that hold something are shown.
+
+    Args:
+        d: of a single image.
+
+    Raises:
+        EconError: it is of several images.
+    """
+    if len(d) != 1:
+        raise EconError("a decomposition of one image", f"one of {len(d)}", "take d[0], d[1], ...")
+    hard = matching.hard_regions(d.segmentation, d.k.shape[1])
+    present = matching.present_layers(hard)
+    background = int(matching.background_layer(hard, present)[0])
+    rows = zip(d.k[0].tolist(), d.z[0].tolist(), present[0].tolist(), strict=True)
+    return Scene(
+        d.image.shape[-1],
+        tuple(
+            Layer(k, tuple(z), visible=shown, background=i == background)
+            for i, (k, z, shown) in enumerate(rows)
+        ),
+    )
+
+
+def read_scene(path: Path, names: Sequence[str]) -> Scene:
+    """Read a ``scene.json``.
+
+    Args:
+        path: of the file.
+        names: of the experts, which may stand in the file instead of their indices.
+
+    Raises:
+        EconError: there is no such file, or it is not a scene.
+    """
+    hint = "decompose.py writes one for each image"
+    return parse_scene(untrusted.read_json(path, "a scene.json", hint=hint), names)
+
+
+def parse_scene(value: Any, names: Sequence[str]) -> Scene:
+    """A scene from what a JSON file holds.
+
+    Args:
+        value: as ``json.loads`` gives it.
+        names: of the experts.
+
+    Raises:
+        EconError: it is not a scene; the message says where.
+    """
+    if not isinstance(value, dict) or not isinstance(value.get("layers"), list):
+        raise EconError('a scene: an object with a list "layers"', _short(value))
+    if value.get("version") != VERSION:
+        got = _short(value["version"]) if "version" in value else "none"
+        raise EconError(f'"version": {VERSION} in the scene', got, "decompose the image again")
+    width, height = (_whole(value, side, "the scene") for side in ("width", "height"))
+    if width != height:
+        raise EconError("a square scene", f"{width} x {height} pixels")
+    layers = value["layers"]
+    if not 1 <= len(layers) <= MOST_LAYERS:
+        raise EconError(f"1 to {MOST_LAYERS} layers in the scene", str(len(layers)))
+    return Scene(width, tuple(_layer(v, i + 1, names) for i, v in enumerate(layers)))
+
+
+def to_json(scene: Scene) -> dict[str, Any]:
+    """What :func:`parse_scene` reads, for ``files.write_json``."""
+    layers = [{**asdict(layer), "z": list(layer.z)} for layer in scene.layers]
+    return {"version": VERSION, "width": scene.size, "height": scene.size, "layers": layers}
+
+
+def _layer(value: Any, number: int, names: Sequence[str]) -> Layer:
+    where = f"layer {number}"
+    if not isinstance(value, dict):
+        raise EconError(f"{where} as an object", _short(value))
+    known = [f.name for f in fields(Layer)]
+    unknown = sorted(set(value) - {*known, *NOTES})
+    if unknown:
+        raise EconError(
+            f"fields of {where} among {', '.join(known)}", repr(naming.shown(unknown[0]))
+        )
+    latents = _field(value, "z", where)
+    if not isinstance(latents, list):
+        raise EconError(f'a list of numbers "z" of {where}', _short(latents))
+    if len(latents) > MOST_LATENTS:
+        raise EconError(f'at most {MOST_LATENTS} numbers "z" of {where}', str(len(latents)))
+    expert = _field(value, "expert", where)
+    if isinstance(expert, str):
+        expert = _named(expert, names, where)
+    return Layer(
+        _whole({"expert": expert}, "expert", where),
+        tuple(_number(z, "z", where) for z in latents),
+        _number(value.get("dx", 0.0), "dx", where),
+        _number(value.get("dy", 0.0), "dy", where),
+        _truth(value.get("visible", True), "visible", where),
+        _truth(value.get("background", False), "background", where),
+    )
+
+
+def _named(expert: str, names: Sequence[str], where: str) -> int:
+    try:
+        return naming.find(names, [expert])[0]
+    except EconError as error:
+        known = naming.listed(names)
+        raise EconError(f"an expert of {where} from {known}", error.got) from None
+
+
+def _field(value: dict[str, Any], name: str, where: str) -> Any:
+    if name not in value:
+        got = naming.shown(", ".join(sorted(value))) or "nothing"
+        raise EconError(f'"{name}" in {where}', f"only {got}")
+    return value[name]
+
+
+def _whole(value: dict[str, Any], name: str, where: str) -> int:
+    number = _field(value, name, where)
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= LARGEST:
+        raise EconError(f'a whole number "{name}" of {where}', _short(number))
+    return number
+
+
+def _number(value: Any, name: str, where: str) -> float:
+    right = isinstance(value, int | float) and not isinstance(value, bool)
+    if not right or not abs(value) <= LARGEST:  # NaN fails too
+        raise EconError(f'a number from -1e6 to 1e6 in "{name}" of {where}', _short(value))
+    return float(value)
+
+
+def _truth(value: Any, name: str, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise EconError(f'true or false for "{name}" of {where}', _short(value))
+    return value
+
+
+def _short(value: Any) -> str:
+    try:
+        text = json.dumps(value)
+    except RecursionError:  # encoding goes a little less deep than reading
+        return "lists or objects nested too deep"
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,1 @@
+"""Runs: steps, schedules, checkpoints, several processes."""

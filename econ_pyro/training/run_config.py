@@ -1,0 +1,56 @@
+"""``config.json``: what a run was trained as, and on what; published weights have one too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+from econ_pyro import limits
+from econ_pyro.config import Config, from_dict
+from econ_pyro.data.images import Fit
+from econ_pyro.data.source_info import LIMIT
+from econ_pyro.errors import EconError
+from econ_pyro.files import storage
+from econ_pyro.training import checkpoint
+
+
+class Recorded(NamedTuple):
+    """What the file says."""
+
+    config: Config
+    data: Path | None
+    """Images of the run; None if scenes were drawn, and of published weights, which do not say."""
+    fit: Fit
+    """How images were brought to the model's size."""
+    limit: int
+    """Most images that were taken of a file or a folder of images."""
+    init_experts: tuple[str, ...]
+    """Files of the experts that the run began with, as they were given."""
+
+
+def read_config(folder: Path) -> Recorded:
+    """Read the ``config.json`` of a run or of published weights.
+
+    Raises:
+        EconError: there is none, it is damaged, or something in it has another type or is out of
+            bounds.
+    """
+    path = folder / checkpoint.CONFIG
+    stored = storage.read_json(path)
+    if not isinstance(stored.get("config"), dict):
+        raise EconError(f"a configuration of econ-pyro in {path}", "other JSON")
+    try:
+        config = from_dict(Config, stored["config"])
+    except EconError as error:
+        raise EconError(error.expected, f"{error.got}, in {path}", error.hint) from None
+    data, fit, limit = stored.get("data"), stored.get("fit", "crop"), stored.get("limit", LIMIT)
+    if data is not None and (not isinstance(data, str) or not data or "\0" in data):
+        raise EconError(f"a path or null as data in {path}", limits.shown(data))
+    if fit not in get_args(Fit):
+        raise EconError(f"one of {', '.join(get_args(Fit))} as fit in {path}", limits.shown(fit))
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= limits.MOST:
+        raise EconError(f"1 to {limits.MOST:,} as limit in {path}", limits.shown(limit))
+    given = stored.get("init_experts", [])
+    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+        raise EconError(f"a list of files as init_experts in {path}", limits.shown(given))
+    return Recorded(config, None if data is None else Path(data), fit, limit, tuple(given))

@@ -1,0 +1,227 @@
+r"""The paper's figures, of tensors, to a PNG file each.
+
+==========================  ==================================================
+:func:`decomposition_strip`  Figs. 4 and 8: one scene, step by step
+:func:`decomposition_grid`   several scenes, each layer as seen and as completed
+:func:`expert_samples`       Figs. 1B, 5 and 6: a row of objects an expert
+:func:`build_up`             Figs. 1C and 7: scenes painted layer by layer
+:func:`contact_sheet`        Fig. 1A: any images
+==========================  ==================================================
+
+Panels are enlarged without resampling (:mod:`econ_pyro.viz.panels`); an expert has one colour in
+all figures. Training curves are in :mod:`econ_pyro.viz.training_curves`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, sqrt
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from econ_pyro.errors import EconError
+from econ_pyro.infer.decomposition import Decomposition
+from econ_pyro.viz import panels
+from econ_pyro.viz.panels import Label
+
+STRIP_PANEL = 128  # width of a panel of a strip, about, in pixels of the sheet
+SHEET_PANEL = 96  # of every other figure
+
+
+def decomposition_strip(
+    decomposition: Decomposition, names: Sequence[str], path: str | Path
+) -> Path:
+    """One scene as in Fig. 4: a row an inference step, front to back.
+
+    Columns are the scope before the step, the region, the whole appearance, what is seen of it
+    and the unoccluded shape; the image, its reconstruction and its segmentation stand left.
+
+    Args:
+        decomposition: of one image or more; the first is shown.
+        names: of the experts, K.
+        path: of the PNG file.
+    """
+    d = decomposition[:1].cpu()
+    scale = panels.scale_for(d.image.shape[3], STRIP_PANEL)
+    steps = zip(d.scope[0], d.region[0], d.mean[0], d.shape[0], strict=True)
+    tiles = [
+        [
+            panels.panel(s, scale),
+            panels.panel(r, scale),
+            panels.panel(mu, scale),
+            panels.over_checker(r * mu, r, scale, premultiplied=True),
+            panels.panel(m, scale),
+        ]
+        for s, r, mu, m in steps
+    ]
+    rows = [
+        Label(names[k], f"step {i + 1}", panels.expert_colour(k))
+        for i, k in enumerate(d.k[0].tolist())
+    ]
+    columns = [
+        Label("scope", "s"),
+        Label("region", "r"),
+        Label("appearance", "μ"),
+        Label("seen", "r · μ"),
+        Label("shape", "m"),
+    ]
+    overview = [
+        [panels.panel(d.image[0], scale)],
+        [panels.panel(d.reconstruction[0], scale)],
+        [_segments(d, scale)],
+    ]
+    words = [Label("image"), Label("reconstruction"), Label("segments")]
+    left = panels.grid(overview, rows=words)
+    sheet = _beside_top(left, panels.grid(tiles, rows, columns))
+    return panels.save(panels.framed(sheet), path)
+
+
+def decomposition_grid(
+    decomposition: Decomposition, names: Sequence[str], path: str | Path, limit: int = 4
+) -> Path:
+    """Several scenes side by side, three columns each.
+
+    On top the image, its reconstruction and its segmentation; below, a row an inference step: what
+    is seen of the layer, the same completed behind its occluders, and the shape.
+
+    Args:
+        decomposition: of B images.
+        names: of the experts, K.
+        path: of the PNG file.
+        limit: scenes shown at the most.
+    """
+    d = decomposition[:limit].cpu()
+    if not len(d):
+        raise EconError("a decomposition of at least one image", "none")
+    steps = [Label(f"step {i + 1}") for i in range(d.k.shape[1])]
+    sheet = _block(d[0], steps)
+    for b in range(1, len(d)):
+        sheet = panels.beside(sheet, _block(d[b], ()))
+    return panels.save(panels.framed(panels.above(sheet, panels.legend(names))), path)
+
+
+def expert_samples(
+    mean: Tensor,
+    shape: Tensor,
+    names: Sequence[str],
+    path: str | Path,
+    training: Tensor | None = None,
+) -> Path:
+    """Samples of each expert as in Figs. 1B and 6: objects on a checkerboard, shape as alpha.
+
+    Args:
+        mean: appearances, ``(K, n, 3, H, W)`` in [0, 1].
+        shape: probabilities of the shapes, ``(K, n, 1, H, W)``.
+        names: of the experts, K.
+        path: of the PNG file.
+        training: images for the row on top, ``(>= 0, 3, H, W)``; the first n are shown.
+    """
+    scale = panels.scale_for(mean.shape[-1], SHEET_PANEL)
+    tiles = [
+        [panels.over_checker(x, m, scale) for x, m in zip(*row, strict=True)]
+        for row in zip(mean, shape, strict=True)
+    ]
+    rows = [Label(name, colour=panels.expert_colour(k)) for k, name in enumerate(names)]
+    sheet = panels.grid(tiles, rows)
+    if training is not None and len(training):
+        images: list[np.ndarray | None] = [panels.panel(x, scale) for x in training]
+        images = (images + [None] * mean.shape[1])[: mean.shape[1]]
+        sheet = panels.above(panels.grid([images], [Label("training data")]), sheet)
+    return panels.save(panels.framed(sheet), path)
+
+
+def build_up(
+    canvases: Tensor,
+    path: str | Path,
+    k: Tensor | None = None,
+    names: Sequence[str] = (),
+) -> Path:
+    """Scenes painted layer by layer as in Fig. 7: a column a scene, a row a layer more.
+
+    Args:
+        canvases: the scene after 1 to T layers, painted back to front, ``(B, T, 3, H, W)``.
+        path: of the PNG file.
+        k: expert of the layer that came last, ``(B, T)``, in the order of ``canvases``.
+        names: of the experts, for a legend; goes with ``k``.
+    """
+    scale = panels.scale_for(canvases.shape[-1], SHEET_PANEL)
+    steps = canvases.shape[1]
+    tiles = [[panels.panel(x, scale) for x in canvases[:, i]] for i in range(steps)]
+    rows = [Label("1 layer"), *(Label(f"{i} layers") for i in range(2, steps + 1))]
+    if k is None:
+        return panels.save(panels.framed(panels.grid(tiles, rows)), path)
+    bars = [[panels.expert_colour(j) for j in row] for row in k.T.tolist()]
+    sheet = panels.grid(tiles, rows, bars=bars)
+    if names:
+        sheet = panels.above(sheet, panels.legend(names))
+    return panels.save(panels.framed(sheet), path)
+
+
+def contact_sheet(
+    images: Tensor,
+    path: str | Path,
+    columns: int | None = None,
+    width: int = SHEET_PANEL,
+) -> Path:
+    """Images in rows.
+
+    Args:
+        images: ``(N, 3, H, W)`` in [0, 1], or ``(N, 1, H, W)``.
+        path: of the PNG file.
+        columns: images a row; about as many as rows if not given.
+        width: of a panel, about, in pixels.
+    """
+    scale = panels.scale_for(images.shape[-1], width)
+    across = columns or ceil(sqrt(len(images)))
+    tiles = [panels.panel(x, scale) for x in images]
+    rows = [tiles[i : i + across] for i in range(0, len(tiles), across)]
+    return panels.save(panels.framed(panels.grid(rows)), path)
+
+
+def _block(d: Decomposition, steps: Sequence[Label]) -> Image.Image:
+    """One scene of :func:`decomposition_grid`."""
+    scale = panels.scale_for(d.image.shape[3], SHEET_PANEL)
+    top = [
+        panels.panel(d.image[0], scale),
+        panels.panel(d.reconstruction[0], scale),
+        _segments(d, scale),
+    ]
+    tiles = [
+        [
+            panels.over_checker(r * mu, r, scale, premultiplied=True),
+            panels.over_checker(mu, m, scale),
+            panels.panel(m, scale),
+        ]
+        for r, mu, m in zip(d.region[0], d.mean[0], d.shape[0], strict=True)
+    ]
+    bars = [[panels.expert_colour(k)] * 3 for k in d.k[0].tolist()]
+    upper = panels.grid([top], columns=[Label("image"), Label("model"), Label("segments")])
+    words = [Label("seen"), Label("complete"), Label("shape")]
+    return panels.above(upper, panels.grid(tiles, steps, words, bars))
+
+
+def _segments(d: Decomposition, scale: int) -> np.ndarray:
+    """Layers in their experts' colours, white lines where two layers meet."""
+    layer = d.segmentation[0]
+    colours = torch.tensor([panels.expert_colour(k) for k in d.k[0].tolist()]) / 255  # (T, 3)
+    pixels = panels.panel(colours[layer].permute(2, 0, 1), scale)
+    big = layer.numpy().repeat(scale, axis=0).repeat(scale, axis=1)
+    pixels[1:][big[1:] != big[:-1]] = 255
+    pixels[:, 1:][big[:, 1:] != big[:, :-1]] = 255
+    return pixels
+
+
+def _beside_top(left: Image.Image, right: Image.Image) -> Image.Image:
+    """The overview beside the steps, first panels level: the steps have words above."""
+    head = 2 * (panels.TEXT + 4) + panels.GAP
+    lowered = Image.new("RGB", (left.width, max(left.height + head, right.height)), panels.PAPER)
+    lowered.paste(left, (0, head))
+    if right.height < lowered.height:
+        raised = Image.new("RGB", (right.width, lowered.height), panels.PAPER)
+        raised.paste(right, (0, 0))
+        right = raised
+    return panels.beside(lowered, right)
