@@ -101,16 +101,16 @@ def no_such_expert(index: Any, experts: int, where: str = "") -> EconError:
 
 
 def layers_of(k: Any) -> int:
-    """Number of layers T of experts ``(B, T)``.
+    """Number of layers T of experts ``(..., B, T)``.
 
     Raises:
-        EconError: it is no tensor of two axes and at least one layer.
+        EconError: it is no tensor of at least two axes and one layer.
     """
     if not isinstance(k, torch.Tensor):
         raise EconError("a tensor (B, T) for k", short(k), "give a tensor of type torch.long")
-    if k.ndim != 2 or not k.shape[1]:
+    if k.ndim < 2 or not k.shape[-1]:
         raise EconError("k of shape (B, T)", str(tuple(k.shape)), "an expert for each layer")
-    return k.shape[1]
+    return k.shape[-1]
 
 
 def listed(name: str, values: Any, most: int | None = None) -> Sequence[Any]:

@@ -1,7 +1,7 @@
-"""A scene model as a library: build or load one, take images apart, make new ones.
+"""ECON as a library: build or load a model, take images apart, make new ones.
 
-This module is the roof: it alone in ``econ_pyro`` knows the concrete model and guide. The engine
-beneath receives them, as Pyro's own SVI does.
+This module alone in ``econ_pyro`` knows the concrete model and guide. Inference receives them, as
+Pyro's own SVI does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pyro
 import torch
@@ -20,32 +20,40 @@ from torch import Tensor
 
 from econ_pyro import arguments, naming
 from econ_pyro.accel import cpu_cores
-from econ_pyro.config import Config, ModelConfig
-from econ_pyro.core.ensemble import Ensemble
+from econ_pyro.accel.execution import Execution
+from econ_pyro.config import Config, EconConfig, JointCompetition
+from econ_pyro.core.ensemble import Ensemble, freeze
 from econ_pyro.core.handlers import CleanLayers, one_at_a_time, seeded
-from econ_pyro.core.meta_device import state_of, without_values
+from econ_pyro.core.meta_device import without_values
 from econ_pyro.core.user_images import as_images, as_regions
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.specialisation import distinct_names
 from econ_pyro.files import storage
-from econ_pyro.guides.recognition import Recognition
+from econ_pyro.guides.recognition import AmortizedGuide
+from econ_pyro.guides.seeded import SeededGuide
+from econ_pyro.infer import scene_model
+from econ_pyro.infer.cuda_graph_svi import CudaGraphSVI
 from econ_pyro.infer.decomposition import Decomposition
-from econ_pyro.infer.elbo import ClassConditionalELBO
+from econ_pyro.infer.elbo import BatchedELBO, ClassConditionalELBO
+from econ_pyro.infer.scene_model import SceneModel
+from econ_pyro.infer.strategies import competition_of, decomposition_of
 from econ_pyro.infer.svi import CompetitiveSVI
+from econ_pyro.infer.terms import Terms
 from econ_pyro.io import expert_file, model_card, pretrained, rendering
 from econ_pyro.io.expert_file import Expert
 from econ_pyro.io.rendering import Rendered
 from econ_pyro.io.scene_file import Scene
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
-from econ_pyro.training import checkpoint
-from econ_pyro.training.learner import make_rules
+from econ_pyro.training import callbacks, checkpoint
+from econ_pyro.training.learner import Learner
+from econ_pyro.training.load_balancing import LoadBalancing, Restarts
 
 MOST_VALUES = 1 << 29
 """Numbers in the largest networks, all experts' parameters and constants: 2 GiB."""
-ENSEMBLES = ("decoders.0.", "attentions.0.", "encoders.0.")  # as expert_file.NETWORKS
+ENSEMBLES = ("model.decoders", "guide.attentions", "guide.encoders")  # as expert_file.NETWORKS
 
 
-class Econ:
+class Econ(SceneModel):
     """K experts that take scenes apart and make new ones.
 
     Args:
@@ -65,13 +73,30 @@ class Econ:
         device: torch.device | str = "cpu",
         names: Sequence[str] | None = None,
     ) -> None:
-        self.config, self.device = config, arguments.as_device(device)
-        _sizes(config.model)
+        device = arguments.as_device(device)
+        sizes = self._sizes_of(config)
+        _weights_like(sizes)
+        numbered = [f"expert-{k}" for k in range(sizes.num_experts)]
+        super().__init__(config, names or distinct_names(numbered, config.names))
         with seeded(config.seed % 2**64, torch.device("cpu")):  # as torch takes negative ones
-            self.model = DeadLeaves(config.model).to(self.device)
-            self.guide = Recognition(config.model).to(self.device)
-        numbered = [f"expert-{k}" for k in range(config.model.experts)]
-        self.names = names or distinct_names(numbered, config.names)
+            self.model = DeadLeaves(sizes).to(device)
+            self.guide = _guide(sizes)(sizes).to(device)
+
+    @staticmethod
+    def _sizes_of(config: Config) -> EconConfig:
+        if not isinstance(config.model, EconConfig):
+            raise EconError("a configuration of ECON", type(config.model).__name__)
+        return config.model
+
+    @property
+    def sizes(self) -> EconConfig:
+        """Sizes of the model and its networks."""
+        return self._sizes_of(self.config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.model.class_probs.device
 
     @property
     def names(self) -> list[str]:
@@ -80,7 +105,7 @@ class Econ:
 
     @names.setter
     def names(self, names: Sequence[str]) -> None:
-        found, experts = list(names), self.config.model.experts
+        found, experts = list(names), self.sizes.num_experts
         if isinstance(names, str) or len(found) != experts:
             raise EconError(f"{experts} different names of experts", arguments.short(names))
         naming.check_names(found, "what experts are to be called")
@@ -104,7 +129,7 @@ class Econ:
     @property
     def experts(self) -> list[Expert]:
         """The experts with their networks."""
-        model, networks = self.config.model, zip(*self._ensembles, strict=True)
+        model, networks = self.sizes, zip(*self._ensembles, strict=True)
         return [
             Expert(k, name, decoder, attention, encoder, model.expert, model.size)
             for k, (name, (decoder, attention, encoder)) in enumerate(
@@ -134,11 +159,11 @@ class Econ:
         own_experts = self.experts
         chosen = [
             e if isinstance(e, Expert) else own_experts[self._index(e)]
-            for e in arguments.listed("model.experts", experts)
+            for e in arguments.listed("experts", experts)
         ]
         config = replace(
             self.config,
-            model=replace(self.config.model, experts=len(chosen)),
+            model=replace(self.sizes, num_experts=len(chosen)),
             train=replace(self.config.train, frozen=0),
             names=expert_file.given_names(chosen),
         )
@@ -151,12 +176,12 @@ class Econ:
         probs = [
             self.model.class_probs[:, e.index]
             if e.index < len(own) and e.decoder is own[e.index]
-            else self.model.class_probs.new_full((self.config.model.steps,), 1 / len(chosen))
+            else self.model.class_probs.new_full((self.sizes.num_slots,), 1 / len(chosen))
             for e in chosen
         ]
         won = torch.stack(probs, 1).clamp_min(1e-6)  # a dropped expert may have won them all
         new.model.class_probs.copy_(won / won.sum(1, keepdim=True))
-        new.model.flat = self.model.flat
+        new.model.constant_colour = self.model.constant_colour
         return new
 
     def add(self, *experts: int | str | Expert) -> Econ:
@@ -178,16 +203,16 @@ class Econ:
         Raises:
             EconError: the sizes differ; the message names the field. Or there is no such expert.
         """
-        index = arguments.expert(index, self.config.model.experts)
+        index = arguments.expert(index, self.sizes.num_experts)
         if not isinstance(expert, Expert):
             got = arguments.short(expert)
             raise EconError("an Expert", got, "take it from econ.experts or load_expert")
-        expert_file.check_fits(expert.name, expert.config, expert.size, self.config.model)
+        expert_file.check_fits(expert.name, expert.config, expert.size, self.sizes)
         expert_file.copy_weights(expert, self.experts[index])
 
     def freeze(self, *experts: int | str) -> None:
         """Have training leave experts as they are; they compete all the same."""
-        expert_file.freeze(self._ensembles, [self._index(e) for e in experts])
+        freeze(self._ensembles, [self._index(e) for e in experts])
 
     def save_pretrained(
         self, folder: str | Path, dtype: str = "float32", text: str | None = None
@@ -206,9 +231,7 @@ class Econ:
         text = text or model_card.model_card(
             path.resolve().name, self.config, self.names, dtype=dtype
         )
-        pretrained.save(
-            path, self.config, self.names, self.model, self.guide, self.model.flat, dtype
-        )
+        pretrained.save(path, self.config, self.names, self, self.extra_state(), dtype)
         storage.write_text(path / pretrained.CARD, text)
 
     @classmethod
@@ -218,54 +241,110 @@ class Econ:
         remote = str(source).count("/") == 1 and not str(source).startswith(pretrained.HUB)
         return load(f"{pretrained.HUB}{source}" if remote and not local else source, device)
 
+    def expert_groups(self) -> tuple[Ensemble, ...]:
+        """Decoders, attention networks and encoders."""
+        return self._ensembles
+
+    def extra_state(self) -> dict[str, Any]:
+        """Whether appearances are still of one constant colour."""
+        return {"constant_colour": self.model.constant_colour}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Take what :meth:`extra_state` gave."""
+        self.model.constant_colour = bool(state.get("constant_colour", False))
+
+    def engine(
+        self, optim: torch.optim.Optimizer, elbo: ClassConditionalELBO, execution: Execution
+    ) -> CompetitiveSVI:
+        """Competition, then a gradient step: as CUDA graphs where the configuration says so."""
+        graphs = self.config.cuda_graphs and self.device.type == "cuda"
+        kind = CudaGraphSVI if graphs and execution.group.size == 1 else CompetitiveSVI
+        competition = competition_of(self.config)
+        return kind(self.model, self.guide, optim, elbo, competition, execution)
+
+    def callbacks(self, learner: Learner) -> list[callbacks.Callback]:
+        """The competition's schedules, the class prior, and what the recipe adds."""
+        config, recipe, group = self.config, self.config.recipe, learner.group
+        options, engine, sizes = self.sizes.competition, learner.engine, self.sizes
+        assert isinstance(engine, CompetitiveSVI)
+        competition, device = engine.competition, self.device
+        found: list[callbacks.Callback] = [callbacks.Temperature(options, competition)]
+        if isinstance(options, JointCompetition) and not config.gt_masks:
+            found.append(callbacks.DepthOrder(options, competition))
+        if recipe.constant_colour_until:
+            until = recipe.constant_colour_until
+            found.append(callbacks.ConstantColour(until, self.model))
+        balancing = None
+        if recipe.load_balancing > 0:
+            balancing = LoadBalancing(recipe, competition, sizes.num_experts, device, group)
+            found.append(balancing)
+        if recipe.restart_below > 0:
+            found.append(
+                Restarts(
+                    recipe,
+                    self._ensembles,
+                    learner.optim,
+                    sizes.num_slots,
+                    balancing,
+                    device,
+                    group,
+                )
+            )
+        found.append(callbacks.ClassPrior(self.model, config.train.valid_scenes, group))
+        if recipe.whitening:
+            found.append(callbacks.LatentWhitening(self.model, self.guide, group))
+        return found
+
+    def loss_terms(self, x: Tensor, evidence: Tensor | None = None) -> Terms:
+        """Eqs. 10-12 of the winners of a competition, ``(B, T)`` each, differentiable.
+
+        Args:
+            x: images, ``(B, 3, H, W)``.
+            evidence: true regions, ``(B, T, 1, H, W)``, where the run is given them.
+        """
+        competition = competition_of(replace(self.config, gt_masks=evidence is not None))
+        won = competition(self.model, self.guide, x, evidence)
+        return BatchedELBO().terms(self.model, self.guide.given(won), x, won.k)
+
     def decompose(
         self,
         images: Tensor,
-        steps: int | None = None,
+        slots: int | None = None,
         batch: int = 32,
-        regions: Tensor | None = None,
+        evidence: Tensor | None = None,
         greedy: bool = False,
     ) -> Decomposition:
-        """Take images apart, front to back, with posterior means and the best expert a step.
+        """Take images apart, front to back, by posterior means and the best expert per layer.
 
         Args:
             images: ``(B, 3, H, W)`` float in [0, 1], H = W = the model's size, of any precision
                 and on any device.
-            steps: layers to look for; as in training if not given.
+            slots: number of layers; as in training if not given.
             batch: images that each core takes at a time.
-            regions: true regions in place of attention, ``(B, T, 1, H, W)`` in [0, 1], or bool;
+            evidence: true regions in place of attention, ``(B, T, 1, H, W)`` in [0, 1], or bool;
                 they sum to 1 over layers.
-            greedy: leave the layers as the competition found them, also if the configuration
+            greedy: leave the layers as the competition found them, even if the configuration
                 says that they are to be refined (:mod:`econ_pyro.infer.refinement`).
 
         Raises:
             EconError: images or regions have another shape, type or range, or a number makes no
                 sense.
         """
-        size, batch = self.config.model.size, arguments.whole("batch", batch)
+        size, batch = self.sizes.size, arguments.whole("batch", batch)
         images = as_images(images, size, self.dtype)
-        rules = make_rules(self.config)
-        if steps is not None:
-            steps = arguments.whole("steps", steps, most=arguments.MOST_STEPS)
-            rules = replace(rules, steps=steps)
-        regions = as_regions(regions, len(images), rules.steps, size, self.dtype)
-        svi = CompetitiveSVI(
-            self.model,
-            self.guide,
-            None,
-            ClassConditionalELBO(self.config.objective.beta, self.config.objective.gamma),
-            rules,
-            self.config.model.expert.latent,
-        )
-        refined = self.config.objective.refine and not greedy
+        if slots is None:
+            slots = self.sizes.num_slots
+        slots = arguments.whole("slots", slots, most=arguments.MOST_STEPS)
+        evidence = as_regions(evidence, len(images), slots, size, self.dtype)
+        competition = decomposition_of(self.config, slots, evidence is not None, not greedy)
         batch = min(batch, len(images))
         pieces = images.split(batch)
-        given = [None] * len(pieces) if regions is None else regions.split(batch)
+        given = [None] * len(pieces) if evidence is None else evidence.split(batch)
 
         def explain(piece: tuple[Tensor, Tensor | None]) -> Decomposition:
             x, r = piece
             r = None if r is None else r.to(self.device)
-            return svi.explain(x.to(self.device), r, refined).cpu()
+            return competition.decompose(self.model, self.guide, x.to(self.device), r).cpu()
 
         jobs = list(zip(pieces, given, strict=True))
         with one_at_a_time():
@@ -278,7 +357,7 @@ class Econ:
         n: int = 1,
         scene: str | None = None,
         experts: Sequence[int | str] | None = None,
-        steps: int | None = None,
+        slots: int | None = None,
         seed: int | None = None,
         noisy: bool = False,
     ) -> Canvas:
@@ -289,7 +368,7 @@ class Econ:
             scene: names of experts back to front, as in ``"background circle square"``; of
                 words that can be read in several ways, the longest name counts.
             experts: the experts back to front instead, each by name or index.
-            steps: number of layers, where neither is given: classes are then drawn.
+            slots: number of layers, where neither is given: classes are then drawn.
             seed: of the sample; the global generator is then left as it was.
             noisy: draw pixels and shapes too, as the likelihoods have it (Eqs. 4 and 5).
 
@@ -309,15 +388,15 @@ class Econ:
             listed = arguments.listed("experts", experts, most)
             front_to_back = [self._index(e) for e in reversed(listed)]
             k = torch.tensor(front_to_back, device=self.device).expand(n, -1)
-        if steps is not None:
-            steps = arguments.whole("steps", steps, most=most)
-        layers = len(k[0]) if k is not None else steps or self.config.model.steps
-        size = self.config.model.size
+        if slots is not None:
+            slots = arguments.whole("slots", slots, most=most)
+        layers = len(k[0]) if k is not None else slots or self.sizes.num_slots
+        size = self.sizes.size
         arguments.check_memory("n", n, layers * 4 * size**2 * self.dtype.itemsize)
         local = pyro.settings.context(module_local_params=True)
         with torch.no_grad(), seeded(seed, self.device), local:
             with nullcontext() if noisy else CleanLayers():
-                return self.model.prior(n, k, steps)
+                return self.model.prior(n, k, slots)
 
     @torch.no_grad()
     def sample_experts(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -329,12 +408,12 @@ class Econ:
         Raises:
             EconError: n or seed makes no sense.
         """
-        n, model = arguments.whole("n", n), self.config.model
-        arguments.check_memory("n", n, model.experts * 4 * model.size**2 * self.dtype.itemsize)
+        n, model = arguments.whole("n", n), self.sizes
+        arguments.check_memory("n", n, model.num_experts * 4 * model.size**2 * self.dtype.itemsize)
         generator = torch.Generator().manual_seed(arguments.seed_of(seed))
-        z = torch.randn(n, model.expert.latent, generator=generator).to(self.device)
+        z = torch.randn(n, model.expert.latents.dim, generator=generator).to(self.device)
         with one_at_a_time():
-            mean, shape = self.model.decode_all(z[:, None].expand(-1, model.experts, -1))
+            mean, shape = self.model.decode_all(z[:, None].expand(-1, model.num_experts, -1))
         return mean.transpose(0, 1), shape.transpose(0, 1)
 
     def render(self, scene: Scene) -> Rendered:
@@ -366,7 +445,7 @@ class Econ:
 
 
 def load(source: str | Path, device: torch.device | str = "cpu", which: str = "best") -> Econ:
-    """Load trained weights; never executes code from them.
+    """Load trained weights of ECON; never executes code from them.
 
     Args:
         source: the folder of a run, or one that ``save_pretrained`` wrote; the name of weights
@@ -376,18 +455,26 @@ def load(source: str | Path, device: torch.device | str = "cpu", which: str = "b
         which: ``best`` (by validation loss) or ``last`` checkpoint of a run.
 
     Raises:
-        EconError: there is none, or it is damaged; or there is no such device.
+        EconError: there is none, it is damaged or of another model; or there is no such device.
     """
+    model = load_model(source, device, which)
+    if not isinstance(model, Econ):
+        kind = getattr(model.config.model, "kind", "")
+        raise EconError(f"weights of ECON in {source}", kind, "use econ_pyro.econ.load_model")
+    return model
+
+
+def load_model(
+    source: str | Path, device: torch.device | str = "cpu", which: str = "best"
+) -> SceneModel:
+    """Load trained weights of any registered scene model; arguments and errors of :func:`load`."""
     device = arguments.as_device(device)
     trained = pretrained.read(source, device, which)
-    sizes = _sizes(trained.config.model)
-    checkpoint.check_weights(trained.model, sizes.model, trained.path)
-    checkpoint.check_weights(trained.guide, sizes.guide, trained.path)
-    econ = Econ(trained.config, device, trained.names)
-    econ.model.load_state_dict(trained.model)
-    econ.guide.load_state_dict(trained.guide)
-    econ.model.flat = trained.flat
-    return econ
+    model = scene_model.build(trained.config, device, trained.names)
+    checkpoint.check_weights(trained.weights, model.state_dict(), trained.path)
+    model.load_state_dict(trained.weights)
+    model.load_extra_state(trained.extra)
+    return model
 
 
 def load_expert(path: str | Path, device: torch.device | str = "cpu") -> Expert:
@@ -397,13 +484,13 @@ def load_expert(path: str | Path, device: torch.device | str = "cpu") -> Expert:
         EconError: the file is missing, damaged or no expert.
     """
     stored = expert_file.read_expert(Path(path))
-    model = ModelConfig(experts=1, steps=1, size=stored.size, expert=stored.config)
-    own = _sizes(model)
+    model = EconConfig(num_experts=1, num_slots=1, size=stored.size, expert=stored.config)
+    own = _weights_like(model)
     like = {
-        f"{part}.{name.removeprefix(start)}": tensor
-        for part, start in zip(expert_file.NETWORKS, ENSEMBLES, strict=True)
-        for name, tensor in {**own.model, **own.guide}.items()
-        if name.startswith(start)
+        f"{part}.{name.removeprefix(f'{ensemble}.0.')}": tensor
+        for part, ensemble in zip(expert_file.NETWORKS, ENSEMBLES, strict=True)
+        for name, tensor in own.items()
+        if name.startswith(f"{ensemble}.0.")
     }
     checkpoint.check_weights(stored.tensors, like, Path(path))
     expert = replace(Econ(Config(model=model), device).experts[0], name=stored.name)
@@ -415,29 +502,28 @@ def load_expert(path: str | Path, device: torch.device | str = "cpu") -> Expert:
     return expert
 
 
-class _Sizes(NamedTuple):
-    """Names and sizes of what a model and a guide hold; of tensors without values."""
-
-    model: dict[str, Tensor]
-    guide: dict[str, Tensor]
+def _guide(config: EconConfig) -> type[AmortizedGuide]:
+    return SeededGuide if config.expert.attention.kind == "seeded" else AmortizedGuide
 
 
 @lru_cache(maxsize=4)
-def _sizes(config: ModelConfig) -> _Sizes:
-    """Sizes of networks, before room is taken for any.
+def _weights_like(config: EconConfig) -> dict[str, Tensor]:
+    """Names and sizes of one expert's weights, without values, before memory is allocated.
 
     Raises:
-        EconError: they would be larger than any that we know of.
+        EconError: the networks would be larger than any that we know of.
     """
-    alone = replace(config, experts=1)
-    networks = [without_values(partial(make, alone)) for make in (DeadLeaves, Recognition)]
-    values = sum(t.numel() for m in networks for t in (*m.parameters(), *m.buffers()))
-    if values * config.experts > MOST_VALUES:
+    alone = replace(config, num_experts=1)
+    parts = {"model": DeadLeaves, "guide": _guide(config)}
+    networks = {n: without_values(partial(make, alone)) for n, make in parts.items()}
+    values = sum(t.numel() for m in networks.values() for t in (*m.parameters(), *m.buffers()))
+    if values * config.num_experts > MOST_VALUES:
         raise EconError(
             f"networks of at most {MOST_VALUES:,} numbers",
-            f"{values:,} for each of {config.experts} experts of {config.size} pixels",
-            "lower model.experts, model.size or the sizes of model.expert",
+            f"{values:,} for each of {config.num_experts} experts of {config.size} pixels",
+            "lower model.num_experts, model.size or the sizes of model.expert",
         )
-    model, guide = (state_of(network, config.experts) for network in networks)
-    probs = torch.empty(config.steps, config.experts, device="meta")
-    return _Sizes({**model, "class_probs": probs}, guide)
+    return {f"{n}.{name}": t for n, m in networks.items() for name, t in m.state_dict().items()}
+
+
+scene_model.register("econ", EconConfig, Econ)

@@ -24,23 +24,34 @@ MOST = 1_000_000_000
 POSITIVE = 5e-324  # the smallest number above 0
 _MOST_IN_A_TUPLE = 256
 
-EXPERT: dict[str, Bounds] = {
-    "latent": (None, 256),
-    "layers": (1, 10),
-    "features": (1, 1024),
+LATENTS: dict[str, Bounds] = {
+    "dim": (1, 256),
     "reach": (POSITIVE, 2.0),
-    "shape_latents": (None, 256),
+    "shape_dim": (None, 256),
+}
+ATTENTION: dict[str, Bounds] = {
     "channels": (1, 1024),
     "patch": (1, 64),
     "hidden": (1, 8192),
-    "attention_bias": (-100.0, 100.0),
+    "bias": (-100.0, 100.0),
     "colour_weight": (0.0, 1000.0),
     "place_weight": (0.0, 1000.0),
+}
+EXPERT: dict[str, Bounds] = {
+    "layers": (1, 10),
+    "features": (1, 1024),
     "shape_bias": (-100.0, 100.0),
 }
+COMPETITION: dict[str, Bounds] = {
+    "lam": (0.0, 1e6),
+    "temperature": (0.0, 1e6),
+    "temperature_end": (POSITIVE, 1e6),
+    "temperature_until": (None, MOST),
+    "depth_order_from": (None, MOST),
+}
 MODEL: dict[str, Bounds] = {
-    "experts": (1, 256),
-    "steps": (1, 256),
+    "num_experts": (1, 256),
+    "num_slots": (1, 256),
     "size": (8, LARGEST_SIZE),
     "sigma_x": (POSITIVE, 1000.0),
 }
@@ -48,36 +59,33 @@ OBJECTIVE: dict[str, Bounds] = {
     "beta": (0.0, 1e6),
     "gamma": (0.0, 1e6),
     "gamma_end": (0.0, 1e6),
-    "gamma_steps": (1, MOST),
-    "lam": (0.0, 1e6),
-    "order_from": (0, MOST),
-    "temperature": (None, 1e6),
-    "temperature_end": (POSITIVE, 1e6),
-    "temperature_steps": (1, MOST),
-    "balance": (0.0, 1e6),
-    "balance_limit": (0.0, 1e9),
-    "balance_until": (0, MOST),
-    "occlude": (None, MOST),
+    "gamma_until": (None, MOST),
+}
+SCHEDULE: dict[str, Bounds] = {
+    "patience": (1, MOST),
+    "decreases": (1, 1000),
+    "warmup": (0, MOST),
 }
 TRAIN: dict[str, Bounds] = {
     "steps": (1, MOST),
     "minutes": (0.0, 1e7),
     "batch": (1, 65536),
     "lr": (POSITIVE, 1000.0),
-    "warmup": (0, MOST),
     "validate_every": (1, MOST),
-    "patience": (1, MOST),
-    "decreases": (1, 1000),
-    "tries": (1, 100_000),
-    "try_steps": (1, MOST),
-    "flat_until": (0, MOST),
     "clip": (0.0, 1e9),
-    "restart_below": (0.0, 1000.0),
-    "restart_every": (1, MOST),
-    "restart_until": (0, MOST),
     "frozen": (None, 256),
     "train_scenes": (1, MOST),
     "valid_scenes": (1, 1_000_000),
+}
+RECIPE: dict[str, Bounds] = {
+    "load_balancing": (0.0, 1e6),
+    "load_balancing_limit": (0.0, 1e9),
+    "load_balancing_until": (None, MOST),
+    "restart_below": (0.0, 1000.0),
+    "restart_every": (1, MOST),
+    "restart_until": (None, MOST),
+    "constant_colour_until": (None, MOST),
+    "occlusion": (0.0, 1.0),
 }
 RUN: dict[str, Bounds] = {"seed": (0, 2**32 - 1)}
 

@@ -80,7 +80,7 @@ def to_arviz(
         ) from None
     images = as_images(images, econ.config.model.size, econ.dtype)
     drawn = _draw(econ, images, draws, seed, temperature, batch)
-    size, steps = econ.config.model.size, econ.config.model.steps
+    size, steps = econ.config.model.size, econ.config.model.num_slots
     tree = arviz_base.from_dict(
         {
             "posterior": {name: value[None] for name, value in drawn.items()},
@@ -89,7 +89,7 @@ def to_arviz(
         coords={
             "scene": np.arange(len(images)),
             "step": np.arange(1, steps + 1),
-            "latent": np.arange(econ.config.model.expert.latent),
+            "latent": np.arange(econ.config.model.expert.latents.dim),
             "channel": ["red", "green", "blue"],
             "y": np.arange(size),
             "x": np.arange(size),
@@ -110,7 +110,7 @@ def _draw(
         temperature = temperature_at(econ.config, objective.temperature_steps)
     temperature = arguments.number("a temperature of 0 or more", temperature, 0.0)
     rules = replace(make_rules(econ.config), temperature=temperature)
-    latent, device = econ.config.model.expert.latent, econ.device
+    latent, device = econ.config.model.expert.latents.dim, econ.device
     each = images[:, :1].numel() * images.element_size() * rules.steps
     arguments.check_memory("draws", draws, each)
     scene = torch.arange(len(images)).repeat(draws)  # of each explanation

@@ -6,11 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from econ_pyro.config import ExpertConfig
+from econ_pyro.config import ExpertConfig, UNetAttention
 from econ_pyro.guides.norm import InstanceNormReLU2d
-
-LEARNT = 4  # features of a pixel, beside its colour and place, that say what it belongs with
-SHARP = 2.0  # at first: regions leave a part in 3,000 of an object for others to pay for
 
 
 class _Block(nn.Sequential):
@@ -26,11 +23,9 @@ class _Block(nn.Sequential):
 class AttentionUNet(nn.Module):
     """Image and log scope to the logit of the share of the scope that the expert takes.
 
-    With seeds, to the features that :func:`econ_pyro.guides.region_growing.grow` makes logits of.
-
-    With a ``patch``, blocks see each square of that many pixels a side as one pixel of all their
-    channels, and the head gives what it has learnt of each. Half of the operations, and more of
-    the memory moved, are otherwise those of the two blocks at the image's own resolution.
+    With ``patch`` above 1, squares of pixels are folded into channels (space to depth), and the
+    head's output is unfolded again. Otherwise half of the operations are those of the two blocks
+    at the image's own resolution.
 
     Args:
         config: sizes of the expert.
@@ -40,19 +35,23 @@ class AttentionUNet(nn.Module):
 
     def __init__(self, config: ExpertConfig, size: int) -> None:
         super().__init__()
-        channels, patch = config.channels, config.patch
-        # torch copies what has patches of one pixel, too
+        channels, patch, hidden = (
+            config.attention.channels,
+            config.attention.patch,
+            config.attention.hidden,
+        )
+        # a shuffle by one pixel would still copy
         self.fold = nn.PixelUnshuffle(patch) if patch > 1 else nn.Identity()
         self.unfold = nn.PixelShuffle(patch) if patch > 1 else nn.Identity()
         inputs = (4 * patch**2, *channels[:-1])
         self.down = nn.ModuleList(_Block(a, b) for a, b in zip(inputs, channels, strict=True))
         inner = channels[-1] * (size // patch // 2 ** (len(channels) - 1)) ** 2
         self.bottleneck = nn.Sequential(
-            nn.Linear(inner, config.hidden),
+            nn.Linear(inner, hidden),
             nn.ReLU(inplace=True),
-            nn.Linear(config.hidden, config.hidden),
+            nn.Linear(hidden, hidden),
             nn.ReLU(inplace=True),
-            nn.Linear(config.hidden, inner),
+            nn.Linear(hidden, inner),
             nn.ReLU(inplace=True),
         )
         # mirrors the way down: each block takes its own input and the skip of the same size
@@ -60,26 +59,18 @@ class AttentionUNet(nn.Module):
         self.up = nn.ModuleList(
             _Block(2 * a, b) for a, b in zip(reversed(channels), outputs, strict=True)
         )
-        self.seeded, self.colour_weight = config.seeded, config.colour_weight
-        if config.seeded:
-            # of what a pixel is like only differences count, which no bias changes
-            self.head = nn.Conv2d(channels[0], (3 + LEARNT) * patch**2, 1, bias=False)
-            with torch.no_grad():  # colour and place decide at first
-                self.head.weight *= 0.03
-            self.sharp = nn.Parameter(torch.tensor(SHARP))
-            self.near = nn.Parameter(torch.tensor(config.place_weight))
-        else:
-            self.head = nn.Conv2d(channels[0], patch**2, 1)
-            nn.init.constant_(self.head.bias, config.attention_bias)  # type: ignore[arg-type]
+        self._make_head(config, channels[0], patch)
+
+    def _make_head(self, config: ExpertConfig, channels: int, patch: int) -> None:
+        assert isinstance(config.attention, UNetAttention)
+        self.head = nn.Conv2d(channels, patch**2, 1)
+        nn.init.constant_(self.head.bias, config.attention.bias)  # type: ignore[arg-type]
 
     def forward(self, x_and_log_s: Tensor) -> Tensor:
-        """Attention logits.
+        """Attention logits, ``(n, 1, H, W)``.
 
         Args:
             x_and_log_s: image and log scope, ``(n, 4, H, W)``.
-
-        Returns:
-            ``(n, 1, H, W)``; with seeds features, ``(n, 1 + 3 + 2 + LEARNT, H, W)``.
         """
         # channels_last is the fast layout of convolutions on CPUs and GPUs, and only of them
         h, skips = self.fold(x_and_log_s).contiguous(memory_format=torch.channels_last), []
@@ -94,19 +85,7 @@ class AttentionUNet(nn.Module):
             h = block(h.contiguous(memory_format=torch.channels_last))
             if i < len(self.up) - 1:
                 h = _doubled(h)
-        out = self.unfold(self.head(h).contiguous())
-        if not self.seeded:
-            return out
-        x = x_and_log_s[:, :3]
-        sharp, colour = self.sharp.expand_as(x[:, :1]), self.colour_weight * (x + out[:, :3])
-        return torch.cat([sharp, colour, self._places(x), out[:, 3:]], 1)
-
-    def _places(self, x: Tensor) -> Tensor:
-        height, width = (
-            torch.linspace(0, 1, n, dtype=x.dtype, device=x.device) for n in x.shape[2:]
-        )
-        rows, columns = torch.meshgrid(height, width, indexing="ij")
-        return self.near * torch.stack([rows, columns]).expand(x.shape[0], -1, -1, -1)
+        return self.unfold(self.head(h).contiguous())
 
 
 def _halved(h: Tensor) -> Tensor:

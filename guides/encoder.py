@@ -1,37 +1,20 @@
-"""Encoder of one expert (appendix C.2.1), and one that looks about its region."""
+"""Encoder of one expert (appendix C.2.1)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from econ_pyro.accel.compile import compilable
 from econ_pyro.config import ExpertConfig
-from econ_pyro.core.pose import latents_of, pass_on
-from econ_pyro.core.whitening import Units
-
-DARKEST = 0.01  # logits of mean colours are of it to 1 less it: black and white have none
-OFF = 0.35  # how far an object's place may be from its region's centre of mass
-LOG_VARIANCE = -3.0  # of q(z) at first, a standard deviation of 0.22
-LOG_VARIANCE_OF_PLACE = -4.0  # the same of a place: a twelfth of the image at the most; of a size
+from econ_pyro.core.compositing import with_log
+from econ_pyro.core.whitening import Whitening
 
 
-class Encoder(nn.Module):
-    """What a :class:`~econ_pyro.guides.glimpse.Look` sees to the parameters of q(z).
+class WholeImage(nn.Module):
+    """What an :class:`Encoder` sees: the image and the log of the region.
 
-    Blocks of 3x3 convolution, ReLU and 2x2 max pooling, then two fully connected layers, the
-    first with 4 L units.
-
-    With ``centred``, blocks see a window about the region in place of the image, and the first
-    two means are the region's centre of mass and what these add to it: an object's place is
-    about right before anything is learnt, and how far its hidden part moves it is learnt for
-    all places at once. The last three means (or what there are) start as the region's mean colour,
-    which the decoder gives back (:class:`~econ_pyro.models.decoder.SpatialBroadcastDecoder`): what
-    a region costs at first is that it has several colours, not that colours have to be learnt.
-    Latents start nearly without noise, which would hide a place that is off by less.
-
-    With ``scaled``, the third mean is the log of the size that the region's spread speaks of, and
-    what these add to it, for parts that are hidden.
+    Not the image times the region: with that input, all objects ended up in one region.
 
     Args:
         config: sizes of the expert.
@@ -40,53 +23,79 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ExpertConfig, size: int) -> None:
         super().__init__()
+
+    def forward(self, x: Tensor, r: Tensor) -> tuple[Tensor, ...]:
+        """Inputs of the encoder.
+
+        Args:
+            x: images, ``(n / each, 3, H, W)``; regions of one image follow one another.
+            r: regions, ``(n, 1, H, W)``.
+
+        Returns:
+            Colours and log region, ``(n, 4, H, W)``.
+        """
+        return (_image_and_region(repeated(x, r), r),)
+
+    @torch.no_grad()
+    def of_all(self, x: Tensor, r: Tensor) -> tuple[Tensor, ...]:
+        """The same for K regions of each image, without gradients, ``(B, K, ...)`` each.
+
+        Args:
+            x: images, ``(B, 3, H, W)``.
+            r: regions, ``(B, K, 1, H, W)``.
+        """
+        found = self(x, r.flatten(0, 1))
+        return tuple(part.unflatten(0, r.shape[:2]) for part in found)
+
+
+class Encoder(nn.Module):
+    """Image and region to the parameters of q(z).
+
+    Blocks of 3x3 convolution, ReLU and 2x2 max pooling, then two fully connected layers, the
+    first with 4 L units.
+
+    Args:
+        config: sizes of the expert.
+        size: height and width of the image.
+    """
+
+    def __init__(self, config: ExpertConfig, size: int) -> None:
+        super().__init__()
+        latents = config.latents.dim
         blocks: list[nn.Module] = []
         channels = 4
         for _ in range(config.layers):
             blocks += [nn.Conv2d(channels, config.features, 3, padding=1)]
-            blocks += [nn.MaxPool2d(2), nn.ReLU(inplace=True)]  # ReLU before it would be the same
+            blocks += [nn.MaxPool2d(2), nn.ReLU(inplace=True)]  # the order makes no difference
             channels = config.features
-        if config.centred:
-            del blocks[-2]  # windows are of half the size
         self.blocks = nn.Sequential(*blocks)
         inner = channels * (size // 2**config.layers) ** 2
-        last = nn.Linear(4 * config.latent, 2 * config.latent)
-        self.head = nn.Sequential(nn.Linear(inner, 4 * config.latent), nn.ReLU(inplace=True), last)
-        self.centred, self.scaled, self.reach = config.centred, config.scaled, config.reach
-        self.units = Units(config)
-        if config.centred:
-            self.colour = pass_on(3, config.latent - config.given)
-            with torch.no_grad():
-                last.weight[2 : config.latent] = 0.0
-                last.bias[2 : config.latent] = 0.0
-                last.bias[config.latent :] = LOG_VARIANCE
-                last.bias[config.latent :][: config.given] = LOG_VARIANCE_OF_PLACE
+        last = nn.Linear(4 * latents, 2 * latents)
+        self.head = nn.Sequential(nn.Linear(inner, 4 * latents), nn.ReLU(inplace=True), last)
+        self.whitening = Whitening(config.latents)
 
-    def forward(self, seen: Tensor, about: Tensor) -> Tensor:
-        """Means and log variances of z.
+    def forward(self, seen: Tensor) -> Tensor:
+        """Means and log variances of z, ``(n, 2 L)``.
 
         Args:
-            seen: colours and log region, ``(n, 4, H, W)``, of a window ``(n, 4, H / 2, W / 2)``.
-            about: the region's place, colour and size, ``(n, A)``, as far as they are used.
-
-        Returns:
-            ``(n, 2 L)``.
+            seen: colours and log region, ``(n, 4, H, W)``.
         """
-        h = self.blocks(seen.contiguous(memory_format=torch.channels_last))
-        out = self.head(h.flatten(1))
-        if self.centred:
-            out = self._beside(out, about)
-        return torch.cat(self.units.count(*out.chunk(2, dim=1)), 1)
+        return self._whitened(self._features(seen))
 
-    def _beside(self, out: Tensor, about: Tensor) -> Tensor:
-        """Means beside what is known about the region."""
-        place, colour, log_size = about.tensor_split((2, 5), 1)
-        latents = out.shape[1] // 2
-        # unbounded, latents far from the prior are the quickest way to change a new decoder's
-        # output, and stay there
-        passed = self.colour(colour.clamp(DARKEST, 1 - DARKEST).logit())
-        means = [latents_of(place + OFF * F.softsign(out[:, :2]), self.reach)]
-        if self.scaled:
-            means.append(log_size + F.softsign(out[:, 2:3]))
-        means.append((out[:, 2 + self.scaled : latents] + passed).asinh())
-        return torch.cat([*means, out[:, latents:]], 1)
+    def _features(self, seen: Tensor) -> Tensor:
+        h = self.blocks(seen.contiguous(memory_format=torch.channels_last))
+        return self.head(h.flatten(1))
+
+    def _whitened(self, out: Tensor) -> Tensor:
+        return torch.cat(self.whitening.whiten(*out.chunk(2, dim=1)), 1)
+
+
+def repeated(x: Tensor, r: Tensor) -> Tensor:
+    """Images, each as often as it has regions."""
+    each = r.shape[0] // x.shape[0]
+    return x[:, None].expand(-1, each, -1, -1, -1).flatten(0, 1)
+
+
+@compilable
+def _image_and_region(x: Tensor, r: Tensor) -> Tensor:
+    return with_log(x, r)

@@ -1,9 +1,13 @@
-r"""The amortised posterior q, as a Pyro program over K attention nets and encoders.
+r"""The amortised posterior q, as a Pyro program over K attention networks and encoders.
 
 .. math:: q(r, z | x, k) = \prod_t q(r_t | x, s_t, k_t) \, q(z_t | x, r_t, k_t)
 
 front to back, with q(r_t) = Bern(s_t a_{k_t}(x, s_t)) (Eq. 9) and q(z_t) Gaussian. Regions are
 replaced by their means (section 5.1). The last layer takes all that is left (footnote 7).
+
+The program is ``guide(x, k)``. What a competition has fixed is bound by :meth:`AmortizedGuide.given`;
+true regions of some or all layers are ``poutine.condition(guide, data={"r_4": mask})``. Batch
+dimensions to the left of its own are accepted (:mod:`econ_pyro.core.batch_shapes`).
 """
 
 from __future__ import annotations
@@ -16,145 +20,98 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from econ_pyro import arguments
-from econ_pyro.config import ModelConfig
+from econ_pyro.config import EconConfig, FreeLatents
 from econ_pyro.core import sites
-from econ_pyro.core.compositing import fixed_region, next_scope, region, with_log
+from econ_pyro.core.batch_shapes import batch_of, flat, restored
+from econ_pyro.core.compositing import next_scope, region, scopes, with_log
 from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli
 from econ_pyro.core.ensemble import Ensemble
+from econ_pyro.core.occlusion import occlude
 from econ_pyro.core.parameters import program
-from econ_pyro.core.tensors import check_experts, check_seeds, fitted
+from econ_pyro.core.selection import Selection
+from econ_pyro.core.tensors import check_expert_sites, check_experts, fitted, site_value
 from econ_pyro.core.user_images import program_images
 from econ_pyro.guides.attention import AttentionUNet
-from econ_pyro.guides.encoder import Encoder
-from econ_pyro.guides.glimpse import Look
-from econ_pyro.guides.region_growing import candidates, find_seed, grow, grow_all
+from econ_pyro.guides.encoder import Encoder, WholeImage
+from econ_pyro.guides.object_centred_encoder import Glimpse, ObjectCentredEncoder
 
 LOG_SCALE_RANGE = (-7.0, 3.0)  # of q(z); outside, exp would meet the limits of float32 training
 
 
-class Recognition(nn.Module):
-    """K attention nets and encoders, and the program that explains an image with them.
+class AmortizedGuide(nn.Module):
+    """K attention networks and encoders, and the program that explains an image with them.
 
     Args:
         config: number of experts and layers, sizes.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config, self.seeded = config, config.expert.seeded
-        sizes = (config.expert, config.size)
-        self.attentions = Ensemble(partial(AttentionUNet, *sizes), config.experts)
-        self.look, self.encoders = Look(*sizes), Ensemble(partial(Encoder, *sizes), config.experts)
+    attention: type[AttentionUNet] = AttentionUNet
 
-    def attend(self, x: Tensor, s_t: Tensor, k_t: Tensor, seed: Tensor | None = None) -> Tensor:
+    def __init__(self, config: EconConfig) -> None:
+        super().__init__()
+        self.config = config
+        sizes, experts = (config.expert, config.size), config.num_experts
+        self.attentions = Ensemble(partial(self.attention, *sizes), experts)
+        free = isinstance(config.expert.latents, FreeLatents)
+        self.view = WholeImage(*sizes) if free else Glimpse(*sizes)
+        encoder = Encoder if free else ObjectCentredEncoder
+        self.encoders = Ensemble(partial(encoder, *sizes), experts)
+        self.register_buffer("_zero", torch.zeros(()), persistent=False)
+        self._zero: Tensor
+
+    def attend(self, x: Tensor, s_t: Tensor, k_t: Tensor) -> Tensor:
         """Eq. 9: the region that each image's own expert proposes.
 
         Args:
-            x: images, ``(B, 3, H, W)``.
-            s_t: scope, ``(B, 1, H, W)``.
-            k_t: experts, ``(B,)``.
-            seed: pixel that it grows from, with seeds, ``(B,)``; the most salient if not given.
+            x: images, ``(..., B, 3, H, W)``.
+            s_t: scope, ``(..., B, 1, H, W)``.
+            k_t: experts, ``(..., B)``.
 
         Returns:
-            ``(B, 1, H, W)`` in [0, s_t].
-
-        Raises:
-            EconError: shapes do not fit, or there is no such expert or pixel.
-        """
-        x, s_t = self._images(x), self._masks("s_t", s_t, x.shape[0])
-        self._check_experts(k_t, x.shape[0])
-        if self.seeded and seed is not None:
-            check_seeds("seed", seed, (x.shape[0],), self.config.size**2, x)
-        logits = self.attentions.of_looks(k_t[:, None], self._given(x, s_t))[:, 0]
-        if self.seeded:
-            logits = grow(logits, find_seed(x, s_t) if seed is None else seed)
-        return region(s_t, logits.sigmoid())
-
-    def regions(self, x: Tensor, k: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
-        """With seeds: scope and region of every layer, front to back (Eqs. 9 and 14).
-
-        Attention that is told where to begin has no need of the scope, so that all layers are one
-        batch, in which no expert looks at an image twice.
-
-        Args:
-            x: images, ``(B, 3, H, W)``.
-            k: expert of each layer but the last, which takes what is left, ``(B, T - 1)``.
-            seeds: pixel that each of these grows from, ``(B, T - 1)``.
-
-        Returns:
-            ``(B, T, 1, H, W)`` in [0, 1] each.
-
-        Raises:
-            EconError: shapes do not fit, or there is no such expert or pixel.
-        """
-        x = self._images(x)
-        self._check_experts(k, x.shape[0], *k.shape[1:])
-        check_seeds("seeds", seeds, tuple(k.shape), self.config.size**2, x)
-        features = self.attentions.of_looks(k, self._given(x, torch.ones_like(x[:, :1])))
-        return grow_all(features, seeds)
-
-    def attend_all(self, x: Tensor, s_t: Tensor) -> Tensor:
-        """The regions that all experts propose, without gradients, ``(B, K, 1, H, W)``."""
-        x, s_t = self._images(x), self._masks("s_t", s_t, x.shape[0])
-        if self.seeded:
-            return self.candidates(x, s_t, 1)[1][:, 0]
-        return region(s_t[:, None], self._features(x, s_t).sigmoid())
-
-    def candidates(self, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        """With seeds: the pixels of n things to take, and all experts' regions, no gradients.
-
-        Args:
-            x: images, ``(B, 3, H, W)``.
-            s_t: scope, ``(B, 1, H, W)``.
-            n: number of things.
-
-        Returns:
-            Seeds ``(B, n)`` and regions ``(B, n, K, 1, H, W)`` in [0, s_t].
-        """
-        x, s_t = self._images(x), self._masks("s_t", s_t, x.shape[0])
-        with torch.no_grad():
-            return candidates(self._features(x, s_t), x, s_t, n)
-
-    def _features(self, x: Tensor, s_t: Tensor) -> Tensor:
-        inputs = self._given(x, s_t)[:, None].expand(-1, self.config.experts, -1, -1, -1)
-        return self.attentions.of_all(inputs)
-
-    def _given(self, x: Tensor, s_t: Tensor) -> Tensor:
-        """What attention sees: with seeds, which say where to look, a full scope."""
-        return with_log(x, torch.ones_like(s_t) if self.seeded else s_t)
-
-    def encode(
-        self,
-        x: Tensor,
-        r_t: Tensor,
-        k_t: Tensor,
-        noise: Tensor | None = None,
-        occluder: Tensor | None = None,
-    ) -> TorchDistribution:
-        """q(z_t | x, r_t, k_t) by each image's own expert, batch ``(B,)``, event ``(L,)``.
-
-        Args:
-            x: images, ``(B, 3, H, W)``.
-            r_t: region, ``(B, 1, H, W)``.
-            k_t: experts, ``(B,)``.
-            noise: standard normal noise of the sample, ``(B, L)``; fresh if not given.
-            occluder: what the encoder sees in front of it, ``(B, 4, H, W)``; nothing if not given
-                (:mod:`econ_pyro.core.occlusion`).
+            ``(..., B, 1, H, W)`` in [0, s_t].
 
         Raises:
             EconError: shapes do not fit, or there is no such expert.
         """
-        x, r_t = self._images(x), self._masks("r_t", r_t, x.shape[0])
-        self._check_experts(k_t, x.shape[0])
-        if noise is not None and noise.dim():  # a single number is for all
-            noise = self._floats("noise", noise, x.shape[0], self.config.expert.latent)
-        if occluder is not None:
-            occluder = self._floats("occluder", occluder, x.shape[0], 4, *x.shape[2:])
-        seen = self.look(x, r_t, occluder)
-        return _posterior(self.encoders.of_winners(k_t, *seen), noise)
+        batch, x, s_t, k_t = self._flat(x, "s_t", s_t, k_t)
+        logits = self.attentions.forward_selected(k_t, with_log(x, s_t))
+        return restored(region(s_t, logits.sigmoid()), batch)
+
+    def attend_all(self, x: Tensor, s_t: Tensor) -> Tensor:
+        """The regions that all experts propose, without gradients.
+
+        Args:
+            x: images, ``(B, 3, H, W)``.
+            s_t: scope, ``(B, 1, H, W)``.
+
+        Returns:
+            ``(B, K, 1, H, W)`` in [0, s_t].
+        """
+        x, s_t = self._images(x), self._masks("s_t", s_t, x.shape[0])
+        return region(s_t[:, None], self._logits_of_all(x, s_t).sigmoid())
+
+    def encode(
+        self, x: Tensor, r_t: Tensor, k_t: Tensor, noise: Tensor | None = None
+    ) -> TorchDistribution:
+        """q(z_t | x, r_t, k_t) by each image's own expert, batch ``(..., B)``, event ``(L,)``.
+
+        Args:
+            x: images, ``(..., B, 3, H, W)``.
+            r_t: region, ``(..., B, 1, H, W)``.
+            k_t: experts, ``(..., B)``.
+            noise: standard normal noise of the sample, ``(B, L)``; fresh if not given.
+
+        Raises:
+            EconError: shapes do not fit, or there is no such expert.
+        """
+        batch, x, r_t, k_t = self._flat(x, "r_t", r_t, k_t)
+        if noise is not None and noise.dim():  # a scalar holds for all
+            noise = site_value("noise", noise, batch[-1], (self._latent_dim,), self._zero)
+        out = self.encoders.forward_selected(k_t, *self.view(x, r_t))
+        return _posterior(restored(out, batch), noise)
 
     def encode_all(self, x: Tensor, r: Tensor, noise: Tensor) -> TorchDistribution:
-        """The same by every expert of its own region, without gradients, batch ``(B, K)``.
+        """q(z) by every expert given its own region, without gradients, batch ``(B, K)``.
 
         Args:
             x: images, ``(B, 3, H, W)``.
@@ -164,63 +121,135 @@ class Recognition(nn.Module):
         Raises:
             EconError: shapes do not fit.
         """
-        x, r = self._images(x), self._masks("r", r, x.shape[0], self.config.experts)
-        noise = self._floats("noise", noise, x.shape[0], self.config.expert.latent)
-        seen = self.look.at_all(x, r)
-        return _posterior(self.encoders.of_all(*seen), noise[:, None])
+        x, r = self._images(x), self._masks("r", r, x.shape[0], self.config.num_experts)
+        noise = self._floats("noise", noise, x.shape[0], self._latent_dim)
+        return _posterior(self.encoders.forward_all(*self.view.of_all(x, r)), noise[:, None])
 
-    def forward(
-        self,
-        x: Tensor,
-        k: Tensor,
-        noise: Tensor | None = None,
-        regions: Tensor | None = None,
-        seeds: Tensor | None = None,
-        occluders: Tensor | None = None,
-    ) -> None:
+    def regions(
+        self, x: Tensor, k: Tensor, given: Selection | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Scope and region of every layer, front to back (Eqs. 9 and 14).
+
+        Args:
+            x: images, ``(B, 3, H, W)``.
+            k: expert of each layer, ``(B, T)``.
+            given: what a competition has fixed.
+
+        Returns:
+            ``(B, T, 1, H, W)`` in [0, 1] each.
+        """
+        if given is not None and given.evidence is not None:
+            return scopes(given.evidence), given.evidence
+        s_t, before, taken = torch.ones_like(x[:, :1]), [], []
+        for i in range(k.shape[1]):
+            r_t = self._region(x, s_t, k, i, given)
+            before.append(s_t)
+            taken.append(r_t)
+            s_t = next_scope(s_t, r_t)
+        return torch.stack(before, 1), torch.stack(taken, 1)
+
+    def posteriors(
+        self, x: Tensor, r: Tensor, k: Tensor, given: Selection | None = None
+    ) -> TorchDistribution:
+        """q(z) of all layers as one batch ``(B T,)``, given their regions.
+
+        Args:
+            x: images, ``(B, 3, H, W)``.
+            r: regions, ``(B, T, 1, H, W)``.
+            k: expert of each layer, ``(B, T)``.
+            given: what a competition has fixed.
+        """
+        images, flat_r = x.repeat_interleave(k.shape[1], 0), r.flatten(0, 1)
+        noise = None if given is None else given.noise.flatten(0, 1)
+        if given is not None and given.occluder is not None:
+            images, flat_r = occlude(images, flat_r, given.occluder.flatten(0, 1))
+        return self.encode(images, flat_r, k.flatten(), noise)
+
+    def given(self, selection: Selection) -> GivenGuide:
+        """The guide with what a competition has fixed: noise, regions' seeds, evidence."""
+        return GivenGuide(self, selection)
+
+    def forward(self, x: Tensor, k: Tensor) -> None:
         """Q as a program: sites ``r_t`` and ``z_t`` for t = T..1.
 
         Args:
-            x: images, ``(B, 3, H, W)`` in [0, 1].
-            k: expert of each layer, front to back, ``(B, T)``.
-            noise: standard normal noise of the latents, ``(B, T, L)``; fresh if not given.
-            regions: true regions in place of attention, ``(B, T, 1, H, W)`` (Fig. 5).
-            seeds: pixels that regions grow from, ``(B, T)``; the most salient if not given.
-            occluders: what the encoder sees in front of each layer, ``(B, T, 4, H, W)``; nothing
-                if not given (:mod:`econ_pyro.core.occlusion`).
+            x: images, ``(..., B, 3, H, W)`` in [0, 1].
+            k: expert of each layer, front to back, ``(..., B, T)``.
 
         Raises:
-            EconError: shapes or types do not fit, or there is no such expert or pixel.
+            EconError: shapes or types do not fit, or there is no such expert.
         """
-        x = program_images(x, self.config.size, self.look.grid)
-        scenes, steps = len(x), arguments.layers_of(k)
-        self._check_experts(k, scenes, steps)
-        layered = (scenes, steps)
-        if noise is not None:
-            noise = self._floats("noise", noise, *layered, self.config.expert.latent)
-        if regions is not None:
-            regions = self._masks("regions", regions, *layered)
-        if occluders is not None:
-            occluders = self._floats("occluders", occluders, *layered, 4, *x.shape[2:])
-        if self.seeded and seeds is not None:
-            check_seeds("seeds", seeds, layered, self.config.size**2, x, rest=True)
-        s_t = torch.ones_like(x[:, :1])
+        self.program(x, k, None)
+
+    def program(self, x: Tensor, k: Tensor, given: Selection | None) -> None:
+        """:meth:`forward`, with what a competition has fixed."""
+        size = self.config.size
+        x = program_images(x, size, self._zero)
+        scenes, slots = x.shape[-4], arguments.layers_of(k)
+        check_expert_sites("k", k, scenes, self.config.num_experts, self._zero, slots)
+        if given is not None:
+            self._check(given, scenes, slots)
+        s_t = torch.ones_like(x[..., :1, :, :])
         networks = program(attention=self.attentions, encoder=self.encoders)
         with networks, pyro.plate(sites.SCENES, scenes):
-            for i, t in enumerate(sites.front_to_back(steps)):
-                k_t, probs = k[:, i], fixed_region(s_t, i, steps, regions)
-                if probs is None:
-                    seed = None if seeds is None else seeds[:, i]
-                    probs = self.attend(x, s_t, k_t, seed)
+            for i, t in enumerate(sites.front_to_back(slots)):
+                probs = self._region(x, s_t, k, i, given)
                 r_t = pyro.sample(sites.r(t), MeanBernoulli(probs).to_event(3))
-                r_t = self._masks(sites.r(t), r_t, scenes)
-                front = None if occluders is None else occluders[:, i]
-                q_z = self.encode(x, r_t, k_t, None if noise is None else noise[:, i], front)
-                pyro.sample(sites.z(t), q_z)
+                r_t = site_value(sites.r(t), r_t, scenes, (1, size, size), self._zero)
+                seen = x, r_t
+                if given is not None and given.occluder is not None:
+                    seen = occlude(x, r_t, given.occluder[:, i])
+                noise = None if given is None else given.noise[:, i]
+                pyro.sample(sites.z(t), self.encode(*seen, k[..., i], noise))
                 s_t = next_scope(s_t, r_t)
 
+    def _region(
+        self, x: Tensor, s_t: Tensor, k: Tensor, i: int, given: Selection | None
+    ) -> Tensor:
+        """Probabilities of layer i's region, from the front, ``(..., B, 1, H, W)``."""
+        if given is not None and given.evidence is not None:
+            return given.evidence[:, i]
+        if i == k.shape[-1] - 1:
+            return s_t  # the last layer takes the whole scope (footnote 7)
+        return self._propose(x, s_t, k[..., i], i, given)
+
+    def _propose(
+        self, x: Tensor, s_t: Tensor, k_t: Tensor, i: int, given: Selection | None
+    ) -> Tensor:
+        """The region that attention proposes for layer i."""
+        return self.attend(x, s_t, k_t)
+
+    def _logits_of_all(self, x: Tensor, s_t: Tensor) -> Tensor:
+        """Outputs of all attention networks, ``(B, K, C, H, W)``."""
+        inputs = with_log(x, s_t)[:, None].expand(-1, self.config.num_experts, -1, -1, -1)
+        return self.attentions.forward_all(inputs)
+
+    def _flat(
+        self, x: Tensor, name: str, mask: Tensor, k_t: Tensor
+    ) -> tuple[torch.Size, Tensor, Tensor, Tensor]:
+        """Batch shape, and images, masks and experts with one batch dimension."""
+        size, scenes = self.config.size, x.shape[-4]
+        x = site_value("x", x, scenes, (3, size, size), self._zero)
+        mask = site_value(name, mask, scenes, (1, size, size), self._zero)
+        check_expert_sites("k", k_t, scenes, self.config.num_experts, self._zero)
+        batch = batch_of((x, 3), (mask, 3), (k_t, 0))
+        return batch, flat(x, batch, 3), flat(mask, batch, 3), flat(k_t, batch, 0)
+
+    def _check(self, given: Selection, scenes: int, slots: int) -> None:
+        """Check that what torch would broadcast, or leave out in part, is of all layers of x."""
+        self._floats("noise", given.noise, scenes, slots, self._latent_dim)
+        if given.evidence is not None:
+            self._masks("evidence", given.evidence, scenes, slots)
+        if given.occluder is not None:
+            size = self.config.size
+            self._floats("occluder", given.occluder, scenes, slots, 4, size, size)
+
+    @property
+    def _latent_dim(self) -> int:
+        return self.config.expert.latents.dim
+
     def _floats(self, name: str, value: Tensor, *shape: int) -> Tensor:
-        return fitted(name, value, shape, self.look.grid)
+        return fitted(name, value, shape, self._zero)
 
     def _images(self, x: Tensor) -> Tensor:
         return self._floats("x", x, x.shape[0], 3, self.config.size, self.config.size)
@@ -229,11 +258,36 @@ class Recognition(nn.Module):
         return self._floats(name, value, *batch, 1, self.config.size, self.config.size)
 
     def _check_experts(self, k: Tensor, *shape: int) -> None:
-        check_experts("k", k, shape, self.config.experts, self.look.grid)
+        check_experts("k", k, shape, self.config.num_experts, self._zero)
+
+
+class GivenGuide:
+    """A guide with what a competition has fixed: a program of ``(x, k)``.
+
+    Args:
+        guide: q.
+        selection: the competition's outcome for the images that the program will get.
+    """
+
+    def __init__(self, guide: AmortizedGuide, selection: Selection) -> None:
+        self.guide, self.selection = guide, selection
+
+    def __call__(self, x: Tensor, k: Tensor) -> None:
+        """As :meth:`AmortizedGuide.forward`."""
+        self.guide.program(x, k, self.selection)
+
+    def regions(self, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`AmortizedGuide.regions`."""
+        return self.guide.regions(x, k, self.selection)
+
+    def posteriors(self, x: Tensor, r: Tensor, k: Tensor) -> TorchDistribution:
+        """As :meth:`AmortizedGuide.posteriors`."""
+        return self.guide.posteriors(x, r, k, self.selection)
 
 
 def _posterior(out: Tensor, noise: Tensor | None) -> TorchDistribution:
     loc, log_variance = out.chunk(2, dim=-1)
     scale = (0.5 * log_variance).clamp(*LOG_SCALE_RANGE).exp()
-    noise = torch.randn_like(loc) if noise is None else noise.expand_as(loc)
-    return FixedNoiseNormal(loc, scale, noise).to_event(1)
+    return FixedNoiseNormal(loc, scale, None if noise is None else noise.expand_as(loc)).to_event(
+        1
+    )

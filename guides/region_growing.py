@@ -1,16 +1,15 @@
-r"""Regions that grow from a seed: a pixel and what is like it (as in GENESIS-V2's stick breaking).
+r"""Regions that grow from a seed pixel over similar pixels (as in GENESIS-V2's stick breaking).
 
-A network that has to say at once which object it takes and where that ends is, at first, in two
-minds about every object. A seed settles which: the pixel that is most salient in the scope, in the
-middle of others that are. Of features phi that an expert's attention gives each pixel, its colour,
-its place, and what is learnt of both, the logit of its region is
+Attention must choose an object and delineate it at the same time. A seed settles the choice: the
+most salient pixel of the scope that lies among other salient ones. An expert's attention gives
+each pixel features phi: its colour, its position, and learnt ones. The logit of the region is
 
 .. math:: g \left(4 - 20 \frac{d_i^2}{d_i^2 + 1/22}\right),
     \qquad d_i = \|\phi_i - \phi_{seed}\|,
 
-so that objects come apart before anything is learnt, whatever their colours. A region always has
-its seed in it: an expert that could refuse what is of no colour that it knows would have the same
-seed come up again and again. The fall is never flat, and features can be drawn together from far.
+so that objects separate before anything is learnt, whatever their colours. A region always
+contains its seed: if experts could refuse a seed, the same one would be chosen again and again.
+The logit has a gradient everywhere, so that features can move together from far apart.
 """
 
 from __future__ import annotations
@@ -19,24 +18,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from econ_pyro.accel.compile import fused
+from econ_pyro.accel.compile import compilable
 from econ_pyro.core.compositing import (
     SCOPE_EPS,
-    agreed,
     mean_over,
+    median_region,
     next_scope,
     region,
     regions_of_shapes,
     scopes,
 )
 
-SALIENT = 4.0  # largest salience: a small bright thing is not worth more than an object
+SALIENT = 4.0  # largest salience: a small bright spot counts no more than an object
 EVEN = 0.01  # squared distance below which colours hardly differ: a scope of one colour
-MIDDLE = 4  # the surroundings of a pixel that count are the image's side over this, and one
-GRADES = 1000.0  # by which pixels of salience 1 are told apart
-START = 4.0  # of the logit over g: what is just like the seed
+MIDDLE = 4  # a pixel's neighbourhood is a box of the image's side divided by this
+GRADES = 1000.0  # saliences are rounded to this many levels
+START = 4.0  # logit over g of a pixel equal to the seed
 FALL = 20.0  # largest fall of the logit
-NARROW = 22.0  # squared distances count by it: a region ends at a ninth of a channel
+NARROW = 22.0  # weight of squared distances: a region ends at a ninth of a channel
 
 
 @torch.no_grad()
@@ -54,8 +53,8 @@ def salience(x: Tensor, s: Tensor) -> Tensor:
     return (distance / (mean_over(s, distance)[:, :, None, None] + EVEN)).clamp_max(SALIENT)
 
 
-def find_seed(x: Tensor, s: Tensor) -> Tensor:
-    """The most salient pixel of the scope whose surroundings are salient too.
+def find_seed_pixel(x: Tensor, s: Tensor) -> Tensor:
+    """The most salient pixel of the scope whose neighbourhood is salient too.
 
     Args:
         x: images, ``(n, 3, H, W)``.
@@ -67,17 +66,17 @@ def find_seed(x: Tensor, s: Tensor) -> Tensor:
     s = s.clamp_min(SCOPE_EPS)
     here = s * salience(x, s)
     width = x.shape[-1] // MIDDLE // 2 * 2 + 1  # odd: a pixel has as much on either side
-    around = _mean_about(_mean_about(here, width, 1), 1, width)
-    # of one object's pixels many are as good: rounding errors are not to choose among them
+    around = _box_mean(_box_mean(here, width, 1), 1, width)
+    # many pixels of an object are equally good: rounding errors must not choose among them
     return (GRADES * here * around).round().flatten(1).argmax(1)
 
 
-def _mean_about(values: Tensor, height: int, width: int) -> Tensor:
-    """Means of boxes about the pixels: one side at a time is ``width / 2`` times as quick."""
+def _box_mean(values: Tensor, height: int, width: int) -> Tensor:
+    """Means of boxes around the pixels; one axis at a time is ``width / 2`` times as fast."""
     return F.avg_pool2d(values, (height, width), stride=1, padding=(height // 2, width // 2))
 
 
-@fused
+@compilable
 def grow(features: Tensor, seed: Tensor) -> Tensor:
     """Logits of the regions that grow from seeds.
 
@@ -88,7 +87,6 @@ def grow(features: Tensor, seed: Tensor) -> Tensor:
     Returns:
         ``(n, 1, H, W)``.
     """
-    # lines of pixels, as in join_channels: the gradient of what is split is joined
     sharp, phi = features.flatten(2).split([1, features.shape[1] - 1], 1)
     at_seed = phi.gather(2, seed[:, None, None].expand(-1, phi.shape[1], 1))
     distance = (phi - at_seed).square().sum(1, keepdim=True)
@@ -96,7 +94,7 @@ def grow(features: Tensor, seed: Tensor) -> Tensor:
     return logits.unflatten(2, features.shape[2:])
 
 
-@fused
+@compilable
 def grow_all(features: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
     """Scopes and regions of layers that grow from seeds, and of a last one that takes the rest.
 
@@ -113,7 +111,7 @@ def grow_all(features: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
     return scopes(r), r
 
 
-@fused
+@compilable
 def candidates(features: Tensor, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Seeds of several objects, each in what the regions of those before it leave.
 
@@ -128,10 +126,10 @@ def candidates(features: Tensor, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor
     """
     experts, left, seeds, regions = features.shape[1], s_t, [], []
     for _ in range(n):
-        seed = find_seed(x, left)
+        seed = find_seed_pixel(x, left)
         logits = grow(features.flatten(0, 1), seed.repeat_interleave(experts))
         r = region(s_t[:, None], logits.sigmoid().unflatten(0, (-1, experts)))
         seeds.append(seed)
         regions.append(r)
-        left = next_scope(left, agreed(r))
+        left = next_scope(left, median_region(r))
     return torch.stack(seeds, 1), torch.stack(regions, 1)

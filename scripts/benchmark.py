@@ -40,11 +40,11 @@ from econ_pyro.data.splits import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.files import storage
 from econ_pyro.guides.norm import InstanceNormReLU2d
-from econ_pyro.infer.cuda_graph_svi import CapturedSVI
+from econ_pyro.infer.cuda_graph_svi import CudaGraphSVI
 from econ_pyro.infer.elbo import ClassConditionalELBO
 from econ_pyro.infer.reference import plain_loss
 from econ_pyro.infer.svi import CompetitiveSVI
-from econ_pyro.training.distributed import World
+from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.training.learner import Learner
 
 Job = Callable[[], object]
@@ -112,14 +112,14 @@ class _Step:
         scenes = replace(config.scenes, size=config.model.size)
         source = GeneratedScenes(scenes, config.seed, config.train.batch, "train")
         self.x = source.images(torch.arange(config.train.batch)).to(device)
-        learner = Learner(config, self.econ.model, self.econ.guide, device, World())
+        learner = Learner(config, self.econ.model, self.econ.guide, device, ProcessGroup())
         self.svi, self.optim = learner.svi, learner.optim
         self.svi.rules = replace(self.svi.rules, temperature=EVEN)
 
     @property
     def captured(self) -> bool:
         """Whether its steps are CUDA graphs."""
-        return isinstance(self.svi, CapturedSVI)
+        return isinstance(self.svi, CudaGraphSVI)
 
     def plainly(self, elbo: ClassConditionalELBO | None = None) -> CompetitiveSVI:
         """The same without graphs, which hide what they do from counters.
@@ -157,7 +157,7 @@ class _Step:
     def half(self) -> Job:
         """The winners' half of a step, over and over for one competition's winners."""
         svi = self.plainly()
-        w = svi.elect(self.x)
+        w = svi.compete(self.x)
         return lambda: svi.learn(self.x, w)
 
     def explain(self) -> None:
@@ -190,7 +190,7 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
         steps["winners only, float32"] = full
     steps[f"winners only, {precision}, torch's norm"] = stock
     steps[f"winners only, {precision}, through Pyro's traces"] = traced
-    graphs = config.graphs and device.type == "cuda"
+    graphs = config.cuda_graphs and device.type == "cuda"
     if graphs:
         steps[f"winners only, {precision}, no graphs"] = _Step(eager, device)
     if config.compile:
@@ -219,7 +219,7 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
     peak = cores * 2 * size**3 / median(seconds.pop(PEAK))
     batch, reference = config.train.batch, median(seconds[plain])
     print(f"\npeak ({precision} product of {size}): {peak / 1e9:.0f} GFLOP/s")
-    print(f"batch {batch}, K {config.model.experts}, T {config.model.steps}\n")
+    print(f"batch {batch}, K {config.model.num_experts}, T {config.model.num_slots}\n")
     print("| step | ms, median (range) | scenes/s | GFLOP | of peak | memory MB | ratio |")
     print("|---|---|---|---|---|---|---|")
     table = {}

@@ -92,8 +92,8 @@ def main(args: Sequence[str] | None = None) -> None:
         source = open_split(data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit).valid
     else:
         source = open_images(data, size, fit, limit=parsed.n)
-    report = evaluate(econ, source, true_regions=parsed.true_regions, greedy=parsed.greedy)
-    unlike_usual = "-true-regions" * parsed.true_regions + "-greedy" * parsed.greedy
+    report = evaluate(econ, source, true_regions=parsed.gt_masks, greedy=parsed.greedy)
+    unlike_usual = "-true-regions" * parsed.gt_masks + "-greedy" * parsed.greedy
     if store and parsed.data is None and not unlike_usual:
         store.add(lambda: write_names(parsed.run, report, econ.names))
         econ.names = names_of(report, econ.names)

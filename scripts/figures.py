@@ -70,7 +70,7 @@ def _figure_1(econ: Econ, out: Path, seed: int) -> None:
     mean, shape = econ.sample_experts(WIDE, seed)
     figures.expert_samples(mean, shape, econ.names, out / "figure-1-B.png", images)
     # as in training; three objects at random; four
-    steps = econ.config.model.steps
+    steps = econ.config.model.num_slots
     rows = [econ.sample(WIDE, steps=t, seed=seed + t).image for t in (steps, steps + 1)]
     trained = econ.sample(WIDE, experts=list(reversed(d.k[0].tolist())), seed=seed).image
     figures.contact_sheet(torch.cat([trained, *rows]), out / "figure-1-C.png", columns=WIDE)
@@ -85,7 +85,7 @@ def _figure_5(econ: Econ, out: Path, seed: int) -> None:
 
 def _figures_4_6_7_8(econ: Econ, out: Path, seed: int) -> None:
     """Inference step by step, samples of each expert, layer-wise sampling, unusual scenes."""
-    scenes, steps = econ.config.scenes, econ.config.model.steps
+    scenes, steps = econ.config.scenes, econ.config.model.num_slots
     images = _scenes(econ, scenes, WIDE, seed)
     for i, part in enumerate("ABC"):
         d = econ.decompose(images[i : i + 1])

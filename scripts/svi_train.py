@@ -38,7 +38,7 @@ from econ_pyro.evaluation.evaluate import as_json, evaluate, format_report, writ
 from econ_pyro.files import leftovers, locks, outputs, storage
 from econ_pyro.io.expert_file import Expert, check_fits, given_names, save_expert
 from econ_pyro.training import checkpoint, progress
-from econ_pyro.training.distributed import World, join
+from econ_pyro.accel.process_group import ProcessGroup, join
 from econ_pyro.training.run_config import read_config
 from econ_pyro.training.run_files import Row
 from econ_pyro.training.trainer import STOPPED, Trainer
@@ -134,7 +134,7 @@ def _trainer(
     config: Config,
     given: Sequence[Expert],
     device: torch.device,
-    world: World,
+    world: ProcessGroup,
 ) -> tuple[Trainer, Source]:
     """A trainer at the step where training begins or goes on, and validation images."""
     limits = config.train
@@ -220,9 +220,9 @@ def _initial_experts(parsed: TrainArgs) -> list[Expert]:
     if parsed.resume:  # they are in the checkpoint
         return []
     experts = _load_experts(paths)
-    if len(experts) > parsed.model.experts:
+    if len(experts) > parsed.model.num_experts:
         raise EconError(
-            f"up to {parsed.model.experts} --init-experts, as model.experts is",
+            f"up to {parsed.model.num_experts} --init-experts, as model.experts is",
             str(len(experts)),
             f"set --model.experts {len(experts) + parsed.freeze}",
         )

@@ -23,7 +23,7 @@ from econ_pyro.data.splits import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.evaluation.evaluate import TEST_SEED, as_json, evaluate
 from econ_pyro.training import checkpoint
-from econ_pyro.training.distributed import World
+from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.trainer import Trainer
 
@@ -55,7 +55,7 @@ def losses(preset: str, dtype: torch.dtype) -> list[float]:
     config = small(preset)
     econ, device = Econ(config), torch.device("cpu")
     model, guide = econ.model.to(dtype), econ.guide.to(dtype)
-    learner = Learner(config, model, guide, device, World())
+    learner = Learner(config, model, guide, device, ProcessGroup())
     source = GeneratedScenes(config.scenes, config.seed, STEPS * BATCH)
     pyro.set_rng_seed(1)
     found = []

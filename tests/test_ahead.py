@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from econ_pyro.accel.ahead import Ahead
+from econ_pyro.accel.overlap import Prefetcher
 
 
 def test_the_next_step_is_prepared_in_another_thread():
@@ -14,7 +14,7 @@ def test_the_next_step_is_prepared_in_another_thread():
             prepared.set()
         return step**2
 
-    ahead = Ahead(square)
+    ahead = Prefetcher(square)
     assert ahead(3) == 9
     assert prepared.wait(5)  # before it was asked for
     assert ahead(4) == 16
@@ -30,4 +30,4 @@ def test_errors_reach_the_caller():
         raise ValueError(f"no step {step}")
 
     with pytest.raises(ValueError, match="no step 7"):
-        Ahead(fail)(7)
+        Prefetcher(fail)(7)

@@ -15,7 +15,7 @@ from econ_pyro.infer.cuda_graph_svi import CapturedSVI, room_for
 from econ_pyro.infer.svi import CompetitiveSVI
 from econ_pyro.models.dead_leaves import DeadLeaves
 from econ_pyro.presets import PRESETS
-from econ_pyro.training.distributed import World
+from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.training.learner import Learner
 
 STEPS = [
@@ -108,8 +108,8 @@ def make_pair(preset, device, compiled=False, **objective):
     parts = [part.to(device, torch.float64) for part in parts]
     others = copy.deepcopy(parts)
     plain = dataclasses.replace(config, graphs=False, compile=False)
-    ours = Learner(config, *parts, torch.device(device), World())
-    return ours, Learner(plain, *others, torch.device(device), World())
+    ours = Learner(config, *parts, torch.device(device), ProcessGroup())
+    return ours, Learner(plain, *others, torch.device(device), ProcessGroup())
 
 
 def hold_to_each_other(ours, theirs, device):

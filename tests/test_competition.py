@@ -10,7 +10,7 @@ from econ_pyro.infer.elbo import ClassConditionalELBO
 from econ_pyro.infer.proposals import Rules, propose, propose_layers
 from econ_pyro.infer.selection import draw_winners
 from econ_pyro.infer.svi import CompetitiveSVI
-from econ_pyro.training.distributed import World
+from econ_pyro.accel.process_group import ProcessGroup
 
 RULES = Rules(experts=3, steps=3, sigma_x=0.1, lam=0.7, temperature=0.0)
 
@@ -199,7 +199,7 @@ def test_shares_of_a_batch_have_the_luck_of_the_whole(pq):
     svi = make_svi(pq, temperature=100.0)
     svi.optim, svi.occlude = torch.optim.SGD(svi.optim.param_groups[0]["params"], lr=0.0), 0.5
     x, losses, winners = torch.rand(16, 3, 16, 16).double(), [], []
-    for world in (World(), World(0, 2), World(1, 2)):
+    for world in (ProcessGroup(), ProcessGroup(0, 2), ProcessGroup(1, 2)):
         svi.world = world
         torch.manual_seed(5)
         losses.append(svi.step(x[world.rank :: world.size]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from econ_pyro.accel import compile as module
-from econ_pyro.accel.compile import fused, fusing
+from econ_pyro.accel.compile import compilable, fusing
 from econ_pyro.config import Config, ModelConfig
 from econ_pyro.core.ensemble import Room, fixed_room
 from econ_pyro.errors import EconError
@@ -15,7 +15,7 @@ from econ_pyro.guides.recognition import Recognition
 from econ_pyro.infer.competition import elect
 from econ_pyro.models.dead_leaves import DeadLeaves
 from econ_pyro.presets import PRESETS
-from econ_pyro.training.distributed import World
+from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.training.learner import Learner, make_rules
 
 # of torch's compiler, within torch
@@ -34,7 +34,7 @@ def make_learner():
     model = ModelConfig(experts=3, steps=3, size=16, expert=dataclasses.replace(expert, layers=1))
     config = Config(model=model, objective=config.objective, amp=False)
     parts = DeadLeaves(model).double(), Recognition(model).double()
-    return Learner(config, *parts, torch.device("cpu"), World())
+    return Learner(config, *parts, torch.device("cpu"), ProcessGroup())
 
 
 def test_a_compiled_step_is_the_step_itself(traced):
@@ -56,7 +56,7 @@ def test_a_compiled_step_is_the_step_itself(traced):
     graphs = []
     for seed, room in enumerate(rooms):
         k, loss, gradients = step(seed, room)
-        with fusing():
+        with compiling():
             same_k, same_loss, same_gradients = step(seed, room)
         assert torch.equal(same_k, k)
         torch.testing.assert_close(same_loss, loss)
@@ -73,7 +73,7 @@ def test_what_is_within_a_compiled_function_is_not_compiled_by_itself(traced):
     inner = fused(lambda x: x + 1)
     outer = fused(lambda x: 2 * inner(x))
     x = torch.ones(2)
-    with fusing(), torch.no_grad():
+    with compiling(), torch.no_grad():
         inner(torch.ones(3))  # so that its first call is behind it
         assert [outer(x).tolist() for _ in range(3)] == [[4, 4]] * 3
     assert traced["stats"]["unique_graphs"] == 1
@@ -86,7 +86,7 @@ def test_gradients_are_those_of_the_function(traced):
     function = fused(plain)
     a, c = torch.rand(3, 1, requires_grad=True), torch.rand(4)
     b = torch.rand(3, 4, requires_grad=True)
-    with fusing():
+    with compiling():
         for n in (2, 3, 3):  # the first call is never compiled
             product, total = function(a, n, None, b, c)
             found = torch.autograd.grad(product.sum() * 5 + total, (a, b))
@@ -105,7 +105,7 @@ def test_a_missing_compiler_is_named(monkeypatch):
     config = dataclasses.replace(make_learner().config, compile=True)
     parts = DeadLeaves(config.model), Recognition(config.model)
     with pytest.raises(EconError, match=r"compiler \(g\+\+.*none.*apt install g\+\+"):
-        Learner(config, *parts, torch.device("cpu"), World())
+        Learner(config, *parts, torch.device("cpu"), ProcessGroup())
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EconError, match="triton"):
         module.check_compiler(torch.device("cuda"))

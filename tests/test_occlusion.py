@@ -9,7 +9,7 @@ from econ_pyro.config import ObjectiveConfig
 from econ_pyro.core.occlusion import draw_occluders, occlude
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.training.distributed import World
+from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.training.learner import Learner
 
 
@@ -129,7 +129,7 @@ def test_the_loss_still_asks_for_the_whole(tiny):
                 for p in econ.guide.encoders.parameters():
                     p.data.zero_()
             cpu = torch.device("cpu")
-            learner = Learner(econ.config, econ.model, econ.guide, cpu, World())
+            learner = Learner(econ.config, econ.model, econ.guide, cpu, ProcessGroup())
             torch.manual_seed(0)
             x = torch.rand(8, 3, 16, 16)
             torch.manual_seed(1)

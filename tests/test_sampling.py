@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import grid_sample
 
-from econ_pyro.core.sampling import sample
+from econ_pyro.accel.bilinear import sample
 
 
 @pytest.mark.parametrize("border", [False, True])

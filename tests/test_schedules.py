@@ -7,7 +7,7 @@ import torch
 
 from econ_pyro.econ import Econ
 from econ_pyro.training import schedules
-from econ_pyro.training.distributed import World
+from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.training.learner import NOTHING, Learner
 from econ_pyro.training.load_balancing import handicapped
 from econ_pyro.training.schedules import gamma_at, rate_at, temperature_at
@@ -63,7 +63,7 @@ def test_handicap_makes_shares_even():
 def test_a_handicap_keeps_an_expert_from_winning(tiny):
     objective = dataclasses.replace(tiny.objective, balance=0.5, balance_limit=1e9)
     econ = Econ(dataclasses.replace(tiny, objective=objective))
-    learner = Learner(econ.config, econ.model, econ.guide, torch.device("cpu"), World())
+    learner = Learner(econ.config, econ.model, econ.guide, torch.device("cpu"), ProcessGroup())
     learner.handicap[1] = 1e9
     x = torch.rand(8, 3, tiny.model.size, tiny.model.size)
     for age in range(3):
@@ -74,7 +74,7 @@ def test_a_handicap_keeps_an_expert_from_winning(tiny):
 def test_who_wins_nothing_to_see_has_not_won(tiny):
     expert = dataclasses.replace(tiny.model.expert, attention_bias=-9.0)
     econ = Econ(dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, expert=expert)))
-    learner = Learner(econ.config, econ.model, econ.guide, torch.device("cpu"), World())
+    learner = Learner(econ.config, econ.model, econ.guide, torch.device("cpu"), ProcessGroup())
     x = torch.rand(8, 3, tiny.model.size, tiny.model.size)
     learner.step(x, None, 0)
     seen = learner.svi.last.area >= NOTHING
@@ -91,7 +91,7 @@ def make_learner(tiny, **changes):
             config, **{part: dataclasses.replace(getattr(config, part), **{field: value})}
         )
     econ = Econ(config)
-    return Learner(config, econ.model, econ.guide, torch.device("cpu"), World())
+    return Learner(config, econ.model, econ.guide, torch.device("cpu"), ProcessGroup())
 
 
 def some(tiny, n=4, seed=0):
@@ -221,7 +221,7 @@ def test_a_new_beginning_forgets_what_was_learnt(tiny):
     assert learner.rate < tiny.train.lr and learner.handicap.any() and learner.window.any()
     other = Econ(dataclasses.replace(tiny, seed=5))
     learner.begin_anew(other.model, other.guide)
-    fresh = Learner(tiny, other.model, other.guide, torch.device("cpu"), World())
+    fresh = Learner(tiny, other.model, other.guide, torch.device("cpu"), ProcessGroup())
     assert learner.rate == tiny.train.lr
     assert not learner.handicap.any() and not learner.window.any() and not learner.optim.state
     assert learner.schedule.state_dict() == fresh.schedule.state_dict()

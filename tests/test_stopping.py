@@ -15,7 +15,7 @@ from test_training import beginnings, make_trainer
 from econ_pyro import cli, stopping
 from econ_pyro.files import outputs
 from econ_pyro.training import checkpoint
-from econ_pyro.training.distributed import World
+from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.trainer import STOPPED, Trainer
 
@@ -134,9 +134,9 @@ def test_a_checkpoint_of_an_earlier_version_still_resumes(tiny, tmp_path):
 
 def test_each_process_goes_on_with_its_own_terms(tiny, tmp_path):
     trainer, every = make_trainer(tiny, tmp_path / "run"), torch.rand(2, 5, 3)
-    trainer.world = World(1, 2)
+    trainer.world = ProcessGroup(1, 2)
     assert torch.equal(torch.stack(trainer._own_sums(every)), every[1])
-    trainer.world = World()  # what was of two is of one: the mean over all scenes
+    trainer.world = ProcessGroup()  # what was of two is of one: the mean over all scenes
     torch.testing.assert_close(torch.stack(trainer._own_sums(every)), (every[0] + every[1]) / 2)
 
 

@@ -14,7 +14,7 @@ from econ_pyro.errors import EconError
 from econ_pyro.files import storage
 from econ_pyro.training import checkpoint
 from econ_pyro.training.batches import Batches
-from econ_pyro.training.distributed import World
+from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.training.load_balancing import copy_expert, starved
 from econ_pyro.training.trainer import Trainer
 
@@ -160,7 +160,7 @@ def test_the_seed_says_in_which_order_images_come(tiny):
     for seed in (0, 1):
         config = dataclasses.replace(tiny, seed=seed)
         cpu = torch.device("cpu")
-        x, _ = Batches(config, same_images, same_images, cpu, World()).training(0)
+        x, _ = Batches(config, same_images, same_images, cpu, ProcessGroup()).training(0)
         every = same_images.images(torch.arange(32))
         firsts.append([int((every == image).flatten(1).all(1).nonzero()) for image in x])
     assert firsts[0] != firsts[1]

@@ -14,7 +14,7 @@ from econ_pyro.econ import Econ
 from econ_pyro.guides.encoder import Encoder
 from econ_pyro.guides.glimpse import Look
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
-from econ_pyro.training.distributed import World
+from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.load_balancing import copy_expert
 
@@ -139,7 +139,7 @@ def test_samples_of_a_new_expert_have_the_colours_that_were_seen(tiny):
         scenes=dataclasses.replace(tiny.scenes, size=32),
     )
     econ = Econ(config)
-    learner = Learner(config, econ.model, econ.guide, torch.device("cpu"), World())
+    learner = Learner(config, econ.model, econ.guide, torch.device("cpu"), ProcessGroup())
     scenes = GeneratedScenes(config.scenes, 0, 200).scenes(torch.arange(200))
     before, new = learner.svi.explain(scenes.image, scenes.layers(4)), sampled_colours(econ)
     learner.fit_units(before)
@@ -166,7 +166,7 @@ def test_training_fits_units_if_asked(tiny, tmp_path, units):
 @pytest.mark.parametrize("wins", [9, 10])
 def test_units_are_of_all_that_an_expert_won_if_that_is_enough_to_see(tiny, wins):
     econ = Econ(tiny)
-    learner = Learner(tiny, econ.model, econ.guide, torch.device("cpu"), World())
+    learner = Learner(tiny, econ.model, econ.guide, torch.device("cpu"), ProcessGroup())
     g = torch.Generator().manual_seed(0)
     x = torch.rand(12, 3, 16, 16, generator=g)
     with torch.no_grad():  # of what it sees, whatever it is, each latent says something
@@ -195,7 +195,7 @@ def test_units_are_of_all_that_an_expert_won_if_that_is_enough_to_see(tiny, wins
 def test_frozen_and_idle_experts_keep_their_units_and_copies_take_them(tiny):
     config = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, frozen=1))
     econ = Econ(config)
-    learner = Learner(config, econ.model, econ.guide, torch.device("cpu"), World())
+    learner = Learner(config, econ.model, econ.guide, torch.device("cpu"), ProcessGroup())
     x = torch.rand(12, 3, 16, 16)
     d = learner.svi.explain(x)
     k = torch.randint(2, d.k.shape)  # the third wins nothing

@@ -17,7 +17,7 @@ from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.training import checkpoint
 from econ_pyro.training.batches import Batches
-from econ_pyro.training.distributed import World, join
+from econ_pyro.accel.process_group import ProcessGroup, join
 from econ_pyro.training.learner import Learner
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,10 +65,10 @@ def test_two_processes_learn_what_one_learns_and_resume_as_one(tmp_path):
 def test_one_process_is_a_world_of_its_own():
     cpu = torch.device("cpu")
     with join(cpu, 5) as (world, device):
-        assert world == World() and world.first and device == cpu
+        assert world == ProcessGroup() and world.first and device == cpu
         assert torch.equal(world.share(torch.arange(5)), torch.arange(5))
         assert world.any(True, cpu) and not world.any(False, cpu)
-    assert torch.equal(World(1, 2).share(torch.arange(6)), torch.tensor([1, 3, 5]))
+    assert torch.equal(ProcessGroup(1, 2).share(torch.arange(6)), torch.tensor([1, 3, 5]))
 
 
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
@@ -122,10 +122,10 @@ def test_a_process_without_validation_scenes_and_a_stop_of_one_of_them(tmp_path)
 def test_a_share_of_nothing_counts_nothing(tiny):
     scenes = GeneratedScenes(tiny.scenes, 0, 1)
     cpu = torch.device("cpu")
-    x, _, count = Batches(tiny, scenes, scenes, cpu, World(1, 2)).validation()
+    x, _, count = Batches(tiny, scenes, scenes, cpu, ProcessGroup(1, 2)).validation()
     assert len(x) == 1 and count == 0
     econ = Econ(tiny)
-    learner = Learner(tiny, econ.model, econ.guide, cpu, World())
+    learner = Learner(tiny, econ.model, econ.guide, cpu, ProcessGroup())
     d = learner.svi.explain(x)
     assert not learner._moments(d[:0]).any() and learner._moments(d).any()
     assert learner._moments(d[:0]).shape == learner._moments(d).shape
@@ -139,7 +139,7 @@ def test_no_images_are_refused(tiny):
     scenes, none = GeneratedScenes(tiny.scenes, 0, 1), Empty(tiny.scenes, 0, 1)
     for train, valid, what in ((none, scenes, "train on"), (scenes, none, "validate on")):
         with pytest.raises(EconError, match=f"at least 1 image to {what}, got none"):
-            Batches(tiny, train, valid, torch.device("cpu"), World())
+            Batches(tiny, train, valid, torch.device("cpu"), ProcessGroup())
 
 
 def test_where_the_first_process_fails_all_do():
@@ -148,9 +148,9 @@ def test_where_the_first_process_fails_all_do():
 
     cpu = torch.device("cpu")
     with pytest.raises(EconError, match="this"):
-        World().lead(fail, cpu)
+        ProcessGroup().lead(fail, cpu)
 
-    class Told(World):
+    class Told(ProcessGroup):
         def sum(self, value):
             return value + 1  # what the first one says
 

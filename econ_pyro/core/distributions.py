@@ -19,12 +19,12 @@ from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 from torch.distributions.utils import lazy_property
 
-from econ_pyro.accel.compile import fused
+from econ_pyro.accel.compile import compilable
 
 PROB_EPS = 1e-6  # added inside the logs of Eq. 12, where a scope of 0 would give 0 * log 0
 
 
-@fused
+@compilable
 def pixel_errors(x: Tensor, mean: Tensor, sigma: float) -> Tensor:
     """What each layer's appearance would cost at each pixel, ``(..., T, 1, H, W)`` nats.
 
@@ -95,12 +95,16 @@ class FixedNoiseNormal(Normal):
         validate_args: bool | None = None,
     ) -> None:
         super().__init__(loc, scale, validate_args=validate_args)
+        self._given = noise is not None
         self.noise = torch.randn_like(self.loc) if noise is None else noise
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FixedNoiseNormal:
         """A copy with a larger batch shape."""
-        loc, scale, noise = (a.expand(batch_shape) for a in (self.loc, self.scale, self.noise))
-        new = type(self)(loc, scale, noise, validate_args=False)
+        shape = torch.Size(batch_shape)
+        loc, scale = self.loc.expand(shape), self.scale.expand(shape)
+        # noise that was not given is independent along new dimensions
+        kept = self._given or shape == self.loc.shape
+        new = type(self)(loc, scale, self.noise.expand(shape) if kept else None, False)
         new._validate_args = self._validate_args
         return new
 

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from econ_pyro.core.ensemble import Ensemble
-
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -40,21 +38,3 @@ def without_values(make: Callable[[], M]) -> M:
     """A module whose layers' weights have sizes and types, and take no room."""
     with _WithoutValues():
         return make()
-
-
-def state_of(module: nn.Module, experts: int) -> dict[str, Tensor]:
-    """What the state of a module with more experts would hold, but for its own constants.
-
-    Args:
-        module: one with ensembles of one network each.
-        experts: number of networks in each.
-    """
-    ensembles = [name for name, own in module.named_children() if isinstance(own, Ensemble)]
-    state = {}
-    for name, tensor in module.state_dict().items():
-        above, _, rest = name.partition(".0.")
-        if above in ensembles:
-            state.update({f"{above}.{k}.{rest}": tensor for k in range(experts)})
-        else:
-            state[name] = tensor
-    return state

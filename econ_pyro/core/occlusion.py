@@ -1,4 +1,4 @@
-"""Objects with a piece hidden, for encoders to learn from: another object is put in front.
+"""Occlusion augmentation: in training, encoders see objects with another one put in front.
 
 The decoder still has to account for all of the region, so L_x, L_z and L_r stay what they are, of
 a posterior q(z) that has seen less: Eq. 13 bounds the same likelihood. But an expert that wins an
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from econ_pyro.accel.compile import fused
+from econ_pyro.accel.compile import compilable
 from econ_pyro.core.pose import centre, coordinates
 
 SEEN = 0.3  # of a region at least: less would say nothing of its shape
@@ -20,14 +20,14 @@ REACH = 0.25  # of the image's side: how far the centre of what is put in front 
 
 
 @torch.no_grad()
-@fused
-def draw_occluders(x: Tensor, r: Tensor, luck: Tensor, share: float) -> Tensor:
+@compilable
+def draw_occluders(x: Tensor, r: Tensor, uniform: Tensor, share: float) -> Tensor:
     """Put another layer of the same image in front of some layers, the last one left out.
 
     Args:
         x: images, ``(B, 3, H, W)``.
         r: regions, front to back, ``(B, T, 1, H, W)``.
-        luck: uniform in [0, 1), ``(B, T, 4)``.
+        uniform: random numbers in [0, 1), ``(B, T, 4)``.
         share: of the layers that lose a piece, if that leaves enough to be seen.
 
     Returns:
@@ -38,19 +38,24 @@ def draw_occluders(x: Tensor, r: Tensor, luck: Tensor, share: float) -> Tensor:
         return x.new_zeros(n, steps, 4, size, size)
     rows = torch.arange(n, device=x.device)[:, None]
     t = torch.arange(steps, device=x.device)
-    other = (t + 1 + (luck[:, :, 0] * (steps - 2)).long()) % (steps - 1)  # of the last: any
+    other = (t + 1 + (uniform[:, :, 0] * (steps - 2)).long()) % (steps - 1)  # of the last: any
     front = torch.cat([x[:, None].expand(-1, steps, -1, -1, -1), r[rows, other]], 2)
-    off = (2 * luck[:, :, 1:3] - 1) * REACH * size
+    off = (2 * uniform[:, :, 1:3] - 1) * REACH * size
     front = _shifted(front, (_centre(r) - _centre(front[:, :, 3:]) + off).round().long())
     seen = (r * (1 - front[:, :, 3:])).sum((2, 3, 4)) / r.sum((2, 3, 4)).clamp_min(1e-6)
-    put = (luck[:, :, 3] < share) & (seen >= SEEN) & (t < steps - 1)
+    put = (uniform[:, :, 3] < share) & (seen >= SEEN) & (t < steps - 1)
     return front * put[:, :, None, None, None]
 
 
-def occlude(x: Tensor, r_t: Tensor, occluder: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Image and region as they are seen behind an occluder, ``(B, 4, H, W)``."""
-    if occluder is None:
-        return x, r_t
+@compilable
+def occlude(x: Tensor, r_t: Tensor, occluder: Tensor) -> tuple[Tensor, Tensor]:
+    """Image and region as they are seen behind an occluder.
+
+    Args:
+        x: images, ``(n, 3, H, W)``.
+        r_t: regions, ``(n, 1, H, W)``.
+        occluder: colours and mask, ``(n, 4, H, W)``.
+    """
     colour, mask = occluder.split([3, 1], 1)
     return mask * colour + (1 - mask) * x, r_t * (1 - mask)
 

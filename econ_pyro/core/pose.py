@@ -1,16 +1,16 @@
-r"""Places and sizes: what the first latents mean to a decoder that draws there, and its encoder.
+r"""Poses: what the first latents mean to an object-centred encoder and decoder.
 
-An encoder looks where the region is, and a decoder draws there: what either has learnt of an
-object it knows anywhere.
+The encoder crops a window around its region, and the decoder renders around a position: what
+either has learnt about an object holds anywhere in the image.
 
-Coordinates run from -1 to 1 over the image, (y, x). Objects may be anywhere within a reach, and
-nowhere else: a latent z stands for the place
+Coordinates run from -1 to 1 over the image, (y, x). Objects lie within a reach of the centre: a
+latent z stands for the position
 
 .. math:: reach \tanh(0.85 z),
 
 which for z ~ N(0, 1) is nearly uniform (tanh(0.85 z) and the Gaussian's own 2 Phi(z) - 1 are never
 0.02 apart), so that the prior spreads objects as evenly as scenes do. A size, where there is one,
-is a third latent's exponential: of what is drawn at 1, an object's radius is UNIT.
+is the exponential of a third latent; at size 1 an object's radius is UNIT.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from econ_pyro.accel.bilinear import sample
 from econ_pyro.core.compositing import mean_over
-from econ_pyro.core.sampling import sample
 
 SLOPE = 0.85  # of the hyperbolic tangent that is most like 2 Phi(z) - 1
 FARTHEST = 0.99  # of the reach: an encoder's z is finite, and so is the gradient
@@ -36,35 +36,35 @@ def coordinates(size: int, device: torch.device | None = None) -> Tensor:
     return torch.stack(torch.meshgrid(axis, axis, indexing="ij"))[None]
 
 
-def place_of(z: Tensor, reach: float) -> Tensor:
-    """Places, ``(n, 2)`` in (-reach, reach), that latents ``(n, 2)`` stand for."""
+def position_of(z: Tensor, reach: float) -> Tensor:
+    """Positions, ``(n, 2)`` in (-reach, reach), of latents ``(n, 2)``."""
     return reach * (SLOPE * z).tanh()
 
 
-def latents_of(place: Tensor, reach: float) -> Tensor:
-    """The inverse; places beyond the reach are taken for those at its edge."""
-    return (place / reach).clamp(-FARTHEST, FARTHEST).atanh() / SLOPE
+def latents_of_position(position: Tensor, reach: float) -> Tensor:
+    """The inverse; positions beyond the reach are clamped to its edge."""
+    return (position / reach).clamp(-FARTHEST, FARTHEST).atanh() / SLOPE
 
 
-def about(place: Tensor, grid: Tensor, log_size: Tensor | None = None) -> Tensor:
-    """What a decoder sees about a place: coordinates from there, and a bump around it.
+def object_coordinates(position: Tensor, grid: Tensor, log_size: Tensor | None = None) -> Tensor:
+    """Coordinates relative to a position, and a Gaussian bump around it.
 
     Args:
-        place: ``(n, 2)``.
+        position: ``(n, 2)``.
         grid: :func:`coordinates`.
         log_size: log of the size at which the object is drawn, ``(n, 1)``; 0 if not given.
 
     Returns:
         ``(n, 3, H, W)``.
     """
-    away = (grid - place[:, :, None, None]) / UNIT
+    away = (grid - position[:, :, None, None]) / UNIT
     if log_size is not None:
         away = away * (-log_size[:, :, None, None]).exp()
     return torch.cat([away, (-0.5 * away.square().sum(1, keepdim=True)).exp()], 1)
 
 
 def centre(r: Tensor, grid: Tensor) -> Tensor:
-    """The place where a region has its centre of mass, ``(n, 2)``.
+    """A region's centre of mass, ``(n, 2)``.
 
     Args:
         r: region, ``(n, 1, H, W)``, nowhere 0.
@@ -73,54 +73,54 @@ def centre(r: Tensor, grid: Tensor) -> Tensor:
     return mean_over(r, grid)
 
 
-def log_size_of(r: Tensor, place: Tensor, grid: Tensor) -> Tensor:
+def log_size_of(r: Tensor, position: Tensor, grid: Tensor) -> Tensor:
     """Log of the size at which a disc of the region's spread would be drawn, ``(n, 1)``.
 
     Args:
         r: region, ``(n, 1, H, W)``, nowhere 0.
-        place: its :func:`centre`, ``(n, 2)``.
+        position: its :func:`centre`, ``(n, 2)``.
         grid: :func:`coordinates`.
     """
-    variance = mean_over(r, (grid - place[:, :, None, None]).square()).mean(1, keepdim=True)
+    variance = mean_over(r, (grid - position[:, :, None, None]).square()).mean(1, keepdim=True)
     return 0.5 * variance.log() - math.log(UNIT / 2)  # a disc's deviation is half its radius
 
 
 @torch.no_grad()
-def window(r: Tensor, place: Tensor, grid: Tensor) -> Tensor:
-    """Where to look for what lies about a region, at half the image's size.
+def window(r: Tensor, position: Tensor, grid: Tensor) -> Tensor:
+    """A window around a region, at half the image's size.
 
-    The window is centred on the region's centre of mass and as wide as the region's spread asks
-    for: from half the image, at its own resolution, to all of it. Where to look is not learnt
-    from, only what is seen.
+    The window is centred on the region's centre of mass, and its width follows the region's
+    spread: from half the image, at its own resolution, to all of it. No gradient flows through
+    the window's position, only through what is seen in it.
 
     Args:
         r: region, ``(n, 1, H, W)``, nowhere 0.
-        place: its :func:`centre`, ``(n, 2)``.
+        position: its :func:`centre`, ``(n, 2)``.
         grid: :func:`coordinates`.
 
     Returns:
         Coordinates in the image, ``(n, 2, H / 2, W / 2)``.
     """
-    middle = place[:, :, None, None]
+    middle = position[:, :, None, None]
     variance = mean_over(r, (grid - middle).square()).amax(1)
     width = (SPREADS * variance.sqrt()).clamp(NARROWEST, 1.0)
     half = coordinates(grid.shape[2] // 2, grid.device).to(grid)
     return middle + width[:, None, None, None] * half
 
 
-def glimpse(inputs: Tensor, where: Tensor, outside: Tensor) -> Tensor:
-    """What is seen in a :func:`window`, ``(n, C, h, w)``.
+def crop(inputs: Tensor, where: Tensor, outside: Tensor) -> Tensor:
+    """The pixels in a :func:`window`, ``(n, C, h, w)``.
 
     Args:
-        inputs: what to cut from, less ``outside``, ``(n, C, H, W)``.
+        inputs: images less ``outside``, ``(n, C, H, W)``.
         where: coordinates, ``(n, 2, h, w)``.
         outside: values beyond the image's edge, ``(C, 1, 1)``.
     """
     return sample(inputs, where) + outside
 
 
-def pass_on(inputs: int, outputs: int) -> nn.Linear:
-    """A linear map that starts by passing its last inputs on to its last outputs.
+def pass_through(inputs: int, outputs: int) -> nn.Linear:
+    """A linear map that starts by passing its last inputs through to its last outputs.
 
     Args:
         inputs: number of inputs.

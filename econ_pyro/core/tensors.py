@@ -36,6 +36,32 @@ def fitted(name: str, value: Any, shape: tuple[int, ...], like: Tensor) -> Tenso
     return value.to(like.dtype)
 
 
+def site_value(name: str, value: Any, batch: int, event: tuple[int, ...], like: Tensor) -> Tensor:
+    """A site's value as handlers left it: of the program's batch, or with dimensions on the left.
+
+    Args:
+        name: of the site, for the error message.
+        value: what came.
+        batch: the program's batch size B; 1 is accepted where there are dimensions on the left,
+            as enumeration leaves it.
+        event: the event shape.
+        like: of the networks' type and device.
+
+    Raises:
+        EconError: it is no tensor of floats of shape ``(..., B, *event)`` on that device.
+    """
+    shape = _with_batch(value, batch, len(event))
+    return fitted(name, value, (*shape, *event), like)
+
+
+def _with_batch(value: Any, batch: int, event: int) -> tuple[int, ...]:
+    """The batch shape that a value ought to have, its own dimensions on the left included."""
+    if not isinstance(value, Tensor):
+        return (batch,)
+    own = tuple(value.shape[: value.dim() - event])
+    return (*own[:-1], own[-1] if len(own) > 1 and own[-1] == 1 else batch)
+
+
 def check_experts(name: str, k: Any, shape: tuple[int, ...], experts: int, like: Tensor) -> None:
     """Check indices of experts.
 
@@ -60,6 +86,27 @@ def check_experts(name: str, k: Any, shape: tuple[int, ...], experts: int, like:
         check_known(k, experts, f" in {name}")
 
 
+def check_expert_sites(
+    name: str, k: Any, batch: int, experts: int, like: Tensor, slots: int | None = None
+) -> None:
+    """:func:`check_experts` for a program's batch, with or without dimensions on the left.
+
+    Args:
+        name: of the argument or site, for the error message.
+        k: what came.
+        batch: the program's batch size B.
+        experts: their number K.
+        like: a tensor of the networks' device.
+        slots: number of layers; None for those of one layer.
+
+    Raises:
+        EconError: it is no tensor of indices of shape ``(..., B)`` or ``(..., B, T)``.
+    """
+    event = () if slots is None else (slots,)
+    shape = _with_batch(k, batch, len(event))
+    check_experts(name, k, (*shape, *event), experts, like)
+
+
 def check_known(k: Tensor, experts: int, where: str = "") -> None:
     """Check that there are such experts; waits for a GPU.
 
@@ -76,23 +123,23 @@ def check_known(k: Tensor, experts: int, where: str = "") -> None:
         raise no_such_expert(k[unknown][0].item(), experts, where)
 
 
-def check_seeds(
+def check_seed_pixels(
     name: str,
-    seeds: Any,
+    seed_pixels: Any,
     shape: tuple[int, ...],
     pixels: int,
     like: Tensor,
     rest: bool = False,
 ) -> None:
-    """Check pixels that regions grow from.
+    """Check the pixels from which regions grow.
 
     Args:
         name: of the argument, for the error message.
-        seeds: what came.
+        seed_pixels: what came.
         shape: what it must be.
         pixels: of an image.
         like: a tensor of the networks' device.
-        rest: the last layer takes what is left, from any seed.
+        rest: the last layer takes what is left, whatever its pixel.
 
     Raises:
         EconError: it is no int64 tensor of that shape and on that device; or, on a CPU, there is
@@ -100,12 +147,12 @@ def check_seeds(
     """
     if torch.compiler.is_compiling():
         return
-    if not isinstance(seeds, Tensor) or seeds.dtype != torch.long:
+    if not isinstance(seed_pixels, Tensor) or seed_pixels.dtype != torch.long:
         expected = f"indices of pixels {shape} for {name}, torch.long"
-        raise EconError(expected, kind_of(seeds), "row times width, plus column")
-    _check_place(name, seeds, shape, like)
-    if seeds.device.type == "cpu":
-        grown = seeds[:, :-1] if rest else seeds
+        raise EconError(expected, kind_of(seed_pixels), "row times width, plus column")
+    _check_place(name, seed_pixels, shape, like)
+    if seed_pixels.device.type == "cpu":
+        grown = seed_pixels[:, :-1] if rest else seed_pixels
         unknown = (grown < 0) | (grown >= pixels)
         if unknown.any():
             got = str(grown[unknown][0].item())

@@ -63,8 +63,8 @@ def evaluate(
     regions = None
     if true_regions:
         if scenes is None:
-            raise EconError("scenes with true regions", "images", "leave out --true-regions")
-        regions = scenes.layers(steps or econ.config.model.steps)
+            raise EconError("scenes with true regions", "images", "leave out --gt-masks")
+        regions = scenes.layers(steps or econ.config.model.num_slots)
     d: Decomposition = econ.decompose(images, steps, regions=regions, greedy=greedy)
     return replace(evaluate_scenes(d, scenes, source.classes), given_names=econ.config.names)
 
@@ -74,7 +74,7 @@ def shifted_sources(econ: Econ, n: int) -> dict[str, tuple[Source, int]]:
 
     More objects, several of one class, colours near the background, and spare steps.
     """
-    scenes, steps = econ.config.scenes, econ.config.model.steps
+    scenes, steps = econ.config.scenes, econ.config.model.num_slots
     kinds = {
         "4 objects": (replace(scenes, objects=4, min_objects=None), 5),
         "5 objects": (replace(scenes, objects=5, min_objects=None), 6),

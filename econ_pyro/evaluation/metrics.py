@@ -116,7 +116,7 @@ def evaluate_scenes(
     segments = d.segmentation
     hard = matching.hard_regions(segments, d.k.shape[1])
     present = matching.present_layers(hard, min_area)
-    usage = specialisation.expert_usage(d.k, present, d.scores.shape[2])
+    usage = specialisation.expert_usage(d.k, present, d.competition_losses.shape[2])
     scores = {
         "mse": mse(d.image, d.reconstruction),
         **{name: term.double().sum(dim=1) for name, term in zip("xzr", d.terms, strict=True)},
@@ -147,7 +147,7 @@ def evaluate_scenes(
         return SceneMetrics(scores, usage)
     seen = (true == segmentation.BACKGROUND).flatten(1).any(dim=1)
     confusion = specialisation.class_confusion(
-        found, d.k, label, seen, len(class_names), d.scores.shape[2]
+        found, d.k, label, seen, len(class_names), d.competition_losses.shape[2]
     )
     return SceneMetrics(scores, usage, tuple(class_names), confusion)
 

@@ -1,16 +1,16 @@
-"""A step of learning on a GPU: both of its halves are CUDA graphs.
+"""A training step on a GPU, both halves of which are CUDA graphs.
 
 The same numbers as :class:`~econ_pyro.infer.svi.CompetitiveSVI`, which the tests hold it to. The
-host learns who won while the winners learn already, in the room that the last steps needed
-(:mod:`econ_pyro.core.ensemble`): it has to leave the losers' gradients None, and where the room
-was too small it has them learn once more.
+host learns who won while the winners' graph is running already, at the capacity that the last
+steps needed (:mod:`econ_pyro.accel.dispatch`): it has to leave the losers' gradients None, and
+where the capacity was too small it runs the graph again at a larger one.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Hashable
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pyro
@@ -18,19 +18,20 @@ import torch
 from torch import Tensor
 
 from econ_pyro.accel.cuda_graphs import Graphs
-from econ_pyro.accel.later import Later
-from econ_pyro.core.ensemble import Room, fixed_room
+from econ_pyro.accel.dispatch import Capacity, fixed_capacity
+from econ_pyro.accel.overlap import HostCopy
+from econ_pyro.core.selection import Draws, Selection
+from econ_pyro.infer.competition import Competition
 from econ_pyro.infer.decomposition import Decomposition
-from econ_pyro.infer.selection import Winners
 from econ_pyro.infer.svi import CompetitiveSVI
 from econ_pyro.infer.terms import Terms
 
 Grads = list[list[list[Tensor | None]]]  # of each ensemble, expert and parameter
-SIXTEENTHS = (2, 3, 4, 5, 6, 8, 12, 16)  # of all there could be: room comes in few sizes
-REMEMBERED = 16  # steps, of which the most room is given: learning twice costs more than room
+SIXTEENTHS = (2, 3, 4, 5, 6, 8, 12, 16)  # of the largest capacity: few sizes, so few graphs
+REMEMBERED = 16  # steps, of which the largest capacity is used: running twice costs more
 
 
-class CapturedSVI(CompetitiveSVI):
+class CudaGraphSVI(CompetitiveSVI):
     """A ``CompetitiveSVI`` of one process whose model, guide and images are on a GPU.
 
     Model and guide have to be this package's: their ensembles say whose gradients are whose.
@@ -41,84 +42,89 @@ class CapturedSVI(CompetitiveSVI):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # a pool of memory each: learning must not overwrite what the competition gave
+        # a pool of memory each: gradients must not overwrite what the competition found
         self._competitions, self._lessons, self._evaluations = Graphs(), Graphs(), Graphs()
         ensembles = (self.model.decoders, self.guide.encoders, self.guide.attentions)
         self._parameters = [[[*e.parameters()] for e in ensemble] for ensemble in ensembles]
-        self._needed = deque[Room](maxlen=REMEMBERED)
+        self._needed = deque[Capacity](maxlen=REMEMBERED)
 
-    def elect(self, x: Tensor, regions: Tensor | None = None) -> Winners:
+    def compete(self, x: Tensor, evidence: Tensor | None = None) -> Selection:
         """The first half of a step: all experts compete, without gradients."""
-        noise, gumbel = self.draw(x)
-        # what changes from step to step is an input: P(k) ~ exp(luck - score) is the same
-        luck = self.rules.temperature * gumbel
-        if self.handicap is not None:
-            luck = luck - self.handicap
-        rules = dataclasses.replace(self.rules, temperature=1.0)
+        draws = self.draw(x)
+        # what changes from step to step is an input: P(k) ~ exp(tau gumbel - bias - loss)
+        gumbel = self.competition.temperature * draws.gumbel
+        if self.competition.expert_bias is not None:
+            gumbel = gumbel - self.competition.expert_bias
+        competition = replace(self.competition, temperature=1.0, expert_bias=None)
 
-        def run(x: Tensor, noise: Tensor, luck: Tensor, regions: Tensor | None) -> Winners:
-            with pyro.validation_enabled(False):
-                return self._elect(x, noise, rules, regions, None, luck)
+        def run(
+            x: Tensor,
+            noise: Tensor,
+            gumbel: Tensor,
+            occlusion: Tensor | None,
+            evidence: Tensor | None,
+        ) -> Selection:
+            given = Draws(noise, gumbel, occlusion)
+            with pyro.validation_enabled(False), self.execution(x.device):
+                return competition(self.model, self.guide, x, evidence, given)
 
-        key = (rules, *self._fixed(x, regions))
-        return Winners(*map(torch.clone, self._competitions(key, run, x, noise, luck, regions)))
+        key = (_options(competition), *self._fixed(x, evidence))
+        inputs = (x, draws.noise, gumbel, draws.occlusion, evidence)
+        found = self._competitions(key, run, *inputs)
+        return Selection(*(None if a is None else a.clone() for a in found))  # type: ignore[arg-type]
 
-    def _gradients(
-        self, x: Tensor, w: Winners, regions: Tensor | None, luck: Tensor | None
-    ) -> tuple[Tensor, Terms]:
-        winners = Later(w.k)
+    def gradients(self, x: Tensor, won: Selection) -> tuple[Tensor, Terms]:
+        """The second half: gradients of the winners; the loss and its terms, detached."""
+        winners = HostCopy(won.k)
         if not self._needed:
             self._remember(winners.get())
-        gamma = torch.full((), self.elbo.gamma, dtype=x.dtype, device=x.device)
-        given = (x, gamma, regions, luck, *w)
-        room = self._room()
-        loss, terms, grads = self._lesson(room, *given)
+        gamma = torch.as_tensor(self.elbo.gamma, dtype=x.dtype, device=x.device)
+        capacity = self._capacity()
+        loss, terms, grads = self._lesson(capacity, x, gamma, won)
         k = winners.get()  # while they learn
         needed = self._remember(k)
-        if needed.looks > room.looks or needed.layers > room.layers:
-            loss, terms, grads = self._lesson(self._room(), *given)
+        if needed.images > capacity.images or needed.layers > capacity.layers:
+            loss, terms, grads = self._lesson(self._capacity(), x, gamma, won)
         self._give_winners(grads, k)
         return loss.clone(), terms.map(torch.clone)
 
-    def _remember(self, k: Tensor) -> Room:
-        """The room that winners need."""
-        self._needed.append(needed := room_for(k, self.rules.experts))
+    def decompose(self, x: Tensor, evidence: Tensor | None = None) -> Decomposition:
+        """Posterior means and the best expert for each layer, as the competition has it."""
+        decompose = super().decompose
+
+        def run(x: Tensor, evidence: Tensor | None) -> Decomposition:
+            everyone = Capacity(len(x), len(x) * self.competition.num_slots)
+            with fixed_capacity(everyone), pyro.validation_enabled(False):
+                return decompose(x, evidence)
+
+        competition = replace(self.competition, temperature=0.0, expert_bias=None)
+        key = (_options(competition), *self._fixed(x, evidence))
+        return self._evaluations(key, run, x, evidence).clone()
+
+    def _remember(self, k: Tensor) -> Capacity:
+        """The capacity that winners need."""
+        self._needed.append(needed := capacity_for(k, self.model.num_experts))
         return needed
 
-    def _room(self) -> Room:
-        """The most that any of the last steps needed."""
-        return Room(*(max(rooms) for rooms in zip(*self._needed, strict=True)))
+    def _capacity(self) -> Capacity:
+        """The largest that any of the last steps needed."""
+        return Capacity(*(max(sizes) for sizes in zip(*self._needed, strict=True)))
 
     def _lesson(
-        self, room: Room, x: Tensor, gamma: Tensor, regions: Tensor | None, *given: Tensor | None
+        self, capacity: Capacity, x: Tensor, gamma: Tensor, won: Selection
     ) -> tuple[Tensor, Terms, Grads]:
-        def run(
-            x: Tensor, gamma: Tensor, regions: Tensor | None, luck: Tensor | None, *w: Tensor
-        ) -> tuple[Tensor, Terms, Grads]:
-            with fixed_room(room), pyro.validation_enabled(False):
-                loss, terms = self._backward(x, Winners(*w), regions, luck, gamma)
+        def run(x: Tensor, gamma: Tensor, *won: Tensor | None) -> tuple[Tensor, Terms, Grads]:
+            before, self.elbo.gamma = self.elbo.gamma, gamma
+            try:
+                with fixed_capacity(capacity), pyro.validation_enabled(False):
+                    loss, terms = super(CudaGraphSVI, self).gradients(x, Selection(*won))  # type: ignore[arg-type]
+            finally:
+                self.elbo.gamma = before
             grads = [[[p.grad for p in own] for own in experts] for experts in self._parameters]
             return loss, terms, grads
 
-        key = (room, self.elbo.beta, *self._fixed(x, regions))
-        return self._lessons(key, run, x, gamma, regions, *given)
-
-    def explain(
-        self, x: Tensor, regions: Tensor | None = None, refined: bool = False
-    ) -> Decomposition:
-        """As ``CompetitiveSVI.explain``; only what is not refined is captured."""
-        if refined:
-            return super().explain(x, regions, refined)
-        explain = super().explain
-
-        def run(x: Tensor, regions: Tensor | None) -> Decomposition:
-            everyone = Room(len(x), len(x) * self.rules.steps)
-            with fixed_room(everyone), pyro.validation_enabled(False):
-                return explain(x, regions)
-
-        rules = dataclasses.replace(self.rules, temperature=0.0)  # as it explains
-        key = (rules, *self._fixed(x, regions))
-        return self._evaluations(key, run, x, regions).clone()
+        key = (capacity, self.elbo.beta, *self._fixed(x, won.evidence))
+        return self._lessons(key, run, x, gamma, *won)
 
     def _give_winners(self, grads: Grads, k: Tensor) -> None:
         """Leave the winners' gradients in their parameters, and None in those of all others."""
@@ -129,16 +135,24 @@ class CapturedSVI(CompetitiveSVI):
                 for p, grad in zip(own, theirs[e], strict=True):
                     p.grad = grad if e in winner else None
 
-    def _fixed(self, x: Tensor, regions: Tensor | None) -> tuple[Hashable, ...]:
-        return x.shape, x.dtype, regions is None, self.model.flat, self.amp, self.occlude
+    def _fixed(self, x: Tensor, evidence: Tensor | None) -> tuple[Hashable, ...]:
+        constant = self.model.constant_colour
+        return x.shape, x.dtype, evidence is None, constant, self.execution.amp
 
 
-def room_for(k: Tensor, experts: int) -> Room:
-    """Room for those who won the layers ``k``, ``(B, T)``, on the host, in one of few sizes."""
+def _options(competition: Competition) -> Hashable:
+    """What a graph of a competition depends on, apart from its inputs."""
+    values = [(f.name, getattr(competition, f.name)) for f in fields(competition)]
+    plain = [(n, _options(v) if is_dataclass(v) else v) for n, v in values]  # type: ignore[arg-type]
+    return (type(competition), *plain)
+
+
+def capacity_for(k: Tensor, experts: int) -> Capacity:
+    """Capacity for the winners ``k``, ``(B, T)``, on the host, in one of few sizes."""
     own = k[:, :, None] == torch.arange(experts)  # (B, T, K)
-    looks, layers = own[:, :-1].any(1).sum(0).max(), own.sum((0, 1)).max()
-    return Room(_enough(int(looks), len(k)), _enough(int(layers), k.numel()))
+    images, layers = own[:, :-1].any(1).sum(0).max(), own.sum((0, 1)).max()
+    return Capacity(_enough(int(images), len(k)), _enough(int(layers), k.numel()))
 
 
 def _enough(n: int, whole: int) -> int:
-    return next(room for i in SIXTEENTHS if (room := -(-whole * i // 16)) >= n)
+    return next(size for i in SIXTEENTHS if (size := -(-whole * i // 16)) >= n)

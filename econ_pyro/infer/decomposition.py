@@ -1,4 +1,4 @@
-r"""What inference says of images: winners, regions, appearances and shapes of their layers.
+r"""Images taken apart: winners, regions, appearances and shapes of their layers.
 
 The layer axis runs front to back, as everywhere (:mod:`econ_pyro.core.sites`). Index i of it holds
 inference step t' = i + 1 of the paper's Fig. 4; the last index is the background in a scene that
@@ -21,13 +21,22 @@ from econ_pyro.errors import EconError
 if TYPE_CHECKING:
     from econ_pyro.infer.terms import Terms
 
-_LAYERED = ("k", "scope", "region", "mean", "shape", "z", "scores", "seed")  # terms, too
+_LAYERED = (
+    "k",
+    "scope",
+    "region",
+    "mean",
+    "shape",
+    "z",
+    "competition_losses",
+    "seed_pixel",
+)  # terms, too
 _TENSORS = ("image", *_LAYERED)
 
 
 @dataclass(frozen=True)
 class Decomposition:
-    """What inference says of B images, layer axis front to back."""
+    """B images taken apart, layer axis front to back."""
 
     image: Tensor
     """The images, ``(B, 3, H, W)`` in [0, 1]."""
@@ -45,10 +54,10 @@ class Decomposition:
     """Latent properties, ``(B, T, L)``."""
     terms: Terms
     """L_x, L_z and L_r of each layer (Eqs. 10-12), each ``(B, T)`` in nats."""
-    scores: Tensor
-    """Score of every expert in the competition, ``(B, T, K)`` in nats; lower is better."""
-    seed: Tensor
-    """Pixel that each region grew from, an index into the flattened image, ``(B, T)`` int64; -1
+    competition_losses: Tensor
+    """Loss of every expert in the competition, ``(B, T, K)`` in nats; lower is better."""
+    seed_pixel: Tensor
+    """Pixel from which each region grew, an index into the flattened image, ``(B, T)`` int64; -1
     where there was none."""
 
     @property

@@ -1,7 +1,6 @@
-r"""The likelihood of layers, with their regions summed out, and the order that it prefers.
+r"""The depth order that makes an image likeliest, with regions marginalised out.
 
-Once layers are given, with appearances mu and shapes m, nothing of the generative program needs to
-be guessed any more: each pixel is a mixture over the layers,
+Given the appearances mu and shapes m of all layers, each pixel is a mixture over the layers,
 
 .. math:: p(x_i | z, k) = \sum_t m_{ti} \prod_{u \text{ before } t} (1 - m_{ui}) \,
     N(x_i; \mu_{ti}, \sigma^2)
@@ -15,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from econ_pyro.accel.compile import fused
+from econ_pyro.accel.compile import compilable
 from econ_pyro.core.compositing import next_scope, region, regions_of_shapes
 from econ_pyro.core.distributions import PROB_EPS
 from econ_pyro.infer.decomposition import in_order
@@ -63,7 +62,7 @@ def _log_mixture(density: Tensor, shape: Tensor) -> Tensor:
     return torch.addcmul(mixed, s_t, density[:, -1]).log().sum((1, 2, 3))
 
 
-def worth(errors: Tensor, shape: Tensor, l_z: Tensor) -> Tensor:
+def explains_enough(errors: Tensor, shape: Tensor, l_z: Tensor) -> Tensor:
     """Whether a layer explains more than its latent costs, ``(B, T)`` bool.
 
     From the back on, layers without which the image is as likely but for L_z are left out. The
@@ -121,7 +120,7 @@ def _moves(place: int, steps: int, device: torch.device) -> Tensor:
     return torch.where(t == place, moved, behind)
 
 
-@fused
+@compilable
 def arrange(errors: Tensor, shape: Tensor, l_z: Tensor) -> tuple[Tensor, Tensor]:
     """The likeliest order, with layers that are not worth their latents behind all but the last.
 
@@ -134,7 +133,7 @@ def arrange(errors: Tensor, shape: Tensor, l_z: Tensor) -> tuple[Tensor, Tensor]
         Indices of the layers front to back, ``(B, T)`` int64, and which of the layers in that
         order are worth it, ``(B, T)`` bool.
     """
-    kept = worth(errors, shape, l_z)
+    kept = explains_enough(errors, shape, l_z)
     order = likeliest_order(errors, only(kept, shape))
     steps = order.shape[1]
     spare = (~in_order(kept, order))[:, :-1] * steps + torch.arange(steps - 1, device=l_z.device)

@@ -7,6 +7,9 @@ in three ways: KLs of z and r are analytic, with the region's sample its mean (s
 ``TraceMeanField_ELBO`` forbids because the guide draws r before z and the model z before r; the
 image's term is the squared error without its constant; and the loss is a mean over scenes, so that
 it does not depend on the size of the batch.
+
+Regions may be observed: of a guide under ``poutine.condition(guide, data={"r_4": mask})``, the
+layer's region is that mask, in the model too, and its L_r is KL(mask || s m).
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from pyro.util import check_model_guide_match
 from torch import Tensor
 
 from econ_pyro.core import sites
-from econ_pyro.core.distributions import LayeredNormal
+from econ_pyro.core.distributions import LayeredNormal, MeanBernoulli
+from econ_pyro.infer.reconstruction import reconstruct
 from econ_pyro.infer.terms import Terms, layer_terms, stack
 
 
@@ -34,7 +38,7 @@ class ClassConditionalELBO(ELBO):
         gamma: weight of L_r; may be set between steps.
     """
 
-    def __init__(self, beta: float = 1.0, gamma: float = 1.0) -> None:
+    def __init__(self, beta: float = 1.0, gamma: float | Tensor = 1.0) -> None:
         super().__init__(num_particles=1)
         self.beta, self.gamma = beta, gamma
 
@@ -48,30 +52,41 @@ class ClassConditionalELBO(ELBO):
             likelihood = likelihood.base_dist
         image: Any = p.nodes[sites.IMAGE]["value"]
         errors = likelihood.squared_error(image)  # (B, T)
+        observed = q.observation_nodes
         layers = []
-        for i, t in enumerate(sites.front_to_back(errors.shape[1])):
+        for i, t in enumerate(sites.front_to_back(errors.shape[-1])):
             fns: list[Any] = [
                 trace.nodes[name]["fn"] for name in (sites.z(t), sites.r(t)) for trace in (q, p)
             ]
-            layers.append(layer_terms(errors[:, i], *fns))
-        return stack(layers, 1)
+            if sites.r(t) in observed:
+                fns[2] = MeanBernoulli(q.nodes[sites.r(t)]["value"]).to_event(3)
+            layers.append(layer_terms(errors[..., i], *fns))
+        return stack(layers, -1)
 
     def _get_trace(
         self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
     ) -> tuple[poutine.Trace, poutine.Trace]:
         # get_importance_trace would also score every site, and no score is used here
         q = poutine.trace(guide).get_trace(*args, **kwargs)
-        p = poutine.trace(poutine.replay(model, trace=q)).get_trace(*args, **kwargs)
+        observed: Any = {name: q.nodes[name]["value"] for name in q.observation_nodes}
+        drawn = q.copy()
+        for name in observed:
+            drawn.remove_node(name)
+        with_evidence = poutine.condition(model, data=observed)
+        p = poutine.trace(poutine.replay(with_evidence, trace=drawn)).get_trace(*args, **kwargs)
         if is_validation_enabled():
-            check_model_guide_match(p, q)
+            check_model_guide_match(p, drawn)
         return p, q
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Tensor:
         """Mean over scenes of Eq. 13 negated, in nats, a scalar."""
-        terms = self.terms(model, guide, *args, **kwargs)
-        return terms.loss(self.beta, self.gamma).sum(dim=1).mean()
+        return self.loss_of(self.terms(model, guide, *args, **kwargs))
+
+    def loss_of(self, terms: Terms) -> Tensor:
+        """The same of terms, ``(B, T)`` each."""
+        return terms.loss(self.beta, self.gamma).sum(dim=-1).mean()
 
     def loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
@@ -83,7 +98,22 @@ class ClassConditionalELBO(ELBO):
     def loss_and_grads(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> float:
-        """The same as a number, with gradients left in the parameters."""
+        """The same as a number, leaving gradients in the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         loss.backward()
         return loss.item()
+
+
+class BatchedELBO(ClassConditionalELBO):
+    """The same numbers without a trace, all layers in one batch.
+
+    For the model and guide of this package (:mod:`econ_pyro.infer.reconstruction`). Programs whose
+    posterior or prior is another, or under handlers, have to be traced:
+    :class:`ClassConditionalELBO` is the reference, and the tests hold this one to it.
+    """
+
+    def terms(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Terms:
+        """As the trace gives them, ``(B, T)`` each."""
+        if not hasattr(guide, "regions"):  # a handler around it
+            return super().terms(model, guide, *args, **kwargs)
+        return reconstruct(model, guide, *args, **kwargs).terms

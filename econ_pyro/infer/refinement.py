@@ -1,73 +1,91 @@
-r"""What the likelihood says of layers that have been found: their order, and whose each pixel is.
+r"""Refinement of layers by the likelihood of all of them together.
 
-Greedy inference takes one layer after another and cannot go back. Once all are found, the
-likelihood of all layers together (:mod:`econ_pyro.infer.depth_order`) puts them in order; the
-posterior of a region given the layers is its share in the mixture, an E-step, which knows the
-colour of every pixel and the shape of every layer; and the experts compete once more for the
-regions so found.
+Greedy inference takes one layer after another and cannot go back. Once all are found, their joint
+likelihood (:mod:`econ_pyro.infer.depth_order`) determines their order; the posterior of a region
+given the layers is its share in the mixture (an E-step), which accounts for the colour of every
+pixel and the shape of every layer; and the experts compete once more for the regions so found.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from econ_pyro.core.compositing import scopes
 from econ_pyro.core.distributions import pixel_errors
-from econ_pyro.infer.competition import compete, contest
+from econ_pyro.core.selection import Draws
+from econ_pyro.infer.competition import Competition, Contest
 from econ_pyro.infer.decomposition import Decomposition, in_order
 from econ_pyro.infer.depth_order import arrange, log_joint, log_likelihood, only
-from econ_pyro.infer.proposals import Generator, Recogniser, Rules, drawn_terms
+from econ_pyro.infer.oracle_competition import OracleCompetition
+from econ_pyro.infer.proposals import drawn_terms
+from econ_pyro.infer.protocols import Guide, Model
 
 
-@torch.no_grad()
-def explain(
-    model: Generator, guide: Recogniser, x: Tensor, noise: Tensor, rules: Rules
-) -> Decomposition:
-    """Explain images by the winners of a competition, refined.
+@dataclass
+class Refined(Competition):
+    """A competition whose explanations are refined; what it selects for training is unchanged.
 
     Args:
-        model: p.
-        guide: q.
-        x: images, ``(B, 3, H, W)`` in [0, 1].
-        noise: of the latents, ``(B, T, L)``; zeros give the means.
-        rules: of the competition.
+        inner: any competition.
     """
-    # from seeds, layers as each was looked at for itself: regions are found anew anyway
-    d, noise = contest(model, guide, x, noise, rules)
-    return refine(model, guide, d, noise, rules)
+
+    inner: Competition | None = None
+
+    @classmethod
+    def of(cls, inner: Competition) -> Refined:
+        """A competition, refined."""
+        return cls(inner.num_slots, inner.lam, inner.temperature, inner=inner)
+
+    def _contest(
+        self, model: Model, guide: Any, x: Tensor, draws: Draws, evidence: Tensor | None
+    ) -> Contest:
+        assert self.inner is not None
+        inner = replace(self.inner, temperature=self.temperature, expert_bias=self.expert_bias)
+        return inner.contest(model, guide, x, draws, evidence)
+
+    def explain(
+        self, model: Model, guide: Any, x: Tensor, draws: Draws, evidence: Tensor | None = None
+    ) -> Decomposition:
+        """The winners' explanation, refined."""
+        d, noise = self.contest(model, guide, x, draws, evidence)
+        oracle = OracleCompetition(self.num_slots, self.lam, self.temperature)
+        return refine(model, guide, d, draws._replace(noise=noise), oracle)
 
 
 @torch.no_grad()
 def refine(
-    model: Generator, guide: Recogniser, d: Decomposition, noise: Tensor, rules: Rules
+    model: Model, guide: Guide, d: Decomposition, draws: Draws, oracle: OracleCompetition
 ) -> Decomposition:
-    """Order, regions, and the experts' account of those regions where that is likelier.
+    """Order and regions by the likelihood, and new explanations where they are likelier.
 
     Args:
         model: p.
         guide: q; its attention plays no part.
         d: what a competition found.
-        noise: of the latents, ``(B, T, L)``; zeros give the means.
-        rules: of the competition.
+        draws: of the competition for the new regions.
+        oracle: the competition for the new regions.
 
     Returns:
-        The same objects. Layers that were not worth their latents come last but for the last one
-        and have no region.
+        The same objects. Layers that explain less than their latents cost come last but for the
+        last one and have no region.
     """
-    d, kept = _ordered(d, rules.sigma_x)
-    anew = replace(compete(model, guide, d.image, noise, rules, d.region), seed=d.seed)
-    d, _ = _ordered(anew.where(_likelier(anew, d, kept, rules.sigma_x), d), rules.sigma_x)
+    d, kept = _ordered(d, model.sigma_x)
+    anew = oracle.explain(model, guide, d.image, draws, d.region)
+    anew = replace(anew, seed_pixel=d.seed_pixel)
+    better = anew.where(_likelier(anew, d, kept, model.sigma_x), d)
+    d, _ = _ordered(better, model.sigma_x)
     scope = scopes(d.region)
-    l_x, l_r = drawn_terms(model, d.image, scope, d.region, d.mean, d.shape, rules.sigma_x)
+    l_x, l_r = drawn_terms(model, d.image, scope, d.region, d.mean, d.shape)
     return replace(d, scope=scope, terms=d.terms._replace(x=l_x, r=l_r))
 
 
 def _ordered(d: Decomposition, sigma_x: float) -> tuple[Decomposition, Tensor]:
-    """Layers in the likeliest order, with regions given them; which are worth it, ``(B, T)``."""
-    errors = pixel_errors(d.image, as_seen(d), sigma_x)
+    """Layers in the likeliest order, with their E-step regions; which are kept, ``(B, T)``."""
+    errors = pixel_errors(d.image, mean_colour_corrected(d), sigma_x)
     order, kept = arrange(errors, d.shape, d.terms.z)
     joint = log_joint(in_order(errors, order), only(kept, in_order(d.shape, order)))
     r = joint.masked_fill(~kept[:, :, None, None, None], -torch.inf).softmax(1)
@@ -77,7 +95,7 @@ def _ordered(d: Decomposition, sigma_x: float) -> tuple[Decomposition, Tensor]:
 def _likelier(anew: Decomposition, d: Decomposition, kept: Tensor, sigma_x: float) -> Tensor:
     """Which layers make the image likelier anew, one after the other, ``(B, T)`` bool.
 
-    By colours as they are drawn: where an expert knows better, it is to be heard.
+    By colours as they are decoded, so that an expert that fits better is preferred.
     """
 
     def evidence(chosen: Tensor) -> Tensor:
@@ -85,9 +103,9 @@ def _likelier(anew: Decomposition, d: Decomposition, kept: Tensor, sigma_x: floa
         likely = log_likelihood(pixel_errors(e.image, e.mean, sigma_x), only(kept, e.shape))
         return likely - (e.terms.z * kept).sum(1)
 
-    steps, taken = kept.shape[1], torch.zeros_like(kept)
-    likely, index = evidence(taken), torch.arange(steps, device=kept.device)
-    for t in [steps - 1, *range(steps - 1)]:  # first the background, which most pixels are of
+    slots, taken = kept.shape[1], torch.zeros_like(kept)
+    likely, index = evidence(taken), torch.arange(slots, device=kept.device)
+    for t in [slots - 1, *range(slots - 1)]:  # first the background, which has most pixels
         evidence_anew = evidence(taken | (index == t))
         better = evidence_anew > likely
         taken = taken | (better[:, None] & (index == t))
@@ -95,11 +113,11 @@ def _likelier(anew: Decomposition, d: Decomposition, kept: Tensor, sigma_x: floa
     return taken
 
 
-def as_seen(d: Decomposition) -> Tensor:
-    """Appearances with each layer's mean colour as it is in the image, ``(B, T, 3, H, W)``.
+def mean_colour_corrected(d: Decomposition) -> Tensor:
+    """Appearances shifted to each layer's mean colour in the image, ``(B, T, 3, H, W)``.
 
-    Objects of colours that no expert has learnt are drawn in others; that must not give their
-    pixels away.
+    An object of a colour that no expert has learnt is decoded in another one; that must not give
+    its pixels away.
     """
     r = d.region
     off = (r * (d.image[:, None] - d.mean)).sum((3, 4), keepdim=True)

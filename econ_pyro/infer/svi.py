@@ -1,8 +1,9 @@
-"""A step of learning by competition, in the manner of ``pyro.infer.SVI``."""
+"""A training step by competition, in the manner of ``pyro.infer.SVI``."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pyro
@@ -11,225 +12,131 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from econ_pyro.accel.compile import fusing
-from econ_pyro.accel.packed import PackedAdam
+from econ_pyro.accel.execution import Execution
 from econ_pyro.accel.side_by_side import separate_graphs
 from econ_pyro.core.handlers import one_at_a_time
-from econ_pyro.core.occlusion import draw_occluders
-from econ_pyro.infer.competition import compete, elect
+from econ_pyro.core.selection import Draws, Selection
+from econ_pyro.infer.competition import Competition
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import ClassConditionalELBO
-from econ_pyro.infer.proposals import Rules
-from econ_pyro.infer.refinement import explain
-from econ_pyro.infer.selection import Winners, draw_gumbel
 from econ_pyro.infer.terms import Terms
-from econ_pyro.training.distributed import World
 
 
 class Step(NamedTuple):
-    """What a step of learning saw, detached."""
+    """What a training step computed, detached."""
 
     loss: Tensor
-    """Eq. 13 as a loss, mean over scenes, a scalar in nats."""
+    """Eq. 13 negated, mean over scenes, a scalar in nats."""
     terms: Terms
-    """Of the winners, ``(B, T)``."""
+    """Eqs. 10-12 of each layer, ``(B, T)``."""
     k: Tensor
     """The winners, front to back, ``(B, T)``."""
     area: Tensor
-    """Of what each took, ``(B, T)`` as a fraction of the image."""
+    """Share of the image in each winner's region, ``(B, T)``."""
 
 
 class CompetitiveSVI:
-    """Greedy stochastic competition, then a gradient step of the class-conditional ELBO.
+    """Competition, then a gradient step of the class-conditional ELBO.
 
-    The competition runs without gradients on all K experts; the ELBO runs through Pyro's traces
-    on the winners alone, with the same noise. Losers are not in the graph: their gradients are
-    None and the optimiser leaves them bit-unchanged. Gradients do flow through the scope to
-    the attention of earlier winners.
+    The competition runs without gradients on all K experts; the ELBO runs on the winners alone,
+    with the same noise. Losers are not in the graph: their gradients are None and the optimiser
+    leaves them bit-unchanged. Gradients do flow through the scope to the attention of earlier
+    winners.
 
     Args:
-        model: p, callable as ``model(x, k, noise, regions, seeds, occluders)``, with the methods
-            of :class:`~econ_pyro.infer.proposals.Generator`.
-        guide: q, callable alike, with those of :class:`~econ_pyro.infer.proposals.Recogniser`.
-        optim: a torch optimiser over the parameters of both; None only evaluates.
+        model: p, a program of ``(x, k)`` with the methods of
+            :class:`~econ_pyro.infer.protocols.Model`.
+        guide: q, a program of ``(x, k)`` with those of :class:`~econ_pyro.infer.protocols.Guide`.
+        optim: a torch optimiser over the parameters of both.
         elbo: the objective.
-        rules: the competition in training; at evaluation the best expert wins.
-        latent: dimension L of a latent.
-        amp: run the networks in bfloat16.
-        clip: largest gradient norm; 0 does not clip.
-        world: the processes that share each batch; ``step`` then takes this one's share of it.
-        occlude: share of the layers of which the encoder sees only a part in a step of learning
-            (:mod:`econ_pyro.core.occlusion`).
-        compiled: compile what pays (:mod:`econ_pyro.accel.compile`).
-
-    Attributes:
-        handicap: nats added to each expert's scores in training, ``(K,)``; None adds nothing.
+        competition: selects the experts.
+        execution: precision, compilation, and the processes that share each batch: ``step`` then
+            takes this process's share.
     """
 
     def __init__(
         self,
         model: nn.Module,
         guide: nn.Module,
-        optim: Optimizer | None,
+        optim: Optimizer,
         elbo: ClassConditionalELBO,
-        rules: Rules,
-        latent: int,
-        amp: bool = False,
-        clip: float = 0.0,
-        world: World | None = None,
-        occlude: float = 0.0,
-        compiled: bool = False,
+        competition: Competition,
+        execution: Execution | None = None,
     ) -> None:
-        self.model, self.guide, self.optim, self.elbo = model, guide, optim, elbo
-        self.rules, self.latent, self.amp, self.clip = rules, latent, amp, clip
-        self.world, self.occlude, self.compiled = world or World(), occlude, compiled
-        self._terms: nn.Module = _WinnersTerms(model, guide, elbo)
-        if self.world.size > 1 and optim is not None:
+        self.model, self.guide, self.optim = model, guide, optim
+        self.elbo, self.competition = elbo, competition
+        self.execution = execution or Execution()
+        self._terms: Callable[..., tuple[Tensor, ...]] = _Terms(model, guide, elbo)
+        if self.execution.group.size > 1:
             # experts that lost in all processes keep their gradients of None
             self._terms = DistributedDataParallel(self._terms, find_unused_parameters=True)
-        self.last: Step | None = None
-        self.handicap: Tensor | None = None
 
-    def _precision(self, x: Tensor) -> torch.autocast:
-        # one context a pass: it casts each weight once; its cache must not outlive no_grad
-        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp)
-
-    def step(self, x: Tensor, regions: Tensor | None = None) -> float:
-        """One step of learning.
+    def step(self, x: Tensor, evidence: Tensor | None = None) -> float:
+        """One training step.
 
         Args:
             x: images, ``(B, 3, H, W)`` in [0, 1].
-            regions: true regions in place of attention, ``(B, T, 1, H, W)``.
+            evidence: true regions, ``(B, T, 1, H, W)``, for a competition that takes them.
 
         Returns:
-            The loss: Eq. 13 negated, mean over scenes, in nats. Details are in ``last``.
+            Eq. 13 negated, mean over scenes, in nats.
         """
-        return self.learn(x, self.elect(x, regions), regions).loss.item()
+        return self.update(x, evidence).loss.item()
 
-    def elect(self, x: Tensor, regions: Tensor | None = None) -> Winners:
-        """The first half of a step: all experts compete, without gradients."""
-        noise, gumbel = self.draw(x)
-        return self._elect(x, noise, self.rules, regions, self.handicap, gumbel)
-
-    def _elect(self, x: Tensor, *given: Any) -> Winners:
-        """:func:`~econ_pyro.infer.competition.elect`, whose further arguments are given."""
-        with self._precision(x), fusing(self.compiled):
-            return elect(self.model, self.guide, x, *given)  # type: ignore[arg-type]
-
-    def learn(self, x: Tensor, w: Winners, regions: Tensor | None = None) -> Step:
-        """The second half: the winners alone learn. Arguments as of :meth:`step`.
-
-        Returns:
-            ``last``. Nothing waits for a GPU to have computed it.
-        """
-        if self.optim is None:
-            raise RuntimeError("this CompetitiveSVI has no optimiser: it can only evaluate")
-        luck = None
-        if self.occlude:
-            scenes = len(x) * self.world.size
-            with one_at_a_time():
-                luck = torch.rand(scenes, self.rules.steps, 4, dtype=x.dtype, device=x.device)
-            luck = self.world.share(luck)
-        loss, terms = self._gradients(x, w, regions, luck)
-        if self.clip:
-            if isinstance(self.optim, PackedAdam):
-                self.optim.collect()
-            parameters = [p for group in self.optim.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.clip)
+    def update(self, x: Tensor, evidence: Tensor | None = None) -> Step:
+        """The same; the result does not wait for a GPU."""
+        won = self.compete(x, evidence)  # section 5.2
+        loss, terms = self.gradients(x, won)  # Eq. 13
         self.optim.step()
-        self.last = Step(loss, terms, w.k, w.area / x[0, 0].numel())
-        return self.last
+        return Step(loss, terms, won.k, won.area / x[0, 0].numel())
 
-    def _gradients(
-        self, x: Tensor, w: Winners, regions: Tensor | None, luck: Tensor | None
-    ) -> tuple[Tensor, Terms]:
-        """Leave gradients in the parameters of the winners; the loss and its terms, detached."""
-        return self._backward(x, w, regions, luck, self.elbo.gamma)
+    def compete(self, x: Tensor, evidence: Tensor | None = None) -> Selection:
+        """The first half of a step: all experts compete, without gradients."""
+        draws = self.draw(x)
+        with self.execution(x.device):
+            return self.competition(self.model, self.guide, x, evidence, draws)
 
-    def _backward(
-        self,
-        x: Tensor,
-        w: Winners,
-        regions: Tensor | None,
-        luck: Tensor | None,
-        gamma: float | Tensor,
-    ) -> tuple[Tensor, Terms]:
-        assert self.optim is not None
+    def gradients(self, x: Tensor, won: Selection) -> tuple[Tensor, Terms]:
+        """The second half: gradients of the winners; the loss and its terms, detached."""
         self.optim.zero_grad(set_to_none=True)
-        # the optimiser holds the parameters: nothing goes into Pyro's global store
-        local = pyro.settings.context(module_local_params=True)
-        with (
-            self._precision(x),
-            one_at_a_time(),
-            local,
-            fusing(self.compiled),
-            separate_graphs(),
-        ):
-            front = None if luck is None else draw_occluders(x, w.region, luck, self.occlude)
-            terms = Terms(*self._terms(x, w.k, w.noise, regions, w.seed, front))
-            loss = terms.loss(self.elbo.beta, gamma).sum(dim=1).mean()
+        with self._learning(x.device):
+            terms = Terms(*self._terms(x, won))
+            loss = self.elbo.loss_of(terms)
         loss.backward()
         return loss.detach(), terms.map(torch.Tensor.detach)
 
-    def draw(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise of the latents and luck of the experts for a step.
-
-        Args:
-            x: this process's images, ``(B, 3, H, W)``.
-
-        Returns:
-            Standard normal ``(B, T, L)`` and standard Gumbel ``(B, T, K)``, its share of what all
-            processes draw alike.
-        """
-        scenes, steps = len(x) * self.world.size, self.rules.steps
+    def draw(self, x: Tensor) -> Draws:
+        """Random numbers for a competition: this process's share of what all draw alike."""
+        group = self.execution.group
         with one_at_a_time():  # another thread may draw from a seed of its own
-            noise = torch.randn(scenes, steps, self.latent, dtype=x.dtype, device=x.device)
-            gumbel = draw_gumbel((scenes, steps, self.rules.experts), x)
-        return self.world.share(noise), self.world.share(gumbel)
+            whole = self.competition.draw(self.model, len(x) * group.size, x)  # type: ignore[arg-type]
+        return Draws(*(None if a is None else group.share(a) for a in whole))  # type: ignore[arg-type]
 
-    def explain(
-        self, x: Tensor, regions: Tensor | None = None, refined: bool = False
-    ) -> Decomposition:
-        """Decompose with posterior means and the best expert at each step; draws no noise.
+    def decompose(self, x: Tensor, evidence: Tensor | None = None) -> Decomposition:
+        """Posterior means and the best expert for each layer, as the competition has it."""
+        with self.execution(x.device):
+            return self.competition.decompose(self.model, self.guide, x, evidence)  # type: ignore[arg-type]
 
-        Args:
-            x: images, ``(B, 3, H, W)`` in [0, 1].
-            regions: true regions in place of attention, ``(B, T, 1, H, W)``.
-            refined: put right what was found by the likelihood of all layers.
-        """
-        noise = x.new_zeros(len(x), self.rules.steps, self.latent)
-        rules = dataclasses.replace(self.rules, temperature=0.0)
-        with self._precision(x):
-            if refined and regions is None:
-                return explain(self.model, self.guide, x, noise, rules)  # type: ignore[arg-type]
-            return compete(self.model, self.guide, x, noise, rules, regions)  # type: ignore[arg-type]
-
-    def evaluate_loss(self, x: Tensor, regions: Tensor | None = None) -> float:
-        """Eq. 13 negated under deterministic competition, mean over scenes, in nats."""
-        terms = self.explain(x, regions).terms
-        return terms.loss(self.elbo.beta, self.elbo.gamma).sum(dim=1).mean().item()
+    @contextmanager
+    def _learning(self, device: torch.device) -> Iterator[None]:
+        # the optimiser holds the parameters: nothing goes into Pyro's global store
+        local = pyro.settings.context(module_local_params=True)
+        with self.execution(device), one_at_a_time(), local, separate_graphs():
+            yield
 
 
-class _WinnersTerms(nn.Module):
+class _Terms(nn.Module):
     """The ELBO's terms as a module, the unit that torch distributes."""
 
     def __init__(self, model: nn.Module, guide: nn.Module, elbo: ClassConditionalELBO) -> None:
         super().__init__()
         self.model, self.guide, self.elbo = model, guide, elbo
-        # a leaf, always 0, of every loss: where only frozen experts won there is a graph too, and
-        # this process's share of the gradients of the others
+        # a leaf, always 0, of every loss: even where only frozen experts won there is a graph, and
+        # this process's share of the others' gradients
         device = next(model.parameters()).device
         self.anchor = nn.Parameter(torch.zeros((), device=device))
 
-    def forward(
-        self,
-        x: Tensor,
-        k: Tensor,
-        noise: Tensor,
-        regions: Tensor | None,
-        seeds: Tensor,
-        occluders: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        given = (x, k, noise, regions, seeds, occluders)
-        l_x, l_z, l_r = self.elbo.terms(self.model, self.guide, *given)
+    def forward(self, x: Tensor, won: Selection) -> tuple[Tensor, ...]:
+        guide: Any = self.guide
+        l_x, l_z, l_r = self.elbo.terms(self.model, guide.given(won), x, won.k)
         return l_x + self.anchor, l_z, l_r

@@ -33,7 +33,7 @@ class Terms(NamedTuple):
         """Eq. 13, negated: what is minimised."""
         return self.x + beta * self.z + gamma * self.r
 
-    def score(self, lam: float) -> Tensor:
+    def competition_loss(self, lam: float) -> Tensor:
         """Section 5.2: what experts compete on, lower is better."""
         return lam * self.x + self.r
 

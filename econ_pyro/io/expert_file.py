@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from econ_pyro.config import ExpertConfig, ModelConfig, from_dict, to_dict
+from econ_pyro.config import FORMAT, EconConfig, ExpertConfig, from_dict, to_dict
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.specialisation import distinct_names, is_named
 from econ_pyro.files.tensor_file import read_tensors, write_tensors
 from econ_pyro.files.untrusted import parse_json
 from econ_pyro.naming import check_names
+from econ_pyro.training.format1 import upgraded_expert, upgraded_weights
 
 NETWORKS = ("decoder", "attention", "encoder")
 # what weights began with; trained ones may differ
-INITIAL = {"attention_bias", "shape_bias", "place_weight"}
+INITIAL = {"attention.bias", "shape_bias", "attention.place_weight"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def save_expert(path: Path, expert: Expert) -> None:
         "name": expert.name,
         "size": str(expert.size),
         "expert": json.dumps(to_dict(expert.config)),
+        "format": str(FORMAT),
     }
     write_tensors(path, tensors, about)
 
@@ -86,24 +88,21 @@ def read_expert(path: Path) -> Stored:
             "svi_train.py --resume",
         )
     check_names([about["name"]], str(path))
-    config = from_dict(ExpertConfig, parse_json(about["expert"], str(path)), str(path))
+    version = parse_json(about["format"], str(path)) if "format" in about else None
+    values = upgraded_expert(parse_json(about["expert"], str(path)), version, str(path))
+    config = from_dict(ExpertConfig, values, str(path))
     size = parse_json(about["size"], str(path))
-    model = ModelConfig(experts=1, steps=1, size=size, expert=config)  # checks the size
-    return Stored(about["name"], config, model.size, tensors)
+    model = EconConfig(num_experts=1, num_slots=1, size=size, expert=config)  # checks the size
+    return Stored(about["name"], config, model.size, upgraded_weights(tensors))
 
 
-def check_fits(name: str, config: ExpertConfig, size: int, model: ModelConfig) -> None:
+def check_fits(name: str, config: ExpertConfig, size: int, model: EconConfig) -> None:
     """Check that an expert of these sizes can be one of a model's.
 
     Raises:
         EconError: a size differs; the message names its field.
     """
-    pairs = [("model.size", size, model.size)]
-    pairs += [
-        (f"model.expert.{f.name}", getattr(config, f.name), getattr(model.expert, f.name))
-        for f in dataclasses.fields(ExpertConfig)
-        if f.name not in INITIAL
-    ]
+    pairs = [("model.size", size, model.size), *_differences(config, model.expert)]
     for field, own, wanted in pairs:
         if own != wanted:
             raise EconError(
@@ -111,6 +110,24 @@ def check_fits(name: str, config: ExpertConfig, size: int, model: ModelConfig) -
                 f"{own} in {name}",
                 f"set {_option(field, own)}",
             )
+
+
+def _differences(own: Any, wanted: Any, above: str = "") -> list[tuple[str, Any, Any]]:
+    """Options and their two values, kinds first; of parts of different kinds the kind alone."""
+    found = []
+    for field in dataclasses.fields(own):
+        name, a = f"{above}{field.name}", getattr(own, field.name)
+        b = getattr(wanted, field.name)
+        if name in INITIAL:
+            continue
+        if dataclasses.is_dataclass(a):
+            if a.kind != b.kind:  # type: ignore[attr-defined]
+                found.append((f"model.expert.{name}.kind", a.kind, b.kind))  # type: ignore[attr-defined]
+            else:
+                found += _differences(a, b, f"{name}.")
+        else:
+            found.append((f"model.expert.{name}", a, b))
+    return found
 
 
 def _option(field: str, value: Any) -> str:
@@ -130,16 +147,3 @@ def given_names(experts: Sequence[Expert]) -> tuple[str, ...]:
     """Names that experts keep in another model; empty for those that were only numbered."""
     given = [e.name if is_named(e.name) else "" for e in experts]
     return tuple(n if own else "" for n, own in zip(distinct_names(given), given, strict=True))
-
-
-def freeze(ensembles: Iterable[nn.ModuleList], experts: Iterable[int]) -> None:
-    """Have training leave experts as they are; they compete all the same."""
-    chosen = list(experts)
-    for ensemble in ensembles:
-        for k in chosen:
-            ensemble[k].requires_grad_(False)
-
-
-def learns(expert: nn.Module) -> bool:
-    """Whether training changes a network."""
-    return any(p.requires_grad for p in expert.parameters())

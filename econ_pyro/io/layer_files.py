@@ -200,7 +200,7 @@ def scene_json(
             "visible_area": int(hard[0, i].sum()),
             "box": _box(mask),
             "terms": {n: float(v[0, i]) for n, v in zip("xzr", d.terms, strict=True)},
-            "scores": [float(s) for s in d.scores[0, i]],
+            "scores": [float(s) for s in d.competition_losses[0, i]],
         }
     return {"source": source, **value}
 

@@ -56,7 +56,7 @@ class Decompose(nn.Module):
         self.refined = econ.config.objective.refine
         rules = make_rules(econ.config)
         self.rules = replace(rules, steps=steps or rules.steps, temperature=0.0)
-        self.latent = econ.config.model.expert.latent
+        self.latent = econ.config.model.expert.latents.dim
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Take images ``(B, 3, H, W)`` in [0, 1] apart."""
@@ -100,7 +100,7 @@ def export_onnx(econ: Econ, folder: Path, steps: int | None = None) -> dict[str,
         EconError: onnx, onnxruntime or onnxscript is not installed.
     """
     _require()
-    latent, generator = econ.config.model.expert.latent, torch.Generator().manual_seed(0)
+    latent, generator = econ.config.model.expert.latents.dim, torch.Generator().manual_seed(0)
     scenes = SceneConfig(size=econ.config.model.size)
     images = GeneratedScenes(scenes, seed=0, n=CHECKED).images(torch.arange(CHECKED))
     z = torch.randn(CHECKED, latent, generator=generator)

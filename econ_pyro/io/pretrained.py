@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from econ_pyro._version import __version__
-from econ_pyro.config import Config, to_dict
+from econ_pyro.config import FORMAT, Config, to_dict
 from econ_pyro.errors import EconError, check_choice
 from econ_pyro.files import storage
 from econ_pyro.files.tensor_file import read_tensors, write_tensors
+from econ_pyro.files.untrusted import parse_json
 from econ_pyro.naming import check_names, shown
 from econ_pyro.training import checkpoint
+from econ_pyro.training.format1 import upgraded_checkpoint, upgraded_weights
 from econ_pyro.training.run_config import read_config
-from econ_pyro.training.schedules import age
+from econ_pyro.training.schedules import steps_of
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
 SHIPPED = Path(__file__).parent / "weights"
@@ -39,10 +41,9 @@ class Trained(NamedTuple):
 
     config: Config
     names: list[str] | None
-    model: dict[str, Tensor]
-    guide: dict[str, Tensor]
-    flat: bool
-    """Whether appearances are still of one colour (``train.flat_until``)."""
+    weights: dict[str, Tensor]
+    extra: dict[str, Any]
+    """What beside the weights a scene model keeps (``SceneModel.extra_state``)."""
     path: Path
     """The file of the weights."""
 
@@ -94,30 +95,37 @@ def read(source: str | Path, device: torch.device | str = "cpu", which: str = "b
     config = read_config(folder).config
     names = None
     if (folder / checkpoint.NAMES).exists():
-        names = _names(folder / checkpoint.NAMES, config.model.experts)
+        names = _names(folder / checkpoint.NAMES, getattr(config.model, "num_experts", 1))
     path = folder / WEIGHTS
     if path.exists():
         about, tensors = read_tensors(path, "whole weights")
         for name, tensor in tensors.items():
-            if not name.startswith(("model.", "guide.")) or not tensor.is_floating_point():
+            if not tensor.is_floating_point():
                 got = f"{shown(name)} of type {tensor.dtype}"
                 raise EconError(f"weights of econ-pyro in {path}", got)
-        model, guide = (
-            {
-                name.removeprefix(start): tensor.to(device, torch.float32)
-                for name, tensor in tensors.items()
-                if name.startswith(start)
-            }
-            for start in ("model.", "guide.")
-        )
-        return Trained(config, names, model, guide, about.get("flat") == "true", path)
+        weights = {
+            name: tensor.to(device, torch.float32)
+            for name, tensor in upgraded_weights(tensors).items()
+        }
+        return Trained(config, names, weights, _extra(about, path), path)
     path = folder / {"best": checkpoint.BEST, "last": checkpoint.LAST}[which]
-    state = checkpoint.load_checkpoint(path, device)
+    state = upgraded_checkpoint(checkpoint.load_checkpoint(path, device))
     step = state.get("step")
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:
         raise EconError(f"a checkpoint of econ-pyro in {path}", "one without a step")
-    flat = age(config, step) <= config.train.flat_until
-    return Trained(config, names, state.get("model", {}), state.get("guide", {}), flat, path)
+    until = steps_of(config.recipe.constant_colour_until, config.train.steps)
+    extra = {"constant_colour": step <= until}
+    return Trained(config, names, state.get("weights", {}), extra, path)
+
+
+def _extra(about: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """What the metadata of weights says; format 1 has one word of it."""
+    if "extra" not in about:
+        return {"constant_colour": about.get("flat") == "true"}
+    extra = parse_json(about["extra"], str(path))
+    if not isinstance(extra, dict):
+        raise EconError(f"an object as extra in {path}", "something else")
+    return extra
 
 
 def save(
@@ -125,8 +133,7 @@ def save(
     config: Config,
     names: Sequence[str],
     model: nn.Module,
-    guide: nn.Module,
-    flat: bool,
+    extra: Mapping[str, Any],
     dtype: str = "float32",
 ) -> None:
     """Write a published folder, but for its card.
@@ -135,9 +142,8 @@ def save(
         folder: where to; files in it are replaced.
         config: of the model.
         names: of the experts.
-        model: p.
-        guide: q.
-        flat: as in :class:`Trained`.
+        model: the scene model.
+        extra: as in :class:`Trained`.
         dtype: of the stored weights: float32, float16 or bfloat16; they load as float32.
 
     Raises:
@@ -146,19 +152,18 @@ def save(
     check_choice("a type of weights", dtype, DTYPES)
     refuse_run(folder)
     tensors: dict[str, Tensor] = {}
-    for start, network in (("model", model), ("guide", guide)):
-        weights = {name for name, _ in network.named_parameters()}
-        for name, tensor in network.state_dict().items():
-            kind = DTYPES[dtype] if name in weights else tensor.dtype
-            stored = tensor.detach().to(kind)
-            if not stored.isfinite().all():
-                hint = "use bfloat16 or float32" if tensor.isfinite().all() else "train again"
-                raise EconError(f"weights that {kind} can hold", f"others in {name}", hint)
-            tensors[f"{start}.{name}"] = stored
-    about = {"flat": json.dumps(flat)}
+    weights = {name for name, _ in model.named_parameters()}
+    for name, tensor in model.state_dict().items():
+        kind = DTYPES[dtype] if name in weights else tensor.dtype
+        stored = tensor.detach().to(kind)
+        if not stored.isfinite().all():
+            hint = "use bfloat16 or float32" if tensor.isfinite().all() else "train again"
+            raise EconError(f"weights that {kind} can hold", f"others in {name}", hint)
+        tensors[name] = stored
     storage.write_json(
         folder / checkpoint.CONFIG,
         {
+            "format": FORMAT,
             "config": to_dict(config),
             "dtype": dtype,
             "versions": {"econ_pyro": __version__, "torch": torch.__version__},
@@ -166,7 +171,7 @@ def save(
         sealed=True,
     )
     storage.write_json(folder / checkpoint.NAMES, {"names": list(names)}, sealed=True)
-    write_tensors(folder / WEIGHTS, tensors, about)
+    write_tensors(folder / WEIGHTS, tensors, {"extra": json.dumps(dict(extra))})
 
 
 def refuse_run(folder: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from econ_pyro.arguments import whole
-from econ_pyro.config import ModelConfig
+from econ_pyro.config import EconConfig
 from econ_pyro.core.compositing import stages
 from econ_pyro.errors import EconError
 from econ_pyro.io.scene_file import LARGEST, Scene
@@ -27,7 +27,7 @@ from econ_pyro.io.scene_file import LARGEST, Scene
 class Decoders(Protocol):
     """What painting needs of a model."""
 
-    config: ModelConfig
+    config: EconConfig
 
     def decode(self, z_t: Tensor, k_t: Tensor) -> tuple[Tensor, Tensor]:
         """Appearances ``(B, 3, H, W)`` and shapes ``(B, 1, H, W)`` of latents and experts."""
@@ -112,7 +112,7 @@ def shift(x: Tensor, dx: float, dy: float, repeat: bool = False) -> Tensor:
     return x
 
 
-def _check(model: ModelConfig, scene: Scene) -> None:
+def _check(model: EconConfig, scene: Scene) -> None:
     if scene.size != model.size:
         raise EconError(
             f"a scene of {model.size} pixels, as the run's images",
@@ -132,9 +132,9 @@ def _check(model: ModelConfig, scene: Scene) -> None:
             raise EconError(
                 f"an expert of layer {i + 1} from 0 to {model.experts - 1}", str(layer.expert)
             )
-        if len(layer.z) != model.expert.latent:
+        if len(layer.z) != model.expert.latents.dim:
             raise EconError(
-                f"{model.expert.latent} numbers in z of layer {i + 1}", str(len(layer.z))
+                f"{model.expert.latents.dim} numbers in z of layer {i + 1}", str(len(layer.z))
             )
 
 

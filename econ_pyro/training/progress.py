@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from econ_pyro.config import Config
+from econ_pyro.config import Config, PlateauSchedule
 from econ_pyro.errors import EconError
 from econ_pyro.training import checkpoint
 from econ_pyro.training.schedules import lowest_rate, unfinished
 
 
-def describe(config: Config, step: int, rate: float, seconds: float) -> str:
+def describe(
+    config: Config, step: int, rate: float, seconds: float, horizon: int | None = None
+) -> str:
     """How far a run has come, if not to the end.
 
     Args:
@@ -19,17 +21,19 @@ def describe(config: Config, step: int, rate: float, seconds: float) -> str:
         step: steps done.
         rate: the optimiser's learning rate.
         seconds: of training so far.
+        horizon: of its schedules; ``train.steps`` if not given.
 
     Returns:
         One line; empty of a run that did all of its steps.
     """
-    left = unfinished(config, step)
+    left = unfinished(config, step, horizon or config.train.steps)
+    schedule = config.train.schedule
     if step >= config.train.steps:
         return ""
     line = f"training has come to step {step} of {config.train.steps}"
-    over = config.train.schedule == "plateau" and rate < lowest_rate(config)
-    if over:
-        line += f", where the rate had fallen {config.train.decreases} times"
+    over = isinstance(schedule, PlateauSchedule) and rate < lowest_rate(config.train.lr, schedule)
+    if over and isinstance(schedule, PlateauSchedule):
+        line += f", where the rate had fallen {schedule.decreases} times"
     if left:
         line += f"; its schedule is unfinished, not reached: {', '.join(left)}"
     if over:
@@ -49,4 +53,4 @@ def describe_run(run: Path, config: Config) -> str:
     steps = state.get("steps", config.train.steps)  # --resume may have asked for more
     config = replace(config, train=replace(config.train, steps=steps))
     rate = state["optim"]["param_groups"][0]["lr"]
-    return describe(config, state["step"], rate, state["seconds"])
+    return describe(config, state["step"], rate, state["seconds"], state.get("horizon"))

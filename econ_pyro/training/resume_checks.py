@@ -41,9 +41,9 @@ def check_progress(state: Mapping[str, Any], source: Path) -> None:
     others = state.get("cuda_rng")
     if not isinstance(others, list) or not all(_is_bytes(one) for one in others):
         _refuse(source, "cuda_rng")
-    rival = state.get("rival", source)
-    if rival is not None and not (isinstance(rival, dict) and _is_real(rival.get("valid_loss"))):
-        _refuse(source, "rival")
+    horizon = state.get("horizon")
+    if horizon is not None and not _is_count(horizon):
+        _refuse(source, "horizon")
 
 
 def check_optimiser(state: Any, shapes: Sequence[torch.Size], source: Path) -> None:
@@ -79,6 +79,24 @@ def check_optimiser(state: Any, shapes: Sequence[torch.Size], source: Path) -> N
             _refuse(source, "optim")
         for name in _MOMENTS:
             check_tensor(own[name], torch.empty(shapes[i], device="meta"), "optim", source)
+
+
+def check_callbacks(state: Any, own: Mapping[str, Mapping[str, Any]], source: Path) -> None:
+    """Check the states of callbacks, by name.
+
+    Raises:
+        EconError: one is missing, of another configuration, or of another kind.
+    """
+    if not isinstance(state, dict) or set(state) != set(own):
+        _refuse(source, "callbacks")
+    for name, values in own.items():
+        if not all(isinstance(value, Tensor) for value in values.values()):
+            check_schedule(state[name], values, source)
+            continue
+        if not isinstance(state[name], dict) or set(state[name]) != set(values):
+            _refuse(source, name)
+        for part, value in values.items():
+            check_tensor(state[name][part], value, f"{name}.{part}", source)
 
 
 def check_schedule(state: Any, own: Mapping[str, Any], source: Path) -> None:

@@ -12,6 +12,7 @@ from econ_pyro.data.source_info import LIMIT
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage
 from econ_pyro.training import checkpoint
+from econ_pyro.training.format1 import upgraded_config
 
 
 class Recorded(NamedTuple):
@@ -40,7 +41,8 @@ def read_config(folder: Path) -> Recorded:
     if not isinstance(stored.get("config"), dict):
         raise EconError(f"a configuration of econ-pyro in {path}", "other JSON")
     try:
-        config = from_dict(Config, stored["config"])
+        values = upgraded_config(stored["config"], stored.get("format"), str(path))
+        config = from_dict(Config, values)
     except EconError as error:
         raise EconError(error.expected, f"{error.got}, in {path}", error.hint) from None
     data, fit, limit = stored.get("data"), stored.get("fit", "crop"), stored.get("limit", LIMIT)

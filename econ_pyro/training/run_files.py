@@ -14,7 +14,7 @@ from econ_pyro.training.async_checkpoint import Saver
 Row = dict[str, Any]
 
 
-class Record:
+class RunFiles:
     """The files that training writes into a run's folder.
 
     A row is there before the checkpoint of its step: whoever resumes drops rows that are younger

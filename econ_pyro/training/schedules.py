@@ -1,92 +1,110 @@
-"""Weights and rates that change over training, as functions of the step since its beginning."""
+"""Weights and rates that change over training, as functions of the step and the horizon.
+
+The *horizon* is the step at which training is expected to end: ``train.steps``, or fewer where
+``train.minutes`` will end it (``training/trainer.py``). What is given in steps counts from the
+beginning; what is given as a share of the run follows the horizon.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from econ_pyro.config import Config
+from econ_pyro.config import Config, CosineSchedule, Duration, JointCompetition, PlateauSchedule
 
 
-def gamma_at(config: Config, step: int) -> float:
+def steps_of(duration: Duration, horizon: int) -> float:
+    """Training steps that a duration stands for."""
+    if isinstance(duration, str):
+        return float(duration.removesuffix("%")) * horizon / 100
+    return duration
+
+
+def gamma_at(config: Config, step: int, horizon: int) -> float:
     """Weight of L_r: linear from gamma to gamma_end."""
     objective = config.objective
     end = objective.gamma if objective.gamma_end is None else objective.gamma_end
-    share = _share(step, objective.gamma_steps)
+    share = _share(step, steps_of(objective.gamma_until, horizon))
     return objective.gamma + share * (end - objective.gamma)
 
 
-def age(config: Config, step: int) -> int:
-    """Steps since the beginning that is being trained (``train.tries``)."""
-    train = config.train
-    if step < train.tries * train.try_steps:
-        return step % train.try_steps
-    return step - (train.tries - 1) * train.try_steps
-
-
-def temperature_at(config: Config, step: int) -> float:
-    """Temperature of the competition in nats: geometric from temperature to temperature_end."""
+def last_gamma(config: Config) -> float:
+    """Weight of L_r after warm-up."""
     objective = config.objective
-    start, end = objective.temperature, objective.temperature_end
+    return objective.gamma if objective.gamma_end is None else objective.gamma_end
+
+
+def temperature_at(competition: Any, step: int, horizon: int) -> float:
+    """Temperature of a competition in nats: geometric from temperature to temperature_end."""
+    start, end = competition.temperature, competition.temperature_end
     if end is None:
         return start
-    return _geometric(start, end, _share(step, objective.temperature_steps))
+    share = _share(step, steps_of(competition.temperature_until, horizon))
+    return start * (end / start) ** share
 
 
-def rate_at(config: Config, step: int) -> float:
+def last_temperature(competition: Any) -> float:
+    """Temperature after annealing."""
+    end = competition.temperature_end
+    return competition.temperature if end is None else end
+
+
+def rate_at(config: Config, step: int, horizon: int) -> float:
     """Learning rate of the cosine schedule: linear warm-up, then down to a hundredth."""
     train = config.train
-    if step < train.warmup:
-        return train.lr * (step + 1) / train.warmup
-    steps = train.steps - (train.tries - 1) * train.try_steps  # of the one that goes on
-    share = _share(step - train.warmup, steps - train.warmup)
+    assert isinstance(train.schedule, CosineSchedule)
+    warmup = train.schedule.warmup
+    if step < warmup:
+        return train.lr * (step + 1) / warmup
+    share = _share(step - warmup, horizon - warmup)
     return train.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-def unfinished(config: Config, step: int) -> list[str]:
-    """What a run that ended before its last step has not come to.
+def lowest_rate(lr: float, schedule: PlateauSchedule) -> float:
+    """Rate below which the plateau schedule has fallen as often as it may."""
+    return lr * 10 ** (-0.5 * (schedule.decreases - 0.5))
+
+
+def unfinished(config: Config, step: int, horizon: int) -> list[str]:
+    """Schedules that a run which ended before its last step has not completed.
 
     Args:
         config: of the run; ``train.steps`` is where it was to end.
         step: where it ended.
+        horizon: of its schedules.
 
     Returns:
         A phrase for each schedule; none of a run that did all of its steps.
     """
-    train, objective = config.train, config.objective
-    reached, planned = age(config, step), age(config, train.steps)
-    if step >= train.steps:
+    train, objective, recipe = config.train, config.objective, config.recipe
+    planned = train.steps
+    if step >= planned:
         return []
-    moving = {
-        "the end of the cosine rate": planned if train.schedule == "cosine" else 0,
-        "objective.gamma-end": _moves(objective.gamma, objective.gamma_end, objective.gamma_steps),
-        "objective.temperature-end": _moves(
-            objective.temperature, objective.temperature_end, objective.temperature_steps
-        ),
-    }
-    turns = {
-        "objective.order-from": objective.order_from or 0,
-        "objective.balance-until": objective.balance_until if objective.balance > 0 else 0,
-        "train.flat-until": train.flat_until,
-        "train.restart-until": train.restart_until if train.restart_below > 0 else 0,
-    }
+    competition: Any = getattr(config.model, "competition", None)
+    cosine = isinstance(train.schedule, CosineSchedule)
+    moving = {"the end of the cosine rate": horizon if cosine else 0}
+    if objective.gamma_end not in (None, objective.gamma):
+        moving["objective.gamma-until"] = steps_of(objective.gamma_until, horizon)
+    if competition is not None and competition.temperature_end not in (
+        None,
+        competition.temperature,
+    ):
+        until = steps_of(competition.temperature_until, horizon)
+        moving["model.competition.temperature-until"] = until
+    turns: dict[str, Duration] = {}
+    if isinstance(competition, JointCompetition) and competition.depth_order_from is not None:
+        turns["model.competition.depth-order-from"] = competition.depth_order_from
+    if recipe.load_balancing > 0:
+        turns["recipe.load-balancing-until"] = recipe.load_balancing_until
+    if recipe.restart_below > 0:
+        turns["recipe.restart-until"] = recipe.restart_until
+    turns["recipe.constant-colour-until"] = recipe.constant_colour_until
     # what lies beyond the last step was not to be reached; what moves was to come as far as that
     due = {name: min(end, planned) for name, end in moving.items()}
-    due |= {name: at for name, at in turns.items() if at <= planned}
-    return [f"{name} (step {at})" for name, at in due.items() if at > reached]
+    at = {name: steps_of(turn, horizon) for name, turn in turns.items()}
+    due |= {name: end for name, end in at.items() if end <= planned}
+    return [f"{name} (step {end:.0f})" for name, end in due.items() if end > step]
 
 
-def _moves(start: float, end: float | None, steps: int) -> int:
-    return 0 if end is None or end == start else steps
-
-
-def lowest_rate(config: Config) -> float:
-    """Rate below which the plateau schedule has fallen as often as it may."""
-    return config.train.lr * 10 ** (-0.5 * (config.train.decreases - 0.5))
-
-
-def _share(step: int, steps: int) -> float:
+def _share(step: float, steps: float) -> float:
     return min(1.0, step / max(1, steps))
-
-
-def _geometric(start: float, end: float, share: float) -> float:
-    return start * (end / start) ** share

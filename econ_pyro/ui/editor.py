@@ -101,7 +101,7 @@ class Editor:
     def __init__(self, econ: Machine, name: str, scene: Scene | None = None) -> None:
         self.econ = econ
         model = econ.config.model
-        first = scene or Scene(model.size, (Layer(0, (0.0,) * model.expert.latent),))
+        first = scene or Scene(model.size, (Layer(0, (0.0,) * model.expert.latents.dim),))
         self.scene, self.given = gr.State(scene), gr.State(None)
         picture, strip = self._pictures(first, 0, None)
         control = iter(self._controls(first, 0))
@@ -143,7 +143,7 @@ class Editor:
                 )
                 self.latents = [
                     gr.Slider(label=f"Latent {j + 1}", step=0.01, buttons=[], **next(control))
-                    for j in range(model.expert.latent)
+                    for j in range(model.expert.latents.dim)
                 ]
                 with gr.Row():
                     self.downloads = {

@@ -100,7 +100,7 @@ def _compose(econ: Machine) -> None:
         "A scene drawn by the experts. A seed always gives the same scene; add, move, reorder and "
         "reshape its layers below."
     )
-    steps = econ.config.model.steps
+    steps = econ.config.model.num_slots
     with gr.Row(equal_height=True):
         seed = gr.Number(0, label="Seed of the scene", precision=0, minimum=0, elem_id="seed")
         count = gr.Slider(1, max(8, steps), steps, step=1, label="Layers", elem_id="count")

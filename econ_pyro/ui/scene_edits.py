@@ -100,7 +100,7 @@ def fresh(econ: Machine, expert: int, seed: int) -> Layer:
         EconError: the seed is outside 0 to ``LARGEST_SEED``.
     """
     generator = torch.Generator().manual_seed(check_seed(seed))
-    z = torch.randn(econ.config.model.expert.latent, generator=generator)
+    z = torch.randn(econ.config.model.expert.latents.dim, generator=generator)
     return Layer(expert, tuple(z.tolist()))
 
 
@@ -216,7 +216,7 @@ def wall(econ: Machine, n: int, seed: int) -> Tensor:
     Raises:
         EconError: a seed is outside 0 to ``LARGEST_SEED``.
     """
-    experts = range(econ.config.model.experts)
+    experts = range(econ.config.model.num_experts)
     layers = [fresh(econ, k, seed + i) for k in experts for i in range(n)]
     return _pictures(econ, layers).unflatten(0, (len(experts), n))
 

@@ -1,4 +1,4 @@
-"""Data-parallel training on torch's own engine: the processes that ``torchrun`` started.
+"""Data-parallel training on torch's own engine: the process group that ``torchrun`` started.
 
 All processes draw the same random numbers, for the whole batch, and each works on its share of
 the scenes. A run is therefore the same, up to rounding, whatever the number of processes.
@@ -21,8 +21,8 @@ _SETTLED = 0.5  # seconds after which no thread holds a tensor any more
 
 
 @dataclass(frozen=True)
-class World:
-    """The processes of a training.
+class ProcessGroup:
+    """The processes that share each batch of a training run.
 
     Args:
         rank: number of this process.
@@ -75,8 +75,8 @@ class World:
 
 
 @contextmanager
-def join(device: torch.device, batch: int) -> Iterator[tuple[World, torch.device]]:
-    """The world that ``torchrun`` made, or that of one process.
+def join(device: torch.device, batch: int) -> Iterator[tuple[ProcessGroup, torch.device]]:
+    """Join the group that ``torchrun`` started, or make one of a single process.
 
     Args:
         device: where training runs; of several GPUs each process takes its own.
@@ -87,7 +87,7 @@ def join(device: torch.device, batch: int) -> Iterator[tuple[World, torch.device
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield World(), device
+        yield ProcessGroup(), device
         return
     if batch % size:
         raise EconError(
@@ -100,7 +100,7 @@ def join(device: torch.device, batch: int) -> Iterator[tuple[World, torch.device
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield World(distributed.get_rank(), size), device
+        yield ProcessGroup(distributed.get_rank(), size), device
     finally:
         # gloo's threads let go of a collective's tensors a moment after it is done, for which they
         # need Python's lock; whoever takes the group apart has it, and waits for them for ever

@@ -1,0 +1,76 @@
+"""The outcome of a competition (section 5.2), and the random draws that go into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Draws(NamedTuple):
+    """Random numbers of one competition."""
+
+    noise: Tensor
+    """Standard normal noise of the latents, shared by the experts, ``(B, T, L)``."""
+    gumbel: Tensor
+    """Standard Gumbel noise of each expert at each step, ``(B, T, K)``."""
+    occlusion: Tensor | None = None
+    """Uniform numbers in [0, 1) of the occlusion augmentation, ``(B, T, 4)``, where it is on."""
+
+
+class Selection(NamedTuple):
+    """What a competition decides about B images, layers front to back."""
+
+    k: Tensor
+    """Winning expert of each layer, ``(B, T)`` int64."""
+    noise: Tensor
+    """Noise of each layer's latent, ``(B, T, L)``."""
+    seed_pixel: Tensor
+    """Pixel from which each region grows, an index into the flattened image, ``(B, T)`` int64;
+    -1 where there is none."""
+    losses: Tensor
+    """Competition loss of every expert, ``(B, T, K)`` in nats, without bias; lower is better."""
+    region: Tensor
+    """Each layer's region as it competed, ``(B, T, 1, H, W)``."""
+    evidence: Tensor | None = None
+    """True regions, ``(B, T, 1, H, W)``, if they were given."""
+    occluder: Tensor | None = None
+    """What the encoder sees in front of each layer (colours and mask), ``(B, T, 4, H, W)``."""
+
+    @property
+    def area(self) -> Tensor:
+        """Sum of each soft region, ``(B, T)`` in pixels."""
+        return self.region.sum((2, 3, 4))
+
+
+def draw_gumbel(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Standard Gumbel noise from torch's global generator."""
+    return -torch.empty(tuple(shape), dtype=like.dtype, device=like.device).exponential_().log()
+
+
+def draw_winners(
+    losses: Tensor,
+    temperature: float,
+    expert_bias: Tensor | None = None,
+    gumbel: Tensor | None = None,
+) -> Tensor:
+    """Draw winners: P(k) ~ exp(-(loss + bias) / temperature), by the Gumbel-max trick.
+
+    Args:
+        losses: ``(..., K)`` in nats, lower is better.
+        temperature: in nats; 0 always selects the best expert.
+        expert_bias: nats added to each expert's losses, ``(K,)``.
+        gumbel: standard Gumbel noise, ``(..., K)``; drawn if not given.
+
+    Returns:
+        ``(...)`` int64.
+    """
+    if expert_bias is not None:
+        losses = losses + expert_bias
+    if temperature == 0:
+        return losses.argmin(-1)
+    if gumbel is None:
+        gumbel = draw_gumbel(losses.shape, losses)
+    return (gumbel - losses / temperature).argmax(-1)

@@ -1,0 +1,42 @@
+"""The competition that a configuration asks for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from econ_pyro.config import Config, EconConfig, JointCompetition
+from econ_pyro.infer import joint_competition
+from econ_pyro.infer.competition import Competition, GreedyCompetition
+from econ_pyro.infer.oracle_competition import OracleCompetition
+from econ_pyro.infer.refinement import Refined
+
+
+def competition_of(config: Config) -> Competition:
+    """The competition in training, at its first temperature."""
+    model = config.model
+    assert isinstance(model, EconConfig)
+    options = model.competition
+    given = (model.num_slots, options.lam, options.temperature, None, config.recipe.occlusion)
+    if config.gt_masks:
+        return OracleCompetition(*given)
+    if isinstance(options, JointCompetition):
+        ordered = options.depth_order_from is not None
+        return joint_competition.JointCompetition(*given, ordered=ordered)
+    return GreedyCompetition(*given)
+
+
+def decomposition_of(config: Config, slots: int, evidence: bool, refine: bool) -> Competition:
+    """The competition that takes images apart.
+
+    Args:
+        config: of the run.
+        slots: number of layers.
+        evidence: whether true regions are given.
+        refine: whether to refine what the competition finds, where the configuration says so.
+    """
+    model = config.model
+    assert isinstance(model, EconConfig)
+    competition = competition_of(replace(config, gt_masks=evidence))
+    competition.num_slots, competition.occlusion = slots, 0.0
+    refine = refine and model.competition.refine and not evidence
+    return Refined.of(competition) if refine else competition

@@ -1,0 +1,130 @@
+"""The recipe's guide: regions grow from seed pixels (:mod:`econ_pyro.guides.region_growing`)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from econ_pyro.config import ExpertConfig, SeededAttention
+from econ_pyro.core.batch_shapes import restored
+from econ_pyro.core.compositing import region, with_log
+from econ_pyro.core.selection import Selection
+from econ_pyro.core.tensors import check_seed_pixels
+from econ_pyro.guides.attention import AttentionUNet
+from econ_pyro.guides.recognition import AmortizedGuide
+from econ_pyro.guides.region_growing import candidates, find_seed_pixel, grow, grow_all
+
+LEARNT = 4  # learnt features of a pixel, beside its colour and position
+SHARP = 2.0  # at first: regions leave one part in 3,000 of an object to others
+
+
+class SeededUNet(AttentionUNet):
+    """An attention network whose output is each pixel's features, from which regions grow."""
+
+    def _make_head(self, config: ExpertConfig, channels: int, patch: int) -> None:
+        attention = config.attention
+        assert isinstance(attention, SeededAttention)
+        self.colour_weight = attention.colour_weight
+        # only differences between features count, which no bias changes
+        self.head = nn.Conv2d(channels, (3 + LEARNT) * patch**2, 1, bias=False)
+        with torch.no_grad():  # colour and position decide at first
+            self.head.weight *= 0.03
+        self.sharp = nn.Parameter(torch.tensor(SHARP))
+        self.near = nn.Parameter(torch.tensor(attention.place_weight))
+
+    def forward(self, x_and_log_s: Tensor) -> Tensor:
+        """Sharpness g and features phi, ``(n, 1 + 3 + 2 + LEARNT, H, W)``.
+
+        Args:
+            x_and_log_s: image and log scope, ``(n, 4, H, W)``.
+        """
+        out, x = super().forward(x_and_log_s), x_and_log_s[:, :3]
+        sharp, colour = self.sharp.expand_as(x[:, :1]), self.colour_weight * (x + out[:, :3])
+        return torch.cat([sharp, colour, self._positions(x), out[:, 3:]], 1)
+
+    def _positions(self, x: Tensor) -> Tensor:
+        height, width = (
+            torch.linspace(0, 1, n, dtype=x.dtype, device=x.device) for n in x.shape[2:]
+        )
+        rows, columns = torch.meshgrid(height, width, indexing="ij")
+        return self.near * torch.stack([rows, columns]).expand(x.shape[0], -1, -1, -1)
+
+
+class SeededGuide(AmortizedGuide):
+    """A guide whose attention is told where to begin, and has no need of the scope."""
+
+    attention = SeededUNet
+
+    def attend(
+        self, x: Tensor, s_t: Tensor, k_t: Tensor, seed_pixel: Tensor | None = None
+    ) -> Tensor:
+        """Eq. 9: the region that each image's own expert grows.
+
+        Args:
+            x: images, ``(..., B, 3, H, W)``.
+            s_t: scope, ``(..., B, 1, H, W)``.
+            k_t: experts, ``(..., B)``.
+            seed_pixel: index into the flattened image, ``(B,)``; the most salient if not given.
+
+        Returns:
+            ``(..., B, 1, H, W)`` in [0, s_t].
+
+        Raises:
+            EconError: shapes do not fit, or there is no such expert or pixel.
+        """
+        batch, x, s_t, k_t = self._flat(x, "s_t", s_t, k_t)
+        if seed_pixel is None:
+            seed_pixel = find_seed_pixel(x, s_t)
+        else:
+            pixels = self.config.size**2
+            check_seed_pixels("seed_pixel", seed_pixel, (batch[-1],), pixels, x)
+            seed_pixel = seed_pixel.expand(batch).flatten()
+        features = self.attentions.forward_selected(k_t, with_log(x, torch.ones_like(s_t)))
+        return restored(region(s_t, grow(features, seed_pixel).sigmoid()), batch)
+
+    def attend_all(self, x: Tensor, s_t: Tensor) -> Tensor:
+        """The regions that all experts grow from the most salient pixel, without gradients."""
+        return self.candidates(x, s_t, 1)[1][:, 0]
+
+    def candidates(self, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Seed pixels of n layers, and the regions that all experts grow from each, no gradients.
+
+        Args:
+            x: images, ``(B, 3, H, W)``.
+            s_t: scope, ``(B, 1, H, W)``.
+            n: number of layers.
+
+        Returns:
+            Pixels ``(B, n)`` and regions ``(B, n, K, 1, H, W)`` in [0, s_t].
+        """
+        x, s_t = self._images(x), self._masks("s_t", s_t, x.shape[0])
+        with torch.no_grad():
+            return candidates(self._logits_of_all(x, torch.ones_like(s_t)), x, s_t, n)
+
+    def regions(
+        self, x: Tensor, k: Tensor, given: Selection | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Scope and region of every layer, front to back: all layers are one batch.
+
+        Arguments and result as of :meth:`AmortizedGuide.regions`.
+        """
+        if given is None or given.evidence is not None or k.shape[1] == 1:
+            return super().regions(x, k, given)
+        x, k = self._images(x), k[:, :-1]
+        self._check_experts(k, x.shape[0], *k.shape[1:])
+        pixels = given.seed_pixel[:, :-1]
+        check_seed_pixels("seed_pixel", pixels, tuple(k.shape), self.config.size**2, x)
+        inputs = with_log(x, torch.ones_like(x[:, :1]))
+        return grow_all(self.attentions.forward_each(k, inputs), pixels)
+
+    def _propose(
+        self, x: Tensor, s_t: Tensor, k_t: Tensor, i: int, given: Selection | None
+    ) -> Tensor:
+        return self.attend(x, s_t, k_t, None if given is None else given.seed_pixel[:, i])
+
+    def _check(self, given: Selection, scenes: int, slots: int) -> None:
+        super()._check(given, scenes, slots)
+        pixels = self.config.size**2
+        check_seed_pixels(
+            "seed_pixel", given.seed_pixel, (scenes, slots), pixels, self._zero, rest=True
+        )
