@@ -1,11 +1,11 @@
 """The house: imports point one way, and every script is run by the tests."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from helpers.paths import ROOT
+
 ROOF = {"econ", "evaluation", "onnx_export", "posterior"}  # know the concrete model and guide
 
 
@@ -46,7 +46,9 @@ def test_imports_point_one_way():
 
 
 def test_every_script_is_run_by_the_tests():
-    tests = (ROOT / "tests/test_scripts.py").read_text()
+    tests = (ROOT / "tests/scripts/test_scripts.py").read_text()
     for path in files("scripts"):
         if path.stem != "__init__":
-            assert f'"{path.stem}"' in tests, f"tests/test_scripts.py does not run {path.name}"
+            assert f'"{path.stem}"' in tests, (
+                f"tests/scripts/test_scripts.py does not run {path.name}"
+            )
