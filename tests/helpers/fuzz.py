@@ -6,9 +6,9 @@
     python -m helpers.fuzz --case hdf5:17 --seed 0      # one case again
 
 A case makes a small valid file, damages it (:mod:`helpers.fuzz_damage`) and reads it. The seed,
-the target's name and the case's number determine a case, so that it can be repeated. A case may end in
-a result or in an :class:`~econ_pyro.errors.EconError` of one line. Anything else is a failure:
-another exception, a crash, more than :data:`SECONDS`, memory that grows by more than
+the target's name and the case's number determine a case, so that it can be repeated. A case may
+end in a result or in an :class:`~econ_pyro.errors.EconError` of one line. Anything else is a
+failure: another exception, a crash, more than :data:`SECONDS`, memory that grows by more than
 :data:`GROWTH`.
 
 Targets are found in the modules ``fuzz_*.py`` beside this one: each has a dictionary ``TARGETS``
