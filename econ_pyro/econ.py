@@ -279,17 +279,8 @@ class Econ(SceneModel):
             balancing = LoadBalancing(recipe, competition, sizes.num_experts, device, group)
             found.append(balancing)
         if recipe.restart_below > 0:
-            found.append(
-                Restarts(
-                    recipe,
-                    self._ensembles,
-                    learner.optim,
-                    sizes.num_slots,
-                    balancing,
-                    device,
-                    group,
-                )
-            )
+            watched = (self._ensembles, learner.optim, sizes.num_slots)
+            found.append(Restarts(recipe, *watched, balancing, device, group))
         found.append(callbacks.ClassPrior(self.model, config.train.valid_scenes, group))
         if recipe.whitening:
             found.append(callbacks.LatentWhitening(self.model, self.guide, group))

@@ -30,10 +30,8 @@ from econ_pyro.core.handlers import seeded
 from econ_pyro.core.user_images import as_images
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.infer.competition import compete
-from econ_pyro.infer.selection import draw_gumbel
-from econ_pyro.training.learner import make_rules
-from econ_pyro.training.schedules import temperature_at
+from econ_pyro.infer.strategies import decomposition_of
+from econ_pyro.training.schedules import last_temperature
 
 DIMS = {
     "k": ["scene", "step"],
@@ -78,9 +76,9 @@ def to_arviz(
             "none installed",
             "pip install 'econ-pyro[arviz]', with Python 3.11 or later",
         ) from None
-    images = as_images(images, econ.config.model.size, econ.dtype)
+    images = as_images(images, econ.sizes.size, econ.dtype)
     drawn = _draw(econ, images, draws, seed, temperature, batch)
-    size, steps = econ.config.model.size, econ.config.model.num_slots
+    size, steps = econ.sizes.size, econ.sizes.num_slots
     tree = arviz_base.from_dict(
         {
             "posterior": {name: value[None] for name, value in drawn.items()},
@@ -89,7 +87,7 @@ def to_arviz(
         coords={
             "scene": np.arange(len(images)),
             "step": np.arange(1, steps + 1),
-            "latent": np.arange(econ.config.model.expert.latents.dim),
+            "latent": np.arange(econ.sizes.expert.latents.dim),
             "channel": ["red", "green", "blue"],
             "y": np.arange(size),
             "x": np.arange(size),
@@ -105,22 +103,21 @@ def _draw(
 ) -> dict[str, np.ndarray]:
     """Arrays k (draws, B, T), z (draws, B, T, L) and r (draws, B, T, H, W), front to back."""
     draws, batch = arguments.whole("draws", draws), arguments.whole("batch", batch)
-    objective = econ.config.objective
     if temperature is None:
-        temperature = temperature_at(econ.config, objective.temperature_steps)
+        temperature = last_temperature(econ.sizes.competition)
     temperature = arguments.number("a temperature of 0 or more", temperature, 0.0)
-    rules = replace(make_rules(econ.config), temperature=temperature)
-    latent, device = econ.config.model.expert.latents.dim, econ.device
-    each = images[:, :1].numel() * images.element_size() * rules.steps
+    slots, device = econ.sizes.num_slots, econ.device
+    competition = decomposition_of(econ.config, slots, evidence=False, refine=False)
+    competition = replace(competition, temperature=temperature)
+    each = images[:, :1].numel() * images.element_size() * slots
     arguments.check_memory("draws", draws, each)
     scene = torch.arange(len(images)).repeat(draws)  # of each explanation
     parts = []
     with seeded(seed, device):
         for rows in scene.split(min(batch, len(scene))):
             x = images[rows].to(device)
-            noise = torch.randn(len(x), rules.steps, latent, dtype=x.dtype, device=device)
-            gumbel = draw_gumbel((len(x), rules.steps, rules.experts), x)
-            d = compete(econ.model, econ.guide, x, noise, rules, gumbel=gumbel).cpu()
+            draws_of_rows = competition.draw(econ.model, len(x), x)
+            d = competition.decompose(econ.model, econ.guide, x, draws=draws_of_rows).cpu()
             parts.append({"k": d.k, "z": d.z, "r": d.region.squeeze(2)})
     return {
         name: torch.cat([p[name] for p in parts]).unflatten(0, (draws, len(images))).numpy()

@@ -5,7 +5,7 @@ r"""The amortised posterior q, as a Pyro program over K attention networks and e
 front to back, with q(r_t) = Bern(s_t a_{k_t}(x, s_t)) (Eq. 9) and q(z_t) Gaussian. Regions are
 replaced by their means (section 5.1). The last layer takes all that is left (footnote 7).
 
-The program is ``guide(x, k)``. What a competition has fixed is bound by :meth:`AmortizedGuide.given`;
+The program is ``guide(x, k)``. :meth:`AmortizedGuide.given` binds what a competition has fixed;
 true regions of some or all layers are ``poutine.condition(guide, data={"r_4": mask})``. Batch
 dimensions to the left of its own are accepted (:mod:`econ_pyro.core.batch_shapes`).
 """

@@ -1,4 +1,4 @@
-"""Measure a scene model on held-out and on shifted scenes, and name its experts."""
+"""Measure a scene model on held-out and on out-of-distribution scenes, and name its experts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from econ_pyro.data.splits import GeneratedScenes, Source
-from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.metrics import SceneMetrics, evaluate_scenes
 from econ_pyro.files import storage
 from econ_pyro.infer.decomposition import Decomposition
+from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.naming import clean
 from econ_pyro.training import checkpoint
 
@@ -39,19 +39,19 @@ HEADLINE = {
 
 
 def evaluate(
-    econ: Econ,
+    model: SceneModel,
     source: Source,
-    steps: int | None = None,
-    true_regions: bool = False,
+    slots: int | None = None,
+    gt_masks: bool = False,
     greedy: bool = False,
 ) -> SceneMetrics:
     """Decompose every image of a source and score it with what ground truth there is.
 
     Args:
-        econ: the scene model.
+        model: the scene model.
         source: images, with or without ground truth.
-        steps: layers to look for; as in training if not given.
-        true_regions: give the regions that are true, as in the paper's Fig. 5.
+        slots: number of layers; as in training if not given.
+        gt_masks: give the true regions, as in the paper's Fig. 5.
         greedy: do not refine what the competition found.
 
     Raises:
@@ -60,27 +60,28 @@ def evaluate(
     indices = torch.arange(len(source))
     scenes = source.scenes(indices)
     images = source.images(indices) if scenes is None else scenes.image
-    regions = None
-    if true_regions:
+    evidence = None
+    if gt_masks:
         if scenes is None:
             raise EconError("scenes with true regions", "images", "leave out --gt-masks")
-        regions = scenes.layers(steps or econ.config.model.num_slots)
-    d: Decomposition = econ.decompose(images, steps, regions=regions, greedy=greedy)
-    return replace(evaluate_scenes(d, scenes, source.classes), given_names=econ.config.names)
+        evidence = scenes.layers(slots or model.config.model.num_slots)
+    options = {"greedy": True} if greedy else {}  # models without refinement know no such option
+    d: Decomposition = model.decompose(images, slots, evidence=evidence, **options)
+    return replace(evaluate_scenes(d, scenes, source.classes), given_names=model.config.names)
 
 
-def shifted_sources(econ: Econ, n: int) -> dict[str, tuple[Source, int]]:
+def ood_sources(model: SceneModel, n: int) -> dict[str, tuple[Source, int]]:
     """Scenes unlike those of training (Figs. 4 and 8), each with the layers to look for.
 
     More objects, several of one class, colours near the background, and spare steps.
     """
-    scenes, steps = econ.config.scenes, econ.config.model.num_slots
+    scenes, slots = model.config.scenes, model.config.model.num_slots
     kinds = {
         "4 objects": (replace(scenes, objects=4, min_objects=None), 5),
         "5 objects": (replace(scenes, objects=5, min_objects=None), 6),
         "3 of one class": (replace(scenes, objects=3, min_objects=None, selection="same"), 4),
-        "near background": (replace(scenes, kind="random-colours", near_background=64), steps),
-        "2 spare steps": (scenes, steps + 2),
+        "near background": (replace(scenes, kind="random-colours", near_background=64), slots),
+        "2 spare layers": (scenes, slots + 2),
     }
     return {
         name: (GeneratedScenes(config, TEST_SEED, n, "valid"), t)
@@ -88,10 +89,10 @@ def shifted_sources(econ: Econ, n: int) -> dict[str, tuple[Source, int]]:
     }
 
 
-def evaluate_shifted(econ: Econ, n: int, greedy: bool = False) -> dict[str, SceneMetrics]:
-    """:func:`evaluate` on ``n`` scenes of each of :func:`shifted_sources`."""
-    sources = shifted_sources(econ, n).items()
-    return {name: evaluate(econ, source, t, greedy=greedy) for name, (source, t) in sources}
+def evaluate_ood(model: SceneModel, n: int, greedy: bool = False) -> dict[str, SceneMetrics]:
+    """:func:`evaluate` on ``n`` scenes of each of :func:`ood_sources`."""
+    sources = ood_sources(model, n).items()
+    return {name: evaluate(model, source, t, greedy=greedy) for name, (source, t) in sources}
 
 
 def as_json(metrics: SceneMetrics) -> dict[str, Any]:

@@ -21,16 +21,8 @@ from econ_pyro.errors import EconError
 if TYPE_CHECKING:
     from econ_pyro.infer.terms import Terms
 
-_LAYERED = (
-    "k",
-    "scope",
-    "region",
-    "mean",
-    "shape",
-    "z",
-    "competition_losses",
-    "seed_pixel",
-)  # terms, too
+# beside terms
+_LAYERED = ("k", "scope", "region", "mean", "shape", "z", "competition_losses", "seed_pixel")
 _TENSORS = ("image", *_LAYERED)
 
 

@@ -12,7 +12,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from econ_pyro.data.splits import GeneratedScenes
-from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.files.storage import write_atomically
-from econ_pyro.infer.competition import compete
-from econ_pyro.infer.refinement import explain
+from econ_pyro.infer.strategies import decomposition_of
 from econ_pyro.scene_config import SceneConfig
-from econ_pyro.training.learner import make_rules
 
 # an output must not be called as one of torch's operations, "mean" for one: those name the nodes
 OUTPUTS = {
@@ -36,7 +32,7 @@ OUTPUTS = {
     "appearance": "mean",
     "shape": "shape",
     "z": "z",
-    "scores": "scores",
+    "competition_losses": "competition_losses",
 }
 """What ``decompose.onnx`` gives, as fields of a Decomposition."""
 CHECKED = 8  # images or latents on which a file is compared with torch
@@ -47,22 +43,18 @@ class Decompose(nn.Module):
 
     Args:
         econ: the scene model.
-        steps: layers to look for; as in training if not given.
+        slots: number of layers; as in training if not given.
     """
 
-    def __init__(self, econ: Econ, steps: int | None = None) -> None:
+    def __init__(self, econ: Any, slots: int | None = None) -> None:
         super().__init__()
         self.model, self.guide = econ.model, econ.guide
-        self.refined = econ.config.objective.refine
-        rules = make_rules(econ.config)
-        self.rules = replace(rules, steps=steps or rules.steps, temperature=0.0)
-        self.latent = econ.config.model.expert.latents.dim
+        slots = slots or econ.config.model.num_slots
+        self.competition = decomposition_of(econ.config, slots, evidence=False, refine=True)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Take images ``(B, 3, H, W)`` in [0, 1] apart."""
-        noise = images.new_zeros(images.shape[0], self.rules.steps, self.latent)
-        infer = explain if self.refined else compete
-        d = infer(self.model, self.guide, images, noise, self.rules)
+        d = self.competition.decompose(self.model, self.guide, images)
         return tuple(getattr(d, field) for field in OUTPUTS.values())
 
 
@@ -74,7 +66,7 @@ class Decode(nn.Module):
         expert: index of the expert.
     """
 
-    def __init__(self, econ: Econ, expert: int) -> None:
+    def __init__(self, econ: Any, expert: int) -> None:
         super().__init__()
         self.model = econ.with_experts([expert]).model
 
@@ -84,13 +76,13 @@ class Decode(nn.Module):
         return mean[:, 0], shape[:, 0]
 
 
-def export_onnx(econ: Econ, folder: Path, steps: int | None = None) -> dict[str, float]:
+def export_onnx(econ: Any, folder: Path, slots: int | None = None) -> dict[str, float]:
     """Write ``decompose.onnx`` and ``decoder_K.onnx`` of each expert, and run them.
 
     Args:
         econ: the scene model, on the CPU.
         folder: where to.
-        steps: layers that ``decompose.onnx`` looks for; as in training if not given.
+        slots: number of layers of ``decompose.onnx``; as in training if not given.
 
     Returns:
         For each file, the largest difference of an output of onnxruntime from torch's, on drawn
@@ -100,12 +92,12 @@ def export_onnx(econ: Econ, folder: Path, steps: int | None = None) -> dict[str,
         EconError: onnx, onnxruntime or onnxscript is not installed.
     """
     _require()
-    latent, generator = econ.config.model.expert.latents.dim, torch.Generator().manual_seed(0)
+    latent, generator = econ.sizes.expert.latents.dim, torch.Generator().manual_seed(0)
     scenes = SceneConfig(size=econ.config.model.size)
     images = GeneratedScenes(scenes, seed=0, n=CHECKED).images(torch.arange(CHECKED))
     z = torch.randn(CHECKED, latent, generator=generator)
     jobs: list[tuple[str, nn.Module, str, Tensor, tuple[str, ...]]] = [
-        ("decompose.onnx", Decompose(econ, steps), "images", images, tuple(OUTPUTS))
+        ("decompose.onnx", Decompose(econ, slots), "images", images, tuple(OUTPUTS))
     ]
     jobs += [
         (f"decoder_{e.index}.onnx", Decode(econ, e.index), "z", z, ("appearance", "shape"))

@@ -128,9 +128,9 @@ def _check(model: EconConfig, scene: Scene) -> None:
                 raise EconError(
                     f"numbers from -1e6 to 1e6 as {name} of layer {i + 1}", str(values)
                 )
-        if not 0 <= layer.expert < model.experts:
+        if not 0 <= layer.expert < model.num_experts:
             raise EconError(
-                f"an expert of layer {i + 1} from 0 to {model.experts - 1}", str(layer.expert)
+                f"an expert of layer {i + 1} from 0 to {model.num_experts - 1}", str(layer.expert)
             )
         if len(layer.z) != model.expert.latents.dim:
             raise EconError(

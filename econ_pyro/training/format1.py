@@ -49,19 +49,11 @@ _MOVED = {
     "graphs": "cuda_graphs",
 }
 _DROPPED = ("train.tries", "train.try_steps")  # several beginnings of one run: no longer offered
-_FLAGS = {  # flag and its default: which kind it means, which options the other kind lacks
-    "model.expert.centred": (
-        "model.expert.latents",
-        "pose",
-        "free",
-        ("reach", "size", "shape_dim"),
-    ),
-    "model.expert.seeded": (
-        "model.expert.attention",
-        "seeded",
-        "unet",
-        ("colour_weight", "place_weight"),
-    ),
+_POSE = ("reach", "size", "shape_dim")
+_SEEDED = ("colour_weight", "place_weight")
+_FLAGS = {  # which kind a flag means if it is set or not, and which options only the first has
+    "model.expert.centred": ("model.expert.latents", "pose", "free", _POSE),
+    "model.expert.seeded": ("model.expert.attention", "seeded", "unet", _SEEDED),
 }
 _WEIGHTS = ((r"\.units\.", ".whitening."), (r"\.both\.", ".layers."))
 

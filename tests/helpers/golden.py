@@ -55,15 +55,14 @@ def small(preset: str) -> Config:
 def losses(preset: str, dtype: torch.dtype) -> list[float]:
     """Losses of a preset's first steps, the second half of them as if they came late."""
     config = small(preset)
-    econ, device = Econ(config), torch.device("cpu")
-    model, guide = econ.model.to(dtype), econ.guide.to(dtype)
-    learner = Learner(config, model, guide, device, ProcessGroup())
+    econ, device = Econ(config).to(dtype), torch.device("cpu")
+    learner = Learner(config, econ, device, ProcessGroup())
     source = GeneratedScenes(config.scenes, config.seed, STEPS * BATCH)
     pyro.set_rng_seed(1)
     found = []
     for step in range(STEPS):
         scenes = source.scenes(torch.arange(BATCH) + step * BATCH)
-        regions = scenes.layers(config.model.steps).to(dtype) if config.true_regions else None
+        regions = scenes.layers(config.model.num_slots).to(dtype) if config.gt_masks else None
         age = step if step < STEPS // 2 else LATE + step
         found.append(learner.step(scenes.image.to(dtype), regions, age).loss.item())
     return found
@@ -86,7 +85,7 @@ def resumed() -> dict[str, object]:
         pyro.set_rng_seed(config.seed)
         device = torch.device("cpu")
         whole = dataclasses.replace(config, train=train)
-        return Trainer(whole, econ.model, econ.guide, *sources, run, device)
+        return Trainer(whole, econ, *sources, run, device)
 
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
@@ -95,7 +94,7 @@ def resumed() -> dict[str, object]:
         second.resume()
         second.fit()
         rows = checkpoint.read_metrics(run / checkpoint.METRICS)
-    state = {**second.learner.model.state_dict(), **second.learner.guide.state_dict()}
+    state = second.learner.model.state_dict()
     keep = ("step", "loss", "valid_loss", "x", "z", "r", "lr", "gamma", "temperature", "usage")
     return {
         "rows": [{name: row[name] for name in keep} for row in rows],
@@ -114,8 +113,8 @@ def decomposition(name: str) -> dict[str, np.ndarray]:
     """What shipped weights find in held-out scenes."""
     econ, source = shipped(name)
     scenes = source.scenes(torch.arange(SCENES))
-    true = scenes.layers(econ.config.model.steps) if econ.config.true_regions else None
-    d = econ.decompose(scenes.image, regions=true)
+    true = scenes.layers(econ.config.model.num_slots) if econ.config.gt_masks else None
+    d = econ.decompose(scenes.image, evidence=true)
     return {
         "k": d.k.numpy().astype(np.int8),
         "z": d.z.numpy().astype(np.float32),
@@ -129,7 +128,7 @@ def scores(name: str, n: int = SCORED) -> dict[str, object]:
     """What ``evaluate.py`` measures of shipped weights."""
     econ, source = shipped(name)
     some = GeneratedScenes(econ.config.scenes, TEST_SEED, n, "valid") if n != SCORED else source
-    return as_json(evaluate(econ, some, true_regions=econ.config.true_regions))
+    return as_json(evaluate(econ, some, gt_masks=econ.config.gt_masks))
 
 
 def main() -> None:
