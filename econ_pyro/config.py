@@ -493,7 +493,7 @@ def _part(hint: Any, value: Any, where: str) -> type | None:
     if not classes:
         return None
     if not union and hint is not SceneModelConfig:
-        return classes[0]  # type: ignore[return-value]
+        return classes[0]
     if not isinstance(value, dict):
         raise EconError(f"an object as {where}", limits.shown(value))
     first = classes[0].__dataclass_fields__["kind"].default

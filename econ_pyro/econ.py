@@ -7,7 +7,7 @@ Pyro's own SVI does.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -16,7 +16,7 @@ from typing import Any
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from econ_pyro import arguments, naming
 from econ_pyro.accel import cpu_cores
@@ -505,8 +505,13 @@ def _weights_like(config: EconConfig) -> dict[str, Tensor]:
         EconError: the networks would be larger than any that we know of.
     """
     alone = replace(config, num_experts=1)
-    parts = {"model": DeadLeaves, "guide": _guide(config)}
-    networks = {n: without_values(partial(make, alone)) for n, make in parts.items()}
+    parts: dict[str, Callable[[EconConfig], nn.Module]] = {
+        "model": DeadLeaves,
+        "guide": _guide(config),
+    }
+    networks: dict[str, nn.Module] = {
+        n: without_values(partial(make, alone)) for n, make in parts.items()
+    }
     values = sum(t.numel() for m in networks.values() for t in (*m.parameters(), *m.buffers()))
     if values * config.num_experts > MOST_VALUES:
         raise EconError(

@@ -22,11 +22,9 @@ from econ_pyro.config import (
 from econ_pyro.scene_config import SceneConfig
 
 # shapes of one class differ in position alone here
-_EXPERT = ExpertConfig(
-    latents=PoseLatents(reach=0.7, shape_dim=2),
-    features=16,
-    attention=SeededAttention(channels=(16, 32, 32, 32)),
-)
+_LATENTS = PoseLatents(reach=0.7, shape_dim=2)
+_ATTENTION = SeededAttention(channels=(16, 32, 32, 32))
+_EXPERT = ExpertConfig(latents=_LATENTS, features=16, attention=_ATTENTION)
 _COMPETITION = JointCompetition(
     lam=1.0,
     temperature=2.0,
@@ -62,7 +60,7 @@ _QUICK = Config(
 )
 
 
-def _paper(latents: int, layers: int, **objective: float) -> Config:
+def _paper(latents: int, layers: int, beta: float, gamma: float, lam: float) -> Config:
     """A configuration as published: attention and shapes start at one half."""
     expert = ExpertConfig(
         latents=FreeLatents(dim=latents),
@@ -70,9 +68,9 @@ def _paper(latents: int, layers: int, **objective: float) -> Config:
         shape_bias=0.0,
         attention=UNetAttention(bias=0.0),
     )
-    competition = GreedyCompetition(lam=objective.pop("lam"), temperature=1.0)
+    competition = GreedyCompetition(lam=lam, temperature=1.0)
     model = EconConfig(expert=expert, competition=competition)
-    return Config(model=model, objective=ObjectiveConfig(**objective))
+    return Config(model=model, objective=ObjectiveConfig(beta, gamma))
 
 
 PRESETS: dict[str, tuple[str, Config]] = {
@@ -96,8 +94,8 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 sigma_x=0.25,
                 expert=replace(
                     _EXPERT,
-                    latents=replace(_EXPERT.latents, dim=6),
-                    attention=replace(_EXPERT.attention, colour_weight=0.2, place_weight=0.2),
+                    latents=replace(_LATENTS, dim=6),
+                    attention=replace(_ATTENTION, colour_weight=0.2, place_weight=0.2),
                 ),
             ),
         ),

@@ -107,8 +107,7 @@ def run_stacks(stacks: Sequence[ConvStack], h: Tensor) -> Tensor:
             continue
         weight, bias = layer.weight, layer.bias
         if len(same) > 1:
-            weight = torch.cat([c.weight for c in same])  # type: ignore[misc]
-            bias = torch.cat([c.bias for c in same])  # type: ignore[misc]
+            weight, bias = (torch.cat([getattr(c, of) for c in same]) for of in ("weight", "bias"))
         groups = h.shape[1] // weight.shape[1]  # one at first, where all see the same input
         padding = 0 if i == last else layer.padding
         h = F.conv2d(h, weight, bias, padding=padding, groups=groups)

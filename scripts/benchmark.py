@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from econ_pyro import cli, errors
 from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.amp import has_bfloat16
+from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.accel.timing import (
     fit_line,
     interleaved,
@@ -44,7 +45,6 @@ from econ_pyro.infer.cuda_graph_svi import CudaGraphSVI
 from econ_pyro.infer.elbo import ClassConditionalELBO
 from econ_pyro.infer.reference import plain_loss
 from econ_pyro.infer.svi import CompetitiveSVI
-from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.training.learner import Learner
 
 Job = Callable[[], object]

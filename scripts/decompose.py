@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
 
 from econ_pyro import cli, errors
 from econ_pyro.data.images import Fit, decode, find_images, read_image
-from econ_pyro.econ import load
+from econ_pyro.econ import Econ, load_model
 from econ_pyro.files import outputs
 from econ_pyro.files.folder_names import folder_names
 from econ_pyro.io import scene_file
@@ -47,8 +48,8 @@ class Args:
     """Output folder; each image gets a folder of its own in it."""
     fit: Fit = "crop"
     """How images of another size or shape are brought to the model's."""
-    steps_per_scene: int | None = None
-    """Layers to look for; as in training if not given."""
+    slots: int | None = None
+    """Number of layers; as in training if not given."""
     greedy: bool = False
     """Leave the layers as the competition found them: no refinement by the likelihood."""
     format: tuple[Format, ...] = ("png",)
@@ -65,10 +66,13 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
     check_formats(parsed.format)
-    if parsed.steps_per_scene is not None:
-        errors.check_range("--steps-per-scene", parsed.steps_per_scene, 1, scene_file.MOST_LAYERS)
+    if parsed.slots is not None:
+        errors.check_range("--slots", parsed.slots, 1, scene_file.MOST_LAYERS)
     outputs.check_folder(parsed.out, parsed.overwrite, LAYOUT)
-    econ = load(parsed.run, cli.pick_device(parsed.device))
+    econ = load_model(parsed.run, cli.pick_device(parsed.device))
+    if parsed.full_resolution and not isinstance(econ, Econ):
+        expected = "a model that renders, for --full-resolution"
+        raise errors.EconError(expected, f"{parsed.run}, which does not")
     out = parsed.out.resolve()  # in a folder of pictures, results of before are none of them
     paths = [path for path in find_images(parsed.images) if not path.resolve().is_relative_to(out)]
     if not paths:
@@ -76,17 +80,20 @@ def main(args: Sequence[str] | None = None) -> None:
     images = torch.stack([read_image(p, econ.config.model.size, parsed.fit) for p in paths])
     names = folder_names(paths)
     with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as out:
-        decomposed = econ.decompose(images, parsed.steps_per_scene, greedy=parsed.greedy)
+        options: dict[str, Any] = {"greedy": True} if parsed.greedy else {}
+        decomposed = econ.decompose(images, parsed.slots, **options)
         for i, (path, name) in enumerate(zip(paths, names, strict=True)):
             d = decomposed[i]
             scene = scene_file.of_decomposition(d)
-            rendered = econ.render(scene)
             write_scene(out / name, d, scene, econ.names, str(path), parsed.format)
+            if not isinstance(econ, Econ):
+                continue
+            rendered = econ.render(scene)
             write_painted(out / name, scene, rendered, econ.names, parsed.format)
             if parsed.full_resolution:
                 picture = decode(path)
                 layers = full_layers(
-                    picture, d, scene, rendered, econ.names, parsed.fit, econ.config.model.sigma_x
+                    picture, d, scene, rendered, econ.names, parsed.fit, econ.sizes.sigma_x
                 )
                 size = picture.shape[1], picture.shape[0]
                 write_layers(out / name / FULL, layers, *size, parsed.format)

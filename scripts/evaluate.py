@@ -16,13 +16,13 @@ from econ_pyro import cli, errors
 from econ_pyro.data.readers.detect import open_images
 from econ_pyro.data.splits import Source, open_split
 from econ_pyro.data.synthetic.dataset import is_dataset
-from econ_pyro.econ import load
+from econ_pyro.econ import Econ, load_model
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.evaluate import (
     TEST_SEED,
     as_json,
     evaluate,
-    evaluate_shifted,
+    evaluate_ood,
     format_report,
     format_table,
     names_of,
@@ -55,12 +55,13 @@ class Args:
     """Number of generated scenes; most images taken of a file or a folder of images."""
     fit: Literal["crop", "resize"] | None = None
     """How images are brought to the model's size; as in training if not given."""
-    true_regions: bool = False
+    gt_masks: bool = False
     """Give the true regions in place of attention (the paper's Fig. 5)."""
     greedy: bool = False
     """Leave the layers as the competition found them: no refinement by the likelihood."""
-    shifted: bool = False
-    """Also on shifted data: more objects, one class, colours near the background, spare steps."""
+    ood: bool = False
+    """Also out of distribution: more objects, one class, colours near the background, spare
+    layers."""
     samples: bool = False
     """Also judge samples of the prior, with a classifier trained on rendered shapes."""
     json: bool = False
@@ -75,14 +76,14 @@ def main(args: Sequence[str] | None = None) -> None:
     errors.check_positive("--n", parsed.n)
     own = parsed.run.is_dir()  # shipped weights keep the figures that they came with
     store = _Store(parsed.run) if own else None
-    econ = load(parsed.run, cli.pick_device(parsed.device))
+    econ = load_model(parsed.run, cli.pick_device(parsed.device))
     size = econ.config.model.size
     scenes = replace(econ.config.scenes, size=size)
     trained = read_config(find(parsed.run))
     own_data = trained.data  # weights do not say
-    if own_data is not None and (parsed.shifted or parsed.samples):
+    if own_data is not None and (parsed.ood or parsed.samples):
         raise EconError(
-            "a run on generated scenes, for --shifted and --samples", f"one trained on {own_data}"
+            "a run on generated scenes, for --ood and --samples", f"one trained on {own_data}"
         )
     data = parsed.data or own_data
     fit, limit = parsed.fit or trained.fit, trained.limit
@@ -92,16 +93,18 @@ def main(args: Sequence[str] | None = None) -> None:
         source = open_split(data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit).valid
     else:
         source = open_images(data, size, fit, limit=parsed.n)
-    report = evaluate(econ, source, true_regions=parsed.gt_masks, greedy=parsed.greedy)
-    unlike_usual = "-true-regions" * parsed.gt_masks + "-greedy" * parsed.greedy
+    report = evaluate(econ, source, gt_masks=parsed.gt_masks, greedy=parsed.greedy)
+    unlike_usual = "-gt-masks" * parsed.gt_masks + "-greedy" * parsed.greedy
     if store and parsed.data is None and not unlike_usual:
         store.add(lambda: write_names(parsed.run, report, econ.names))
         econ.names = names_of(report, econ.names)
     reports = {"held-out" if parsed.data is None else str(parsed.data): report}
-    if parsed.shifted:
-        reports |= evaluate_shifted(econ, parsed.n, parsed.greedy)
+    if parsed.ood:
+        reports |= evaluate_ood(econ, parsed.n, parsed.greedy)
     out: dict[str, Any] = {name: as_json(r) for name, r in reports.items()}
     if parsed.samples:
+        if not isinstance(econ, Econ):
+            raise EconError("a model with experts, for --samples", f"{parsed.run}, which has none")
         judged = score_samples(econ, train_judge(scenes), scenes.objects, min(parsed.n, 500))
         out["samples"] = dataclasses.asdict(judged)
     if left := describe_run(find(parsed.run), econ.config):
@@ -118,9 +121,11 @@ def main(args: Sequence[str] | None = None) -> None:
     print(format_report(report, f"{len(source)} scenes"))
     if left:
         print(f"\n{left}")
-    if parsed.shifted:
+    if parsed.ood:
         print("\n" + format_table(reports))
     if parsed.samples:
+        if not isinstance(econ, Econ):
+            raise EconError("a model with experts, for --samples", f"{parsed.run}, which has none")
         print("\nsamples that show what they should")
         for name, share in judged.alone.items():
             print(f"  {clean(name) + ', alone':<28}{share:.3f}")

@@ -29,7 +29,7 @@ class Args:
     """Folder of a trained run or of published weights, or the name of shipped ones."""
     out: Path
     """Output folder."""
-    steps_per_scene: int | None = None
+    slots: int | None = None
     """Layers that decompose.onnx looks for; as in training if not given."""
     overwrite: bool = False
     """Write into the output folder if it exists: earlier files go, others stay."""
@@ -38,12 +38,12 @@ class Args:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
-    if parsed.steps_per_scene is not None:
-        errors.check_range("--steps-per-scene", parsed.steps_per_scene, 1, MOST_LAYERS)
+    if parsed.slots is not None:
+        errors.check_range("--slots", parsed.slots, 1, MOST_LAYERS)
     outputs.check_folder(parsed.out, parsed.overwrite, LAYOUT)
     econ = load(parsed.run)
     with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as out:
-        differences = export_onnx(econ, out, parsed.steps_per_scene)
+        differences = export_onnx(econ, out, parsed.slots)
     for name, difference in differences.items():
         path = parsed.out / name
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, within {difference:.1e} of torch")

@@ -71,7 +71,7 @@ def _figure_1(econ: Econ, out: Path, seed: int) -> None:
     figures.expert_samples(mean, shape, econ.names, out / "figure-1-B.png", images)
     # as in training; three objects at random; four
     steps = econ.config.model.num_slots
-    rows = [econ.sample(WIDE, steps=t, seed=seed + t).image for t in (steps, steps + 1)]
+    rows = [econ.sample(WIDE, slots=t, seed=seed + t).image for t in (steps, steps + 1)]
     trained = econ.sample(WIDE, experts=list(reversed(d.k[0].tolist())), seed=seed).image
     figures.contact_sheet(torch.cat([trained, *rows]), out / "figure-1-C.png", columns=WIDE)
 

@@ -21,7 +21,7 @@ from econ_pyro.evaluation.evaluate import (
     TEST_SEED,
     as_json,
     evaluate,
-    evaluate_shifted,
+    evaluate_ood,
     format_table,
 )
 from econ_pyro.files import outputs, storage
@@ -79,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> None:
         title = "held-out" if data is None else data.name
         reports = {title: evaluate(written, valid)}
         if parsed.shifted:
-            reports |= evaluate_shifted(written, parsed.n)
+            reports |= evaluate_ood(written, parsed.n)
         figures = {name: as_json(report) for name, report in reports.items()}
         storage.write_json(out / "evaluation.json", figures)
         text = model_card(

@@ -16,8 +16,9 @@ import tyro
 
 from econ_pyro import cli, errors
 from econ_pyro.core.compositing import stages
-from econ_pyro.econ import Econ, load
+from econ_pyro.econ import Econ, load_model
 from econ_pyro.files import outputs, storage
+from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.io.layer_files import PAINTED, Format, check_formats, write_image, write_painted
 from econ_pyro.io.scene_file import MOST_LAYERS, read_scene, to_json
 from econ_pyro.ui.scene_edits import LARGEST_SEED
@@ -48,7 +49,7 @@ class Args:
     """Of the layers, with --from: png, ora or both."""
     n: int = 8
     """Number of scenes."""
-    steps: int | None = None
+    slots: int | None = None
     """Number of layers where neither scene nor experts is given; as in training if not given."""
     seed: int = 0
     """Seed of the samples."""
@@ -64,35 +65,44 @@ def main(args: Sequence[str] | None = None) -> None:
     check_formats(parsed.format)
     errors.check_range("--n", parsed.n, 1, MOST_SCENES)
     errors.check_range("--seed", parsed.seed, 0, LARGEST_SEED)
-    if parsed.steps is not None:
-        errors.check_range("--steps", parsed.steps, 1, MOST_LAYERS)
+    if parsed.slots is not None:
+        errors.check_range("--slots", parsed.slots, 1, MOST_LAYERS)
     for option in ("scene", "experts"):
         if (given := getattr(parsed, option)) is not None and not given:
             raise errors.EconError(f"experts for --{option}", "none", "name at least a background")
     layout = SAMPLED if parsed.scene_file is None else REPAINTED
     outputs.check_folder(parsed.out, parsed.overwrite, layout)
-    econ = load(parsed.run, cli.pick_device(parsed.device))
+    econ = load_model(parsed.run, cli.pick_device(parsed.device))
     if parsed.scene_file is None:
         _sample(econ, parsed)
-    else:
+    elif isinstance(econ, Econ):
         _paint(econ, parsed, parsed.scene_file)
+    else:
+        raise errors.EconError("a model that renders, for --from", f"{parsed.run}, which does not")
 
 
-def _sample(econ: Econ, parsed: Args) -> None:
-    canvas = econ.sample(parsed.n, parsed.scene, parsed.experts, parsed.steps, parsed.seed)
+def _sample(econ: SceneModel, parsed: Args) -> None:
+    wanted = {name: getattr(parsed, name) for name in ("scene", "experts", "slots")}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    if given and not isinstance(econ, Econ):
+        raise errors.EconError(f"a model with experts, for --{next(iter(given))}", str(parsed.run))
+    canvas = econ.sample(parsed.n, seed=parsed.seed, **given)
     with outputs.written(parsed.out, parsed.overwrite, SAMPLED) as out:
         for i, image in enumerate(canvas.image):
             write_image(out / f"scene-{i:03d}.png", image)
         painted = stages(canvas.shape, canvas.appearance)
         figures.build_up(painted, out / "build-up.png", canvas.k.flip(1), econ.names)
         gif.build_up(painted, out / "build-up.gif")
-        mean, shape = econ.sample_experts(parsed.n, parsed.seed)
-        figures.expert_samples(mean, shape, econ.names, out / "experts.png")
-    print(f"{parsed.n} scenes, build-up.png, build-up.gif and experts.png in {parsed.out}")
+        drawn = "build-up.png and build-up.gif"
+        if isinstance(econ, Econ):
+            mean, shape = econ.sample_experts(parsed.n, parsed.seed)
+            figures.expert_samples(mean, shape, econ.names, out / "experts.png")
+            drawn = "build-up.png, build-up.gif and experts.png"
+    print(f"{parsed.n} scenes, {drawn} in {parsed.out}")
 
 
 def _paint(econ: Econ, parsed: Args, path: Path) -> None:
-    for option in ("scene", "experts", "steps"):
+    for option in ("scene", "experts", "slots"):
         if getattr(parsed, option) is not None:
             raise errors.EconError(f"--from or --{option}", "both", "leave one out")
     scene = read_scene(path, econ.names)

@@ -21,24 +21,26 @@ import numpy
 import pyro
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 import econ_pyro
 from econ_pyro import cli, stopping
 from econ_pyro.accel import cpu_cores
-from econ_pyro.config import Config, to_dict
+from econ_pyro.accel.process_group import ProcessGroup, join
+from econ_pyro.config import FORMAT, Config, EconConfig, to_dict
 from econ_pyro.core.compositing import stages
 from econ_pyro.data.source_info import LIMIT
 from econ_pyro.data.splits import Source, open_split
 from econ_pyro.data.synthetic.sprites import sprite_classes
-from econ_pyro.econ import Econ, load, load_expert
+from econ_pyro.econ import Econ, load_expert, load_model
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.evaluate import as_json, evaluate, format_report, write_names
 from econ_pyro.files import leftovers, locks, outputs, storage
+from econ_pyro.infer import scene_model
+from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.io.expert_file import Expert, check_fits, given_names, save_expert
 from econ_pyro.training import checkpoint, progress
-from econ_pyro.accel.process_group import ProcessGroup, join
 from econ_pyro.training.run_config import read_config
 from econ_pyro.training.run_files import Row
 from econ_pyro.training.trainer import STOPPED, Trainer
@@ -100,16 +102,16 @@ def main(args: Sequence[str] | None = None) -> None:
         _summary_writer()
     go_on = _command(parsed, run)
     with ExitStack() as stack:
-        with join(device, config.train.batch) as (world, device), pyro.validation_enabled(False):
+        with join(device, config.train.batch) as (group, device), pyro.validation_enabled(False):
             # before any image is read, which may take long
-            world.lead(lambda: stack.enter_context(_claimed(run, config, parsed)), device)
+            group.lead(lambda: stack.enter_context(_claimed(run, config, parsed)), device)
             if device.type == "cpu":
                 if config.compile:
                     cpu_cores.use_cores(within=True)
-                if world.first:
+                if group.first:
                     print(cpu_cores.description())
             try:
-                trainer, valid = _trainer(parsed, run, config, given, device, world)
+                trainer, valid = _trainer(parsed, run, config, given, device, group)
                 reason, number = _fit(trainer, run, parsed.tensorboard)
             except OSError as error:
                 if not error.errno:  # no error of the system, but what readers of images raise
@@ -118,8 +120,8 @@ def main(args: Sequence[str] | None = None) -> None:
                 raise storage.write_failed(error, f"go on: {go_on}" if kept else "") from None
         if number:
             text = f"stopped at step {trainer.step}, which {run} keeps: to go on, {go_on}"
-            raise stopping.Stopped(number, text if world.first else "")
-        if world.first:
+            raise stopping.Stopped(number, text if group.first else "")
+        if group.first:
             try:
                 _report(trainer, run, valid, reason)
             except KeyboardInterrupt as stop:
@@ -134,7 +136,7 @@ def _trainer(
     config: Config,
     given: Sequence[Expert],
     device: torch.device,
-    world: ProcessGroup,
+    group: ProcessGroup,
 ) -> tuple[Trainer, Source]:
     """A trainer at the step where training begins or goes on, and validation images."""
     limits = config.train
@@ -148,20 +150,15 @@ def _trainer(
     )  # fmt: skip
     pyro.set_rng_seed(config.seed)
 
-    def begin(number: int) -> tuple[nn.Module, nn.Module]:
-        econ = Econ(dataclasses.replace(config, seed=config.seed + 1000 * number), device)
-        experts = given
-        if began and number:  # those of the first beginning are in the checkpoint
-            experts = _load_experts(began.init_experts)
-        for k, expert in enumerate(experts):
-            econ.put(k, expert)
-        return econ.model, econ.guide
-
-    trainer = Trainer(config, *begin(0), source.train, source.valid, run, device, world, begin)
+    model = scene_model.build(config, device)
+    for k, expert in enumerate(given):
+        assert isinstance(model, Econ)
+        model.put(k, expert)
+    trainer = Trainer(config, model, source.train, source.valid, run, device, group)
     if parsed.resume:
         trainer.resume()
     else:
-        world.lead(lambda: _prepare(run, config, parsed, trainer), device)
+        group.lead(lambda: _prepare(run, config, parsed, trainer), device)
     return trainer, source.valid
 
 
@@ -196,16 +193,17 @@ def _command(parsed: TrainArgs, run: Path) -> str:
 
 
 def _report(trainer: Trainer, run: Path, valid: Source, reason: str) -> None:
-    best = load(run, trainer.device)
+    best = load_model(run, trainer.device)
     report = evaluate(best, valid)
     best.names = write_names(run, report, best.names)
-    for expert in best.experts:
-        save_expert(run / f"experts/expert_{expert.index}.safetensors", expert)
+    if isinstance(best, Econ):
+        for expert in best.experts:
+            save_expert(run / f"experts/expert_{expert.index}.safetensors", expert)
     storage.write_json(run / "evaluation.json", as_json(report))
     _draw(run / "figures", best, valid.images(torch.arange(min(len(valid), 8))), trainer.rows)
     print(f"\ntraining ended: {reason}, step {trainer.step}, {trainer.seconds / 60:.1f} minutes")
     rate, seconds = trainer.learner.rate, trainer.seconds
-    if left := progress.describe(trainer.config, trainer.step, rate, seconds):
+    if left := progress.describe(trainer.config, trainer.step, rate, seconds, trainer.horizon):
         print(left)
     print(f"run: {run}")
     for figure in sorted((run / "figures").iterdir()):
@@ -220,14 +218,18 @@ def _initial_experts(parsed: TrainArgs) -> list[Expert]:
     if parsed.resume:  # they are in the checkpoint
         return []
     experts = _load_experts(paths)
-    if len(experts) > parsed.model.num_experts:
+    model = parsed.model
+    if experts and not isinstance(model, EconConfig):
+        raise EconError("a model with experts, for --init-experts", type(model).__name__)
+    assert isinstance(model, EconConfig) or not experts
+    if isinstance(model, EconConfig) and len(experts) > model.num_experts:
         raise EconError(
-            f"up to {parsed.model.num_experts} --init-experts, as model.experts is",
+            f"up to {model.num_experts} --init-experts, as model.num-experts is",
             str(len(experts)),
-            f"set --model.experts {len(experts) + parsed.freeze}",
+            f"set --model.num-experts {len(experts) + parsed.freeze}",
         )
     for path, expert in zip(paths, experts, strict=True):
-        check_fits(path, expert.config, expert.size, parsed.model)
+        check_fits(path, expert.config, expert.size, model)  # type: ignore[arg-type]
     return experts
 
 
@@ -292,6 +294,7 @@ def _prepare(run: Path, config: Config, parsed: TrainArgs, trainer: Trainer) -> 
         storage.write_json(
             folder / checkpoint.CONFIG,
             {
+                "format": FORMAT,
                 "preset": parsed.preset,
                 "config": to_dict(config),
                 "data": None if parsed.data is None else str(parsed.data),
@@ -323,15 +326,15 @@ def _commit() -> str | None:
 def _describe(config: Config, device: torch.device, run: Path) -> None:
     import json
 
-    econ = Econ(config)
-    sizes = [sum(p.numel() for p in m.parameters()) for m in (econ.model, econ.guide)]
+    model = scene_model.build(config)
+    parameters = sum(p.numel() for p in model.parameters())
     print(json.dumps(to_dict(config), indent=2))
-    print(f"run: {run}\ndevice: {device}\nparameters: {sizes[0]:,} of p, {sizes[1]:,} of q")
+    print(f"run: {run}\ndevice: {device}\nparameters: {parameters:,}")
 
 
 def _fit(trainer: Trainer, run: Path, tensorboard: bool) -> tuple[str, int]:
     """Train; why it ended, and the signal that ended it, or 0."""
-    first, total = trainer.world.first, trainer.config.train.steps
+    first, total = trainer.group.first, trainer.config.train.steps
     writer = _summary_writer()(str(run / "tensorboard")) if tensorboard and first else None
     with tqdm(
         total=total, initial=trainer.step, unit="step", dynamic_ncols=True, disable=not first
@@ -357,13 +360,14 @@ def _fit(trainer: Trainer, run: Path, tensorboard: bool) -> tuple[str, int]:
                 writer.close()
 
 
-def _draw(folder: Path, econ: Econ, images: Tensor, rows: list[Row]) -> None:
+def _draw(folder: Path, econ: SceneModel, images: Tensor, rows: list[Row]) -> None:
     d = econ.decompose(images)
     training_curves(rows, folder / "curves.png", econ.names)
     figures.decomposition_strip(d[0:1], econ.names, folder / "strip.png")
     figures.decomposition_grid(d, econ.names, folder / "decompositions.png")
-    mean, shape = econ.sample_experts(len(images))
-    figures.expert_samples(mean, shape, econ.names, folder / "experts.png", images)
+    if isinstance(econ, Econ):
+        mean, shape = econ.sample_experts(len(images))
+        figures.expert_samples(mean, shape, econ.names, folder / "experts.png", images)
     scenes = econ.sample(len(images), seed=0)
     painted = stages(scenes.shape, scenes.appearance)
     figures.build_up(painted, folder / "samples.png", scenes.k.flip(1), econ.names)

@@ -183,7 +183,7 @@ def learns(network: nn.Module) -> bool:
     return any(p.requires_grad for p in network.parameters())
 
 
-def freeze(ensembles: Sequence[Sequence[nn.Module]], experts: Iterable[int]) -> None:
+def freeze(ensembles: Sequence[nn.ModuleList], experts: Iterable[int]) -> None:
     """Have training leave these experts' networks as they are."""
     for k in experts:
         for ensemble in ensembles:

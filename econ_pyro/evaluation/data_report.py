@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from econ_pyro import presets
+from econ_pyro.config import EconConfig, PoseLatents
 from econ_pyro.data.ground_truth import Truth
 from econ_pyro.data.images import Fit
 from econ_pyro.data.readers.detect import open_images
@@ -168,15 +169,17 @@ def advise(seen: Inspection, fit: Fit) -> Advice:
         reasons.append(f"scaled: of one class, larger objects are {seen.size_range:.1f} times as "
                        "wide as smaller ones")  # fmt: skip
     words = ["python", "scripts/svi_train.py", preset, "--data", str(seen.path)]
-    for option, value in (("size", size), ("steps", steps), ("experts", experts)):
+    for option, value in (("size", size), ("num-slots", steps), ("num-experts", experts)):
         words += [f"--model.{option}", str(value)]
     if not whole:
-        words += ["--model.expert.reach", "1"]
+        words += ["--model.expert.latents.reach", "1"]
     if scaled:  # a size is one more latent, and one that the shape depends on
-        expert = presets.PRESETS[preset][1].model.expert
-        more = (("latent", expert.latent + 1), ("shape-latents", (expert.shape_latents or 2) + 1))
-        words += ["--model.expert.scaled"]
-        words += [word for name, n in more for word in (f"--model.expert.{name}", str(n))]
+        model = presets.PRESETS[preset][1].model
+        assert isinstance(model, EconConfig) and isinstance(model.expert.latents, PoseLatents)
+        latents = model.expert.latents
+        more = (("dim", latents.dim + 1), ("shape-dim", (latents.shape_dim or 2) + 1))
+        words += ["--model.expert.latents.size"]
+        words += [word for name, n in more for word in (f"--model.expert.latents.{name}", str(n))]
     if fit != "crop":
         words += ["--fit", fit]
     words += ["--run", f"runs/{seen.path.name.split('.')[0] or 'own'}"]

@@ -59,7 +59,7 @@ class ClassConditionalELBO(ELBO):
                 trace.nodes[name]["fn"] for name in (sites.z(t), sites.r(t)) for trace in (q, p)
             ]
             if sites.r(t) in observed:
-                fns[2] = MeanBernoulli(q.nodes[sites.r(t)]["value"]).to_event(3)
+                fns[2] = MeanBernoulli(_value(q, sites.r(t))).to_event(3)
             layers.append(layer_terms(errors[..., i], *fns))
         return stack(layers, -1)
 
@@ -68,7 +68,7 @@ class ClassConditionalELBO(ELBO):
     ) -> tuple[poutine.Trace, poutine.Trace]:
         # get_importance_trace would also score every site, and no score is used here
         q = poutine.trace(guide).get_trace(*args, **kwargs)
-        observed: Any = {name: q.nodes[name]["value"] for name in q.observation_nodes}
+        observed: Any = {name: _value(q, name) for name in q.observation_nodes}
         drawn = q.copy()
         for name in observed:
             drawn.remove_node(name)
@@ -117,3 +117,7 @@ class BatchedELBO(ClassConditionalELBO):
         if not hasattr(guide, "regions"):  # a handler around it
             return super().terms(model, guide, *args, **kwargs)
         return reconstruct(model, guide, *args, **kwargs).terms
+
+
+def _value(trace: poutine.Trace, name: str) -> Any:
+    return trace.nodes[name]["value"]

@@ -65,9 +65,9 @@ class ExhaustiveCompetition(Competition):
                 return
             proposals = self._propose(model, guide, x, s_t, noise, len(prefix))
             losses = proposals.terms.loss(self.beta, self.gamma)  # (B, K)
-            for k in range(model.num_experts):
-                scope = next_scope(s_t, proposals.r[:, k])
-                descend([*prefix, k], scope, loss + losses[:, k])
+            for e in range(model.num_experts):
+                scope = next_scope(s_t, proposals.r[:, e])
+                descend([*prefix, e], scope, loss + losses[:, e])
 
         descend([], torch.ones_like(x[:, :1]), torch.zeros_like(best_loss))
         return Assignment(best_k, best_loss)

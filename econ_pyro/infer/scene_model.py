@@ -104,7 +104,7 @@ class SceneModel(nn.Module, ABC):
             evidence: true regions, ``(B, T, 1, H, W)``, for a model that takes them.
         """
 
-    def expert_groups(self) -> Sequence[Sequence[nn.Module]]:
+    def expert_groups(self) -> Sequence[nn.ModuleList]:
         """Networks by group and expert, each group in the order of the experts; may be empty."""
         return ()
 

@@ -94,7 +94,7 @@ class CompetitiveSVI:
         """The first half of a step: all experts compete, without gradients."""
         draws = self.draw(x)
         with self.execution(x.device):
-            return self.competition(self.model, self.guide, x, evidence, draws)
+            return self.competition(self.model, self.guide, x, evidence, draws)  # type: ignore[arg-type]
 
     def gradients(self, x: Tensor, won: Selection) -> tuple[Tensor, Terms]:
         """The second half: gradients of the winners; the loss and its terms, detached."""

@@ -64,7 +64,7 @@ tags: [econ, object-centric, scene-decomposition, generative, pyro]
 
 A scene model of competing experts (ECON,
 [von Kügelgen et al., 2020](https://arxiv.org/abs/2004.12906)): it takes a picture of
-{model.size}x{model.size} pixels apart into {model.steps} layers in depth order, each a whole
+{model.size}x{model.size} pixels apart into {model.num_slots} layers in depth order, each a whole
 object with what is hidden of it, and composes new scenes. Trained without labels by econ-pyro
 {_version.__version__} on {seen}. The weights are stored as {dtype} and
 load as float32.
@@ -92,7 +92,7 @@ The scripts take this folder in place of a run:
 
 ## Limits
 
-Pictures of other sizes have to be resized; {model.steps} layers were trained; pictures unlike
+Pictures of other sizes have to be resized; {model.num_slots} layers were trained; pictures unlike
 those of training come apart badly. `config.json` has every setting of the training.
 
 ## Licence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,7 @@ class Learner:
         self._shapes = [p.shape for p in parameters]
         self.optim = torch.optim.Adam(parameters, lr=config.train.lr, fused=True)
         if clip := config.train.clip:
-            self.optim.register_step_pre_hook(
-                lambda *_: nn.utils.clip_grad_norm_(parameters, clip) and None
-            )
+            self.optim.register_step_pre_hook(partial(_clip, parameters, clip))
         if config.compile:
             check_compiler(device)
         execution = Execution(config.amp and has_bfloat16(device), config.compile, group)
@@ -126,3 +125,7 @@ class Learner:
         for callback in self.callbacks:
             if callback.name:
                 callback.load(state["callbacks"][callback.name])
+
+
+def _clip(parameters: list[nn.Parameter], largest: float, *_: Any) -> None:
+    nn.utils.clip_grad_norm_(parameters, largest)

@@ -88,7 +88,7 @@ class Restarts(Callback):
     def __init__(
         self,
         recipe: RecipeConfig,
-        ensembles: Sequence[Sequence[nn.Module]],
+        ensembles: Sequence[nn.ModuleList],
         optim: Optimizer,
         slots: int,
         balancing: LoadBalancing | None,
@@ -156,7 +156,7 @@ def starved(won: Tensor, below: float) -> list[tuple[int, int]]:
 
 @torch.no_grad()
 def copy_expert(
-    ensembles: Sequence[Sequence[nn.Module]], optim: Optimizer, source: int, target: int
+    ensembles: Sequence[nn.ModuleList], optim: Optimizer, source: int, target: int
 ) -> None:
     """Make an expert a noisy copy of another.
 

@@ -82,7 +82,7 @@ def unfinished(config: Config, step: int, horizon: int) -> list[str]:
         return []
     competition: Any = getattr(config.model, "competition", None)
     cosine = isinstance(train.schedule, CosineSchedule)
-    moving = {"the end of the cosine rate": horizon if cosine else 0}
+    moving: dict[str, float] = {"the end of the cosine rate": horizon if cosine else 0}
     if objective.gamma_end not in (None, objective.gamma):
         moving["objective.gamma-until"] = steps_of(objective.gamma_until, horizon)
     if competition is not None and competition.temperature_end not in (

@@ -100,7 +100,7 @@ class Editor:
 
     def __init__(self, econ: Machine, name: str, scene: Scene | None = None) -> None:
         self.econ = econ
-        model = econ.config.model
+        model = econ.sizes
         first = scene or Scene(model.size, (Layer(0, (0.0,) * model.expert.latents.dim),))
         self.scene, self.given = gr.State(scene), gr.State(None)
         picture, strip = self._pictures(first, 0, None)

@@ -51,7 +51,7 @@ def build(
 def _take_apart(
     econ: Machine, take_apart: TakeApart, example: Callable[[int], Tensor] | None
 ) -> None:
-    size = econ.config.model.size
+    size = econ.sizes.size
     gr.Markdown(
         "Drop a picture: the experts take it apart into whole objects, front to back, and you "
         f"can rearrange them. It is cropped to a square of {size} × {size} pixels first."
@@ -100,10 +100,10 @@ def _compose(econ: Machine) -> None:
         "A scene drawn by the experts. A seed always gives the same scene; add, move, reorder and "
         "reshape its layers below."
     )
-    steps = econ.config.model.num_slots
+    slots = econ.sizes.num_slots
     with gr.Row(equal_height=True):
         seed = gr.Number(0, label="Seed of the scene", precision=0, minimum=0, elem_id="seed")
-        count = gr.Slider(1, max(8, steps), steps, step=1, label="Layers", elem_id="count")
+        count = gr.Slider(1, max(8, slots), slots, step=1, label="Layers", elem_id="count")
     with gr.Row():
         draw = gr.Button("Paint this seed", elem_id="draw")
         surprise = gr.Button("Random scene", variant="primary", elem_id="surprise")

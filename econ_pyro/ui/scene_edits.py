@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from econ_pyro.config import Config
+from econ_pyro.config import EconConfig
 from econ_pyro.data import picture_size
 from econ_pyro.data.images import read_image
 from econ_pyro.errors import EconError
@@ -36,10 +36,13 @@ STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 class Machine(Protocol):
     """What composing needs of :class:`econ_pyro.econ.Econ`."""
 
-    config: Config
     names: list[str]
 
-    def sample(self, n: int = 1, *, steps: int | None = None, seed: int | None = None) -> Any:
+    @property
+    def sizes(self) -> EconConfig:
+        """Sizes of the model and its networks."""
+
+    def sample(self, n: int = 1, *, slots: int | None = None, seed: int | None = None) -> Any:
         """Scenes of the prior with ``k``, ``(n, T)``, and ``z``, ``(n, T, L)``."""
 
     def render(self, scene: Scene) -> Rendered:
@@ -81,11 +84,11 @@ def random_scene(econ: Machine, seed: int, layers: int | None = None) -> Scene:
     Raises:
         EconError: the seed is outside that range.
     """
-    canvas = econ.sample(1, steps=layers, seed=check_seed(seed))
+    canvas = econ.sample(1, slots=layers, seed=check_seed(seed))
     k, z = canvas.k[0].tolist(), canvas.z[0].tolist()
     last = len(k) - 1
     return Scene(
-        econ.config.model.size,
+        econ.sizes.size,
         tuple(
             Layer(e, tuple(v), background=i == last)
             for i, (e, v) in enumerate(zip(k, z, strict=True))
@@ -100,7 +103,7 @@ def fresh(econ: Machine, expert: int, seed: int) -> Layer:
         EconError: the seed is outside 0 to ``LARGEST_SEED``.
     """
     generator = torch.Generator().manual_seed(check_seed(seed))
-    z = torch.randn(econ.config.model.expert.latents.dim, generator=generator)
+    z = torch.randn(econ.sizes.expert.latents.dim, generator=generator)
     return Layer(expert, tuple(z.tolist()))
 
 
@@ -216,7 +219,7 @@ def wall(econ: Machine, n: int, seed: int) -> Tensor:
     Raises:
         EconError: a seed is outside 0 to ``LARGEST_SEED``.
     """
-    experts = range(econ.config.model.num_experts)
+    experts = range(econ.sizes.num_experts)
     layers = [fresh(econ, k, seed + i) for k in experts for i in range(n)]
     return _pictures(econ, layers).unflatten(0, (len(experts), n))
 
@@ -262,7 +265,7 @@ def as_file(econ: Machine, scene: Scene, name: str) -> tuple[bytes, str]:
 
 
 def _pictures(econ: Machine, layers: Sequence[Layer]) -> Tensor:
-    return econ.render(Scene(econ.config.model.size, tuple(layers))).layers
+    return econ.render(Scene(econ.sizes.size, tuple(layers))).layers
 
 
 def _centre(shape: Tensor) -> tuple[float, float]:
