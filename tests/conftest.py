@@ -9,7 +9,7 @@ import torch
 
 from econ_pyro.accel import compile, cpu_cores
 from econ_pyro.config import Config
-from helpers.trainers import TINY
+from helpers.trainers import TINY, small_expert
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,16 +42,17 @@ def make_pq(tiny):
     """Model and guide of the tiny configuration in float64, with unbiased masks.
 
     The initial biases of -3 make every region nearly empty, which would hide errors. Keywords are
-    fields of the experts' configuration.
+    those of ``helpers.trainers.small_expert``.
     """
-    from econ_pyro.guides.recognition import Recognition
+    from econ_pyro.guides.recognition import AmortizedGuide
+    from econ_pyro.guides.seeded import SeededGuide
     from econ_pyro.models.dead_leaves import DeadLeaves
 
     def make(**fields):
-        fields = {"attention_bias": 0.0, "shape_bias": 0.0} | fields
-        expert = dataclasses.replace(tiny.model.expert, **fields)
+        expert = small_expert(**{"bias": 0.0, "shape_bias": 0.0} | fields)
         config = dataclasses.replace(tiny.model, expert=expert)
-        return DeadLeaves(config).double(), Recognition(config).double()
+        guide = SeededGuide if expert.attention.kind == "seeded" else AmortizedGuide
+        return DeadLeaves(config).double(), guide(config).double()
 
     return make
 
@@ -78,7 +79,7 @@ def tracing(monkeypatch):
 
     def forget():
         compile._compiled.cache_clear()
-        compile._tried.clear()
+        compile._run_once.clear()
         torch._dynamo.reset()
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))

@@ -21,7 +21,7 @@ from helpers.trainers import TINY
 @pytest.fixture(scope="module")
 def econ():
 
-    expert = dataclasses.replace(TINY.model.expert, attention_bias=0.0, shape_bias=0.0)
+    expert = dataclasses.replace(TINY.model.expert, bias=0.0, shape_bias=0.0)
     return Econ(dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, expert=expert)))
 
 

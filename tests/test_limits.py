@@ -9,8 +9,8 @@ import pytest
 
 from econ_pyro.config import (
     Config,
+    EconConfig,
     ExpertConfig,
-    ModelConfig,
     ObjectiveConfig,
     TrainConfig,
     from_dict,
@@ -28,7 +28,7 @@ from econ_pyro.training.run_config import read_config
 from helpers.scripts import TINY_ARGS, fails, script
 
 PARTS = {
-    "model.expert": (ExpertConfig, EXPERT), "model": (ModelConfig, MODEL),
+    "model.expert": (ExpertConfig, EXPERT), "model": (EconConfig, MODEL),
     "objective": (ObjectiveConfig, OBJECTIVE), "train": (TrainConfig, TRAIN),
     "scenes": (SceneConfig, {}), "": (Config, {}),
 }  # fmt: skip
@@ -81,9 +81,9 @@ def test_all_presets_are_within_and_come_back():
     [
         ("--model.size", 10**9, "at most 1,024 for model.size, got 1000000000"),
         ("--model.size", 4, "at least 8 for model.size, got 4"),
-        ("--model.experts", 10000, "at most 256 for model.experts"),
-        ("--model.steps", 0, "at least 1 for model.steps"),
-        ("--model.expert.latent", 10**9, "at most 256 for expert.latent"),
+        ("--model.num-experts", 10000, "at most 256 for model.experts"),
+        ("--model.num-slots", 0, "at least 1 for model.steps"),
+        ("--model.expert.latents.dim", 10**9, "at most 256 for expert.latent"),
         ("--model.expert.features", -1, "at least 1 for expert.features"),
         ("--model.sigma-x", "nan", "a finite number for model.sigma-x"),
         ("--train.lr", "nan", "a finite number for train.lr, got nan"),

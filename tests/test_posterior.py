@@ -15,7 +15,7 @@ from econ_pyro.errors import EconError
 @pytest.fixture
 def econ(tiny):
     """Three experts whose masks are not nearly empty, and who are nearly sure of z."""
-    expert = dataclasses.replace(tiny.model.expert, attention_bias=0.0, shape_bias=0.0)
+    expert = dataclasses.replace(tiny.model.expert, bias=0.0, shape_bias=0.0)
     model = dataclasses.replace(tiny.model, expert=expert)
     objective = dataclasses.replace(tiny.objective, temperature=9.0, temperature_end=2.0)
     econ = Econ(dataclasses.replace(tiny, model=model, objective=objective))
@@ -60,10 +60,12 @@ def test_dimensions_and_observations(econ, images, arviz):
 def test_winners_come_as_often_as_their_scores_say(econ, images, arviz):
     draws = 1500
     d = econ.decompose(images)
-    spread = (d.scores[:, 0].amax(1) - d.scores[:, 0].amin(1)).max().item()
+    spread = (d.competition_losses[:, 0].amax(1) - d.competition_losses[:, 0].amin(1)).max().item()
     for given, temperature in ((None, 2.0), (spread / 2, spread / 2)):
         tree = econ_pyro.to_arviz(econ, images, draws, temperature=given, batch=500)
-        p = torch.softmax(-d.scores[:, 0].double() / temperature, 1).numpy()  # (B, K) of step 1
+        p = torch.softmax(
+            -d.competition_losses[:, 0].double() / temperature, 1
+        ).numpy()  # (B, K) of step 1
         first = tree["posterior"]["k"].sel(step=1, chain=0)
         for k in range(3):
             share = (first == k).mean("draw").values

@@ -29,7 +29,7 @@ def here(tmp_path, monkeypatch):
     save_npz("spriteworld.npz", made.scenes(torch.arange(20)), made.classes)
     for i in range(3):
         write_image(Path(f"pictures/{i}.png"), torch.rand(3, 40, 40))
-    tiny = [a.replace("3", "4") if before == "--model.experts" else a
+    tiny = [a.replace("3", "4") if before == "--model.num-experts" else a
             for before, a in zip(["", *TINY_ARGS], TINY_ARGS, strict=False)]  # fmt: skip
     script("svi_train", "quick", *tiny, "--steps", 2, "--run", "runs/quick")
     return tiny
@@ -55,7 +55,7 @@ def test_readme_commands_run(here):
         elif name in ("evaluate", "publish"):
             args += ["--n", "4"]
         elif name == "export_onnx":
-            args += ["--steps-per-scene", "1"]
+            args += ["--slots", "1"]
         script(name, *args)
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from econ_pyro import cli, stopping
+from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.files import outputs
 from econ_pyro.training import checkpoint
-from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.trainer import STOPPED, Trainer
 from helpers.kill_chains import OPTIONS, differences, finish, start

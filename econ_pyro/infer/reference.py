@@ -1,4 +1,4 @@
-r"""The step of learning without any speed: what fast paths are tested and timed against.
+r"""A training step written for clarity alone: the oracle that fast paths are tested against.
 
 All K experts are run with gradients, one after the other, and the terms of Eqs. 10-12 are written
 out; neither Pyro nor :mod:`econ_pyro.infer.terms` is used.
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from econ_pyro.infer.proposals import Rules
+from econ_pyro.infer.competition import Competition
+from econ_pyro.infer.joint_competition import JointCompetition
 
 PROB_EPS, SCOPE_EPS = 1e-6, 1e-5
 
@@ -26,12 +27,12 @@ class PlainStep(NamedTuple):
 
 
 def plain_loss(
-    model: nn.Module,
-    guide: nn.Module,
+    model: Any,
+    guide: Any,
     x: Tensor,
     noise: Tensor,
     gumbel: Tensor,
-    rules: Rules,
+    competition: Competition,
     beta: float,
     gamma: float,
     occluders: Tensor | None = None,
@@ -43,31 +44,34 @@ def plain_loss(
         guide: with ``attentions`` and ``encoders``, K networks each.
         x: images, ``(B, 3, H, W)``.
         noise: of the latents, ``(B, T, L)``.
-        gumbel: luck of each expert at each step, ``(B, T, K)``.
-        rules: of the competition.
+        gumbel: Gumbel noise of each expert at each step, ``(B, T, K)``.
+        competition: greedy or joint.
         beta: weight of L_z.
         gamma: weight of L_r.
         occluders: what encoders see in front of each layer, ``(B, T, 4, H, W)``, where nobody
             competes.
     """
+    joint = isinstance(competition, JointCompetition)
     scope, total = torch.ones_like(x[:, :1]), x.new_zeros(len(x))
-    assigned = _assign(model, guide, x, noise, gumbel, rules) if guide.seeded else None
+    assigned = _assign(model, guide, x, noise, gumbel, competition) if joint else None
     winners: list[Tensor] = []
-    for i in range(rules.steps):
-        if i == rules.steps - 1:
-            regions = [scope] * rules.experts
+    for i in range(competition.num_slots):
+        if i == competition.num_slots - 1:
+            regions = [scope] * model.num_experts
         elif assigned is None:
             attentions: Any = guide.attentions
             regions = [scope * network(_seen(x, scope)).sigmoid() for network in attentions]
         else:
-            regions = [_grown(guide, k, x, scope, assigned.seed[i]) for k in range(rules.experts)]
+            regions = [
+                _grown(guide, k, x, scope, assigned.seed[i]) for k in range(model.num_experts)
+            ]
         luck = noise[:, i] if assigned is None else assigned.noise[i]
-        seen = (model, guide, x, scope, luck, rules, regions)
+        seen = (model, guide, x, scope, luck, competition, regions)
         r, l_x, l_z, l_r, _, _ = _all(*seen)
         if assigned is None:
-            scores = (rules.lam * l_x + l_r).detach()
+            scores = (competition.lam * l_x + l_r).detach()
             k = torch.stack(
-                [_drawn(*row, rules) for row in zip(scores, gumbel[:, i], strict=True)]
+                [_drawn(*row, competition) for row in zip(scores, gumbel[:, i], strict=True)]
             )
         else:
             k = assigned.k[i]
@@ -80,9 +84,9 @@ def plain_loss(
     return PlainStep(total.mean(), torch.stack(winners, 1))
 
 
-def _drawn(scores: Tensor, gumbel: Tensor, rules: Rules) -> Tensor:
-    if rules.temperature > 0:
-        return (gumbel - scores / rules.temperature).argmax()
+def _drawn(scores: Tensor, gumbel: Tensor, competition: Competition) -> Tensor:
+    if competition.temperature > 0:
+        return (gumbel - scores / competition.temperature).argmax()
     return scores.argmin()
 
 
@@ -96,20 +100,24 @@ class _Assigned(NamedTuple):
 
 @torch.no_grad()
 def _assign(
-    model: Any, guide: Any, x: Tensor, noise: Tensor, gumbel: Tensor, rules: Rules
+    model: Any, guide: Any, x: Tensor, noise: Tensor, gumbel: Tensor, competition: Competition
 ) -> _Assigned:
     """Image by image what :mod:`econ_pyro.infer.joint_competition` does at once."""
-    full, experts, steps = torch.ones_like(x[:, :1]), range(rules.experts), range(rules.steps)
+    full, experts, steps = (
+        torch.ones_like(x[:, :1]),
+        range(model.num_experts),
+        range(competition.num_slots),
+    )
     remaining, seeds, things = full, [], []
     for t in steps[:-1]:
         seed = _salient_seed(x, remaining)
         grown = [_grown(guide, k, x, full, seed) for k in experts]
-        things.append(_all(model, guide, x, full, noise[:, t], rules, grown))
+        things.append(_all(model, guide, x, full, noise[:, t], competition, grown))
         seeds.append(seed)
-        middle = things[-1][0].sort(1).values[:, (rules.experts - 1) // 2]
+        middle = things[-1][0].sort(1).values[:, (model.num_experts - 1) // 2]
         remaining = (remaining - middle).clamp_min(0.0)
-    rest = [remaining] * rules.experts
-    things.append(_all(model, guide, x, full, noise[:, -1], rules, rest))
+    rest = [remaining] * model.num_experts
+    things.append(_all(model, guide, x, full, noise[:, -1], competition, rest))
     things[-1][0] = torch.ones_like(things[-1][0])
     seeds.append(torch.full_like(seeds[0], -1) if seeds else torch.full((len(x),), -1))
     k: list[Tensor] = []
@@ -119,10 +127,10 @@ def _assign(
         r, l_x, l_z, l_r, error, m = (
             torch.stack(part)[:, b] for part in zip(*things, strict=True)
         )
-        costs, order = rules.lam * l_x + l_r, list(steps)  # (T, K)
+        costs, order = competition.lam * l_x + l_r, list(steps)  # (T, K)
         for _ in range(2):
             best = costs.argmin(1).tolist()
-            if rules.ordered:
+            if getattr(competition, "ordered", False):
                 of_best = (torch.stack([a[t, best[t]] for t in steps]) for a in (error, m, l_z))
                 order = _likeliest(order, *of_best)
             scope, costs = full[b], costs.clone()
@@ -130,9 +138,9 @@ def _assign(
                 for j in experts:
                     r_j = scope * r[t, j]
                     kl = _bernoulli_kl(r_j, scope * m[t, j]).sum()
-                    costs[t, j] = rules.lam * (r_j * error[t, j]).sum() + kl
+                    costs[t, j] = competition.lam * (r_j * error[t, j]).sum() + kl
                 scope = (scope - scope * r[t, best[t]]).clamp_min(0.0)
-        drawn = [_drawn(costs[t], gumbel[b, i], rules) for i, t in enumerate(order)]
+        drawn = [_drawn(costs[t], gumbel[b, i], competition) for i, t in enumerate(order)]
         k.append(torch.stack(drawn))
         grown_from.append(torch.stack([seeds[t][b] for t in order]))
         luck.append(noise[b, order])
@@ -214,14 +222,14 @@ def _all(
     x: Tensor,
     scope: Tensor,
     noise: Tensor,
-    rules: Rules,
+    competition: Competition,
     r: list[Tensor],
     front: Tensor | None = None,
 ) -> list[Tensor]:
     """What each expert makes of its region: fields of :func:`_one`, stacked along axis 1."""
     proposals = [
-        _one(model, guide, k, x, scope, noise, rules.sigma_x, r[k], front)
-        for k in range(rules.experts)
+        _one(model, guide, k, x, scope, noise, model.sigma_x, r[k], front)
+        for k in range(model.num_experts)
     ]
     return [torch.stack(part, 1) for part in zip(*proposals, strict=True)]
 
@@ -239,10 +247,10 @@ def _one(
 ) -> tuple[Tensor, ...]:
     """Region, terms, error of each pixel and shape of one expert."""
     if front is None:
-        seen = guide.look(x, r)
+        seen = guide.view(x, r)
     else:
         hides = front[:, 3:]
-        seen = guide.look(x + hides * (front[:, :3] - x), (1 - hides) * r)
+        seen = guide.view(x + hides * (front[:, :3] - x), (1 - hides) * r)
     out = guide.encoders[k](*seen)
     loc, log_scale = out.chunk(2, 1)[0], (out.chunk(2, 1)[1] / 2).clamp(-7.0, 3.0)
     decoded = model.decoders[k](loc + log_scale.exp() * noise)

@@ -66,12 +66,12 @@ def test_networks_never_see_the_log_of_zero():
 def test_one_expert_that_takes_nothing_or_all_moves_no_agreement():
     r = torch.rand(6, 4, 1, 8, 8)
     middle = r.sort(1).values[:, 1]
-    assert torch.equal(compositing.agreed(r), middle)
+    assert torch.equal(compositing.median_region(r), middle)
     for outlier in (torch.zeros(6, 1, 1, 8, 8), torch.ones(6, 1, 1, 8, 8)):
         same = torch.full((6, 4, 1, 8, 8), 0.7)
         with_outlier = torch.cat([same, outlier], 1)
-        assert torch.equal(compositing.agreed(with_outlier), same[:, 0])
-    assert torch.equal(compositing.agreed(r[:, :1]), r[:, 0])
+        assert torch.equal(compositing.median_region(with_outlier), same[:, 0])
+    assert torch.equal(compositing.median_region(r[:, :1]), r[:, 0])
 
 
 def test_scopes_are_what_nearer_layers_leave():

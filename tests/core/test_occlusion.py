@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
+from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.config import ObjectiveConfig
 from econ_pyro.core.occlusion import draw_occluders, occlude
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.training.learner import Learner
 
 
@@ -118,7 +118,7 @@ def test_what_the_encoder_sees():
 
 def test_the_loss_still_asks_for_the_whole(tiny):
     # of an encoder that sees nothing of its input, hiding a part changes nothing
-    expert = dataclasses.replace(tiny.model.expert, attention_bias=0.0)
+    expert = dataclasses.replace(tiny.model.expert, bias=0.0)
     config = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, expert=expert))
     losses = {}
     for blind in (True, False):
@@ -133,7 +133,7 @@ def test_the_loss_still_asks_for_the_whole(tiny):
             torch.manual_seed(0)
             x = torch.rand(8, 3, 16, 16)
             torch.manual_seed(1)
-            losses[blind, share] = learner.svi.step(x)
+            losses[blind, share] = learner.engine.step(x)
     assert losses[True, 0.0] == pytest.approx(losses[True, 1.0], rel=1e-6)
     assert losses[False, 0.0] != losses[False, 1.0]
 

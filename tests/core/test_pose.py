@@ -13,19 +13,19 @@ from econ_pyro.core.pose import (
     centre,
     coordinates,
     glimpse,
-    latents_of,
+    latents_of_position,
     log_size_of,
     pass_on,
-    place_of,
+    position_of,
     window,
 )
 from econ_pyro.errors import EconError
 from econ_pyro.guides.encoder import OFF, Encoder
-from econ_pyro.guides.glimpse import Look
+from econ_pyro.guides.object_centred_encoder import Look
 from econ_pyro.models.decoder import SpatialBroadcastDecoder, draw_shapes
 
-SMALL = ExpertConfig(latent=3, layers=2, features=8, channels=(4, 4), centred=True)
-SCALED = dataclasses.replace(SMALL, latent=4, scaled=True)
+SMALL = ExpertConfig(latent=3, layers=2, features=8, channels=(4, 4), pose=True)
+SCALED = dataclasses.replace(SMALL, latent=4, size=True)
 PIXEL = 2 / 31  # of the coordinates of 32 pixels
 
 
@@ -44,16 +44,16 @@ def test_centre_is_the_mean_pixel():
 @pytest.mark.parametrize("reach", [0.7, 1.0])
 def test_places_are_even_within_the_reach_and_nowhere_else(reach):
     z = torch.randn(100_000, 2, generator=torch.Generator().manual_seed(0))
-    place = place_of(z, reach)
+    place = position_of(z, reach)
     assert place.abs().max() < reach
     even = (2 * Normal(0, 1).cdf(z) - 1) * reach
     assert (place - even).abs().max() < 0.02 * reach
     inside = place[(place.abs() < 0.98 * reach).all(1)]
-    torch.testing.assert_close(place_of(latents_of(inside, reach), reach), inside)
+    torch.testing.assert_close(position_of(latents_of_position(inside, reach), reach), inside)
 
 
 def test_beyond_the_reach_latents_stay_finite():
-    z = latents_of(torch.tensor([[-1.0, 1.0], [0.7, -0.69]]), 0.7)
+    z = latents_of_position(torch.tensor([[-1.0, 1.0], [0.7, -0.69]]), 0.7)
     assert z.isfinite().all() and z.abs().max() < 3.2
     assert z[0, 0] < z[1, 1] < 0 < z[0, 1] == z[1, 0]
 
@@ -63,8 +63,10 @@ def test_what_is_drawn_moves_with_its_place():
     decoder = SpatialBroadcastDecoder(SMALL, 32).double()
     place = torch.tensor([[0.1, -0.07]], dtype=torch.double)
     other = torch.tensor([[0.5]], dtype=torch.double)
-    here = torch.cat([latents_of(place, 1.0), other], 1)
-    there = torch.cat([latents_of(place + torch.tensor([3.0, -2.0]) * PIXEL, 1.0), other], 1)
+    here = torch.cat([latents_of_position(place, 1.0), other], 1)
+    there = torch.cat(
+        [latents_of_position(place + torch.tensor([3.0, -2.0]) * PIXEL, 1.0), other], 1
+    )
     a, b = decoder(here), decoder(there)
     inner = slice(6, 26)  # away from the border, which convolutions pad
     moved = a.roll((3, -2), (2, 3))
@@ -79,12 +81,12 @@ def test_a_new_encoder_is_about_the_centre():
     r[1, 0, 20:, 10:30] = 1
     out = encode(SMALL, encoder, torch.rand(2, 3, 32, 32), r)
     assert out.shape == (2, 6)
-    assert (place_of(out[:, :2], 1.0) - centre(r, coordinates(32))).abs().max() < OFF
+    assert (position_of(out[:, :2], 1.0) - centre(r, coordinates(32))).abs().max() < OFF
 
 
 def test_a_place_takes_two_latents_and_something_is_left():
     with pytest.raises(EconError, match="at least 3 latents"):
-        ExpertConfig(latent=2, centred=True)
+        ExpertConfig(latent=2, pose=True)
 
 
 OUTSIDE = torch.tensor([-1.0])[:, None, None]
@@ -103,7 +105,7 @@ def look(picture, r):
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_a_new_expert_is_surer_of_a_pose_than_of_looks(scaled):
-    config = dataclasses.replace(SMALL, latent=6, scaled=scaled)
+    config = dataclasses.replace(SMALL, latent=6, size=scaled)
     encoder = Encoder(config, 32)
     torch.nn.init.zeros_(encoder.head[-1].weight)
     r = region_of(slice(8, 14), slice(9, 16))
@@ -113,7 +115,7 @@ def test_a_new_expert_is_surer_of_a_pose_than_of_looks(scaled):
         (0.5 * looks).exp(), torch.full_like(looks, 0.22), atol=0.01, rtol=0
     )
     # in the image of a side of 2, a twelfth of it at the most
-    off = place_of((0.5 * pose).exp(), 1.0)
+    off = position_of((0.5 * pose).exp(), 1.0)
     assert (off < 2 / 12).all() and (off > 2 / 24).all()
 
 
@@ -130,7 +132,7 @@ def test_what_an_encoder_says_is_added_to_what_is_seen_of_the_region():
     seen = centre(r, grid)
     # a share 1 / 2 and -3 / 4 of the farthest, 0.35
     expected = seen[0] + 0.35 * torch.tensor([0.5, -0.75])
-    torch.testing.assert_close(place_of(out[None, :2], 1.0)[0], expected)
+    torch.testing.assert_close(position_of(out[None, :2], 1.0)[0], expected)
     torch.testing.assert_close(out[2:3], log_size_of(r, seen, grid)[0] + 0.5)
     torch.testing.assert_close(out[3:6].sinh(), given[3:])
 
@@ -143,7 +145,7 @@ def test_what_comes_last_is_passed_on_last():
 
 @pytest.mark.parametrize("grade", [0, 1])
 def test_black_and_white_have_latents_too(grade):
-    config = ExpertConfig(latent=5, layers=2, features=8, centred=True)
+    config = ExpertConfig(latent=5, layers=2, features=8, pose=True)
     encoder, r = Encoder(config, 32), region_of(slice(8, 20), slice(4, 12))
     loc = encode(config, encoder, torch.full((1, 3, 32, 32), float(grade)), r)[0, 2:5]
     assert loc.sinh().sigmoid().tolist() == pytest.approx(
@@ -221,7 +223,7 @@ def test_what_an_encoder_adds_to_the_centre_does_not_depend_on_the_place():
     before = encode(SMALL, encoder, x, r)
     after = encode(SMALL, encoder, *(a.roll((5, 7), (2, 3)) for a in (x, r)))
     shift = torch.tensor([[5 * PIXEL, 7 * PIXEL]]).double()
-    places = [place_of(out[:, :2], 1.0) for out in (before, after)]
+    places = [position_of(out[:, :2], 1.0) for out in (before, after)]
     torch.testing.assert_close(places[1], places[0] + shift, atol=0.01, rtol=0)
     torch.testing.assert_close(after[:, 2:], before[:, 2:], atol=0.02, rtol=0)
 
@@ -229,9 +231,7 @@ def test_what_an_encoder_adds_to_the_centre_does_not_depend_on_the_place():
 @pytest.mark.parametrize(("latent", "shape_latents"), [(5, 2), (7, 4), (5, None)])
 def test_a_new_expert_draws_a_region_in_its_mean_colour_and_is_sure(latent, shape_latents):
     torch.manual_seed(0)
-    config = ExpertConfig(
-        latent=latent, layers=2, features=8, centred=True, shape_latents=shape_latents
-    )
+    config = ExpertConfig(latent=latent, layers=2, features=8, pose=True, shape_dim=shape_latents)
     encoder, decoder = Encoder(config, 32), SpatialBroadcastDecoder(config, 32)
     r = region_of(slice(8, 20), slice(4, 12))
     colour = torch.tensor([0.2, 0.9, 0.5])[:, None, None]
@@ -244,7 +244,7 @@ def test_a_new_expert_draws_a_region_in_its_mean_colour_and_is_sure(latent, shap
 
 def test_encoders_see_colours_as_they_differ_from_the_regions_own():
     torch.manual_seed(0)
-    config = ExpertConfig(latent=5, layers=2, features=8, centred=True)
+    config = ExpertConfig(latent=5, layers=2, features=8, pose=True)
     encoder = Encoder(config, 32).double()
     r = region_of(slice(8, 20), slice(4, 12)).double()
     x = 0.5 * torch.rand(1, 3, 32, 32).double()
@@ -258,7 +258,7 @@ def test_encoders_see_colours_as_they_differ_from_the_regions_own():
 
 def test_appearance_latents_leave_the_shape_alone():
     torch.manual_seed(0)
-    config = ExpertConfig(latent=5, layers=2, features=8, centred=True, shape_latents=3)
+    config = ExpertConfig(latent=5, layers=2, features=8, pose=True, shape_dim=3)
     decoder = SpatialBroadcastDecoder(config, 32)
     torch.nn.init.normal_(decoder.appearance.head.weight)  # starts at zero
     z = torch.randn(1, 5)
@@ -275,11 +275,13 @@ def test_appearance_latents_leave_the_shape_alone():
 def test_one_shape_is_drawn_once_and_moved(pixels):
     """As it is drawn at each place: exactly if whole pixels away, far from the image's edge."""
     torch.manual_seed(0)
-    decoder = SpatialBroadcastDecoder(dataclasses.replace(SMALL, latent=5, shape_latents=2), 32)
+    decoder = SpatialBroadcastDecoder(dataclasses.replace(SMALL, latent=5, shape_dim=2), 32)
     decoder.double()
     torch.nn.init.normal_(decoder.appearance.head.weight)  # starts at zero
     place = PIXEL * torch.tensor([[0.5 + pixels, -0.5], [4.5, -3.5]]).double()
-    z = torch.cat([latents_of(place, 1.0), torch.randn(2, 3).double()], 1).requires_grad_()
+    z = torch.cat(
+        [latents_of_position(place, 1.0), torch.randn(2, 3).double()], 1
+    ).requires_grad_()
     inside = (..., slice(4, -4), slice(4, -4))
     weights = torch.randn(2, 4, 32, 32).double()[inside]
 
@@ -308,7 +310,7 @@ def test_one_shape_is_drawn_once_and_moved(pixels):
 @pytest.mark.parametrize("size", [16, 33])
 def test_one_shape_is_drawn_as_far_as_its_place_may_be(size, reach):
     """The farthest pixels from the farthest places are still on what was drawn."""
-    config = dataclasses.replace(SMALL, latent=5, shape_latents=2, reach=reach)
+    config = dataclasses.replace(SMALL, latent=5, shape_dim=2, reach=reach)
     decoder = SpatialBroadcastDecoder(config, size).double()
     farthest = torch.tensor([[reach, reach], [-reach, reach]]).double()
     away = (coordinates(size).double() - farthest[:, :, None, None]).abs().amax() / UNIT
@@ -322,7 +324,7 @@ def test_one_shape_is_drawn_as_far_as_its_place_may_be(size, reach):
 
 def test_shapes_drawn_together_are_those_that_each_draws():
     torch.manual_seed(0)
-    config = dataclasses.replace(SMALL, latent=5, shape_latents=2)
+    config = dataclasses.replace(SMALL, latent=5, shape_dim=2)
     decoders = [SpatialBroadcastDecoder(config, 16).double() for _ in range(3)]
     together = draw_shapes(decoders)
     weights = torch.randn_like(together[0])
@@ -341,14 +343,14 @@ def test_shapes_drawn_together_are_those_that_each_draws():
 @pytest.mark.parametrize(("centred", "shape_latents"), [(True, 1), (True, 6), (False, 0)])
 def test_shape_latents_are_some_of_the_latents(centred, shape_latents):
     with pytest.raises(EconError, match=r"expert\.shape-latents"):
-        ExpertConfig(latent=5, centred=centred, shape_latents=shape_latents)
+        ExpertConfig(latent=5, pose=centred, shape_dim=shape_latents)
 
 
 def test_a_new_shape_is_a_blob_about_its_place():
     torch.manual_seed(0)
     decoder = SpatialBroadcastDecoder(SMALL, 32)
     place = torch.tensor([[0.2, -0.35]])
-    z = torch.cat([latents_of(place, 1.0), torch.zeros(1, 1)], 1)
+    z = torch.cat([latents_of_position(place, 1.0), torch.zeros(1, 1)], 1)
     shape = decoder(z)[0, 3]
     found = centre((shape > 0.5).float()[None, None], coordinates(32))
     torch.testing.assert_close(found, place, atol=0.1, rtol=0)
@@ -378,7 +380,7 @@ def test_the_size_of_an_ellipse_is_that_of_the_disc_of_its_spread():
 def test_what_is_drawn_grows_with_its_size():
     """Without the reach of convolutions, whose 3x3 pixels are of one size."""
     torch.manual_seed(0)
-    config = dataclasses.replace(SCALED, shape_latents=3, latent=5)
+    config = dataclasses.replace(SCALED, shape_dim=3, latent=5)
     decoder = SpatialBroadcastDecoder(config, 33).double()
     for block in decoder.shape.blocks:
         if isinstance(block, torch.nn.Conv2d):  # the middle of each kernel alone
@@ -407,8 +409,8 @@ def test_a_new_encoder_is_about_the_size():
 
 def test_a_size_needs_a_place_and_a_latent():
     with pytest.raises(EconError, match="expected expert.centred, as expert.scaled is set"):
-        ExpertConfig(scaled=True)
+        ExpertConfig(size=True)
     with pytest.raises(EconError, match="at least 4 latents"):
-        ExpertConfig(latent=3, centred=True, scaled=True)
+        ExpertConfig(latent=3, pose=True, size=True)
     with pytest.raises(EconError, match="3 to 5 expert.shape-latents, got 2"):
-        ExpertConfig(latent=5, centred=True, scaled=True, shape_latents=2)
+        ExpertConfig(latent=5, pose=True, size=True, shape_dim=2)

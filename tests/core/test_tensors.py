@@ -87,7 +87,7 @@ def test_an_ensemble_itself_knows_its_networks():
     ensemble = Ensemble(lambda: torch.nn.Linear(2, 2), 3)
     x = torch.rand(4, 2)
     looks = [[0, 1], [0, 1], [1, 2], [3, 0]]
-    for run, k in ((ensemble.of_winners, [0, 3, 1, 1]), (ensemble.of_looks, looks)):
+    for run, k in ((ensemble.forward_selected, [0, 3, 1, 1]), (ensemble.forward_each, looks)):
         with pytest.raises(EconError, match="from 0 to 2, got 3"):
             run(torch.tensor(k), x)
 

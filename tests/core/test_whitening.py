@@ -1,4 +1,4 @@
-"""Units of latents: drawings stay as they are, and the prior becomes what is used."""
+"""Whitening of latents: drawings stay as they are, and the prior becomes what is used."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -6,23 +6,23 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.config import ExpertConfig
-from econ_pyro.core.whitening import Units, moments, refit
+from econ_pyro.core.whitening import Whitening, moments, refit
 from econ_pyro.data.splits import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.guides.encoder import Encoder
-from econ_pyro.guides.glimpse import Look
+from econ_pyro.guides.object_centred_encoder import Look
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
-from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.load_balancing import copy_expert
 from helpers.trainers import make_trainer
 
-CONFIG = ExpertConfig(latent=5, layers=2, features=8, channels=(4, 4), hidden=8, centred=True)
+CONFIG = ExpertConfig(latent=5, layers=2, features=8, channels=(4, 4), hidden=8, pose=True)
 
 
 def new_units(latents):
-    return Units(ExpertConfig(latent=latents))
+    return Whitening(ExpertConfig(latent=latents))
 
 
 def posterior(config, encoder, x, r):
@@ -43,7 +43,7 @@ def some_images(n):
 
 def fit(encoder, decoder, loc, variance):
     sums = moments(torch.zeros(len(loc), dtype=torch.long), loc, variance, 1)
-    refit(encoder.units, decoder.units, sums[0])
+    refit(encoder.whitening, decoder.whitening, sums[0])
 
 
 def sampled_colours(econ):
@@ -53,7 +53,7 @@ def sampled_colours(econ):
 @pytest.mark.parametrize(("centred", "scaled"), [(True, False), (False, False), (True, True)])
 def test_new_units_change_no_drawing_and_make_the_prior_what_is_used(centred, scaled):
     torch.manual_seed(0)
-    config = dataclasses.replace(CONFIG, centred=centred, scaled=scaled)
+    config = dataclasses.replace(CONFIG, pose=centred, size=scaled)
     encoder = Encoder(config, 32).double()
     decoder = SpatialBroadcastDecoder(config, 32).double()
     x, r = some_images(50)
@@ -141,9 +141,9 @@ def test_samples_of_a_new_expert_have_the_colours_that_were_seen(tiny):
     econ = Econ(config)
     learner = Learner(config, econ.model, econ.guide, torch.device("cpu"), ProcessGroup())
     scenes = GeneratedScenes(config.scenes, 0, 200).scenes(torch.arange(200))
-    before, new = learner.svi.explain(scenes.image, scenes.layers(4)), sampled_colours(econ)
+    before, new = learner.engine.explain(scenes.image, scenes.layers(4)), sampled_colours(econ)
     learner.fit_units(before)
-    after = learner.svi.explain(scenes.image, scenes.layers(4))
+    after = learner.engine.explain(scenes.image, scenes.layers(4))
     torch.testing.assert_close(after.mean, before.mean)
     assert after.terms.z.sum() < before.terms.z.sum()
 
@@ -159,7 +159,7 @@ def test_training_fits_units_if_asked(tiny, tmp_path, units):
     train = dataclasses.replace(tiny.train, steps=2, valid_scenes=20)
     trainer = make_trainer(dataclasses.replace(tiny, objective=objective, train=train), tmp_path)
     trainer.fit()
-    scales = [e.units.scale for e in trainer.learner.guide.encoders]
+    scales = [e.whitening.scale for e in trainer.learner.guide.encoders]
     assert any((scale != 1).any() for scale in scales) == units
 
 
@@ -178,10 +178,10 @@ def test_units_are_of_all_that_an_expert_won_if_that_is_enough_to_see(tiny, wins
     r[:, 1, :, 8:, :8] = 1
     r[:, 2] = 1 - r[:, :2].sum(1)
     d = dataclasses.replace(
-        learner.svi.explain(x), k=torch.tensor([0, 1, 2]).expand(12, 3), region=r
+        learner.engine.explain(x), k=torch.tensor([0, 1, 2]).expand(12, 3), region=r
     )
     learner.fit_units(d)
-    assert (econ.guide.encoders[0].units.scale != 1).any() == (wins == 10)
+    assert (econ.guide.encoders[0].whitening.scale != 1).any() == (wins == 10)
     for k, n in ((0, wins), (1, 12), (2, 12)):
         if n < 10:
             continue
@@ -197,10 +197,10 @@ def test_frozen_and_idle_experts_keep_their_units_and_copies_take_them(tiny):
     econ = Econ(config)
     learner = Learner(config, econ.model, econ.guide, torch.device("cpu"), ProcessGroup())
     x = torch.rand(12, 3, 16, 16)
-    d = learner.svi.explain(x)
+    d = learner.engine.explain(x)
     k = torch.randint(2, d.k.shape)  # the third wins nothing
     learner.fit_units(dataclasses.replace(d, k=k))
-    units = [(e.encoder.units, e.decoder.units) for e in econ.experts]
+    units = [(e.encoder.whitening, e.decoder.whitening) for e in econ.experts]
     for encoder, decoder in units:
         torch.testing.assert_close(encoder.state_dict(), decoder.state_dict())
     new = new_units(2).state_dict()

@@ -46,7 +46,9 @@ def test_without_masks_numbers_are_called_guesses(tmp_path, side, size):
     text = report(seen, advice, "resize")
     assert text.count("a guess") == 3 and "notes.txt" in text and "stretched" in text
     assert f"--data '{tmp_path}/own pictures'" in text and "--fit resize" in text
-    assert "--model.expert.reach 1 " in text  # objects of photographs lie at the edges, too
+    assert (
+        "--model.expert.latents.reach 1 " in text
+    )  # objects of photographs lie at the edges, too
     assert "truth        none" in text and "few images" in text
     assert contact_sheet(seen, size).height > 100
 
@@ -94,7 +96,9 @@ def test_sizes_that_differ_are_told(tmp_path, sizes, scaled):
     seen, advice = look(tmp_path / "a.npz")
     # uniform from 0.2 to 0.4: the ninth over the first decile is 0.38 over 0.22
     assert seen.size_range == pytest.approx(0.38 / 0.22 if scaled else 1, abs=0.15)
-    command = "--model.expert.scaled --model.expert.latent 6 --model.expert.shape-latents 3"
+    command = (
+        "--model.expert.scaled --model.expert.latents.dim 6 --model.expert.latents.shape-dim 3"
+    )
     assert (command in advice.command) == scaled
     np.save(tmp_path / "b.npy", np.zeros((40, 32, 32, 3), np.uint8))
     assert look(tmp_path / "b.npy")[0].size_range is None

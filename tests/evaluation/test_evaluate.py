@@ -8,7 +8,7 @@ import torch
 from econ_pyro.data.splits import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.evaluation.evaluate import evaluate, evaluate_shifted, shifted_sources
+from econ_pyro.evaluation.evaluate import evaluate, evaluate_ood, ood_sources
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def source(tiny):
 
 
 def test_true_regions_are_given_and_taken(econ, source):
-    metrics = evaluate(econ, source, true_regions=True)
+    metrics = evaluate(econ, source, gt_masks=True)
     for score in ("ari", "ari_fg", "visible_iou", "found", "oca"):
         counted = metrics.scores[score][~metrics.scores[score].isnan()]
         assert len(counted) and (counted == 1).all(), score
@@ -54,11 +54,11 @@ def test_true_regions_of_images_without_are_an_error(econ, source):
 
     assert set(evaluate(econ, Images()).scores) == {"mse", "x", "z", "r", "layers"}
     with pytest.raises(EconError, match="true-regions"):
-        evaluate(econ, Images(), true_regions=True)
+        evaluate(econ, Images(), gt_masks=True)
 
 
 def test_shifted_scenes_are_what_they_are_called(tiny, econ):
-    found = shifted_sources(econ, 40)
+    found = ood_sources(econ, 40)
     assert all(len(source) == 40 for source, _ in found.values())
     scenes = {name: source.scenes(torch.arange(40)) for name, (source, _) in found.items()}
     number = {name: (s.label >= 0).sum(1) for name, s in scenes.items()}
@@ -78,8 +78,8 @@ def test_shifted_scenes_are_what_they_are_called(tiny, econ):
 
 
 def test_each_shift_is_measured_with_its_layers(econ):
-    reports = evaluate_shifted(econ, 2)
-    assert set(reports) == set(shifted_sources(econ, 2))
-    for name, (source, steps) in shifted_sources(econ, 2).items():
+    reports = evaluate_ood(econ, 2)
+    assert set(reports) == set(ood_sources(econ, 2))
+    for name, (source, steps) in ood_sources(econ, 2).items():
         d = econ.decompose(source.images(torch.arange(2)), steps)
         torch.testing.assert_close(reports[name].scores["z"], d.terms.z.double().sum(1))

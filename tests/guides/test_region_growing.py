@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from econ_pyro.config import ExpertConfig, ModelConfig
+from econ_pyro.config import EconConfig, ExpertConfig
 from econ_pyro.core.compositing import SCOPE_EPS
 from econ_pyro.core.ensemble import Ensemble
 from econ_pyro.data.splits import GeneratedScenes
 from econ_pyro.errors import EconError
 from econ_pyro.guides.attention import AttentionUNet
-from econ_pyro.guides.region_growing import SALIENT, candidates, find_seed, grow, salience
+from econ_pyro.guides.region_growing import SALIENT, candidates, find_seed_pixel, grow, salience
 from econ_pyro.infer.competition import compete
 from econ_pyro.infer.proposals import Rules
 from econ_pyro.scene_config import SceneConfig
@@ -30,7 +30,7 @@ def features(image, seed, config=SMALL):
     torch.manual_seed(seed)
     attentions = Ensemble(lambda: AttentionUNet(config, image.shape[-1]), 2)
     inputs = torch.cat([image, torch.zeros_like(image[:, :1])], 1)
-    return attentions.of_all(inputs[:, None].expand(-1, 2, -1, -1, -1))
+    return attentions.forward_all(inputs[:, None].expand(-1, 2, -1, -1, -1))
 
 
 def overlap(scenes, seed, taken):
@@ -73,10 +73,10 @@ def test_a_small_weight_of_colours_keeps_objects_of_several_whole(scenes):
 
 def test_what_has_been_taken_is_no_seed(scenes):
     x, s = scenes.image, torch.ones_like(scenes.image[:, :1])
-    first = find_seed(x, s)
+    first = find_seed_pixel(x, s)
     s = s * ~scenes.region[torch.arange(40), scenes.region.flatten(2)[
         torch.arange(40), :, first].float().argmax(1)][:, None]  # fmt: skip
-    second = find_seed(x, s.clamp_min(1e-5))
+    second = find_seed_pixel(x, s.clamp_min(1e-5))
     assert (s.flatten(1).gather(1, second[:, None]) > 0.5).float().mean() > 0.95
 
 
@@ -99,7 +99,7 @@ def test_no_expert_can_refuse_a_seed(scenes, config):
     for p in attention.parameters():  # whatever has been learnt
         p.data += 0.3 * torch.randn_like(p)
     phi = attention(torch.cat([x, torch.zeros_like(x[:, :1])], 1))
-    seed = find_seed(x, torch.ones_like(x[:, :1]))
+    seed = find_seed_pixel(x, torch.ones_like(x[:, :1]))
     r = grow(phi, seed).sigmoid().flatten(1)
     at_seed = r.gather(1, seed[:, None])
     assert (at_seed > 0.99).all() and (r <= at_seed).all()
@@ -127,9 +127,9 @@ def test_what_is_learnt_of_a_patch_is_of_its_pixels():
 
 def test_an_image_has_to_be_of_whole_patches():
     for size in (16, 48):
-        ModelConfig(size=size, expert=replace(IN_PATCHES, layers=1))
+        EconConfig(size=size, expert=replace(IN_PATCHES, layers=1))
     with pytest.raises(EconError, match=r"a multiple of 8, got 20: .* or a smaller patch"):
-        ModelConfig(size=20, expert=replace(IN_PATCHES, layers=1))
+        EconConfig(size=20, expert=replace(IN_PATCHES, layers=1))
     with pytest.raises(EconError, match=r"expert\.patch"):
         replace(SMALL, patch=0)
 

@@ -20,12 +20,12 @@ import torch
 
 import econ_pyro
 from econ_pyro import presets
+from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.config import Config
 from econ_pyro.data.splits import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.evaluation.evaluate import TEST_SEED, as_json, evaluate
 from econ_pyro.training import checkpoint
-from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.trainer import Trainer
 from helpers.paths import GOLDEN

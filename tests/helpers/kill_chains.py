@@ -32,10 +32,10 @@ from econ_pyro.training import checkpoint
 from econ_pyro.training.learner import Learner
 from helpers.trainers import equal, without_clock
 
-OPTIONS = """quick --model.size 16 --scenes.size 16 --model.experts 3 --model.steps 3
-    --scenes.objects 2 --model.expert.latent 3 --model.expert.layers 2 --model.expert.features 4
-    --model.expert.channels 4 4 --model.expert.hidden 8 --train.batch 4 --train.validate-every 3
-    --train.valid-scenes 4 --train.restart-every 4 --train.restart-below 0.9 --steps 20
+OPTIONS = """quick --model.size 16 --scenes.size 16 --model.num-experts 3 --model.num-slots 3
+    --scenes.objects 2 --model.expert.latents.dim 3 --model.expert.layers 2 --model.expert.features 4
+    --model.expert.attention.channels 4 4 --model.expert.attention.hidden 8 --train.batch 4 --train.validate-every 3
+    --train.valid-scenes 4 --recipe.restart-every 4 --recipe.restart-below 0.9 --steps 20
     --train.minutes None --device cpu --no-amp""".split()
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 """What a chain sends, one in turn at random."""

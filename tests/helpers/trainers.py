@@ -5,26 +5,70 @@ import dataclasses
 import pyro
 import torch
 
-from econ_pyro.config import Config, ExpertConfig, ModelConfig, ObjectiveConfig, TrainConfig
+from econ_pyro.accel.process_group import ProcessGroup
+from econ_pyro.config import (
+    Config,
+    EconConfig,
+    ExpertConfig,
+    FreeLatents,
+    GreedyCompetition,
+    JointCompetition,
+    PoseLatents,
+    SeededAttention,
+    TrainConfig,
+    UNetAttention,
+)
 from econ_pyro.data.splits import GeneratedScenes
 from econ_pyro.econ import Econ
-from econ_pyro.guides.recognition import Recognition
-from econ_pyro.models.dead_leaves import DeadLeaves
 from econ_pyro.presets import PRESETS
 from econ_pyro.scene_config import SceneConfig
-from econ_pyro.training.distributed import World
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.trainer import Trainer
 
+
+def small_expert(
+    dim=2,
+    layers=2,
+    features=4,
+    channels=(4, 4),
+    hidden=8,
+    patch=1,
+    pose=False,
+    reach=1.0,
+    size=False,
+    shape_dim=None,
+    seeded=False,
+    bias=-3.0,
+    colour_weight=1.0,
+    place_weight=0.35,
+    shape_bias=-3.0,
+) -> ExpertConfig:
+    """Tiny networks of any kind."""
+    free = not pose
+    latents = FreeLatents(dim=dim)
+    if not free:
+        latents = PoseLatents(dim=dim, reach=reach, size=size, shape_dim=shape_dim)
+    attention = UNetAttention(channels=channels, patch=patch, hidden=hidden, bias=bias)
+    if seeded:
+        attention = SeededAttention(
+            channels=channels,
+            patch=patch,
+            hidden=hidden,
+            colour_weight=colour_weight,
+            place_weight=place_weight,
+        )
+    return ExpertConfig(latents, layers, features, shape_bias, attention)
+
+
 TINY = Config(
     scenes=SceneConfig(size=16),
-    model=ModelConfig(
-        experts=3,
-        steps=3,
+    model=EconConfig(
+        num_experts=3,
+        num_slots=3,
         size=16,
-        expert=ExpertConfig(latent=2, layers=2, features=4, channels=(4, 4), hidden=8),
+        expert=small_expert(),
+        competition=GreedyCompetition(temperature=5.0),
     ),
-    objective=ObjectiveConfig(temperature=5.0),
     train=TrainConfig(
         steps=6, batch=4, validate_every=2, train_scenes=32, valid_scenes=4, lr=1e-3
     ),
@@ -32,7 +76,16 @@ TINY = Config(
 )
 
 
-def make_trainer(config, run, steps=None, begin=None, econ=None):
+def seeded_tiny(**fields) -> Config:
+    """The tiny configuration with pose latents, seeds and the joint competition."""
+    options = {"dim": 5, "pose": True, "shape_dim": 2, "seeded": True} | fields
+    model = dataclasses.replace(
+        TINY.model, expert=small_expert(**options), competition=JointCompetition(temperature=5.0)
+    )
+    return dataclasses.replace(TINY, model=model)
+
+
+def make_trainer(config, run, steps=None, econ=None):
     if steps is not None:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
     run.mkdir(exist_ok=True)
@@ -40,32 +93,15 @@ def make_trainer(config, run, steps=None, begin=None, econ=None):
     train = GeneratedScenes(config.scenes, config.seed, config.train.train_scenes)
     valid = GeneratedScenes(config.scenes, config.seed, config.train.valid_scenes, "valid")
     pyro.set_rng_seed(config.seed)
-    return Trainer(
-        config, econ.model, econ.guide, train, valid, run, torch.device("cpu"), begin=begin
-    )
-
-
-def beginnings(tiny, path, steps, made):
-    """A run of three beginnings of two steps each."""
-    config = dataclasses.replace(
-        tiny, train=dataclasses.replace(tiny.train, tries=3, try_steps=2, steps=steps)
-    )
-
-    def begin(number):
-        made.append(number)
-        other = Econ(dataclasses.replace(config, seed=100 + number))
-        return other.model, other.guide
-
-    return make_trainer(config, path, begin=begin)
+    return Trainer(config, econ, train, valid, run, torch.device("cpu"))
 
 
 def make_learner():
     config = PRESETS["random-colours"][1]
-    expert = dataclasses.replace(config.model.expert, features=4, channels=(4, 4), hidden=8)
-    model = ModelConfig(experts=3, steps=3, size=16, expert=dataclasses.replace(expert, layers=1))
-    config = Config(model=model, objective=config.objective, amp=False)
-    parts = DeadLeaves(model).double(), Recognition(model).double()
-    return Learner(config, *parts, torch.device("cpu"), World())
+    expert = small_expert(5, 1, pose=True, reach=0.7, shape_dim=2, seeded=True)
+    model = dataclasses.replace(config.model, num_experts=3, num_slots=3, size=16, expert=expert)
+    config = Config(model=model, objective=config.objective, recipe=config.recipe, amp=False)
+    return Learner(config, Econ(config).double(), torch.device("cpu"), ProcessGroup())
 
 
 def without_clock(values: dict) -> dict:

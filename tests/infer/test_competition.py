@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
+from econ_pyro.accel.process_group import ProcessGroup
+from econ_pyro.core.selection import draw_winners
 from econ_pyro.infer.competition import compete, elect, exhaust
 from econ_pyro.infer.elbo import ClassConditionalELBO
 from econ_pyro.infer.proposals import Rules, propose, propose_layers
-from econ_pyro.infer.selection import draw_winners
 from econ_pyro.infer.svi import CompetitiveSVI
-from econ_pyro.accel.process_group import ProcessGroup
 
 RULES = Rules(experts=3, steps=3, sigma_x=0.1, lam=0.7, temperature=0.0)
 
@@ -86,8 +86,8 @@ def test_greedy_step_is_the_best_of_all_experts(pq, images):
     scope = torch.ones(5, 1, 16, 16, dtype=torch.float64)
     with torch.no_grad():
         terms = propose(model, guide, images, scope, noise[:, 0], RULES).terms
-        torch.testing.assert_close(d.scores[:, 0], 0.7 * terms.x + terms.r)
-    assert torch.equal(d.k, d.scores.argmin(2))
+        torch.testing.assert_close(d.competition_losses[:, 0], 0.7 * terms.x + terms.r)
+    assert torch.equal(d.k, d.competition_losses.argmin(2))
     torch.testing.assert_close(d.region.sum(1), torch.ones_like(scope))
     assert torch.equal(d.region[:, -1], d.scope[:, -1])  # footnote 7
 
@@ -96,8 +96,8 @@ def test_rules_that_name_no_weight_are_the_best_by_l_x_and_l_r(pq, images):
     rules = Rules(experts=3, steps=3, sigma_x=0.1)
     d = compete(*pq, images, torch.zeros(5, 3, 2).double(), rules)
     rows = torch.arange(5)[:, None], torch.arange(3)
-    torch.testing.assert_close(d.scores[(*rows, d.k)], d.terms.x + d.terms.r)
-    assert torch.equal(d.k, d.scores.argmin(2))
+    torch.testing.assert_close(d.competition_losses[(*rows, d.k)], d.terms.x + d.terms.r)
+    assert torch.equal(d.k, d.competition_losses.argmin(2))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
@@ -256,15 +256,15 @@ def test_experts_compete_for_true_regions_as_for_others(pq, images):
     regions = regions.permute(0, 3, 1, 2)[:, :, None].double()
     noise = torch.randn(5, 3, 2).double()
     d = compete(*pq, images, noise, RULES, regions)
-    assert torch.equal(d.k, d.scores.argmin(2))
+    assert torch.equal(d.k, d.competition_losses.argmin(2))
     for k in range(3):  # as if it had won all
         with torch.no_grad():
             terms = ClassConditionalELBO().terms(
                 *pq, images, torch.full((5, 3), k), noise, regions
             )
-        torch.testing.assert_close(d.scores[:, :, k], 0.7 * terms.x + terms.r)
+        torch.testing.assert_close(d.competition_losses[:, :, k], 0.7 * terms.x + terms.r)
     pushed = elect(*pq, images, noise, RULES, regions, handicap=torch.tensor([0, -1e9, 0]))
-    assert (pushed.k == 1).all() and torch.equal(pushed.scores, d.scores)
+    assert (pushed.k == 1).all() and torch.equal(pushed.scores, d.competition_losses)
     warm, luck = dataclasses.replace(RULES, temperature=1e9), torch.zeros(5, 3, 3).double()
     luck[:, :, 2] = 9
     assert (elect(*pq, images, noise, warm, regions, gumbel=luck).k == 2).all()

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from econ_pyro.core.ensemble import Ensemble, Room, fixed_room
-from econ_pyro.guides.recognition import Recognition
+from econ_pyro.accel.process_group import ProcessGroup
+from econ_pyro.core.ensemble import Capacity, Ensemble, fixed_capacity
+from econ_pyro.guides.recognition import AmortizedGuide
 from econ_pyro.infer import cuda_graph_svi
-from econ_pyro.infer.cuda_graph_svi import CapturedSVI, room_for
+from econ_pyro.infer.cuda_graph_svi import CudaGraphSVI, room_for
 from econ_pyro.infer.svi import CompetitiveSVI
 from econ_pyro.models.dead_leaves import DeadLeaves
 from econ_pyro.presets import PRESETS
-from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.training.learner import Learner
 
 STEPS = [
@@ -32,7 +32,7 @@ def make_ensemble():
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("room", [Room(6, 24), Room(0, 0)])
+@pytest.mark.parametrize("room", [Capacity(6, 24), Capacity(0, 0)])
 def test_room_changes_no_output_and_no_gradient(seed, room):
     torch.manual_seed(seed)
     ensemble, x = make_ensemble(), torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
@@ -43,14 +43,14 @@ def test_room_changes_no_output_and_no_gradient(seed, room):
     given = [*ensemble.parameters(), x]
 
     def run():
-        looks, won = ensemble.of_looks(k, x), ensemble.of_winners(k.flatten(), y)
+        looks, won = ensemble.forward_each(k, x), ensemble.forward_selected(k.flatten(), y)
         weight = torch.linspace(1, 2, looks.numel(), dtype=x.dtype).view_as(looks)
         loss = (looks * weight).sum() + (won.square() * weight.flatten(0, 1)).sum()
         return looks, won, torch.autograd.grad(loss, given, allow_unused=True)
 
     looks, won, gradients = run()
     assert torch.allclose(looks.flatten(0, 1), won)
-    with fixed_room(room):
+    with fixed_capacity(room):
         same_looks, same_won, same_gradients = run()
     torch.testing.assert_close(same_looks, looks)
     torch.testing.assert_close(same_won, won)
@@ -66,13 +66,13 @@ def test_who_finds_no_room_takes_nobody_elses():
     k = torch.tensor([0, 0, 1, 0, 0, 1, 2, 2])  # the first has four images and room for two
     alone = torch.stack([ensemble[e](row) for e, row in zip(k.tolist(), x, strict=True)])
     seated = [0, 1, 2, 5, 6, 7]
-    with fixed_room(Room(8, 2)):
-        torch.testing.assert_close(ensemble.of_winners(k, x)[seated], alone[seated])
+    with fixed_capacity(Capacity(8, 2)):
+        torch.testing.assert_close(ensemble.forward_selected(k, x)[seated], alone[seated])
 
 
 def test_what_all_make_of_images_leaves_no_graph():
     ensemble, x = make_ensemble(), torch.randn(2, 3, 5, dtype=torch.float64)
-    out = ensemble.of_all(x)
+    out = ensemble.forward_all(x)
     assert not out.requires_grad
     for e in range(3):
         torch.testing.assert_close(out[:, e], ensemble[e](x[:, e]))
@@ -88,7 +88,7 @@ def test_room_is_enough_and_comes_in_few_sizes():
         assert counts.max() <= room.layers <= 64
         assert looks.max() <= room.looks <= 16
         assert room.layers % 4 == 0
-    assert room_for(torch.zeros(16, 4, dtype=torch.long), 4) == Room(16, 64)
+    assert room_for(torch.zeros(16, 4, dtype=torch.long), 4) == Capacity(16, 64)
     assert room_for(torch.zeros(2, 1, dtype=torch.long), 4).layers == 2
 
 
@@ -104,7 +104,7 @@ def make_pair(preset, device, compiled=False, **objective):
         compile=compiled,
     )
     torch.manual_seed(1)
-    parts = DeadLeaves(config.model), Recognition(config.model)
+    parts = DeadLeaves(config.model), AmortizedGuide(config.model)
     parts = [part.to(device, torch.float64) for part in parts]
     others = copy.deepcopy(parts)
     plain = dataclasses.replace(config, graphs=False, compile=False)
@@ -114,15 +114,15 @@ def make_pair(preset, device, compiled=False, **objective):
 
 def hold_to_each_other(ours, theirs, device):
     """Six steps of both: losses, winners, gradients, and who has none; then evaluations."""
-    assert type(ours.svi) is CapturedSVI and type(theirs.svi) is CompetitiveSVI
+    assert type(ours.svi) is CudaGraphSVI and type(theirs.svi) is CompetitiveSVI
     regions = None
     for step in range(6):
         torch.manual_seed(step)
         x = torch.rand(8, 3, 16, 16, dtype=torch.float64, device=device)
         if step == 4:  # as if the last steps had needed less: too little now
             ours.svi._needed.clear()
-            ours.svi._needed.append(Room(1, 4))
-        if ours.config.true_regions:
+            ours.svi._needed.append(Capacity(1, 4))
+        if ours.config.gt_masks:
             regions = (9 * torch.rand(8, 4, 1, 16, 16, dtype=x.dtype, device=device)).softmax(1)
         losses, gradients = [], []
         for learner in (ours, theirs):
@@ -140,7 +140,7 @@ def hold_to_each_other(ours, theirs, device):
     for a, b in zip(ours.guide.parameters(), theirs.guide.parameters(), strict=True):
         torch.testing.assert_close(a, b)
     with pyro.validation_enabled(False):
-        d, e = (learner.svi.explain(x, regions) for learner in (ours, theirs))
+        d, e = (learner.engine.explain(x, regions) for learner in (ours, theirs))
     assert torch.equal(d.k, e.k)
     torch.testing.assert_close(d.region, e.region)
     torch.testing.assert_close(d.terms, e.terms)
@@ -161,7 +161,7 @@ def test_what_is_captured_are_the_steps_themselves(monkeypatch, preset, objectiv
     ours, theirs = make_pair(preset, "cpu", **objective)
     svi = ours.svi
     given = (svi.model, svi.guide, svi.optim, svi.elbo, svi.rules, svi.latent)
-    ours.svi = CapturedSVI(*given, occlude=svi.occlude)
+    ours.svi = CudaGraphSVI(*given, occlude=svi.occlude)
     hold_to_each_other(ours, theirs, "cpu")
     assert len(set(keys)) < len(keys)
     # neither the temperature nor the weight of L_r asks for a graph of its own
@@ -170,7 +170,7 @@ def test_what_is_captured_are_the_steps_themselves(monkeypatch, preset, objectiv
     ours.svi.elbo.gamma = 0.9
     with pyro.validation_enabled(False):
         x = torch.rand(8, 3, 16, 16, dtype=torch.float64)
-        regions = torch.rand(8, 4, 1, 16, 16).double() if ours.config.true_regions else None
+        regions = torch.rand(8, 4, 1, 16, 16).double() if ours.config.gt_masks else None
         ours.svi.elect(x, regions)
         ours.svi.explain(x, regions)
     assert set(keys) == seen

@@ -239,7 +239,7 @@ def test_the_terms_of_the_winners_are_those_that_they_competed_with():
     by_hand = scene(CHAIN, [0.6, 0.4, 0.3], [1, 2, 0])
     rules = Rules(2, 4, SIGMA, lam=0.5, ordered=True)
     d, _ = assign(by_hand, by_hand, by_hand.x, torch.zeros(1, 4, 1), rules)
-    won = d.scores.gather(2, d.k[:, :, None])[:, :, 0]
+    won = d.competition_losses.gather(2, d.k[:, :, None])[:, :, 0]
     torch.testing.assert_close(0.5 * d.terms.x + d.terms.r, won)
     torch.testing.assert_close(d.region, d.scope * d.region.round())  # of binary shares
     torch.testing.assert_close(d.region.sum(1), torch.ones(1, 1, SIZE, SIZE))
@@ -258,7 +258,7 @@ def test_the_order_of_experts_changes_nothing(make_pq, images, rules):
         first, second, third = ensemble
         ensemble[0], ensemble[1], ensemble[2] = third, first, second
     turned = compete(model, guide, images, noise, rules)
-    assert torch.equal((d.k + 1) % 3, turned.k) and torch.equal(d.seed, turned.seed)
+    assert torch.equal((d.k + 1) % 3, turned.k) and torch.equal(d.seed_pixel, turned.seed)
     torch.testing.assert_close(d.region, turned.region)
 
 
@@ -271,7 +271,7 @@ def test_explaining_is_the_winners_account(make_pq, images, rules):
     torch.testing.assert_close(d.region, layers.region)
     torch.testing.assert_close(d.terms, layers.terms)
     torch.testing.assert_close(d.region.sum(1), torch.ones(5, 1, 16, 16).double())
-    assert torch.equal(d.k, w.k) and torch.equal(d.scores, w.scores)
+    assert torch.equal(d.k, w.k) and torch.equal(d.competition_losses, w.scores)
 
 
 def test_handicaps_and_luck_move_winners_not_scores(make_pq, images, rules):
@@ -289,4 +289,4 @@ def test_handicaps_and_luck_move_winners_not_scores(make_pq, images, rules):
 def test_one_step_is_all_there_is(make_pq, images, rules):
     rules = dataclasses.replace(rules, steps=1)
     d = compete(*make_pq(seeded=True), images, torch.zeros(5, 1, 2).double(), rules)
-    assert (d.region == 1).all() and (d.seed == -1).all()
+    assert (d.region == 1).all() and (d.seed_pixel == -1).all()

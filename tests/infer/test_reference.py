@@ -5,12 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from econ_pyro.infer.batched import BatchedELBO
+from econ_pyro.core.selection import draw_gumbel
 from econ_pyro.infer.competition import elect
-from econ_pyro.infer.elbo import ClassConditionalELBO
+from econ_pyro.infer.elbo import BatchedELBO, ClassConditionalELBO
 from econ_pyro.infer.proposals import Rules
 from econ_pyro.infer.reference import plain_loss
-from econ_pyro.infer.selection import draw_gumbel
 
 RULES = Rules(experts=3, steps=3, sigma_x=0.1, lam=0.7, temperature=0.0)
 

@@ -15,7 +15,7 @@ from econ_pyro.infer.decomposition import Decomposition, in_order
 from econ_pyro.infer.depth_order import arrange, likeliest_order, log_joint, log_likelihood, worth
 from econ_pyro.infer.joint_competition import assign
 from econ_pyro.infer.proposals import Rules
-from econ_pyro.infer.refinement import as_seen, explain, refine
+from econ_pyro.infer.refinement import explain, mean_colour_corrected, refine
 from econ_pyro.infer.terms import Terms
 
 SIGMA = 0.1
@@ -212,7 +212,7 @@ def test_an_unknown_colour_gives_no_pixels_away(make_pq):
     drawn = mean.clone()
     drawn[:, 0] = mean[:, 2]  # as if the front one were of the background's colour
     _, _, d = decomposed(make_pq, x, drawn, shape, r)
-    seen = as_seen(d)
+    seen = mean_colour_corrected(d)
     torch.testing.assert_close(seen[:, 1:], mean[:, 1:].double())
     assert (seen[:, 0] - mean[:, 0]).abs().max() < 0.05  # 36 pixels against one
     model, guide, d = decomposed(make_pq, x, drawn, shape, r)
@@ -364,7 +364,7 @@ def test_a_colour_as_seen_is_that_of_the_pixels_and_one_as_drawn(make_pq, pixels
     _, _, d = decomposed(make_pq, x, mean, shape, r)
     colours = x[0, :, 4:7, 4:7].flatten(1)
     expected = (pixels * colours.mean(1) + mean[0, 0, :, 0, 0]) / (pixels + 1)
-    seen = as_seen(d)[0, 0]
+    seen = mean_colour_corrected(d)[0, 0]
     torch.testing.assert_close(seen, expected[:, None, None].expand_as(seen).double())
 
 

@@ -31,7 +31,7 @@ def equal(a, b):
 
 @pytest.fixture
 def econ(tiny):
-    expert = dataclasses.replace(tiny.model.expert, attention_bias=0.0, shape_bias=0.0)
+    expert = dataclasses.replace(tiny.model.expert, bias=0.0, shape_bias=0.0)
     model = dataclasses.replace(tiny.model, expert=expert)
     econ = Econ(dataclasses.replace(tiny, model=model), names=["circle", "expert-1", "square"])
     econ.model.class_probs.copy_(torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.5, 0.0], [0.2, 0.2, 0.6]]))
@@ -50,7 +50,7 @@ def test_the_order_of_the_experts_changes_nothing_but_their_numbers(econ):
 def test_dropping_keeps_the_others_and_their_shares(econ):
     new = econ.drop("circle")
     assert [e.name for e in new.experts] == ["expert-0", "square"]
-    assert new.config.model.experts == 2 and new.config.names == ("", "square")
+    assert new.config.model.num_experts == 2 and new.config.names == ("", "square")
     assert equal(weights(new.experts[0]), weights(econ.experts[1]))
     expected = torch.tensor([[2 / 9, 7 / 9], [1.0, 0.0], [0.25, 0.75]])
     torch.testing.assert_close(new.model.class_probs, expected)
@@ -191,7 +191,7 @@ def test_a_step_that_only_frozen_experts_win_changes_nothing(tiny, tmp_path):
     before = {n: p.clone() for n, p in learner.model.state_dict().items()}
     learner.handicap = torch.tensor([0.0, 0.0, 1e6])
     loss = learner.step(torch.rand(4, 3, 16, 16), None, 0).loss
-    assert loss > 0 and (learner.svi.last.k < 2).all()
+    assert loss > 0 and (learner.engine.last.k < 2).all()
     assert equal(before, learner.model.state_dict())
 
 
@@ -231,9 +231,9 @@ def run(tmp_path_factory):
     return folder
 
 
-NEW_CLASS = """--model.experts 4 --model.steps 4 --scenes.objects 3
+NEW_CLASS = """--model.num-experts 4 --model.num-slots 4 --scenes.objects 3
     --scenes.classes circle square star --train.tries 2 --train.try-steps 2
-    --train.restart-every 2 --train.restart-below 0.9""".split()
+    --recipe.restart-every 2 --recipe.restart-below 0.9""".split()
 
 
 def test_a_fresh_expert_learns_a_new_class_and_the_old_ones_stay(run, tmp_path):
@@ -263,9 +263,12 @@ def test_a_fresh_expert_learns_a_new_class_and_the_old_ones_stay(run, tmp_path):
     ("args", "message"),
     [
         (["--freeze"], "experts to --freeze, got no --init-experts"),
-        (["--init-experts", "{e}", "--freeze", "--model.experts", "1"], "0 to 0 train.frozen"),
-        (["--init-experts", "{e},{e}", "--model.experts", "1"], "up to 1 --init-experts"),
-        (["--init-experts", "{e}", "--model.expert.latent", "5"], "set --model.expert.latent 3"),
+        (["--init-experts", "{e}", "--freeze", "--model.num-experts", "1"], "0 to 0 train.frozen"),
+        (["--init-experts", "{e},{e}", "--model.num-experts", "1"], "up to 1 --init-experts"),
+        (
+            ["--init-experts", "{e}", "--model.expert.latents.dim", "5"],
+            "set --model.expert.latents.dim 3",
+        ),
         (["--init-experts", "{e}", "--model.expert.features", "8"], "model.expert.features 8"),
         (["--init-experts", "{e}", "--model.expert.no-centred"], "set --model.expert.centred"),
         (["--init-experts", "{e}", "--model.size", "32"], "model.size 32, as the model has"),

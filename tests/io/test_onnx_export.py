@@ -28,11 +28,11 @@ def econ():
 
     expert = dataclasses.replace(
         TINY.model.expert,
-        attention_bias=0.0,
+        bias=0.0,
         shape_bias=0.0,
         latent=3,
-        centred=True,
-        shape_latents=2,
+        pose=True,
+        shape_dim=2,
         seeded=True,
     )
     model = dataclasses.replace(TINY.model, experts=2, steps=2, expert=expert)
@@ -65,7 +65,7 @@ def test_onnxruntime_says_what_torch_says(econ, tmp_path, capsys):
         for name in ("region", "appearance", "shape", "z"):
             np.testing.assert_allclose(got[name], getattr(d, OUTPUTS[name]), atol=1e-4)
         # differences of costs of thousands of nats
-        np.testing.assert_allclose(got["scores"], d.scores, rtol=1e-4, atol=1e-2)
+        np.testing.assert_allclose(got["scores"], d.competition_losses, rtol=1e-4, atol=1e-2)
     z = torch.randn(3, 3)
     for k in range(2):
         mean, shape = session(out / f"decoder_{k}.onnx").run(None, {"z": z.numpy()})

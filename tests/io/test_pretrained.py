@@ -20,7 +20,7 @@ from helpers.scripts import TINY_ARGS, fails, script
 @pytest.fixture
 def econ(tiny):
     econ = Econ(dataclasses.replace(tiny, seed=3), names=["circle", "square", "background"])
-    econ.model.flat = True
+    econ.model.constant_colour = True
     econ.model.class_probs.copy_(torch.tensor([0.2, 0.3, 0.5]).expand(3, 3))
     return econ
 
@@ -50,7 +50,7 @@ def test_what_was_saved_comes_back(econ, tmp_path, offline, dtype):
         "config.json", "experts.json", "model.safetensors", "README.md"
     }  # fmt: skip
     back = Econ.from_pretrained(folder)
-    assert back.names == econ.names and back.config == econ.config and back.model.flat
+    assert back.names == econ.names and back.config == econ.config and back.model.constant_colour
     kept = states(back)
     for name, tensor in states(econ).items():
         stored = tensor if name == "model.class_probs" else tensor.to(getattr(torch, dtype))
@@ -98,7 +98,7 @@ def test_publish_measures_what_it_writes(tmp_path, capsys, offline):
     with pytest.raises(EconError, match="a folder of its own"):
         load(run).save_pretrained(run)
     assert (run / "checkpoints").exists() and not (run / "README.md").exists()
-    script("publish", run, folder, "--n", 4, "--dtype", "float16", "--shifted", "--device", "cpu")
+    script("publish", run, folder, "--n", 4, "--dtype", "float16", "--ood", "--device", "cpu")
     assert "model.safetensors: 0." in capsys.readouterr().out
     figures = json.loads((folder / "evaluation.json").read_text())
     card = (folder / "README.md").read_text()

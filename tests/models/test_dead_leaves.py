@@ -140,7 +140,7 @@ def test_flat_appearances_are_the_mean_colour_and_shapes_are_untouched(pq):
     model, _ = pq
     z, k = torch.randn(4, 2, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
     mean, shape = model.decode(z, k)
-    model.flat = True
+    model.constant_colour = True
     colour, same = model.decode(z, k)
     assert torch.equal(same, shape)
     torch.testing.assert_close(colour, mean.mean((2, 3), keepdim=True).expand_as(mean))

@@ -113,7 +113,7 @@ def test_emoji_are_drawn_trained_on_and_measured(tmp_path, capsys):
         "apple", "butterfly",
     ]  # fmt: skip
     capsys.readouterr()
-    script("evaluate", run, "--n", 4, "--shifted", "--json")
+    script("evaluate", run, "--n", 4, "--ood", "--json")
     out = json.loads(capsys.readouterr().out)
     assert len(out) == 6 and out["held-out"]["classes"] == ["apple", "butterfly", "background"]
     assert out["near background"]["metrics"]["amodal_iou"] is not None
@@ -146,7 +146,7 @@ def test_inspect_data_prints_a_command_that_trains(tmp_path, capsys):
     assert path == "scripts/svi_train.py" and "--data" in args
     run = tmp_path / "run"
     args[args.index("--run") + 1] = str(run)
-    small = TINY_ARGS[TINY_ARGS.index("--model.expert.latent") :]
+    small = TINY_ARGS[TINY_ARGS.index("--model.expert.latents.dim") :]
     script("svi_train", *args, *small, "--steps", 1)
     stored = json.loads((run / "config.json").read_text())
     assert stored["config"]["model"]["steps"] == 4 and stored["config"]["model"]["size"] == 32
@@ -162,20 +162,20 @@ def test_inspect_data_prints_a_command_that_trains(tmp_path, capsys):
         assert again["metrics"]["scenes"] == 3  # those held out, as it was trained on the others
         assert again["metrics"]["ari_fg"] == pytest.approx(measured["metrics"]["ari_fg"])
     assert (run / checkpoint.NAMES).read_text() == names
-    for option in ("--shifted", "--samples"):
+    for option in ("--ood", "--samples"):
         error = fails(capsys, "evaluate", run, option)
-        assert "generated scenes, for --shifted and --samples, got one trained on" in error
+        assert "generated scenes, for --ood and --samples, got one trained on" in error
 
 
 def test_evaluate(run, capsys):
-    script("evaluate", run, "--n", 6, "--shifted", "--json")
+    script("evaluate", run, "--n", 6, "--ood", "--json")
     out = json.loads(capsys.readouterr().out)
     assert set(out) == {
         "held-out", "4 objects", "5 objects", "3 of one class", "near background",
         "2 spare steps",
     }  # fmt: skip
     assert 0 <= out["held-out"]["metrics"]["amodal_iou"] <= 1
-    script("evaluate", run, "--n", 6, "--true-regions", "--json")
+    script("evaluate", run, "--n", 6, "--gt-masks", "--json")
     given = json.loads(capsys.readouterr().out)["held-out"]["metrics"]
     script("evaluate", run, "--n", 6, "--greedy", "--json")
     greedy = json.loads(capsys.readouterr().out)["held-out"]["metrics"]
@@ -191,7 +191,7 @@ def test_evaluate(run, capsys):
 
 def test_decompose(run, picture, tmp_path):
     out = tmp_path / "out"
-    script("decompose", run, picture, "--out", out, "--steps-per-scene", 5)
+    script("decompose", run, picture, "--out", out, "--slots", 5)
     folder = out / "picture"
     scene = json.loads((folder / "scene.json").read_text())
     assert [layer["t"] for layer in scene["layers"]] == [5, 4, 3, 2, 1]
@@ -338,13 +338,13 @@ BAD = [
     ("inspect_data", "{tmp}/empty", "empty"),
     ("svi_train", "quick --data {tmp}/text.png --run {tmp}/o", "none of these"),
     ("evaluate", "{run} --data {tmp}/text.png", "none of these"),
-    ("evaluate", "{run} --data {run}/figures --true-regions", "true regions"),
+    ("evaluate", "{run} --data {run}/figures --gt-masks", "true regions"),
     ("publish", "{tmp}/none {tmp}/o", "no folder"),
-    ("export_onnx", "{run} --out {tmp}/o --steps-per-scene 0", "--steps-per-scene"),
-    ("export_onnx", "{run} --out {tmp}/o --steps-per-scene 1000", "--steps-per-scene from 1 to"),
-    ("decompose", "{run} {tmp}/text.png --out {tmp}/o --steps-per-scene -1", "got -1"),
-    ("decompose", "{run} {tmp}/text.png --out {tmp}/o --steps-per-scene 0", "got 0"),
-    ("decompose", "{run} {tmp}/text.png --out {tmp}/o --steps-per-scene 1000", "got 1,000"),
+    ("export_onnx", "{run} --out {tmp}/o --slots 0", "--slots"),
+    ("export_onnx", "{run} --out {tmp}/o --slots 1000", "--slots from 1 to"),
+    ("decompose", "{run} {tmp}/text.png --out {tmp}/o --slots -1", "got -1"),
+    ("decompose", "{run} {tmp}/text.png --out {tmp}/o --slots 0", "got 0"),
+    ("decompose", "{run} {tmp}/text.png --out {tmp}/o --slots 1000", "got 1,000"),
     ("decompose", "{run} {tmp}/text.png --out {tmp}/o --format png png", "got png png"),
     ("sample", "{run} --out {tmp}/o --format ora ora", "got ora ora"),
     ("sample", "{run} --out {tmp}/o --n -3", "--n from 1 to 1,000, got -3"),
@@ -418,8 +418,8 @@ def test_killed_training_leaves_a_loadable_run(tmp_path):
         ("--train.tries", 0, "at least 1 for train.tries, got 0"),
         ("--train.validate-every", 0, "at least 1 for train.validate-every, got 0"),
         ("--train.lr", -1, "a positive train.lr, got -1"),
-        ("--objective.temperature-end", 0, "a positive objective.temperature-end, got 0"),
-        ("--objective.temperature", -1, "objective.temperature of 0 or more"),
+        ("--model.competition.temperature-end", 0, "a positive objective.temperature-end, got 0"),
+        ("--model.competition.temperature", -1, "objective.temperature of 0 or more"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(capsys, tmp_path, option, value, message):

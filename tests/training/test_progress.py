@@ -58,7 +58,7 @@ def test_how_to_go_on():
     train = dataclasses.replace(QUICK.train, minutes=None, schedule="plateau", flat_until=400)
     config = dataclasses.replace(QUICK, train=train)
     line = describe(config, 300, 1e-3, 9e9)
-    assert "step 300 of 1000;" in line and "train.flat-until (step 400)" in line
+    assert "step 300 of 1000;" in line and "train.constant_colour-until (step 400)" in line
     assert line.endswith("go on with --resume")
     fallen = describe(config, 300, 0.9 * lowest_rate(config), 60.0)
     assert "fallen 5 times" in fallen and fallen.endswith("with shorter schedules")

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
+from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.econ import Econ
 from econ_pyro.training import schedules
-from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.training.learner import NOTHING, Learner
-from econ_pyro.training.load_balancing import handicapped
+from econ_pyro.training.load_balancing import balanced
 from econ_pyro.training.schedules import gamma_at, rate_at, temperature_at
 
 
@@ -50,14 +50,14 @@ def test_handicap_makes_shares_even():
         gumbel = -torch.empty(32, 3).exponential_().log()
         winners = (gumbel - (advantage + handicap)).argmax(1)
         wins = torch.bincount(winners, minlength=3)
-        handicap = handicapped(handicap, wins, rate=0.1, limit=30.0)
+        handicap = balanced(handicap, wins, rate=0.1, limit=30.0)
         total += wins if step >= 300 else 0
     share = total / total.sum()
     assert (share - 1 / 3).abs().max() < 0.03
     assert (handicap - (-advantage)).std() < 0.5  # it found what made them unequal
-    bounded = handicapped(torch.zeros(2), torch.tensor([8, 0]), rate=100.0, limit=5.0)
+    bounded = balanced(torch.zeros(2), torch.tensor([8, 0]), rate=100.0, limit=5.0)
     assert bounded.tolist() == [5.0, -5.0]
-    assert math.isfinite(handicapped(torch.zeros(2), torch.zeros(2), 1.0, 5.0).sum())
+    assert math.isfinite(balanced(torch.zeros(2), torch.zeros(2), 1.0, 5.0).sum())
 
 
 def test_a_handicap_keeps_an_expert_from_winning(tiny):
@@ -68,16 +68,16 @@ def test_a_handicap_keeps_an_expert_from_winning(tiny):
     x = torch.rand(8, 3, tiny.model.size, tiny.model.size)
     for age in range(3):
         learner.step(x, None, age)
-        assert not (learner.svi.last.k == 1).any()
+        assert not (learner.engine.last.k == 1).any()
 
 
 def test_who_wins_nothing_to_see_has_not_won(tiny):
-    expert = dataclasses.replace(tiny.model.expert, attention_bias=-9.0)
+    expert = dataclasses.replace(tiny.model.expert, bias=-9.0)
     econ = Econ(dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, expert=expert)))
     learner = Learner(econ.config, econ.model, econ.guide, torch.device("cpu"), ProcessGroup())
     x = torch.rand(8, 3, tiny.model.size, tiny.model.size)
     learner.step(x, None, 0)
-    seen = learner.svi.last.area >= NOTHING
+    seen = learner.engine.last.area >= NOTHING
     assert not seen[:, :-1].any() and seen[:, -1].all()  # regions are nearly empty at first
     assert learner.window.sum() == seen.sum()
 
@@ -117,15 +117,15 @@ def test_each_schedule_begins_and_ends_with_the_step_that_is_named(tiny):
     seen = []
     for age in range(5):
         learner.step(some(tiny), None, age)
-        svi = learner.svi
+        svi = learner.engine
         now = (svi.elbo.gamma, svi.rules.temperature, svi.rules.ordered, svi.handicap is not None)
-        seen.append((learner.model.flat, *now))
+        seen.append((learner.model.constant_colour, *now))
     assert [s[0] for s in seen] == [True, True, False, False, False]  # until 2
     assert [s[1] for s in seen] == pytest.approx([1, 2, 3, 3, 3])
     assert [s[2] for s in seen] == pytest.approx([8, 4, 2, 2, 2])
     assert [s[3] for s in seen] == [False, False, False, True, True]  # from 3
     assert [s[4] for s in seen] == [True, True, False, False, False]  # until 2
-    assert learner.svi.elbo.beta == tiny.objective.beta and learner.svi.rules.lam == 0.25
+    assert learner.engine.elbo.beta == tiny.objective.beta and learner.engine.rules.lam == 0.25
 
 
 @pytest.mark.parametrize("schedule", ["plateau", "cosine"])

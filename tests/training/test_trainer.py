@@ -8,13 +8,13 @@ import pyro
 import pytest
 import torch
 
+from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.data.splits import GeneratedScenes
 from econ_pyro.econ import load
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage
 from econ_pyro.training import checkpoint
 from econ_pyro.training.batches import Batches
-from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.training.load_balancing import copy_expert, starved
 from helpers.trainers import beginnings, equal, make_trainer, without_clock
 
@@ -94,13 +94,13 @@ def test_a_row_says_what_the_steps_since_the_last_saw(tiny, tmp_path):
     steps, rows, explained = [], [], []
 
     def watch(step, row):
-        terms = trainer.learner.svi.last.terms
+        terms = trainer.learner.engine.last.terms
         steps.append([float(term.double().sum(1).mean()) for term in terms])
         if row is not None:
             rows.append((row, steps.copy()))
             steps.clear()
             x = trainer.valid.images(torch.arange(len(trainer.valid)))
-            explained.append(trainer.learner.svi.explain(x))
+            explained.append(trainer.learner.engine.explain(x))
 
     trainer.fit(watch)
     assert [row["step"] for row, _ in rows] == [2, 4, 5]  # and one at the end
@@ -242,7 +242,7 @@ def test_weights_of_another_configuration_are_refused(tiny, tmp_path):
 def test_single_expert_with_true_regions_trains(tiny, tmp_path):
     scenes = dataclasses.replace(tiny.scenes, objects=2)
     model = dataclasses.replace(tiny.model, experts=1)
-    config = dataclasses.replace(tiny, scenes=scenes, model=model, true_regions=True)
+    config = dataclasses.replace(tiny, scenes=scenes, model=model, gt_masks=True)
     trainer = make_trainer(config, tmp_path / "run", 20)
     trainer.fit()
     assert trainer.rows[-1]["valid_loss"] < trainer.rows[0]["valid_loss"]
@@ -268,7 +268,7 @@ def test_schedules_count_from_each_beginning(tiny, tmp_path):
     trainer.config = dataclasses.replace(trainer.config, objective=objective)
     trainer.learner.config = trainer.config
     seen = []
-    trainer.fit(lambda step, row: seen.append(trainer.learner.svi.elbo.gamma))
+    trainer.fit(lambda step, row: seen.append(trainer.learner.engine.elbo.gamma))
     assert seen == [0, 1, 0, 1, 0, 1, 2, 3]
 
 

@@ -9,12 +9,12 @@ import sys
 import pytest
 import torch
 
+from econ_pyro.accel.process_group import ProcessGroup, join
 from econ_pyro.data.splits import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.training import checkpoint
 from econ_pyro.training.batches import Batches
-from econ_pyro.accel.process_group import ProcessGroup, join
 from econ_pyro.training.learner import Learner
 from helpers.kill_chains import OPTIONS, finish, start
 from helpers.paths import ROOT
@@ -31,7 +31,7 @@ def train(processes, run, *args):
         "--",
     ]
     command = [sys.executable, *(launcher if processes > 1 else []), "scripts/svi_train.py",
-               "quick", *TINY_ARGS, "--train.restart-every", "2", "--train.restart-below", "0.9",
+               "quick", *TINY_ARGS, "--recipe.restart-every", "2", "--recipe.restart-below", "0.9",
                "--objective.balance", "1", "--train.frozen", "1", "--run", str(run),
                *args]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
@@ -93,7 +93,7 @@ def pair(args, folder, interrupt=None):
 
 def test_a_process_without_validation_scenes_and_a_stop_of_one_of_them(tmp_path):
     """Two processes, one validation scene; then the second alone is told to stop."""
-    options = [*OPTIONS, "--steps", "5", "--train.valid-scenes", "1", "--objective.units"]
+    options = [*OPTIONS, "--steps", "5", "--train.valid-scenes", "1", "--objective.whitening"]
     one, two, parts = (tmp_path / name for name in ("one", "two", "parts"))
     log = tmp_path / "log"
     assert finish(start([*options, "--run", str(one)], log)) == 0, log.read_text()
@@ -125,7 +125,7 @@ def test_a_share_of_nothing_counts_nothing(tiny):
     assert len(x) == 1 and count == 0
     econ = Econ(tiny)
     learner = Learner(tiny, econ.model, econ.guide, cpu, ProcessGroup())
-    d = learner.svi.explain(x)
+    d = learner.engine.explain(x)
     assert not learner._moments(d[:0]).any() and learner._moments(d).any()
     assert learner._moments(d[:0]).shape == learner._moments(d).shape
 
