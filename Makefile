@@ -47,7 +47,7 @@ test: lint
 docs: setup
 	$(BIN)/python -c "import mkdocs, mkdocstrings, latex2mathml" 2>/dev/null \
 		|| $(BIN)/pip install -q -c constraints.txt -e '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf .venv build *.egg-info
