@@ -8,7 +8,7 @@ HAS_TORCH := $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo --system-si
 # what `make ui` serves: weights that are installed, or a run's folder
 RUN ?= quick
 
-.PHONY: train test lint clean setup ui
+.PHONY: train test lint docs clean setup ui
 
 setup: .venv/requirements
 
@@ -42,6 +42,12 @@ test: lint
 	# whole files to a process, so that what they train once is trained once
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
 		--no-loadscope-reorder
+
+# without network, but for what is installed at first
+docs: setup
+	$(BIN)/python -c "import mkdocs, mkdocstrings, latex2mathml" 2>/dev/null \
+		|| $(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf .venv build *.egg-info

