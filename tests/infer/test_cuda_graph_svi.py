@@ -6,11 +6,9 @@ from dataclasses import replace
 import pyro
 import pytest
 import torch
-from torch import nn
 
-from econ_pyro.accel.dispatch import Capacity, fixed_capacity
+from econ_pyro.accel.dispatch import Capacity
 from econ_pyro.accel.process_group import ProcessGroup
-from econ_pyro.core.ensemble import Ensemble
 from econ_pyro.econ import Econ
 from econ_pyro.infer import cuda_graph_svi
 from econ_pyro.infer.cuda_graph_svi import CudaGraphSVI, capacity_for
@@ -26,57 +24,6 @@ STEPS = [  # preset, and options of the competition and the recipe
     ("single-expert", {}, {}),  # of true regions
 ]
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-
-
-def make_ensemble():
-    return Ensemble(lambda: nn.Sequential(nn.Linear(5, 7), nn.Tanh()), 3).double()
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("capacity", [Capacity(6, 24), Capacity(0, 0)])
-def test_a_capacity_changes_no_output_and_no_gradient(seed, capacity):
-    torch.manual_seed(seed)
-    ensemble, x = make_ensemble(), torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
-    k = torch.randint(2, (6, 4))  # the third network has nothing to do
-    y = x.repeat_interleave(4, 0)
-    if not capacity.images:
-        capacity = capacity_for(torch.cat([k, k[:, :1]], 1), 3)
-    given = [*ensemble.parameters(), x]
-
-    def run():
-        looks, won = ensemble.forward_each(k, x), ensemble.forward_selected(k.flatten(), y)
-        weight = torch.linspace(1, 2, looks.numel(), dtype=x.dtype).view_as(looks)
-        loss = (looks * weight).sum() + (won.square() * weight.flatten(0, 1)).sum()
-        return looks, won, torch.autograd.grad(loss, given, allow_unused=True)
-
-    looks, won, gradients = run()
-    assert torch.allclose(looks.flatten(0, 1), won)
-    with fixed_capacity(capacity):
-        same_looks, same_won, same_gradients = run()
-    torch.testing.assert_close(same_looks, looks)
-    torch.testing.assert_close(same_won, won)
-    for a, b in zip(same_gradients, gradients, strict=True):
-        if b is None:  # a loser is in the graph, with a gradient of zero
-            assert not a.any()
-        else:
-            torch.testing.assert_close(a, b)
-
-
-def test_who_finds_no_slot_takes_nobody_elses():
-    ensemble, x = make_ensemble(), torch.randn(8, 5, dtype=torch.float64)
-    k = torch.tensor([0, 0, 1, 0, 0, 1, 2, 2])  # the first has four images and slots for two
-    alone = torch.stack([ensemble[e](row) for e, row in zip(k.tolist(), x, strict=True)])
-    seated = [0, 1, 2, 5, 6, 7]
-    with fixed_capacity(Capacity(8, 2)):
-        torch.testing.assert_close(ensemble.forward_selected(k, x)[seated], alone[seated])
-
-
-def test_what_all_make_of_images_leaves_no_graph():
-    ensemble, x = make_ensemble(), torch.randn(2, 3, 5, dtype=torch.float64)
-    out = ensemble.forward_all(x)
-    assert not out.requires_grad
-    for e in range(3):
-        torch.testing.assert_close(out[:, e], ensemble[e](x[:, e]))
 
 
 def test_capacities_are_enough_and_come_in_few_sizes():
