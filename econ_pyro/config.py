@@ -491,7 +491,8 @@ def kinds_of(cls: type, name: str) -> list[type]:
         return list(KINDS.values())
     if get_origin(hint) not in (Union, types.UnionType):
         return []
-    return [option for option in get_args(hint) if dataclasses.is_dataclass(option)]
+    options = [option for option in get_args(hint) if isinstance(option, type)]
+    return [option for option in options if dataclasses.is_dataclass(option)]
 
 
 def _part(cls: type, name: str, value: Any, where: str) -> type | None:
@@ -499,7 +500,7 @@ def _part(cls: type, name: str, value: Any, where: str) -> type | None:
     classes = kinds_of(cls, name)
     if not classes:
         hint = get_type_hints(cls)[name]
-        return hint if dataclasses.is_dataclass(hint) else None
+        return hint if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
     if not isinstance(value, dict):
         raise EconError(f"an object as {where}", limits.shown(value))
     first = classes[0].__dataclass_fields__["kind"].default  # type: ignore[attr-defined]

@@ -49,9 +49,14 @@ def program_images(images: Any, size: int, like: Tensor) -> Tensor:
         like: of the networks' type and device.
 
     Raises:
-        EconError: another shape or type than ``(B, 3, size, size)`` float, or another device.
+        EconError: another shape or type than ``(..., B, 3, size, size)`` float, or another
+            device.
     """
-    return fitted("x", check_kind(images, size), tuple(images.shape), like)
+    if isinstance(images, Tensor) and images.dim() > 4:  # batch dimensions on the left
+        check_kind(images.flatten(0, -4), size)
+    else:
+        check_kind(images, size)
+    return fitted("x", images, tuple(images.shape), like)
 
 
 def check_kind(images: Any, size: int) -> Tensor:
