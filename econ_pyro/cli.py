@@ -14,7 +14,7 @@ import tyro
 
 from econ_pyro import naming, presets, stopping
 from econ_pyro.accel import cpu_cores, malloc
-from econ_pyro.config import Config, kinds_of, of_kind
+from econ_pyro.config import Config, EconConfig, NoRecipe, kinds_of, of_kind
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage
 
@@ -100,6 +100,8 @@ def _of_kinds(config: Config, args: Sequence[str]) -> Config:
             continue
         kind = value if equals else args[i + 1] if i + 1 < len(args) else ""
         config = _with_kind(config, name[2:].replace("-", "_").split(".")[:-1], kind)
+    if not isinstance(config.model, EconConfig):  # to which the recipe means nothing
+        config = _unchecked(config, "recipe", NoRecipe())
     return config
 
 

@@ -348,9 +348,22 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class RecipeConfig:
-    """What this project adds to the paper's training; all of it is off by default."""
+class NoRecipe:
+    """The paper's training, with nothing added."""
 
+    kind: Literal["none", "econ"] = "none"
+    """none: the paper's training; econ: what this project adds to it."""
+
+    def __post_init__(self) -> None:
+        _check_kind(self, "none", "recipe")
+
+
+@dataclass(frozen=True)
+class RecipeConfig:
+    """What this project adds to the paper's training, each part off by default."""
+
+    kind: Literal["none", "econ"] = "econ"
+    """none: the paper's training; econ: what this project adds to it."""
     load_balancing: float = 0.0
     """Load-balancing rate, in nats per step. Experts that win more than 1/K of the layers are
     penalised in the training competition; experts that win less are favoured. Layers under 2% of
@@ -380,6 +393,7 @@ class RecipeConfig:
 
     def __post_init__(self) -> None:
         limits.check_fields(RecipeConfig, self, "recipe", limits.RECIPE)
+        _check_kind(self, "econ", "recipe")
         for name in ("load_balancing_until", "restart_until", "constant_colour_until"):
             _check_duration(f"recipe.{name.replace('_', '-')}", getattr(self, name))
 
@@ -392,7 +406,7 @@ class Config:
     model: SceneModelConfig = field(default_factory=EconConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    recipe: NoRecipe | RecipeConfig = field(default_factory=NoRecipe)
     gt_masks: bool = False
     """Give the true visible regions instead of attention (the paper's Fig. 5)."""
     seed: int = 0
@@ -423,6 +437,11 @@ class Config:
                 naming.shown(repr(", ".join(given))),
             )
         naming.check_names(given, "the configuration")
+
+
+def additions(config: Config) -> RecipeConfig:
+    """What the run adds to the paper's training; all of it off where there is no recipe."""
+    return config.recipe if isinstance(config.recipe, RecipeConfig) else RecipeConfig()
 
 
 KINDS: dict[str, type[SceneModelConfig]] = {"econ": EconConfig}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from econ_pyro import arguments, naming
 from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.execution import Execution
-from econ_pyro.config import Config, EconConfig, JointCompetition
+from econ_pyro.config import Config, EconConfig, JointCompetition, additions
 from econ_pyro.core.ensemble import Ensemble, freeze
 from econ_pyro.core.handlers import CleanLayers, one_at_a_time, seeded
 from econ_pyro.core.meta_device import without_values
@@ -264,7 +264,7 @@ class Econ(SceneModel):
 
     def callbacks(self, learner: Learner) -> list[callbacks.Callback]:
         """The competition's schedules, the class prior, and what the recipe adds."""
-        config, recipe, group = self.config, self.config.recipe, learner.group
+        config, recipe, group = self.config, additions(self.config), learner.group
         options, engine, sizes = self.sizes.competition, learner.engine, self.sizes
         assert isinstance(engine, CompetitiveSVI)
         competition, device = engine.competition, self.device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from econ_pyro.config import Config, EconConfig, JointCompetition
+from econ_pyro.config import Config, EconConfig, JointCompetition, additions
 from econ_pyro.infer import joint_competition
 from econ_pyro.infer.competition import Competition, GreedyCompetition
 from econ_pyro.infer.oracle_competition import OracleCompetition
@@ -16,7 +16,7 @@ def competition_of(config: Config) -> Competition:
     model = config.model
     assert isinstance(model, EconConfig)
     options = model.competition
-    given = (model.num_slots, options.lam, options.temperature, None, config.recipe.occlusion)
+    given = (model.num_slots, options.lam, options.temperature, None, additions(config).occlusion)
     if config.gt_masks:
         return OracleCompetition(*given)
     if isinstance(options, JointCompetition):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from econ_pyro._version import __version__
-from econ_pyro.config import FORMAT, Config, to_dict
+from econ_pyro.config import FORMAT, Config, additions, to_dict
 from econ_pyro.errors import EconError, check_choice
 from econ_pyro.files import storage
 from econ_pyro.files.tensor_file import read_tensors, write_tensors
@@ -113,7 +113,7 @@ def read(source: str | Path, device: torch.device | str = "cpu", which: str = "b
     step = state.get("step")
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:
         raise EconError(f"a checkpoint of econ-pyro in {path}", "one without a step")
-    until = steps_of(config.recipe.constant_colour_until, config.train.steps)
+    until = steps_of(additions(config).constant_colour_until, config.train.steps)
     extra = {"constant_colour": step <= until}
     return Trained(config, names, state.get("weights", {}), extra, path)
 

@@ -98,6 +98,7 @@ def upgraded_config(values: Any, version: Any, where: str) -> Any:
     kinds["train.schedule"] = "cosine" if cosine else "plateau"
     for name in ("patience", "decreases") if cosine else ("warmup",):
         flat.pop(f"train.{name}", None)
+    kinds["recipe"] = "econ"
     joint = kinds["model.expert.attention"] == "seeded"
     kinds["model.competition"] = "joint" if joint else "greedy"
     if not joint:

@@ -10,7 +10,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from econ_pyro.config import Config, CosineSchedule, Duration, JointCompetition, PlateauSchedule
+from econ_pyro.config import (
+    Config,
+    CosineSchedule,
+    Duration,
+    JointCompetition,
+    PlateauSchedule,
+    additions,
+)
 
 
 def steps_of(duration: Duration, horizon: int) -> float:
@@ -76,7 +83,7 @@ def unfinished(config: Config, step: int, horizon: int) -> list[str]:
     Returns:
         A phrase for each schedule; none of a run that did all of its steps.
     """
-    train, objective, recipe = config.train, config.objective, config.recipe
+    train, objective, recipe = config.train, config.objective, additions(config)
     planned = train.steps
     if step >= planned:
         return []
