@@ -34,7 +34,7 @@ def test_imports_point_one_way():
     above = {"econ_pyro.models", "econ_pyro.guides", "econ_pyro.scripts"}
     above |= {f"econ_pyro.{name}" for name in ROOF}
     for path in files("econ_pyro"):
-        if path.stem in ROOF or path.stem in {"__init__", "__main__"}:
+        if path.stem in ROOF or path.stem == "__init__":
             continue
         for name in imports(path):
             assert not any(name == a or name.startswith(f"{a}.") for a in above), (path, name)
@@ -48,5 +48,5 @@ def test_imports_point_one_way():
 def test_every_script_is_run_by_the_tests():
     tests = (ROOT / "tests/test_scripts.py").read_text()
     for path in files("scripts"):
-        if path.stem not in {"__init__", "main"}:  # main: tests/scripts/test_console.py
+        if path.stem != "__init__":
             assert f'"{path.stem}"' in tests, f"tests/test_scripts.py does not run {path.name}"

@@ -99,6 +99,6 @@ def test_help_does_not_import_torch():
 
 
 def test_as_a_module():
-    command = [sys.executable, "-m", "econ_pyro", "trian"]
+    command = [sys.executable, "-m", "econ_pyro.scripts.main", "trian"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "did you mean train?" in done.stderr
