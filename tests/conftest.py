@@ -8,23 +8,8 @@ import pytest
 import torch
 
 from econ_pyro.accel import compile, cpu_cores
-from econ_pyro.config import Config, ExpertConfig, ModelConfig, ObjectiveConfig, TrainConfig
-from econ_pyro.scene_config import SceneConfig
-
-TINY = Config(
-    scenes=SceneConfig(size=16),
-    model=ModelConfig(
-        experts=3,
-        steps=3,
-        size=16,
-        expert=ExpertConfig(latent=2, layers=2, features=4, channels=(4, 4), hidden=8),
-    ),
-    objective=ObjectiveConfig(temperature=5.0),
-    train=TrainConfig(
-        steps=6, batch=4, validate_every=2, train_scenes=32, valid_scenes=4, lr=1e-3
-    ),
-    amp=False,
-)
+from econ_pyro.config import Config
+from helpers.trainers import TINY
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,11 @@ from econ_pyro.core.user_images import as_images
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.io import scene_file
+from helpers.trainers import TINY
 
 
 @pytest.fixture(scope="module")
 def econ():
-    from conftest import TINY
 
     expert = dataclasses.replace(TINY.model.expert, attention_bias=0.0, shape_bias=0.0)
     return Econ(dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, expert=expert)))

@@ -8,8 +8,6 @@ import zipfile
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_scripts import fails
-from test_training import make_trainer, same
 
 from econ_pyro.config import to_dict
 from econ_pyro.econ import Econ, load, load_expert
@@ -19,6 +17,8 @@ from econ_pyro.files.archive import check_archive
 from econ_pyro.io import pretrained
 from econ_pyro.io.expert_file import save_expert
 from econ_pyro.training import checkpoint, metrics_file
+from helpers.scripts import fails
+from helpers.trainers import equal, make_trainer
 
 ROWS = [{"step": i, "loss": 1.5 * i, "usage": [0.25, 0.75], "lr": 0.1} for i in range(1, 5)]
 
@@ -40,7 +40,7 @@ def test_no_flipped_bit_of_a_checkpoint_changes_what_is_loaded(tmp_path):
     for at in [*range(directory, len(data)), *range(0, directory, 11)]:
         path.write_bytes(flipped(data, at, luck.randrange(8)))
         try:
-            assert same(checkpoint.load_checkpoint(path), state), at
+            assert equal(checkpoint.load_checkpoint(path), state), at
         except EconError:
             refused += 1
     assert refused > 100

@@ -12,11 +12,9 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from kill_chains import equal, without_clock
 from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import save_file
-from test_training import make_trainer
 
 from econ_pyro import cli
 from econ_pyro.data.readers.disk_array import Spool
@@ -24,6 +22,7 @@ from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.files import outputs, storage
 from econ_pyro.training import checkpoint
+from helpers.trainers import equal, make_trainer, without_clock
 
 RGB = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 WRITERS = {

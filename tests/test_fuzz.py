@@ -1,10 +1,12 @@
-"""A few hundred damaged and hostile files, the same ones each time; more: tests/fuzz.py."""
+"""A few hundred damaged and hostile files, the same ones each time; more: :mod:`helpers.fuzz`."""
 
 import json
 from pathlib import Path
 
-import fuzz
+import numpy as np
 import pytest
+
+from helpers import fuzz, fuzz_damage
 
 CASES = 360
 
@@ -26,7 +28,7 @@ def test_whatever_is_read_is_read_or_refused():
 
 BROKEN = """
 import json, os, resource, signal, time
-from fuzz import Target
+from helpers.fuzz import Target
 from econ_pyro.errors import EconError
 
 def make(folder):
@@ -47,12 +49,14 @@ TARGETS = {f.__name__: Target(make, f) for f in (reads, raises, dies, refuses, g
 @pytest.fixture
 def broken(tmp_path, monkeypatch):
     """The fuzz itself in a folder with readers that do all that readers must not do."""
-    for name in ("fuzz.py", "fuzz_damage.py"):
+    folder = tmp_path / "helpers"
+    folder.mkdir()
+    for name in ("__init__.py", "fuzz.py", "fuzz_damage.py"):
         text = (fuzz.HERE / name).read_text()
         text = text.replace("SECONDS = 60", "SECONDS = 8").replace("1 << 30", "1 << 27")
-        (tmp_path / name).write_text(text)
-    (tmp_path / "fuzz_broken.py").write_text(BROKEN)
-    monkeypatch.setattr(fuzz, "HERE", tmp_path)
+        (folder / name).write_text(text)
+    (folder / "fuzz_broken.py").write_text(BROKEN)
+    monkeypatch.setattr(fuzz, "HERE", folder)
     monkeypatch.setattr(fuzz, "SECONDS", 8)
 
 
@@ -66,9 +70,6 @@ def test_the_fuzz_notices(broken):
 
 
 def test_cases_are_repeated_by_seed_and_number(tmp_path):
-    import fuzz_damage
-    import numpy as np
-
     target = fuzz.targets()["npy"]
 
     def damaged(seed: int) -> bytes:

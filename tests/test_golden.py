@@ -1,18 +1,19 @@
-"""What the code gave when it was last meant to change; :mod:`golden` writes it anew."""
+"""What the code gave when it was last meant to change; :mod:`helpers.golden` writes it anew."""
 
 import json
 
-import golden
 import numpy as np
 import pytest
 
 from econ_pyro import presets
+from helpers import golden
+from helpers.paths import GOLDEN
 
 ALMOST = 0.998  # of the pixels and layers: where two are equally likely, rounding decides
 
 
 def stored(name):
-    return json.loads((golden.FOLDER / name).read_text())
+    return json.loads((GOLDEN / name).read_text())
 
 
 @pytest.mark.parametrize("dtype", golden.DTYPES)
@@ -38,7 +39,7 @@ def test_a_resumed_run():
 @pytest.mark.parametrize("name", golden.WEIGHTS)
 def test_decompositions_by_shipped_weights(name):
     found = golden.decomposition(name)
-    with np.load(golden.FOLDER / f"{name}.npz") as wanted:
+    with np.load(GOLDEN / f"{name}.npz") as wanted:
         assert sorted(found) == sorted(wanted)
         same = found["k"] == wanted["k"]
         assert same.mean() > ALMOST

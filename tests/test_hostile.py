@@ -13,9 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from data_files import blocks, encode, frame, masked, write_records
 from PIL import Image
-from test_frames import write_video
 
 from econ_pyro.data import images
 from econ_pyro.data.readers import disk_array, video
@@ -25,6 +23,8 @@ from econ_pyro.errors import EconError
 from econ_pyro.evaluation.data_report import inspect
 from econ_pyro.files import untrusted
 from econ_pyro.scene_config import SceneConfig
+from helpers.data_files import blocks, encode, frame, masked, write_records
+from helpers.pictures import write_video
 
 IMAGES = blocks(4, 3, 16, 16)[2]
 ALL = torch.arange(4)

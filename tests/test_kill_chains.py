@@ -1,10 +1,9 @@
-"""Kills at random moments; ``python tests/kill_chains.py --chains 60`` is the long version."""
+"""Kills at random moments; :mod:`helpers.kill_chains` has a command that makes more of them."""
 
 import shutil
 
-from kill_chains import chains, differences
-
 from econ_pyro.training import checkpoint, metrics_file
+from helpers.kill_chains import chains, differences
 
 
 def test_killed_runs_end_as_an_unbroken_one(tmp_path):

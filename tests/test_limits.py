@@ -6,7 +6,6 @@ import resource
 import time
 
 import pytest
-from test_scripts import TINY, fails, script
 
 from econ_pyro.config import (
     Config,
@@ -26,6 +25,7 @@ from econ_pyro.limits import EXPERT, MODEL, OBJECTIVE, TRAIN
 from econ_pyro.presets import PRESETS
 from econ_pyro.scene_config import SceneConfig
 from econ_pyro.training.run_config import read_config
+from helpers.scripts import TINY_ARGS, fails, script
 
 PARTS = {
     "model.expert": (ExpertConfig, EXPERT), "model": (ModelConfig, MODEL),
@@ -199,7 +199,7 @@ def test_scripts_refuse_a_wrong_config_in_one_line(tiny, tmp_path, capsys, scrip
 
 def test_a_resumed_run_is_checked_before_its_networks_are_built(tmp_path, capsys):
     run = tmp_path / "run"
-    script("svi_train", "quick", *TINY, "--steps", 2, "--run", run)
+    script("svi_train", "quick", *TINY_ARGS, "--steps", 2, "--run", run)
     value = storage.read_json(run / "config.json")
     value["config"]["model"]["expert"]["hidden"] = 64
     storage.write_json(run / "config.json", value)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_scripts import TINY, fails, script
 
 from econ_pyro import cli, naming
 from econ_pyro.econ import Econ, load, load_expert
@@ -18,6 +17,7 @@ from econ_pyro.io import scene_file
 from econ_pyro.io.expert_file import save_expert
 from econ_pyro.io.model_card import model_card
 from econ_pyro.viz.training_curves import training_curves
+from helpers.scripts import TINY_ARGS, fails, script
 
 SEVERAL = ["background", "1", "my blue object", "0", "red", "red ball"]
 
@@ -174,7 +174,7 @@ def test_sprites_of_any_name_are_trained_on_and_asked_for(tmp_path, capsys):
         ImageDraw.Draw(image).regular_polygon((8, 8, 7), sides, fill="red")
         image.save(sprites / f"{name}.png")
     options = ["--scenes.sprites", sprites, "--steps", 2]
-    script("svi_train", "quick", *TINY, *options, "--run", run)
+    script("svi_train", "quick", *TINY_ARGS, *options, "--run", run)
     out = capsys.readouterr().out
     assert "\x1b" not in out
     names = load(run).names

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_scripts import TINY, script
 
 from econ_pyro.data.readers.numpy_files import save_npz
 from econ_pyro.data.splits import GeneratedScenes
 from econ_pyro.io.layer_files import write_image
 from econ_pyro.scene_config import SceneConfig
+from helpers.paths import ROOT
+from helpers.scripts import TINY_ARGS, script
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^python scripts/(\w+)\.py (.*)$", README, re.MULTILINE)
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -30,7 +30,7 @@ def here(tmp_path, monkeypatch):
     for i in range(3):
         write_image(Path(f"pictures/{i}.png"), torch.rand(3, 40, 40))
     tiny = [a.replace("3", "4") if before == "--model.experts" else a
-            for before, a in zip(["", *TINY], TINY, strict=False)]  # fmt: skip
+            for before, a in zip(["", *TINY_ARGS], TINY_ARGS, strict=False)]  # fmt: skip
     script("svi_train", "quick", *tiny, "--steps", 2, "--run", "runs/quick")
     return tiny
 
@@ -38,7 +38,7 @@ def here(tmp_path, monkeypatch):
 def test_readme_commands_run(here):
     assert len(COMMANDS) >= 8
     for name, line in COMMANDS:
-        if name == "composer":  # serves until it is stopped: tests/test_page.py
+        if name == "composer":  # serves until it is stopped: tests/ui/test_page.py
             continue
         args = shlex.split(line.replace("runs/quick-seed-0", "runs/quick"))
         if name == "svi_train" and "--resume" in args:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_training import make_trainer
 
 from econ_pyro.accel import cpu_cores
 from econ_pyro.data.images import decode
@@ -20,6 +19,7 @@ from econ_pyro.files import locks, outputs
 from econ_pyro.files.npy import read_header
 from econ_pyro.io import scene_file
 from econ_pyro.training import checkpoint
+from helpers.trainers import make_trainer
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")

@@ -6,11 +6,6 @@ import signal
 
 import pytest
 import torch
-from conftest import TINY
-from kill_chains import OPTIONS, differences, equal, finish, start, without_clock
-from test_scripts import TINY as TINY_OPTIONS
-from test_scripts import script
-from test_training import beginnings, make_trainer
 
 from econ_pyro import cli, stopping
 from econ_pyro.files import outputs
@@ -18,6 +13,9 @@ from econ_pyro.training import checkpoint
 from econ_pyro.training.distributed import World
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.trainer import STOPPED, Trainer
+from helpers.kill_chains import OPTIONS, differences, finish, start
+from helpers.scripts import TINY_ARGS, script
+from helpers.trainers import TINY, beginnings, equal, make_trainer, without_clock
 
 
 def rows(run):
@@ -202,16 +200,16 @@ def test_a_run_has_a_checkpoint_from_when_its_folder_is_there(tmp_path, monkeypa
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "fit", killed)
-        script("svi_train", "quick", *TINY_OPTIONS, "--steps", 2, "--run", tmp_path / "run")
+        script("svi_train", "quick", *TINY_ARGS, "--steps", 2, "--run", tmp_path / "run")
     assert checkpoint.load_checkpoint(tmp_path / "run" / checkpoint.LAST)["step"] == 0
     script("svi_train", "quick", "--run", tmp_path / "run", "--resume")
     assert [row["step"] for row in rows(tmp_path / "run")] == [2]
 
 
 def test_later_beginnings_get_the_given_experts_also_after_a_stop(tmp_path, monkeypatch):
-    script("svi_train", "quick", *TINY_OPTIONS, "--steps", 1, "--run", tmp_path / "other")
+    script("svi_train", "quick", *TINY_ARGS, "--steps", 1, "--run", tmp_path / "other")
     expert = tmp_path / "other" / "experts" / "expert_1.safetensors"
-    options = ["quick", *TINY_OPTIONS, "--steps", 5, "--init-experts", expert, "--freeze",
+    options = ["quick", *TINY_ARGS, "--steps", 5, "--init-experts", expert, "--freeze",
                "--train.tries", 2, "--train.try-steps", 2]  # fmt: skip
     script("svi_train", *options, "--run", tmp_path / "whole")
     step = Learner.step

@@ -1,0 +1,155 @@
+"""What the code gives, to be kept while it is moved: a command writes it anew.
+
+    PYTHONPATH=tests python -m helpers.golden
+
+``tests/test_golden.py`` holds to these files a change that should leave results alone; one that
+should change them writes them again, and says so in the commit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pyro
+import torch
+
+import econ_pyro
+from econ_pyro import presets
+from econ_pyro.config import Config
+from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.econ import Econ
+from econ_pyro.evaluation.evaluate import TEST_SEED, as_json, evaluate
+from econ_pyro.training import checkpoint
+from econ_pyro.training.distributed import World
+from econ_pyro.training.learner import Learner
+from econ_pyro.training.trainer import Trainer
+from helpers.paths import GOLDEN
+
+WEIGHTS = ("quick", "random-colours", "single-expert")
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+SIZE, BATCH, STEPS = 16, 4, 20
+SCENES, SCORED = 64, 200
+LATE = 1000
+"""The second half of the steps are of this age: schedules are over, layers are in order."""
+
+
+def small(preset: str) -> Config:
+    """A preset of small images and batches, in full precision."""
+    config = presets.PRESETS[preset][1]
+    return dataclasses.replace(
+        config,
+        amp=False,
+        scenes=dataclasses.replace(config.scenes, size=SIZE),
+        model=dataclasses.replace(config.model, size=SIZE),
+        train=dataclasses.replace(
+            config.train, batch=BATCH, minutes=None, train_scenes=64, valid_scenes=16
+        ),
+    )
+
+
+def losses(preset: str, dtype: torch.dtype) -> list[float]:
+    """Losses of a preset's first steps, the second half of them as if they came late."""
+    config = small(preset)
+    econ, device = Econ(config), torch.device("cpu")
+    model, guide = econ.model.to(dtype), econ.guide.to(dtype)
+    learner = Learner(config, model, guide, device, World())
+    source = GeneratedScenes(config.scenes, config.seed, STEPS * BATCH)
+    pyro.set_rng_seed(1)
+    found = []
+    for step in range(STEPS):
+        scenes = source.scenes(torch.arange(BATCH) + step * BATCH)
+        regions = scenes.layers(config.model.steps).to(dtype) if config.true_regions else None
+        age = step if step < STEPS // 2 else LATE + step
+        found.append(learner.step(scenes.image.to(dtype), regions, age).loss.item())
+    return found
+
+
+def resumed() -> dict[str, object]:
+    """Rows of metrics and sums of the weights of a run that was stopped and resumed."""
+    config = small("quick")
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, steps=12, validate_every=4)
+    )
+
+    def trainer(run: Path, steps: int) -> Trainer:
+        train = dataclasses.replace(config.train, steps=steps)
+        econ = Econ(config)
+        sources = [
+            GeneratedScenes(config.scenes, config.seed, n, split)
+            for split, n in (("train", train.train_scenes), ("valid", train.valid_scenes))
+        ]
+        pyro.set_rng_seed(config.seed)
+        device = torch.device("cpu")
+        whole = dataclasses.replace(config, train=train)
+        return Trainer(whole, econ.model, econ.guide, *sources, run, device)
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder)
+        trainer(run, 8).fit()
+        second = trainer(run, 12)
+        second.resume()
+        second.fit()
+        rows = checkpoint.read_metrics(run / checkpoint.METRICS)
+    state = {**second.learner.model.state_dict(), **second.learner.guide.state_dict()}
+    keep = ("step", "loss", "valid_loss", "x", "z", "r", "lr", "gamma", "temperature", "usage")
+    return {
+        "rows": [{name: row[name] for name in keep} for row in rows],
+        "weights": {name: float(v.double().abs().sum()) for name, v in state.items()},
+    }
+
+
+@cache
+def shipped(name: str) -> tuple[Econ, GeneratedScenes]:
+    """Weights that come with the package, and held-out scenes."""
+    econ = econ_pyro.load(name)
+    return econ, GeneratedScenes(econ.config.scenes, TEST_SEED, SCORED, "valid")
+
+
+def decomposition(name: str) -> dict[str, np.ndarray]:
+    """What shipped weights find in held-out scenes."""
+    econ, source = shipped(name)
+    scenes = source.scenes(torch.arange(SCENES))
+    true = scenes.layers(econ.config.model.steps) if econ.config.true_regions else None
+    d = econ.decompose(scenes.image, regions=true)
+    return {
+        "k": d.k.numpy().astype(np.int8),
+        "z": d.z.numpy().astype(np.float32),
+        "segmentation": d.segmentation.numpy().astype(np.int8),
+        "shape": d.shape.mean((2, 3, 4)).numpy().astype(np.float32),
+        "terms": torch.stack(list(d.terms), -1).numpy().astype(np.float32),
+    }
+
+
+def scores(name: str, n: int = SCORED) -> dict[str, object]:
+    """What ``evaluate.py`` measures of shipped weights."""
+    econ, source = shipped(name)
+    some = GeneratedScenes(econ.config.scenes, TEST_SEED, n, "valid") if n != SCORED else source
+    return as_json(evaluate(econ, some, true_regions=econ.config.true_regions))
+
+
+def main() -> None:
+    """Write the files."""
+    torch.set_num_threads(1)
+    GOLDEN.mkdir(exist_ok=True)
+    found = {
+        preset: {name: losses(preset, dtype) for name, dtype in DTYPES.items()}
+        for preset in presets.PRESETS
+    }
+    _write("losses.json", found)
+    _write("resumed.json", resumed())
+    _write("scores.json", {name: scores(name) for name in WEIGHTS})
+    for name in WEIGHTS:
+        np.savez_compressed(GOLDEN / f"{name}.npz", **decomposition(name))
+
+
+def _write(name: str, value: object) -> None:
+    (GOLDEN / name).write_text(json.dumps(value, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""ONNX files, run by onnxruntime on other images than the export saw."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from econ_pyro.core.distributions import pixel_errors
+from econ_pyro.econ import Econ
+from econ_pyro.errors import EconError
+from econ_pyro.infer.depth_order import likeliest_order, worth
+from econ_pyro.io.onnx_export import (
+    OUTPUTS,
+    Decompose,
+    _difference,
+    _exporting,
+    _write,
+    export_onnx,
+)
+from helpers.scripts import script
+from helpers.trainers import TINY
+
+
+@pytest.fixture(scope="module")
+def econ():
+
+    expert = dataclasses.replace(
+        TINY.model.expert,
+        attention_bias=0.0,
+        shape_bias=0.0,
+        latent=3,
+        centred=True,
+        shape_latents=2,
+        seeded=True,
+    )
+    model = dataclasses.replace(TINY.model, experts=2, steps=2, expert=expert)
+    objective = dataclasses.replace(TINY.objective, order_from=0, refine=True)
+    config = dataclasses.replace(TINY, model=model, objective=objective, seed=5)
+    return Econ(config, names=["circle", "background"])
+
+
+def session(path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def test_onnxruntime_says_what_torch_says(econ, tmp_path, capsys):
+    econ.save_pretrained(tmp_path / "weights")
+    out = tmp_path / "onnx"
+    script("export_onnx", tmp_path / "weights", "--out", out)
+    assert {p.name for p in out.iterdir()} == {
+        "decompose.onnx", "decoder_0.onnx", "decoder_1.onnx"
+    }  # fmt: skip
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert len(printed) == 3 and all("of torch" in line for line in printed)
+    whole = session(out / "decompose.onnx")
+    assert whole.get_modelmeta().custom_metadata_map["experts"] == '["circle", "background"]'
+    for n in (1, 5):
+        images = torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(n))
+        d = econ.decompose(images)
+        got = dict(zip(OUTPUTS, whole.run(None, {"images": images.numpy()}), strict=True))
+        np.testing.assert_array_equal(got["k"], d.k)
+        for name in ("region", "appearance", "shape", "z"):
+            np.testing.assert_allclose(got[name], getattr(d, OUTPUTS[name]), atol=1e-4)
+        # differences of costs of thousands of nats
+        np.testing.assert_allclose(got["scores"], d.scores, rtol=1e-4, atol=1e-2)
+    z = torch.randn(3, 3)
+    for k in range(2):
+        mean, shape = session(out / f"decoder_{k}.onnx").run(None, {"z": z.numpy()})
+        with torch.no_grad():
+            theirs = econ.model.decode(z, torch.full((3,), k))
+        np.testing.assert_allclose(mean, theirs.mean, atol=1e-5)
+        np.testing.assert_allclose(shape, theirs.shape, atol=1e-5)
+
+
+def test_attention_without_seeds(tmp_path):
+    pytest.importorskip("onnxscript")
+
+    econ = Econ(dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, steps=2)))
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with _exporting():
+        path = tmp_path / "decompose.onnx"
+        _write(path, Decompose(econ), "images", images, tuple(OUTPUTS), {})
+        assert _difference(path, Decompose(econ), "images", images) < 1e-4
+
+
+class _Order(torch.nn.Module):
+    """Layers (B, T, 4, H, W), colours and shape, to their order and which are worth it."""
+
+    def forward(self, layers):
+        mean, shape = layers.split([3, 1], 2)
+        x = mean[:, 1] * shape[:, 1] + mean[:, 0] * (1 - shape[:, 1])  # the second is in front
+        l_z = layers.mean((2, 3, 4)) * 100
+        errors = pixel_errors(x, mean, 0.1)
+        return likeliest_order(errors, shape), worth(errors, shape, l_z).int()
+
+
+def test_the_order_of_more_layers(tmp_path):
+    pytest.importorskip("onnxscript")
+    layers = torch.rand(6, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    order, kept = _Order()(layers)
+    assert (order != torch.arange(4)).any() and 0 < kept.float().mean() < 1
+    with _exporting():
+        path = tmp_path / "order.onnx"
+        _write(path, _Order(), "layers", layers, ("order", "kept"), {})
+        assert _difference(path, _Order(), "layers", layers) == 0
+
+
+def test_the_extra_is_named(econ, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(EconError, match=r"no onnxscript: pip install 'econ-pyro\[onnx\]'"):
+        export_onnx(econ, tmp_path)
