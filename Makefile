@@ -62,9 +62,9 @@ test-rest: setup-all
 
 # sdist and wheel, in dist/
 dist: setup
-	$(BIN)/python -c "import build" 2>/dev/null || $(BIN)/pip install -q -c $(PINS) build
+	test -x $(BIN)/pyproject-build || $(BIN)/pip install -q -c $(PINS) build
 	rm -rf dist
-	$(BIN)/python -m build --outdir dist
+	$(BIN)/pyproject-build --outdir dist
 
 # installs the wheel of dist/ into an empty environment, trains and decomposes
 test-wheel: dist
