@@ -22,12 +22,21 @@ def pytest_runtest_setup(item):
         pytest.skip(f"not installed: {', '.join(missing)} (make test-all installs all)")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_core():
+    """Module fixtures compute bit for bit what tests compute: with one thread per operation.
+
+    Entry points take all cores, and several tests run at a time.
+    """
+    cpu_cores.use_cores(1)
+
+
 @pytest.fixture(autouse=True)
 def clean_pyro():
     """No parameter and no setting of one test reaches another."""
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
-    cpu_cores.use_cores(1)  # entry points take all, and several tests run at a time
+    cpu_cores.use_cores(1)
     yield
     pyro.clear_param_store()
 

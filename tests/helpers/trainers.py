@@ -32,11 +32,11 @@ TINY = Config(
 )
 
 
-def make_trainer(config, run, steps=None, begin=None):
+def make_trainer(config, run, steps=None, begin=None, econ=None):
     if steps is not None:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
     run.mkdir(exist_ok=True)
-    econ = Econ(config)
+    econ = econ or Econ(config)
     train = GeneratedScenes(config.scenes, config.seed, config.train.train_scenes)
     valid = GeneratedScenes(config.scenes, config.seed, config.train.valid_scenes, "valid")
     pyro.set_rng_seed(config.seed)
