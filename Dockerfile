@@ -1,6 +1,6 @@
 # CPU:  docker build -t econ-pyro .
 # CUDA: docker build -t econ-pyro:cuda --build-arg BASE=pytorch/pytorch:latest .
-# Run:  docker run --rm -v "$PWD/runs:/work/runs" econ-pyro train quick --run runs/quick
+# Run:  docker run --rm -v "$PWD/runs:/workspace/runs" econ-pyro train quick --run runs/quick
 #       (CUDA: add --gpus all)
 # Any base with Python 3.10 or later will do; a torch that it has is kept.
 ARG BASE=python:3.11-slim
@@ -31,8 +31,8 @@ RUN pip install -c /tmp/pins.txt ".${EXTRAS:+[$EXTRAS]}" && rm -rf /src/* /tmp/p
 # not root; UID should be that of the owner of the folders that will be mounted
 ARG UID=1000
 RUN useradd --create-home --uid "$UID" econ 2>/dev/null || useradd --create-home econ \
-    && mkdir -p /work && chown econ /work
+    && mkdir -p /workspace && chown econ /workspace
 USER econ
-WORKDIR /work
+WORKDIR /workspace
 ENTRYPOINT ["econ-pyro"]
 CMD ["--help"]
