@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from econ_pyro import limits, naming
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, describe, printable
 from econ_pyro.scene_config import SceneConfig
 
 T = TypeVar("T")
@@ -273,7 +273,7 @@ class Config:
         if len(self.names) > experts or len(set(given)) < len(given):
             raise EconError(
                 f"up to {experts} different names for {experts} experts",
-                naming.shown(repr(", ".join(given))),
+                describe(", ".join(given)),
             )
         naming.check_names(given, "the configuration")
 
@@ -296,12 +296,12 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
             of another type or out of bounds.
     """
     if not isinstance(values, dict):
-        raise EconError(f"an object as {where}", limits.shown(values))
+        raise EconError(f"an object as {where}", describe(values))
     known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown := set(values) - known:
         raise EconError(
             f"the fields of this version in {where}",
-            f"unknown {naming.shown(', '.join(sorted(unknown)))}",
+            f"unknown {printable(', '.join(sorted(unknown)), 100)}",
             "it was written by another version of econ-pyro",
         )
     hints = get_type_hints(cls)

@@ -25,7 +25,7 @@ from econ_pyro.core.ensemble import Ensemble
 from econ_pyro.core.handlers import CleanLayers, one_at_a_time, seeded
 from econ_pyro.core.meta_device import state_of, without_values
 from econ_pyro.core.user_images import as_images, as_regions
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, describe
 from econ_pyro.evaluation.specialisation import distinct_names
 from econ_pyro.files import storage
 from econ_pyro.guides.recognition import Recognition
@@ -82,7 +82,7 @@ class Econ:
     def names(self, names: Sequence[str]) -> None:
         found, experts = list(names), self.config.model.experts
         if isinstance(names, str) or len(found) != experts:
-            raise EconError(f"{experts} different names of experts", arguments.short(names))
+            raise EconError(f"{experts} different names of experts", describe(names))
         naming.check_names(found, "what experts are to be called")
         self._names = found
 
@@ -134,7 +134,7 @@ class Econ:
         own_experts = self.experts
         chosen = [
             e if isinstance(e, Expert) else own_experts[self._index(e)]
-            for e in arguments.listed("model.experts", experts)
+            for e in arguments.as_list("model.experts", experts)
         ]
         config = replace(
             self.config,
@@ -178,9 +178,9 @@ class Econ:
         Raises:
             EconError: the sizes differ; the message names the field. Or there is no such expert.
         """
-        index = arguments.expert(index, self.config.model.experts)
+        index = arguments.expert_index(index, self.config.model.experts)
         if not isinstance(expert, Expert):
-            got = arguments.short(expert)
+            got = describe(expert)
             raise EconError("an Expert", got, "take it from econ.experts or load_expert")
         expert_file.check_fits(expert.name, expert.config, expert.size, self.config.model)
         expert_file.copy_weights(expert, self.experts[index])
@@ -242,11 +242,11 @@ class Econ:
             EconError: images or regions have another shape, type or range, or a number makes no
                 sense.
         """
-        size, batch = self.config.model.size, arguments.whole("batch", batch)
+        size, batch = self.config.model.size, arguments.as_int("batch", batch)
         images = as_images(images, size, self.dtype)
         rules = make_rules(self.config)
         if steps is not None:
-            steps = arguments.whole("steps", steps, most=arguments.MOST_STEPS)
+            steps = arguments.as_int("steps", steps, maximum=arguments.MAX_LAYERS)
             rules = replace(rules, steps=steps)
         regions = as_regions(regions, len(images), rules.steps, size, self.dtype)
         svi = CompetitiveSVI(
@@ -270,7 +270,7 @@ class Econ:
         jobs = list(zip(pieces, given, strict=True))
         with one_at_a_time():
             if self.device.type == "cpu":
-                return Decomposition.cat(cpu_cores.each(explain, jobs))
+                return Decomposition.cat(cpu_cores.parallel_map(explain, jobs))
             return Decomposition.cat([explain(job) for job in jobs])
 
     def sample(
@@ -296,21 +296,21 @@ class Econ:
         Raises:
             EconError: an expert is unknown, none is named, or a number makes no sense.
         """
-        n, most = arguments.whole("n", n), arguments.MOST_STEPS
+        n, most = arguments.as_int("n", n), arguments.MAX_LAYERS
         if scene is not None and experts is not None:
             raise EconError("a scene or experts", "both", "give one of them")
         if scene is not None:
             if not isinstance(scene, str):
-                raise EconError("a string of names for scene", arguments.short(scene))
-            named = naming.read_scene(self.names, scene)
-            experts = arguments.listed("names in scene", named, most)
+                raise EconError("a string of names for scene", describe(scene))
+            named = naming.parse_scene(self.names, scene)
+            experts = arguments.as_list("names in scene", named, most)
         k = None
         if experts is not None:
-            listed = arguments.listed("experts", experts, most)
+            listed = arguments.as_list("experts", experts, most)
             front_to_back = [self._index(e) for e in reversed(listed)]
             k = torch.tensor(front_to_back, device=self.device).expand(n, -1)
         if steps is not None:
-            steps = arguments.whole("steps", steps, most=most)
+            steps = arguments.as_int("steps", steps, maximum=most)
         layers = len(k[0]) if k is not None else steps or self.config.model.steps
         size = self.config.model.size
         arguments.check_memory("n", n, layers * 4 * size**2 * self.dtype.itemsize)
@@ -329,9 +329,9 @@ class Econ:
         Raises:
             EconError: n or seed makes no sense.
         """
-        n, model = arguments.whole("n", n), self.config.model
+        n, model = arguments.as_int("n", n), self.config.model
         arguments.check_memory("n", n, model.experts * 4 * model.size**2 * self.dtype.itemsize)
-        generator = torch.Generator().manual_seed(arguments.seed_of(seed))
+        generator = torch.Generator().manual_seed(arguments.as_seed(seed))
         z = torch.randn(n, model.expert.latent, generator=generator).to(self.device)
         with one_at_a_time():
             mean, shape = self.model.decode_all(z[:, None].expand(-1, model.experts, -1))
@@ -356,13 +356,13 @@ class Econ:
         Raises:
             EconError: there is none of that name or index.
         """
-        return naming.find(self.names, wanted)
+        return naming.find_experts(self.names, wanted)
 
     def _index(self, expert: int | str) -> int:
         """Index of an expert by index or name."""
         if isinstance(expert, str):
             return self.find_experts([expert])[0]
-        return arguments.expert(expert, len(self.names))
+        return arguments.expert_index(expert, len(self.names))
 
 
 def load(source: str | Path, device: torch.device | str = "cpu", which: str = "best") -> Econ:

@@ -104,11 +104,11 @@ def _draw(
     econ: Econ, images: Tensor, draws: int, seed: int, temperature: float | None, batch: int
 ) -> dict[str, np.ndarray]:
     """Arrays k (draws, B, T), z (draws, B, T, L) and r (draws, B, T, H, W), front to back."""
-    draws, batch = arguments.whole("draws", draws), arguments.whole("batch", batch)
+    draws, batch = arguments.as_int("draws", draws), arguments.as_int("batch", batch)
     objective = econ.config.objective
     if temperature is None:
         temperature = temperature_at(econ.config, objective.temperature_steps)
-    temperature = arguments.number("a temperature of 0 or more", temperature, 0.0)
+    temperature = arguments.as_float("a temperature of 0 or more", temperature, 0.0)
     rules = replace(make_rules(econ.config), temperature=temperature)
     latent, device = econ.config.model.expert.latent, econ.device
     each = images[:, :1].numel() * images.element_size() * rules.steps

@@ -193,7 +193,7 @@ class Recognition(nn.Module):
             EconError: shapes or types do not fit, or there is no such expert or pixel.
         """
         x = program_images(x, self.config.size, self.look.grid)
-        scenes, steps = len(x), arguments.layers_of(k)
+        scenes, steps = len(x), arguments.num_layers(k)
         self._check_experts(k, scenes, steps)
         layered = (scenes, steps)
         if noise is not None:

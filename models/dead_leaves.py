@@ -143,7 +143,7 @@ class DeadLeaves(nn.Module):
             EconError: images or experts of another shape or type, or no such expert.
         """
         x = program_images(x, self.config.size, self._zero)
-        scenes, steps = len(x), arguments.layers_of(k)
+        scenes, steps = len(x), arguments.num_layers(k)
         check_experts("k", k, (scenes, steps), self.config.experts, self._zero)
         s_t, regions_, means = torch.ones_like(x[:, :1]), [], []
         with program(decoder=self.decoders), pyro.plate(sites.SCENES, scenes):
@@ -180,7 +180,7 @@ class DeadLeaves(nn.Module):
         Raises:
             EconError: a number makes no sense, shapes do not fit, or there is no such expert.
         """
-        scenes = arguments.whole("scenes", scenes)
+        scenes = arguments.as_int("scenes", scenes)
         steps = self._steps(scenes, k, steps)
         size, sigma = self.config.size, self.config.sigma_x
         of_shape, of_appearance = (scenes, 1, size, size), (scenes, 3, size, size)
@@ -213,10 +213,10 @@ class DeadLeaves(nn.Module):
     def _steps(self, scenes: int, k: Tensor | None, steps: int | None) -> int:
         """Number of layers that the prior is to paint."""
         if steps is not None:
-            steps = arguments.whole("steps", steps, most=arguments.MOST_STEPS)
+            steps = arguments.as_int("steps", steps, maximum=arguments.MAX_LAYERS)
         if k is None:
             return steps or self.config.steps
-        given = arguments.layers_of(k)
+        given = arguments.num_layers(k)
         if steps not in (None, given):
             raise EconError(f"{given} for steps, the layers of k", str(steps), "give one of them")
         check_experts("k", k, (scenes, given), self.config.experts, self._zero)

@@ -32,7 +32,7 @@ from econ_pyro.io.layer_files import (
 
 FULL = "full-resolution"
 """Folder of the layers in an image's own pixels."""
-LAYOUT = outputs.Layout("*/scene.json", rf"({FULL}/)?({PAINTED}|strip\.png)")
+LAYOUT = outputs.OutputLayout("*/scene.json", rf"({FULL}/)?({PAINTED}|strip\.png)")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def main(args: Sequence[str] | None = None) -> None:
     check_formats(parsed.format)
     if parsed.steps_per_scene is not None:
         errors.check_range("--steps-per-scene", parsed.steps_per_scene, 1, scene_file.MOST_LAYERS)
-    outputs.check_folder(parsed.out, parsed.overwrite, LAYOUT)
+    outputs.check_output(parsed.out, parsed.overwrite, LAYOUT)
     econ = load(parsed.run, cli.pick_device(parsed.device))
     out = parsed.out.resolve()  # in a folder of pictures, results of before are none of them
     paths = [path for path in find_images(parsed.images) if not path.resolve().is_relative_to(out)]
@@ -75,7 +75,7 @@ def main(args: Sequence[str] | None = None) -> None:
         raise errors.EconError("images to take apart", f"only results in {parsed.out}")
     images = torch.stack([read_image(p, econ.config.model.size, parsed.fit) for p in paths])
     names = folder_names(paths)
-    with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as out:
+    with outputs.merged_folder(parsed.out, parsed.overwrite, LAYOUT) as out:
         decomposed = econ.decompose(images, parsed.steps_per_scene, greedy=parsed.greedy)
         for i, (path, name) in enumerate(zip(paths, names, strict=True)):
             d = decomposed[i]

@@ -24,33 +24,33 @@ class MakeDataset:
     """Write a dataset of synthetic scenes: images, masks, visible regions, classes, colours."""
 
     out: tyro.conf.Positional[Path]
-    """Folder to make."""
+    """Output folder."""
     scenes: tyro.conf.OmitArgPrefixes[SceneConfig] = field(default_factory=SceneConfig)
     n: int = 50000
     """Number of training scenes."""
     n_valid: int = 100
     """Number of validation scenes."""
     seed: int = 0
-    """Seed of the scenes; training and validation scenes differ under one seed."""
+    """Seed of the scenes; training and validation scenes of one seed differ."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Replace the folder if it is a dataset."""
+    """Replace an existing dataset."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point.
 
     Args:
-        args: command line; that of the process if not given.
+        args: command line; default: ``sys.argv``.
     """
     options = tyro.cli(MakeDataset, args=args, description=__doc__)
-    errors.check_range("--seed", options.seed, 0, arguments.LARGEST_SEED)
+    errors.check_range("--seed", options.seed, 0, arguments.MAX_SEED)
     out, total = options.out, options.n + options.n_valid
     if options.overwrite and out.is_dir() and any(out.iterdir()) and not is_dataset(out):
         raise EconError(
             "a dataset to replace", f"{out}, another folder with files", "name another"
         )
     with (
-        outputs.staged(out, options.overwrite) as folder,
+        outputs.atomic_folder(out, options.overwrite) as folder,
         tqdm(total=total, unit=" scenes", disable=None) as bar,
     ):
         write_dataset(folder, options.scenes, options.seed, options.n, options.n_valid, bar.update)

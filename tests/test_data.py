@@ -13,16 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from econ_pyro.data.images import decode_cutout
-from econ_pyro.data.splits import (
-    GeneratedScenes,
-    ImageFolder,
-    batch_indices,
-    find_images,
-    open_split,
-    read_image,
-    split,
-)
+from econ_pyro.data.images import decode_cutout, find_images, read_image
+from econ_pyro.data.readers.image_folder import ImageFolder
+from econ_pyro.data.splits import batch_indices, open_split, split
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
 from econ_pyro.scene_config import SceneConfig
 

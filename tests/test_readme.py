@@ -11,7 +11,7 @@ import torch
 from test_scripts import TINY, script
 
 from econ_pyro.data.readers.numpy_files import save_npz
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.io.layer_files import write_image
 from econ_pyro.scene_config import SceneConfig
 

@@ -8,7 +8,7 @@ import pyro
 import pytest
 import torch
 
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ, load
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage

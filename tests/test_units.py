@@ -9,7 +9,7 @@ from test_training import make_trainer
 
 from econ_pyro.config import ExpertConfig
 from econ_pyro.core.whitening import Units, moments, refit
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.guides.encoder import Encoder
 from econ_pyro.guides.glimpse import Look

@@ -12,7 +12,7 @@ import torch
 from kill_chains import OPTIONS, equal, finish, start, without_clock
 from test_scripts import TINY
 
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.training import checkpoint

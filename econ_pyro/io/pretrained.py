@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from econ_pyro._version import __version__
 from econ_pyro.config import Config, to_dict
-from econ_pyro.errors import EconError, check_choice
+from econ_pyro.errors import EconError, check_choice, printable
 from econ_pyro.files import storage
 from econ_pyro.files.tensor_file import read_tensors, write_tensors
-from econ_pyro.naming import check_names, shown
+from econ_pyro.naming import check_names
 from econ_pyro.training import checkpoint
 from econ_pyro.training.run_config import read_config
 from econ_pyro.training.schedules import age
@@ -100,7 +100,7 @@ def read(source: str | Path, device: torch.device | str = "cpu", which: str = "b
         about, tensors = read_tensors(path, "whole weights")
         for name, tensor in tensors.items():
             if not name.startswith(("model.", "guide.")) or not tensor.is_floating_point():
-                got = f"{shown(name)} of type {tensor.dtype}"
+                got = f"{printable(name, 100)} of type {tensor.dtype}"
                 raise EconError(f"weights of econ-pyro in {path}", got)
         model, guide = (
             {
@@ -163,9 +163,9 @@ def save(
             "dtype": dtype,
             "versions": {"econ_pyro": __version__, "torch": torch.__version__},
         },
-        sealed=True,
+        checksum=True,
     )
-    storage.write_json(folder / checkpoint.NAMES, {"names": list(names)}, sealed=True)
+    storage.write_json(folder / checkpoint.NAMES, {"names": list(names)}, checksum=True)
     write_tensors(folder / WEIGHTS, tensors, about)
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from econ_pyro.accel.ahead import Ahead
 from econ_pyro.config import Config
-from econ_pyro.data.splits import Source, batch_indices
+from econ_pyro.data.base import Source
+from econ_pyro.data.splits import batch_indices
 from econ_pyro.errors import EconError
 from econ_pyro.training.distributed import World
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from econ_pyro.accel.later import Later
 from econ_pyro.config import Config
-from econ_pyro.data.splits import Source
+from econ_pyro.data.base import Source
 from econ_pyro.errors import EconError
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.training import checkpoint, resume_checks
