@@ -43,7 +43,7 @@ def check_names(names: Sequence[Any], where: str) -> None:
             raise EconError(
                 f"names of 1 to {MAX_NAME_LENGTH} printable characters in {where}",
                 got,
-                "write another name there",
+                "choose another name",
             )
         if _normalised(name) in seen:
             raise EconError(f"{len(names)} different names in {where}", f"{name!r} twice")

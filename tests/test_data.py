@@ -146,7 +146,7 @@ def test_folders_without_pictures(tmp_path):
         ImageFolder(tmp_path, 16)
     with pytest.raises(EconError, match="nowhere, which does not exist"):
         ImageFolder(tmp_path / "nowhere", 16)
-    with pytest.raises(EconError, match="a.txt, which is none of these"):
+    with pytest.raises(EconError, match="a.txt, which has none of these formats"):
         open_split(tmp_path / "a.txt", SMALL, 16, 0)
 
 

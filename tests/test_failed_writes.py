@@ -87,8 +87,11 @@ def test_a_mistake_of_ours_stays_one(tmp_path):
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (OSError(errno.ENOSPC, "No space left", "/a/b"), "room to write /a/b, got No space left"),
-        (OSError(errno.EDQUOT, "Quota exceeded"), "room to write, got Quota exceeded"),
+        (
+            OSError(errno.ENOSPC, "No space left", "/a/b"),
+            "free space to write /a/b, got No space left",
+        ),
+        (OSError(errno.EDQUOT, "Quota exceeded"), "free space to write, got Quota exceeded"),
         (OSError(errno.EROFS, "Read-only", "/a"), "usable path, got /a (Read-only)"),
         (PermissionError(errno.EACCES, "denied", "/a"), "permission to use /a, got denied"),
         (OSError(errno.EIO, "Input/output error", b"/a"), "path, got /a (Input/output error)"),

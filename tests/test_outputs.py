@@ -76,7 +76,7 @@ def test_folders_that_are_not_ours_are_left_alone(tmp_path):
             write(tmp_path, overwrite, FLAT, ["build-up.gif"])
     (tmp_path / "file").write_text("")
     (tmp_path / "nowhere").symlink_to("none")
-    for name, words in (("file", "the file"), ("nowhere", "a link to nothing")):
+    for name, words in (("file", "the file"), ("nowhere", "a broken link")):
         with pytest.raises(EconError, match=words):
             write(tmp_path / name, True, FLAT, ["build-up.gif"])
     assert {p.name for p in tmp_path.iterdir()} == {"scene-000.png", "file", "nowhere"}

@@ -197,7 +197,7 @@ def write_bad(root, name):
     [
         ("text", "a readable PNG, JPEG, GIF or WebP image, got .*a.png"),
         ("opaque", "transparent background, got .*a.png, which has no transparency: cut it out"),
-        ("clear", "visible sprite, got .*a.png, which is transparent all over"),
+        ("clear", "visible sprite, got .*a.png, which is fully transparent"),
         ("twice", "sprites called a in one place, got .*a.png"),
         ("other", "got .*sprites, without PNG files"),
     ],

@@ -41,7 +41,7 @@ def check_size(data: bytes, name: str) -> None:
         )
     if (scans := count_scans(io.BytesIO(data))) > MAX_SCANS:
         raise EconError(
-            f"a JPEG file of at most {MAX_SCANS} scans", f"{name} of {scans:,}", "save it anew"
+            f"a JPEG file of at most {MAX_SCANS} scans", f"{name} of {scans:,}", "re-encode it"
         )
 
 

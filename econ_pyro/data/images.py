@@ -90,7 +90,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
                 )
             if (scans := count_scans(file)) > MAX_SCANS:
                 expected = f"a JPEG file of at most {MAX_SCANS} scans"
-                raise EconError(expected, f"which has {scans:,}", "save it anew")
+                raise EconError(expected, f"which has {scans:,}", "re-encode it")
             # Pillow's WebP decoder allocates all pixels when it opens a file
             check_pixels(*webp_size(file), path)
             image = Image.open(file, formats=FORMATS)
@@ -203,10 +203,10 @@ def find_images(paths: Sequence[Path | str]) -> list[Path]:
                 raise EconError("an image file or a folder of them", f"{path}: no such file")
             found.append(path)
             continue
-        files, odd = walk(path, "images")
+        files, irregular = walk(path, "images")
         images = [file for file in files if file.suffix.lower() in SUFFIXES]
-        if odd:
-            warn_skipped(list(odd.values()), len(files) + len(odd), "regular files")
+        if irregular:
+            warn_skipped(list(irregular.values()), len(files) + len(irregular), "regular files")
         if not images:
             raise EconError(
                 f"files called {', '.join(SUFFIXES)}", f"{path}, which has none", "name the files"

@@ -122,7 +122,7 @@ def _place_of_temporary(out: Path) -> Path:
 
 def _check_replaceable(out: Path, overwrite: bool, marker: str) -> None:
     if out.is_symlink() and not out.exists():
-        raise EconError("a folder to write to", f"{out}, a link to nothing", "name another folder")
+        raise EconError("a folder to write to", f"{out}, a broken link", "name another folder")
     _check_new_folder(out, overwrite)
     if marker and out.is_dir() and any(out.iterdir()) and not any(out.glob(marker)):
         raise EconError(

@@ -103,7 +103,7 @@ def to_econ_error(error: OSError, hint: str = "") -> EconError:
     if error.errno in DISK_FULL_ERRORS:
         then = f"then {hint}" if hint else "then try again"
         where = "" if name is None else f" {name}"
-        return EconError(f"room to write{where}", reason, f"free some space, {then}")
+        return EconError(f"free space to write{where}", reason, f"free some disk space, {then}")
     if error.errno in (errno.EACCES, errno.EPERM):
         return EconError(f"permission to use {name or 'a file'}", reason, hint)
     what = reason if name is None else f"{name} ({reason})"

@@ -93,23 +93,25 @@ def walk(folder: Path | str, expected: str) -> tuple[list[Path], dict[Path, Econ
         reason = "is not a folder" if folder.exists() else "does not exist"
         raise EconError(f"a folder of {expected}", f"{folder}, which {reason}")
     found: list[Path] = []
-    odd: dict[Path, str] = {}
+    irregular: dict[Path, str] = {}
     for root, folders, files in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (Path(root, name) for name in folders):
             if path.is_symlink():
-                odd[path] = "a link to a folder, which is not followed"
+                irregular[path] = "a link to a folder, which is not followed"
         for path in (Path(root, name) for name in files if not name.startswith(".")):
             try:
                 mode = path.stat().st_mode
             except OSError as error:
-                odd[path] = _reason(path, error)
+                irregular[path] = _reason(path, error)
             else:
                 if stat.S_ISREG(mode):
                     found.append(path)
                 else:
-                    odd[path] = f"which is {_kind(mode)}"
-    return sorted(found), {p: EconError(expected, f"{p}, {odd[p]}") for p in sorted(odd)}
+                    irregular[path] = f"which is {_kind(mode)}"
+    return sorted(found), {
+        p: EconError(expected, f"{p}, {irregular[p]}") for p in sorted(irregular)
+    }
 
 
 def _raise(error: OSError) -> None:
@@ -180,7 +182,7 @@ def _refuse(path: Path | str, expected: str, error: OSError | ValueError, hint: 
 
 def _reason(path: Path | str, error: OSError | ValueError) -> str:
     reasons = {
-        errno.ENOENT: "a link to nothing" if os.path.islink(path) else "which does not exist",
+        errno.ENOENT: "a broken link" if os.path.islink(path) else "which does not exist",
         errno.ELOOP: "a link to itself",
         errno.EACCES: "which may not be read",
         errno.EPERM: "which may not be read",

@@ -54,7 +54,7 @@ def detect_format(path: Path) -> Format:
         return "images"
     if _TFRECORD_NAME.search(path.name) or is_tfrecord(path):
         return "tfrecords"
-    raise EconError(SUPPORTED, f"{path}, which is none of these")
+    raise EconError(SUPPORTED, f"{path}, which has none of these formats")
 
 
 def tfrecord_files(folder: Path) -> tuple[list[Path], dict[Path, EconError]]:
@@ -63,8 +63,8 @@ def tfrecord_files(folder: Path) -> tuple[list[Path], dict[Path, EconError]]:
     Returns:
         The files, and an error for each entry that is not a regular file.
     """
-    files, odd = walk(folder, "TFRecords")
-    return [path for path in files if _TFRECORD_NAME.search(path.name)], odd
+    files, irregular = walk(folder, "TFRecords")
+    return [path for path in files if _TFRECORD_NAME.search(path.name)], irregular
 
 
 def open_images(
@@ -92,10 +92,10 @@ def open_images(
     if detected == "images":
         return ImageFolder(path, size, fit, strict, limit)
     if detected == "tfrecords":
-        parts, odd = tfrecord_files(path) if path.is_dir() else ([path], {})
-        if odd:
+        parts, irregular = tfrecord_files(path) if path.is_dir() else ([path], {})
+        if irregular:
             if strict:
-                raise next(iter(odd.values()))
-            warn_skipped(list(odd.values()), len(parts) + len(odd), "TFRecords")
+                raise next(iter(irregular.values()))
+            warn_skipped(list(irregular.values()), len(parts) + len(irregular), "TFRecords")
         return ArraySource(read_tfrecords(parts, size, fit, limit), size, fit, limit)
     return ArraySource(_OPEN[detected](path, limit), size, fit, limit)

@@ -103,7 +103,7 @@ def _resolve(path: Path, file: Any, name: str) -> Any:
             raise KeyError(name)
         link = node.get(part, getlink=True)
         if link is None:
-            raise EconError(_EXPECTED, f"{path}, whose {name} is a link to nothing")
+            raise EconError(_EXPECTED, f"{path}, whose {name} is a broken link")
         if isinstance(link, h5py.ExternalLink):
             raise _external(path, name, f"a link to the file {link.filename!r}")
         if isinstance(link, h5py.SoftLink):

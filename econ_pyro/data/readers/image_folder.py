@@ -49,11 +49,11 @@ class ImageFolder:
         self.size = size
         self.classes: tuple[str, ...] = ()
         single = Path(path).is_file()
-        files, odd = ([Path(path)], {}) if single else walk(path, "images")
-        if strict and odd:
-            raise next(iter(odd.values()))
+        files, irregular = ([Path(path)], {}) if single else walk(path, "images")
+        if strict and irregular:
+            raise next(iter(irregular.values()))
         self.paths: list[Path] = []
-        self.skipped = list(odd.values())
+        self.skipped = list(irregular.values())
         self._frames, self._limit = DiskArray(), limit
         self._original_sizes: Counter[tuple[int, int]] = Counter()
         self._modes: Counter[str] = Counter()
@@ -68,7 +68,7 @@ class ImageFolder:
             if self._truncated:
                 break
         self._pixels = self._frames.array()
-        total = len(files) + len(odd)
+        total = len(files) + len(irregular)
         self._warn(total)
         if not self.paths:
             raise EconError(

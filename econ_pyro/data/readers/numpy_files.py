@@ -95,8 +95,8 @@ def _extract(archive: zipfile.ZipFile, path: Path, limit: int) -> tuple[dict[str
     total = sum(math.prod(shape) * headers[name].dtype.itemsize for name, shape in shapes.items())
     if total > MAX_UNPACKED:
         raise EconError(
-            f"arrays of at most {MAX_UNPACKED:,} bytes when unpacked", f"{path} of {total:,}",
-            "take fewer with --limit, or save the images alone as .npy, which is not unpacked",
+            f"arrays of at most {MAX_UNPACKED:,} bytes when extracted", f"{path} of {total:,}",
+            "take fewer with --limit, or save the images alone as .npy, which is not extracted",
         )  # fmt: skip
     arrays: dict[str, LazyArray] = {}
     for name, shape in shapes.items():

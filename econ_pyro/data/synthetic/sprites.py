@@ -51,8 +51,8 @@ def find_sprites(folder: Path | str) -> dict[str, list[Path]]:
     """
     found: dict[str, list[Path]] = {}
     root = Path(folder)
-    files, odd = walk(root, "images")
-    for path, error in odd.items():
+    files, irregular = walk(root, "images")
+    for path, error in irregular.items():
         if path.suffix.lower() == ".png":
             raise error
     for path in files:
@@ -217,7 +217,7 @@ def load_sprite(path: Path, texels: int) -> np.ndarray:
     image = Image.fromarray(rgba)
     box = image.getchannel("A").getbbox()
     if box is None or rgba[..., 3].max() <= 127:
-        raise EconError("a visible sprite", f"{path}, which is transparent all over")
+        raise EconError("a visible sprite", f"{path}, which is fully transparent")
     image = image.crop(box)
     side = max(image.size)
     if side > _MAX_SIDE:
