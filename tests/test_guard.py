@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_composer import whole_png
-from test_image_header import three, webp
+from test_picture_size import three, webp
 
 from econ_pyro.ui import uploads
 
