@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from econ_pyro import limits, naming
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, describe, printable
 from econ_pyro.scene_config import SceneConfig
 
 T = TypeVar("T")
@@ -434,7 +434,7 @@ class Config:
         if len(self.names) > experts or len(set(given)) < len(given):
             raise EconError(
                 f"up to {experts} different names for {experts} experts",
-                naming.shown(repr(", ".join(given))),
+                printable(repr(", ".join(given))),
             )
         naming.check_names(given, "the configuration")
 
@@ -466,12 +466,12 @@ def from_dict(cls: type[T], values: Any, where: str = "config") -> T:
             of another type or out of bounds.
     """
     if not isinstance(values, dict):
-        raise EconError(f"an object as {where}", limits.shown(values))
+        raise EconError(f"an object as {where}", describe(values))
     known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown := set(values) - known:
         raise EconError(
             f"the fields of this version in {where}",
-            f"unknown {naming.shown(', '.join(sorted(map(str, unknown))))}",
+            f"unknown {printable(', '.join(sorted(map(str, unknown))))}",
             "it was written by another version of econ-pyro",
         )
     built = {}
@@ -499,7 +499,7 @@ def of_kind(options: Any, kind: Any, where: str) -> type:
     """
     named = {cls.__dataclass_fields__["kind"].default: cls for cls in options}
     if not isinstance(kind, str) or kind not in named:
-        raise EconError(f"one of {', '.join(named)} as {where}.kind", limits.shown(kind))
+        raise EconError(f"one of {', '.join(named)} as {where}.kind", describe(kind))
     return named[kind]
 
 
@@ -521,7 +521,7 @@ def _part(cls: type, name: str, value: Any, where: str) -> type | None:
         hint = get_type_hints(cls)[name]
         return hint if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
     if not isinstance(value, dict):
-        raise EconError(f"an object as {where}", limits.shown(value))
+        raise EconError(f"an object as {where}", describe(value))
     first = classes[0].__dataclass_fields__["kind"].default  # type: ignore[attr-defined]
     return of_kind(classes, value.get("kind", first), where)
 
@@ -555,12 +555,12 @@ def _check_duration(name: str, value: Duration, least: int = 0) -> None:
     """
     expected = f"training steps or a share of the run, such as 40%, for {name}"
     if isinstance(value, int):
-        if not least <= value <= limits.MOST:
-            raise EconError(expected, limits.shown(value))
+        if not least <= value <= limits.MAX_COUNT:
+            raise EconError(expected, describe(value))
         return
     try:
         share = float(value.removesuffix("%")) if value.endswith("%") else math.nan
     except ValueError:
         share = math.nan
     if not 0 <= share <= 1000 or (least and not share):
-        raise EconError(expected, limits.shown(value))
+        raise EconError(expected, describe(value))

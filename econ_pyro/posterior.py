@@ -102,10 +102,10 @@ def _draw(
     econ: Econ, images: Tensor, draws: int, seed: int, temperature: float | None, batch: int
 ) -> dict[str, np.ndarray]:
     """Arrays k (draws, B, T), z (draws, B, T, L) and r (draws, B, T, H, W), front to back."""
-    draws, batch = arguments.whole("draws", draws), arguments.whole("batch", batch)
+    draws, batch = arguments.as_int("draws", draws), arguments.as_int("batch", batch)
     if temperature is None:
         temperature = last_temperature(econ.sizes.competition)
-    temperature = arguments.number("a temperature of 0 or more", temperature, 0.0)
+    temperature = arguments.as_float("a temperature of 0 or more", temperature, 0.0)
     slots, device = econ.sizes.num_slots, econ.device
     competition = decomposition_of(econ.config, slots, evidence=False, refine=False)
     competition = replace(competition, temperature=temperature)

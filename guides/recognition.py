@@ -185,7 +185,7 @@ class AmortizedGuide(nn.Module):
         """:meth:`forward`, with what a competition has fixed."""
         size = self.config.size
         x = program_images(x, size, self._zero)
-        scenes, slots = x.shape[-4], arguments.layers_of(k)
+        scenes, slots = x.shape[-4], arguments.num_layers(k)
         check_expert_sites("k", k, scenes, self.config.num_experts, self._zero, slots)
         if given is not None:
             self._check(given, scenes, slots)

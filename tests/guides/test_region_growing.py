@@ -8,7 +8,7 @@ import torch
 from econ_pyro.config import EconConfig, ExpertConfig
 from econ_pyro.core.compositing import SCOPE_EPS
 from econ_pyro.core.ensemble import Ensemble
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
 from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.region_growing import SALIENT, candidates, find_seed_pixel, grow, salience

@@ -18,7 +18,7 @@ from econ_pyro.config import (
     TrainConfig,
     UNetAttention,
 )
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.presets import PRESETS
 from econ_pyro.scene_config import SceneConfig
