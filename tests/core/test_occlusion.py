@@ -125,7 +125,7 @@ def test_the_loss_still_asks_for_the_whole(tiny):
     losses = {}
     for blind in (True, False):
         for share in (0.0, 1.0):
-            recipe = dataclasses.replace(tiny.recipe, occlusion=share)
+            recipe = RecipeConfig(occlusion=share)
             econ = Econ(dataclasses.replace(config, recipe=recipe))
             if blind:
                 for p in econ.guide.encoders.parameters():

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from econ_pyro.config import PoseLatents
 from econ_pyro.core.pose import (
     UNIT,
     centre,
@@ -20,6 +19,7 @@ from econ_pyro.core.pose import (
 )
 from econ_pyro.errors import EconError
 from econ_pyro.guides.object_centred_encoder import OFFSET, Glimpse, ObjectCentredEncoder
+from econ_pyro.model_config import PoseLatents
 from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder, draw_shapes
 from helpers.trainers import small_expert
 

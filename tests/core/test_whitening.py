@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from econ_pyro.accel.process_group import ProcessGroup
-from econ_pyro.config import FreeLatents
+from econ_pyro.config import RecipeConfig
 from econ_pyro.core.whitening import Whitening, moments, refit
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.guides.encoder import Encoder, WholeImage
 from econ_pyro.guides.object_centred_encoder import Glimpse, ObjectCentredEncoder
+from econ_pyro.model_config import FreeLatents
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
 from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder
 from econ_pyro.training.callbacks import LatentWhitening
@@ -177,7 +178,7 @@ def test_samples_of_a_new_expert_have_the_colours_that_were_seen(tiny):
 
 @pytest.mark.parametrize("whitening", [True, False])
 def test_training_whitens_if_asked(tiny, tmp_path, whitening):
-    recipe = dataclasses.replace(tiny.recipe, whitening=whitening)
+    recipe = RecipeConfig(whitening=whitening)
     train = dataclasses.replace(tiny.train, steps=2, valid_scenes=20)
     econ = Econ(dataclasses.replace(tiny, recipe=recipe, train=train))
     make_trainer(econ.config, tmp_path, econ=econ).fit()

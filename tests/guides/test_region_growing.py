@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from econ_pyro.config import EconConfig, SeededAttention
 from econ_pyro.core.compositing import SCOPE_EPS
 from econ_pyro.core.ensemble import Ensemble
 from econ_pyro.core.selection import Selection
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
 from econ_pyro.guides.region_growing import SALIENT, candidates, find_seed_pixel, grow, salience
 from econ_pyro.guides.seeded import SeededUNet
 from econ_pyro.infer.competition import GreedyCompetition
 from econ_pyro.infer.joint_competition import JointCompetition
+from econ_pyro.model_config import EconConfig, SeededAttention
 from econ_pyro.scene_config import SceneConfig
 from helpers.trainers import small_expert
 

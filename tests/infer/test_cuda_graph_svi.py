@@ -50,7 +50,7 @@ def make_pair(preset, device, competition, recipe, compiled=False):
     config = replace(
         config,
         model=replace(model, size=16, expert=expert, competition=competition),
-        recipe=replace(config.recipe, **recipe),
+        recipe=replace(config.recipe, **recipe) if recipe else config.recipe,
         seed=1,
         amp=False,
         compile=compiled,
