@@ -22,6 +22,11 @@ from helpers.paths import ROOT
 from helpers.scripts import TINY_ARGS
 from helpers.trainers import equal, without_clock
 
+# durations in training steps: shares of a run would change where it is made longer
+RECIPE = """--recipe.restart-every 2 --recipe.restart-below 0.9 --recipe.load-balancing 1
+    --train.frozen 1 --objective.gamma-until 1200 --model.competition.temperature-until 1200
+    --model.competition.depth-order-from 75 --recipe.load-balancing-until 700""".split()
+
 
 def train(processes, run, *args):
     launcher = [
@@ -32,9 +37,7 @@ def train(processes, run, *args):
         "--",
     ]
     command = [sys.executable, *(launcher if processes > 1 else []), "scripts/svi_train.py",
-               "quick", *TINY_ARGS, "--recipe.restart-every", "2", "--recipe.restart-below", "0.9",
-               "--recipe.load-balancing", "1", "--train.frozen", "1", "--run", str(run),
-               *args]  # fmt: skip
+               "quick", *TINY_ARGS, *RECIPE, "--run", str(run), *args]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
