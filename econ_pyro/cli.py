@@ -14,7 +14,7 @@ import tyro
 
 from econ_pyro import naming, presets, stopping
 from econ_pyro.accel import cpu_cores, malloc
-from econ_pyro.config import Config
+from econ_pyro.config import Config, kinds_of, of_kind
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage
 
@@ -69,11 +69,64 @@ def of_preset(
         description: what the entry point does, for ``--help``.
         named: descriptions and configurations by preset; ours if not given.
     """
+    given = list(sys.argv[1:] if args is None else args)
+    if given and given[0] in presets.ALIASES:
+        given[0] = presets.ALIASES[given[0]]
     options: dict[str, tuple[str, Any]] = {
-        name: (text, cls(**vars(config), preset=name))
+        name: (text, cls(**vars(_of_kinds(config, given)), preset=name))
         for name, (text, config) in (named or presets.PRESETS).items()
     }
-    return tyro.extras.overridable_config_cli(options, args=args, description=description)
+    return tyro.extras.overridable_config_cli(
+        options,
+        args=given,
+        description=description,
+        # of a part that exists in several kinds, the options of the chosen kind
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
+def _of_kinds(config: Config, args: Sequence[str]) -> Config:
+    """A configuration whose parts are of the kinds that ``--PART.kind`` options ask for.
+
+    A part of another kind keeps the options that both kinds have, and takes the defaults of the
+    others.
+
+    Raises:
+        EconError: there is no such kind.
+    """
+    for i, argument in enumerate(args):
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--") or not name.endswith(".kind"):
+            continue
+        kind = value if equals else args[i + 1] if i + 1 < len(args) else ""
+        config = _with_kind(config, name[2:].replace("-", "_").split(".")[:-1], kind)
+    return config
+
+
+def _with_kind(config: Any, path: Sequence[str], kind: str, above: str = "") -> Any:
+    name, *rest = path
+    if not any(field.name == name for field in dataclasses.fields(config)):
+        return config  # tyro has a better message
+    part, where = getattr(config, name), f"{above}{name}"
+    if rest:
+        return _unchecked(config, name, _with_kind(part, rest, kind, f"{where}."))
+    classes = kinds_of(type(config), name)
+    if not classes:
+        return config
+    cls = of_kind(classes, kind, where)
+    if isinstance(part, cls):
+        return config
+    common = {f.name for f in dataclasses.fields(cls)} & {f.name for f in dataclasses.fields(part)}
+    kept = {name: getattr(part, name) for name in common - {"kind"}}
+    # checks that need several parts come when all options are known
+    return _unchecked(config, name, cls(**kept))
+
+
+def _unchecked(config: T, name: str, part: Any) -> T:
+    """``dataclasses.replace`` without the checks of the whole."""
+    changed = object.__new__(type(config))
+    changed.__dict__.update(vars(config), **{name: part})
+    return changed
 
 
 def config_of(parsed: Config) -> Config:

@@ -455,10 +455,9 @@ def from_dict(cls: type[T], values: Any, where: str = "config") -> T:
             f"unknown {naming.shown(', '.join(sorted(map(str, unknown))))}",
             "it was written by another version of econ-pyro",
         )
-    hints = get_type_hints(cls)
     built = {}
     for name, value in values.items():
-        part = _part(hints[name], value, f"{where}.{name}")
+        part = _part(cls, name, value, f"{where}.{name}")
         if part is not None:
             value = from_dict(part, value, f"{where}.{name}")
         built[name] = tuple(value) if isinstance(value, list) else value
@@ -485,18 +484,25 @@ def of_kind(options: Any, kind: Any, where: str) -> type:
     return named[kind]
 
 
-def _part(hint: Any, value: Any, where: str) -> type | None:
+def kinds_of(cls: type, name: str) -> list[type]:
+    """The classes of a part that exists in several kinds; none of another field."""
+    hint = get_type_hints(cls).get(name)
+    if hint is SceneModelConfig:
+        return list(KINDS.values())
+    if get_origin(hint) not in (Union, types.UnionType):
+        return []
+    return [option for option in get_args(hint) if dataclasses.is_dataclass(option)]
+
+
+def _part(cls: type, name: str, value: Any, where: str) -> type | None:
     """The dataclass that a field's value is to become; None where it is no dataclass."""
-    union = get_origin(hint) in (Union, types.UnionType)
-    options = KINDS.values() if hint is SceneModelConfig else get_args(hint) if union else (hint,)
-    classes = [option for option in options if dataclasses.is_dataclass(option)]
+    classes = kinds_of(cls, name)
     if not classes:
-        return None
-    if not union and hint is not SceneModelConfig:
-        return classes[0]
+        hint = get_type_hints(cls)[name]
+        return hint if dataclasses.is_dataclass(hint) else None
     if not isinstance(value, dict):
         raise EconError(f"an object as {where}", limits.shown(value))
-    first = classes[0].__dataclass_fields__["kind"].default
+    first = classes[0].__dataclass_fields__["kind"].default  # type: ignore[attr-defined]
     return of_kind(classes, value.get("kind", first), where)
 
 
