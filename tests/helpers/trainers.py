@@ -85,6 +85,22 @@ def seeded_tiny(**fields) -> Config:
     return dataclasses.replace(TINY, model=model)
 
 
+def changed(config, **fields):
+    """A configuration with fields of its parts changed, as ``train__clip`` or ``model__size``."""
+    for name, value in fields.items():
+        part, _, rest = name.partition("__")
+        if rest:
+            value = changed(getattr(config, part), **{rest: value})
+        config = dataclasses.replace(config, **{part: value})
+    return config
+
+
+def callback(learner, kind):
+    """The one callback of a class."""
+    (found,) = [c for c in learner.callbacks if isinstance(c, kind)]
+    return found
+
+
 def make_trainer(config, run, steps=None, econ=None):
     if steps is not None:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
