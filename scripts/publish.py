@@ -49,8 +49,8 @@ class Args:
     if not given."""
     n: int = 1000
     """Number of generated scenes to measure on."""
-    shifted: bool = False
-    """Measure also on shifted scenes, as evaluate.py does."""
+    ood: bool = False
+    """Measure also scenes unlike those of training, as evaluate.py does."""
     which: Literal["best", "last"] = "best"
     """Checkpoint: of the smallest validation loss, or the last."""
     device: str = "auto"
@@ -78,7 +78,7 @@ def main(args: Sequence[str] | None = None) -> None:
         written = load(out, device)
         title = "held-out" if data is None else data.name
         reports = {title: evaluate(written, valid)}
-        if parsed.shifted:
+        if parsed.ood:
             reports |= evaluate_ood(written, parsed.n)
         figures = {name: as_json(report) for name, report in reports.items()}
         storage.write_json(out / "evaluation.json", figures)

@@ -1,4 +1,4 @@
-"""Evaluation: what is decomposed and how, and scenes that are shifted as they say."""
+"""Evaluation: what is decomposed and how, and scenes that are out of distribution as they say."""
 
 import dataclasses
 
@@ -58,7 +58,7 @@ def test_true_regions_of_images_without_are_an_error(econ, source):
         evaluate(econ, Images(), gt_masks=True)
 
 
-def test_shifted_scenes_are_what_they_are_called(tiny, econ):
+def test_ood_scenes_are_what_they_are_called(tiny, econ):
     found = ood_sources(econ, 40)
     assert all(len(source) == 40 for source, _ in found.values())
     scenes = {name: source.scenes(torch.arange(40)) for name, (source, _) in found.items()}
