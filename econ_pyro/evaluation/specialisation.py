@@ -15,7 +15,7 @@ from torch import Tensor
 
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.matching import UNMATCHED, Matching
-from econ_pyro.naming import LONGEST, clean
+from econ_pyro.naming import MAX_NAME_LENGTH, clean_name
 
 _NUMBER = re.compile(r"-\d+$")
 
@@ -45,10 +45,12 @@ def class_confusion(
 
 
 def class_accuracy(confusion: Tensor) -> float:
-    """Share of wins that fall to the right expert, one expert a class (Hungarian method).
+    """Share of wins by the right expert, one expert per class (Hungarian method).
 
-    A class that is left without an expert, or an expert without a class, counts as wrong. NaN for
-    an empty table.
+    A class that is left without an expert counts as wrong. NaN for an empty table.
+
+    Args:
+        confusion: wins by class and expert, ``(C, K)``.
     """
     rows, columns = linear_sum_assignment(confusion.numpy(force=True), maximize=True)
     total = int(confusion.sum())
@@ -109,7 +111,7 @@ def names_by_majority(confusion: Tensor, class_names: Sequence[str]) -> list[str
     rows = [*class_names, "background"]
     busiest = sorted((k for k in range(len(wins)) if wins[k]), key=lambda k: -wins[k])
     idle = [k for k in range(len(wins)) if not wins[k]]
-    found = [clean(rows[row[k]]) for k in busiest] + [f"unused-{k}" for k in idle]
+    found = [clean_name(rows[row[k]]) for k in busiest] + [f"unused-{k}" for k in idle]
     named = dict(zip([*busiest, *idle], distinct_names(found), strict=True))
     return [named[k] for k in range(len(wins))]
 
@@ -135,7 +137,7 @@ def distinct_names(names: Sequence[str], given: Sequence[str] = ()) -> list[str]
         while name and not out[k]:
             number += 1
             end = f"-{number}"
-            new = _NUMBER.sub("", name)[: LONGEST - len(end)].rstrip() + end
+            new = _NUMBER.sub("", name)[: MAX_NAME_LENGTH - len(end)].rstrip() + end
             if new not in taken:
                 out[k] = new
                 taken.add(new)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from econ_pyro.config import Config, CosineSchedule, Duration, JointCompetition, PlateauSchedule
+from econ_pyro.config import Config, CosineSchedule, PlateauSchedule, additions
+from econ_pyro.model_config import Duration, JointOptions
 
 
 def steps_of(duration: Duration, horizon: int) -> float:
@@ -76,7 +77,7 @@ def unfinished(config: Config, step: int, horizon: int) -> list[str]:
     Returns:
         A phrase for each schedule; none of a run that did all of its steps.
     """
-    train, objective, recipe = config.train, config.objective, config.recipe
+    train, objective, recipe = config.train, config.objective, additions(config)
     planned = train.steps
     if step >= planned:
         return []
@@ -91,7 +92,7 @@ def unfinished(config: Config, step: int, horizon: int) -> list[str]:
     ):
         moving["model.competition.temperature-until"] = competition.temperature_until
     turns: dict[str, Duration] = {}
-    if isinstance(competition, JointCompetition) and competition.depth_order_from is not None:
+    if isinstance(competition, JointOptions) and competition.depth_order_from is not None:
         turns["model.competition.depth-order-from"] = competition.depth_order_from
     if recipe.load_balancing > 0:
         turns["recipe.load-balancing-until"] = recipe.load_balancing_until

@@ -1,8 +1,7 @@
 import threading
 
-import torch
-
 import pytest
+import torch
 
 from econ_pyro.accel.overlap import HostCopy, Prefetcher
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from econ_pyro.accel.process_group import ProcessGroup, join
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.training import checkpoint

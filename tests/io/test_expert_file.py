@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import save_file
 
 import econ_pyro
-from econ_pyro.config import PoseLatents, RecipeConfig, SeededAttention
+from econ_pyro.config import RecipeConfig
 from econ_pyro.econ import Econ, load, load_expert
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.specialisation import distinct_names
 from econ_pyro.io.expert_file import save_expert
+from econ_pyro.model_config import PoseLatents, SeededAttention
 from econ_pyro.training import checkpoint
 from econ_pyro.training.load_balancing import LoadBalancing, Restarts
 from helpers.scripts import TINY_ARGS, fails, script

@@ -1,24 +1,21 @@
 """Training: bit-exact resumption, schedule, restarts, checkpoints that survive anything."""
 
 import dataclasses
-import itertools
 import json
 import math
-from types import SimpleNamespace
 
 import pyro
 import pytest
 import torch
 
 from econ_pyro.accel.process_group import ProcessGroup
-from econ_pyro.config import FORMAT, CosineSchedule, PlateauSchedule, to_dict
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.config import FORMAT, PlateauSchedule, to_dict
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import load
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage
 from econ_pyro.infer.terms import Terms
 from econ_pyro.training import checkpoint
-from econ_pyro.training import trainer as module
 from econ_pyro.training.batches import Batches
 from econ_pyro.training.callbacks import PlateauRate
 from econ_pyro.training.load_balancing import copy_expert, starved
@@ -95,34 +92,6 @@ def test_minutes_are_of_sixty_seconds(tiny, tmp_path):
     assert trainer.done() == ""
     trainer.seconds = 120.0
     assert trainer.done() == "2 minutes are up"
-
-
-def test_schedules_end_where_the_minutes_end(tiny, tmp_path, monkeypatch):
-    """Of 1000 steps there is time for about 60: schedules of shares are over by then."""
-    now = itertools.count(0.0, 0.5)  # a step takes one reading of the clock, half a second
-    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(now)))
-    config = changed(
-        tiny,
-        train__minutes=0.5,
-        train__validate_every=5,
-        train__schedule=CosineSchedule(),
-        objective__gamma=1.0,
-        objective__gamma_end=3.0,
-        objective__gamma_until="50%",
-    )
-    trainer = make_trainer(config, tmp_path / "run", 1000)
-    assert trainer.horizon == 1000
-    assert "minutes are up" in trainer.fit()
-    assert 40 <= trainer.step <= 60 and abs(trainer.horizon - trainer.step) <= 2
-    assert trainer.learner.rate == pytest.approx(0.01 * tiny.train.lr, rel=0.5)
-    assert trainer.rows[0]["gamma"] < 1.05 and trainer.rows[-1]["gamma"] == 3.0
-    more = dataclasses.replace(config.train, minutes=0.6)
-    again = make_trainer(dataclasses.replace(config, train=more), tmp_path / "run", 1000)
-    again.resume()
-    assert again.horizon == trainer.horizon
-    further = make_trainer(dataclasses.replace(config, train=more), tmp_path / "run", 2000)
-    further.resume()
-    assert further.horizon == 2000  # what another number of steps asks for
 
 
 def test_a_row_says_what_the_steps_since_the_last_saw(tiny, tmp_path):
