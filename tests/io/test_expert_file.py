@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import econ_pyro
@@ -111,6 +112,8 @@ def test_an_expert_alone_comes_back_from_its_file(econ, tmp_path):
     save_expert(tmp_path / "e.safetensors", econ.experts[2])
     expert = load_expert(tmp_path / "e.safetensors")
     assert equal(weights(expert), weights(econ.experts[2]))
+    with safe_open(tmp_path / "e.safetensors", framework="pt") as opened:
+        assert opened.metadata()["format"] == "pt"  # what other programs look for
     assert (expert.name, expert.size, expert.config) == ("square", 16, econ.config.model.expert)
 
 

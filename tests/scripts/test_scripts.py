@@ -23,12 +23,16 @@ from helpers.data_files import blocks
 from helpers.paths import ROOT
 from helpers.scripts import TINY_ARGS, fails, script
 
+# the schedules of quick are shares of the run: of another number of steps, they are others
+IN_STEPS = """--objective.gamma-until 1200 --model.competition.temperature-until 1200
+    --model.competition.depth-order-from 75 --recipe.load-balancing-until 700""".split()
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of four steps."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    script("svi_train", "quick", *TINY_ARGS, "--steps", 4, "--run", folder)
+    script("svi_train", "quick", *TINY_ARGS, *IN_STEPS, "--steps", 4, "--run", folder)
     return folder
 
 
@@ -70,7 +74,7 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
 
 
 def test_an_existing_run_is_kept_and_can_be_resumed(run, tmp_path, capsys):
-    args = ["quick", *TINY_ARGS, "--steps", 2, "--run", tmp_path / "r"]
+    args = ["quick", *TINY_ARGS, *IN_STEPS, "--steps", 2, "--run", tmp_path / "r"]
     script("svi_train", *args)
     assert "--resume" in fails(capsys, "svi_train", *args)
     script("svi_train", "quick", "--steps", 4, "--run", tmp_path / "r", "--resume")
@@ -421,7 +425,7 @@ def test_killed_training_leaves_a_loadable_run(tmp_path):
         ("--train.validate-every", 0, "at least 1 for train.validate-every, got 0"),
         ("--train.lr", -1, "a positive train.lr, got -1"),
         ("--model.competition.temperature-end", 0, "a positive model.competition.temperature-end"),
-        ("--model.competition.temperature", -1, "model.competition.temperature of 0 or more"),
+        ("--model.competition.temperature", -1, "at least 0 for model.competition.temperature"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(capsys, tmp_path, option, value, message):
