@@ -339,7 +339,7 @@ BAD = [
     ("make_sprites", "{tmp}/o", "apple frog butterfly"),
     pytest.param("make_sprites", "{tmp}/o aple", "'aple'", marks=NEEDS_EMOJI),
     ("make_sprites", "{tmp}/o apple --font {tmp}/none.ttf", "none.ttf, which does not exist"),
-    ("make_sprites", "{tmp}/o apple --font {tmp}/text.png", "text.png, which is none"),
+    ("make_sprites", "{tmp}/o apple --font {tmp}/text.png", "text.png, which is not a font"),
     ("inspect_data", "{tmp}/none", "none, which does not exist"),
     ("inspect_data", "{tmp}/empty", "empty"),
     ("svi_train", "quick --data {tmp}/text.png --run {tmp}/o", "none of these"),
