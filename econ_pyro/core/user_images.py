@@ -108,7 +108,7 @@ def as_regions(
         raise EconError(expected, f"a {'meta' if regions.is_meta else regions.layout} tensor")
     if regions.shape != shape:
         flat = regions.shape == (scenes, steps, size, size)
-        hint = "add the axis of channels with regions[:, :, None]" if flat else ""
+        hint = "add the axis of channels with evidence[:, :, None]" if flat else ""
         raise EconError(expected, kind_of(regions), hint)
     if not regions.is_floating_point() and regions.dtype != torch.bool:
         raise EconError(expected, kind_of(regions), "make masks of labels with labels == layer")

@@ -75,7 +75,7 @@ def evaluate(
 def ood_sources(model: SceneModel, n: int) -> dict[str, tuple[Source, int]]:
     """Scenes unlike those of training (Figs. 4 and 8), each with the layers to look for.
 
-    More objects, several of one class, colours near the background, and spare steps.
+    More objects, several of one class, colours near the background, and spare layers.
     """
     scenes, slots = model.config.scenes, model.config.model.num_slots
     kinds = {

@@ -24,6 +24,7 @@ from econ_pyro.model_config import EconConfig, ExpertConfig
 from econ_pyro.naming import check_names
 from econ_pyro.training.format1 import upgraded_expert, upgraded_weights
 
+FORMAT_FIELD = "config_format"  # "format" is safetensors' own: pt
 NETWORKS = ("decoder", "attention", "encoder")
 # what weights began with; trained ones may differ
 INITIAL = {"attention.bias", "shape_bias", "attention.place_weight"}
@@ -68,7 +69,7 @@ def save_expert(path: Path, expert: Expert) -> None:
         "name": expert.name,
         "size": str(expert.size),
         "expert": json.dumps(to_dict(expert.config)),
-        "format": str(FORMAT),
+        FORMAT_FIELD: str(FORMAT),
     }
     write_tensors(path, tensors, about)
 
@@ -89,7 +90,7 @@ def read_expert(path: Path) -> Stored:
             "svi_train.py --resume",
         )
     check_names([about["name"]], str(path))
-    version = parse_json(about["format"], str(path)) if "format" in about else None
+    version = parse_json(about[FORMAT_FIELD], str(path)) if FORMAT_FIELD in about else None
     values = upgraded_expert(parse_json(about["expert"], str(path)), version, str(path))
     config = from_dict(ExpertConfig, values, str(path))
     size = parse_json(about["size"], str(path))
