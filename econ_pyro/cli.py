@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, TypeVar
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, TypeVar
 
 import torch
 import tyro
+from tqdm import tqdm
 
 from econ_pyro import naming, presets, stopping
 from econ_pyro.accel import cpu_cores, malloc
@@ -20,6 +22,8 @@ from econ_pyro.files import storage
 
 T = TypeVar("T")
 MOST_SAID = 2000  # characters of an error
+INTERVAL = 10.0
+"""Seconds between the lines of :func:`progress` where there is no terminal."""
 
 
 def run(main: Callable[[], None]) -> None:
@@ -147,3 +151,98 @@ def pick_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise EconError("a CUDA device", "none on this machine", "use --device cpu")
     return torch.device(name)
+
+
+def command(name: str, script: str) -> list[str]:
+    """How to run a script again, in the way that this process was started.
+
+    Args:
+        name: of the subcommand of ``econ-pyro``.
+        script: path of the script, relative to the repository.
+
+    Returns:
+        The first words of a command line.
+    """
+    if sys.argv[0].startswith("econ-pyro "):
+        return ["econ-pyro", name]
+    return ["python", script]
+
+
+class ProgressLines:
+    """Progress as lines of text, for a log: the part of tqdm's interface that we use.
+
+    Args:
+        total: number of units when all is done.
+        unit: what is counted, in the singular.
+        initial: number of units done before.
+        file: where to write; None for nowhere.
+        interval: seconds between lines.
+        clock: the time, in seconds.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        unit: str,
+        initial: int = 0,
+        file: TextIO | None = None,
+        interval: float = INTERVAL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.n = initial
+        self._total, self._unit, self._file = total, unit, file
+        self._interval, self._clock = interval, clock
+        self._values = ""
+        self._written = initial, clock()  # at the last line
+
+    def update(self, n: float = 1) -> None:
+        """Count ``n`` more units; writes a line if the last one is old enough."""
+        self.n += int(n)
+        if self._clock() - self._written[1] >= self._interval:
+            self._write()
+
+    def set_postfix(self, **values: str) -> None:
+        """Set the values that the next lines show."""
+        self._values = "".join(f", {name} {value}" for name, value in values.items())
+
+    def close(self) -> None:
+        """Write a last line if units were counted since the last one."""
+        if self.n != self._written[0]:
+            self._write()
+
+    def _write(self) -> None:
+        now = self._clock()
+        n, then = self._written
+        rate = (self.n - n) / max(now - then, 1e-9)
+        self._written = self.n, now
+        if self._file is not None:
+            units = f"{self._unit}s"
+            line = f"{self.n} of {self._total} {units}{self._values}, {rate:.3g} {units}/s"
+            print(line, file=self._file, flush=True)
+
+
+@contextmanager
+def progress(
+    total: int, unit: str, initial: int = 0, disable: bool = False
+) -> Iterator[tqdm[Any] | ProgressLines]:
+    """Show progress on stderr: a bar on a terminal, else a line every ``INTERVAL`` seconds.
+
+    Args:
+        total: number of units when all is done.
+        unit: what is counted, in the singular.
+        initial: number of units done before.
+        disable: show nothing.
+
+    Yields:
+        An object with ``n``, ``update`` and ``set_postfix`` as in tqdm.
+    """
+    file = sys.stderr
+    bar: tqdm[Any] | ProgressLines
+    if disable or file is None or not file.isatty():
+        bar = ProgressLines(total, unit, initial, None if disable else file)
+    else:
+        bar = tqdm(total=total, initial=initial, unit=unit, dynamic_ncols=True, file=file)
+    try:
+        yield bar
+    finally:
+        bar.close()

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
-from tqdm import tqdm
 
 from econ_pyro import arguments, cli, errors
 from econ_pyro.data.synthetic.dataset import is_dataset, write_dataset
@@ -51,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
         )
     with (
         outputs.staged(out, options.overwrite) as folder,
-        tqdm(total=total, unit=" scenes", disable=None) as bar,
+        cli.progress(total, "scene") as bar,
     ):
         write_dataset(folder, options.scenes, options.seed, options.n, options.n_valid, bar.update)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())

@@ -22,7 +22,6 @@ import pyro
 import torch
 import tyro
 from torch import Tensor
-from tqdm import tqdm
 
 import econ_pyro
 from econ_pyro import cli, stopping
@@ -185,7 +184,8 @@ def _claimed(run: Path, config: Config, parsed: TrainArgs) -> Iterator[None]:
 
 def _command(parsed: TrainArgs, run: Path) -> str:
     """How to go on with the run."""
-    words = ["python", "scripts/svi_train.py", parsed.preset, "--run", str(run), "--resume"]
+    words = cli.command("train", "scripts/svi_train.py")
+    words += [parsed.preset, "--run", str(run), "--resume"]
     for name in ("steps", "minutes") if parsed.resume else ():  # else config.json has them
         if (value := getattr(parsed, name)) is not None:
             words += [f"--{name}", f"{value:g}"]
@@ -336,16 +336,13 @@ def _fit(trainer: Trainer, run: Path, tensorboard: bool) -> tuple[str, int]:
     """Train; why it ended, and the signal that ended it, or 0."""
     first, total = trainer.group.first, trainer.config.train.steps
     writer = _summary_writer()(str(run / "tensorboard")) if tensorboard and first else None
-    with tqdm(
-        total=total, initial=trainer.step, unit="step", dynamic_ncols=True, disable=not first
-    ) as bar:
+    with cli.progress(total, "step", trainer.step, disable=not first) as bar:
 
         def report(step: int, row: Row | None) -> None:
+            if row is not None:
+                bar.set_postfix(loss=f"{row['loss']:.0f}", valid=f"{row['valid_loss']:.0f}")
             bar.update(step - bar.n)
-            if row is None:
-                return
-            bar.set_postfix(loss=f"{row['loss']:.0f}", valid=f"{row['valid_loss']:.0f}")
-            if writer is not None:
+            if row is not None and writer is not None:
                 for name in ("loss", "valid_loss", "x", "z", "r", "lr", "gamma"):
                     writer.add_scalar(name, row[name], step)
 

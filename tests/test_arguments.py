@@ -17,6 +17,8 @@ from econ_pyro.errors import EconError
 from econ_pyro.io import scene_file
 from helpers.trainers import TINY
 
+NEEDS_ARVIZ = pytest.mark.needs("arviz_base")
+
 
 @pytest.fixture(scope="module")
 def econ():
@@ -39,7 +41,10 @@ NUMBERS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["n", "steps", "experts_n", "batch", "layers", "draws"])
+@pytest.mark.parametrize(
+    "name",
+    ["n", "steps", "experts_n", "batch", "layers", pytest.param("draws", marks=NEEDS_ARVIZ)],
+)
 @pytest.mark.parametrize(("value", "message"), NUMBERS)
 def test_counts_that_make_no_sense(econ, x, name, value, message):
     calls = {
@@ -50,8 +55,6 @@ def test_counts_that_make_no_sense(econ, x, name, value, message):
         "layers": lambda: econ.decompose(x, steps=value),
         "draws": lambda: econ_pyro.to_arviz(econ, x, draws=value),
     }
-    if name == "draws":
-        pytest.importorskip("arviz_base")
     shown = {"experts_n": "n", "layers": "steps"}.get(name, name)
     with pytest.raises(EconError, match=re.escape(message.format(shown))):
         calls[name]()
@@ -139,9 +142,9 @@ def test_the_cpu_is_one_device():
         assert arguments.as_device(name) == torch.device("cpu")
 
 
+@NEEDS_ARVIZ
 @pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf"), "1", True])
 def test_temperatures_that_make_no_sense(econ, x, temperature):
-    pytest.importorskip("arviz_base")
     with pytest.raises(EconError, match="a temperature of 0 or more, got"):
         econ_pyro.to_arviz(econ, x, draws=1, temperature=temperature)
 
@@ -165,8 +168,8 @@ def test_floats_of_all_types_are_the_networks(econ, x, dtype):
     assert econ.model.decode(d.z[:, 0].to(dtype), k[:, 0]).mean.dtype == torch.float32
 
 
+@NEEDS_ARVIZ
 def test_to_arviz_takes_what_decompose_takes(econ, x):
-    pytest.importorskip("arviz_base")
     for dtype in (torch.float64, torch.bfloat16):
         tree = econ_pyro.to_arviz(econ, x.to(dtype), draws=2, seed=1)
         want = econ_pyro.to_arviz(econ, x.to(dtype).float(), draws=2, seed=1)

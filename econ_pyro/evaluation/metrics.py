@@ -67,7 +67,8 @@ class SceneMetrics:
 
         ``<score>`` is a mean over scenes, None if no scene counted, and ``<score>_n`` the number
         of scenes that did; ``usage_<k>`` the share of expert k; ``class_accuracy`` and ``nmi`` are
-        over all matched objects and backgrounds, ``class_n`` of them.
+        over all matched objects, ``class_n`` of them. Those with the suffix ``_with_background``
+        count matched backgrounds as one class more, which flatters experts at chance.
         """
         row: dict[str, float | None] = {"scenes": len(self.scores["mse"])}
         for name, score in self.scores.items():
@@ -75,9 +76,13 @@ class SceneMetrics:
             row[name] = float(counted.mean()) if len(counted) else None
             row[f"{name}_n"] = len(counted)
         if self.confusion is not None:
-            row["class_accuracy"] = _or_none(specialisation.class_accuracy(self.confusion))
-            row["nmi"] = _or_none(specialisation.normalised_mutual_information(self.confusion))
-            row["class_n"] = int(self.confusion.sum())
+            objects = self.confusion[:-1]
+            for suffix, table in (("", objects), ("_with_background", self.confusion)):
+                accuracy = specialisation.class_accuracy(table)
+                nmi = specialisation.normalised_mutual_information(table)
+                row[f"class_accuracy{suffix}"] = _or_none(accuracy)
+                row[f"nmi{suffix}"] = _or_none(nmi)
+                row[f"class_n{suffix}"] = int(table.sum())
         row.update({f"usage_{k}": share for k, share in enumerate(self.usage.tolist())})
         return row
 

@@ -45,10 +45,12 @@ def class_confusion(
 
 
 def class_accuracy(confusion: Tensor) -> float:
-    """Share of wins that fall to the right expert, one expert a class (Hungarian method).
+    """Share of wins by the right expert, one expert per class (Hungarian method).
 
-    A class that is left without an expert, or an expert without a class, counts as wrong. NaN for
-    an empty table.
+    A class that is left without an expert counts as wrong. NaN for an empty table.
+
+    Args:
+        confusion: wins by class and expert, ``(C, K)``.
     """
     rows, columns = linear_sum_assignment(confusion.numpy(force=True), maximize=True)
     total = int(confusion.sum())

@@ -21,7 +21,7 @@ FIGURES = (
     ("amodal_iou", "amodal IoU", 2),
     ("oca", "counting", 2),
     ("ooa", "depth order", 2),
-    ("class_accuracy", "class accuracy", 3),
+    ("class_accuracy", "class accuracy of objects", 3),
     ("mse", "MSE", 6),
 )
 

@@ -22,6 +22,8 @@ from econ_pyro.io.onnx_export import (
 from helpers.scripts import script
 from helpers.trainers import TINY
 
+pytestmark = pytest.mark.needs("onnx", "onnxruntime", "onnxscript")
+
 
 @pytest.fixture(scope="module")
 def econ():
@@ -42,7 +44,8 @@ def econ():
 
 
 def session(path):
-    onnxruntime = pytest.importorskip("onnxruntime")
+    import onnxruntime
+
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
@@ -76,7 +79,6 @@ def test_onnxruntime_says_what_torch_says(econ, tmp_path, capsys):
 
 
 def test_attention_without_seeds(tmp_path):
-    pytest.importorskip("onnxscript")
 
     econ = Econ(dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, steps=2)))
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -98,7 +100,6 @@ class _Order(torch.nn.Module):
 
 
 def test_the_order_of_more_layers(tmp_path):
-    pytest.importorskip("onnxscript")
     layers = torch.rand(6, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     order, kept = _Order()(layers)
     assert (order != torch.arange(4)).any() and 0 < kept.float().mean() < 1

@@ -142,8 +142,10 @@ def test_the_hub_needs_its_package(tmp_path, monkeypatch, offline):
         load("runs/quick")  # a run's path with a mistake in it is no name on the hub
 
 
+@pytest.mark.needs("huggingface_hub")
 def test_the_hub_offline_reads_its_cache(econ, tmp_path, monkeypatch):
-    constants = pytest.importorskip("huggingface_hub.constants")
+    from huggingface_hub import constants
+
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
 

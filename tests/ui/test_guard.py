@@ -19,7 +19,7 @@ from econ_pyro.ui import uploads
 from helpers.paths import ROOT
 from helpers.pictures import uint24, webp, whole_png
 
-pytest.importorskip("gradio", reason="the page needs gradio: pip install 'econ-pyro[ui]'")
+pytestmark = pytest.mark.needs("gradio")
 API = "/gradio_api"
 FORM = {"Content-Type": "multipart/form-data; boundary=LIMIT"}
 

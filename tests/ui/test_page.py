@@ -19,7 +19,7 @@ from helpers.paths import ROOT
 from helpers.pictures import BAD_UPLOADS, whole_png
 from helpers.scripts import TINY_ARGS, script
 
-pytest.importorskip("gradio", reason="the page needs gradio: pip install 'econ-pyro[ui]'")
+pytestmark = pytest.mark.needs("gradio")
 
 
 @pytest.fixture(scope="module")
