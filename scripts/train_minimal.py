@@ -97,7 +97,7 @@ def compete(model: DeadLeaves, guide: AmortizedGuide, x: Tensor) -> Selection:
         layers.append((k_hat, losses, r_t))
         s_t = next_scope(s_t, r_t)  # Eq. 14
     k, all_losses, region = (torch.stack(part, 1) for part in zip(*layers, strict=True))
-    return Selection(k, noise, torch.full_like(k, -1), losses=all_losses, region=region)
+    return Selection(k, noise, seed_pixel=None, losses=all_losses, region=region)
 
 
 def bernoulli_kl(q: Tensor, p: Tensor) -> Tensor:
