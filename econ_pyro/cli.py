@@ -14,11 +14,12 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from econ_pyro import naming, presets, stopping
+from econ_pyro import errors, presets, stopping
 from econ_pyro.accel import cpu_cores, malloc
-from econ_pyro.config import Config, EconConfig, NoRecipe, kinds_of, of_kind
+from econ_pyro.config import Config, NoRecipe, kinds_of, of_kind
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage
+from econ_pyro.model_config import EconConfig
 
 T = TypeVar("T")
 MOST_SAID = 2000  # characters of an error
@@ -28,10 +29,10 @@ INTERVAL = 10.0
 
 def run(main: Callable[[], None]) -> None:
     """Run an entry point; a user's mistake becomes one line on stderr and exit status 2."""
-    malloc.keep_memory()
+    malloc.retain_memory()
     cpu_cores.use_cores()
     try:
-        with stopping.raised():
+        with stopping.raise_on_sigterm():
             main()
             sys.stdout.flush()  # a full disk under it is a mistake like others
     except EconError as error:
@@ -45,13 +46,13 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         if not error.errno:  # no error of the system, but what some libraries raise
             raise
-        _exit(2, f"error: {storage.write_failed(error)}")
+        _exit(2, f"error: {storage.to_econ_error(error)}")
 
 
 def _exit(status: int, message: str = "") -> None:
     with suppress(OSError):  # a terminal that was closed, a log on a full disk
         if message:  # names of files can have line ends, and what a terminal would act upon
-            print(naming.shown(message, MOST_SAID), file=sys.stderr, flush=True)
+            print(errors.printable(message, MOST_SAID), file=sys.stderr, flush=True)
     try:
         sys.stdout.flush()
     except OSError:  # Python would try again at the end, and have a traceback for it

@@ -29,15 +29,15 @@ from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.amp import has_bfloat16
 from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.accel.timing import (
+    count_flops,
     fit_line,
-    interleaved,
+    format_milliseconds,
     matrix_product,
-    milliseconds,
-    operations,
     peak_memory,
+    time_interleaved,
 )
 from econ_pyro.config import Config, to_dict
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.files import storage
 from econ_pyro.guides.norm import InstanceNormReLU2d
@@ -77,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> None:
     device = cli.pick_device(parsed.device)
     config = cli.config_of(parsed)
     if config.compile and device.type == "cpu":
-        cpu_cores.use_cores(within=True)
+        cpu_cores.use_cores(intra_op=True)
     with pyro.validation_enabled(False):
         figures: dict[str, Any] = {"machine": _machine(device), "preset": parsed.preset}
         figures["config"] = to_dict(config)
@@ -205,9 +205,9 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
     counted[explaining] = lambda: ours.plainly().explain(ours.x)
     size = 8192 if device.type == "cuda" else 1024
     product = matrix_product(device, peak_dtype, size)
-    seconds = interleaved({**jobs, PEAK: product}, device, rounds)
+    seconds = time_interleaved({**jobs, PEAK: product}, device, rounds)
     # after the steps that were timed: who wins what changes, and with it how much is to be done
-    work = {name: operations(job) for name, job in counted.items()}
+    work = {name: count_flops(job) for name, job in counted.items()}
     # graphs have theirs from the start, whatever they are asked for
     memory = {
         name: None
@@ -235,7 +235,7 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
         }
         table[name] = row
         print(
-            f"| {name} | {milliseconds(times)} | {row['scenes_per_second']:.0f} "
+            f"| {name} | {format_milliseconds(times)} | {row['scenes_per_second']:.0f} "
             f"| {work[name] / 1e9:.1f} | {row['of_peak']:.0%} | {_megabytes(memory[name])} "
             f"| {row['ratio']:.1f} |"
         )
@@ -267,7 +267,7 @@ def _use(config: Config, device: torch.device, rounds: int) -> dict[str, float]:
         "decompose": lambda: step.econ.decompose(images),
         "draw": lambda: source.images(drawn),
     }
-    seconds = interleaved(jobs, device, max(3, rounds // 3), warmup=1)
+    seconds = time_interleaved(jobs, device, max(3, rounds // 3), warmup=1)
     rates = {
         "decompose": len(images) / median(seconds["decompose"]),
         "draw": len(drawn) / median(seconds["draw"]),
@@ -308,7 +308,7 @@ def _scale(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for axis, configs in axes.items():
         steps = {str(value): _Step(c, device) for value, c in configs.items()}
-        seconds = interleaved(
+        seconds = time_interleaved(
             {v: s.ours for v, s in steps.items()}, device, max(3, rounds // 3), warmup=2
         )
         memory = {v: peak_memory(s.uncaptured(), device) for v, s in steps.items()}
@@ -317,7 +317,7 @@ def _scale(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:
         print("|---|---|---|---|")
         for v, times in seconds.items():
             amounts = f"{_megabytes(memory[v])} | {_megabytes(with_gradients[v])}"
-            print(f"| {v} | {milliseconds(times)} | {amounts} |")
+            print(f"| {v} | {format_milliseconds(times)} | {amounts} |")
         values = [float(v) for v in steps]
         a, b, r2 = fit_line(values, [1e3 * median(t) for t in seconds.values()])
         if axis in ("K", "T"):

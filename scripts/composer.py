@@ -50,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
     from econ_pyro.ui import markup, page
 
     econ = load(parsed.run, cli.pick_device(parsed.device))
-    malloc.share_memory()
+    malloc.return_memory()
     with uploads.folder() as folder:
         blocks = page.build(econ, lambda x: _take_apart(econ, x), _examples(econ, parsed.run))
         address = server.serve(blocks, folder, parsed.host, parsed.port, markup.CSS)

@@ -33,7 +33,7 @@ from econ_pyro.io.layer_files import (
 
 FULL = "full-resolution"
 """Folder of the layers in an image's own pixels."""
-LAYOUT = outputs.Layout("*/scene.json", rf"({FULL}/)?({PAINTED}|strip\.png)")
+LAYOUT = outputs.OutputLayout("*/scene.json", rf"({FULL}/)?({PAINTED}|strip\.png)")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> None:
     check_formats(parsed.format)
     if parsed.slots is not None:
         errors.check_range("--slots", parsed.slots, 1, scene_file.MOST_LAYERS)
-    outputs.check_folder(parsed.out, parsed.overwrite, LAYOUT)
+    outputs.check_output(parsed.out, parsed.overwrite, LAYOUT)
     econ = load_model(parsed.run, cli.pick_device(parsed.device))
     if parsed.full_resolution and not isinstance(econ, Econ):
         expected = "a model that renders, for --full-resolution"
@@ -79,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> None:
         raise errors.EconError("images to take apart", f"only results in {parsed.out}")
     images = torch.stack([read_image(p, econ.config.model.size, parsed.fit) for p in paths])
     names = folder_names(paths)
-    with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as out:
+    with outputs.merged_folder(parsed.out, parsed.overwrite, LAYOUT) as out:
         options: dict[str, Any] = {"greedy": True} if parsed.greedy else {}
         decomposed = econ.decompose(images, parsed.slots, **options)
         for i, (path, name) in enumerate(zip(paths, names, strict=True)):

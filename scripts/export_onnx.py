@@ -18,7 +18,7 @@ from econ_pyro.files import outputs
 from econ_pyro.io.onnx_export import export_onnx
 from econ_pyro.io.scene_file import MOST_LAYERS
 
-LAYOUT = outputs.Layout("decompose.onnx", r"(decompose|decoder_\d+)\.onnx")
+LAYOUT = outputs.OutputLayout("decompose.onnx", r"(decompose|decoder_\d+)\.onnx")
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = tyro.cli(Args, args=args, description=__doc__)
     if parsed.slots is not None:
         errors.check_range("--slots", parsed.slots, 1, MOST_LAYERS)
-    outputs.check_folder(parsed.out, parsed.overwrite, LAYOUT)
+    outputs.check_output(parsed.out, parsed.overwrite, LAYOUT)
     econ = load(parsed.run)
-    with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as out:
+    with outputs.merged_folder(parsed.out, parsed.overwrite, LAYOUT) as out:
         differences = export_onnx(econ, out, parsed.slots)
     for name, difference in differences.items():
         path = parsed.out / name

@@ -72,7 +72,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if parsed.dataset is not None:
         check_dataset(parsed.dataset)
     refuse_run(parsed.folder)
-    outputs.check_folder(parsed.folder, parsed.overwrite, checkpoint.CONFIG)
+    outputs.check_output(parsed.folder, parsed.overwrite, checkpoint.CONFIG)
     device = cli.pick_device(parsed.device)
     econ = load(parsed.run, which=parsed.which)
     trained = read_config(find(parsed.run))
@@ -80,7 +80,7 @@ def main(args: Sequence[str] | None = None) -> None:
     size = econ.config.model.size
     scenes = replace(econ.config.scenes, size=size)
     valid = open_split(data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit).valid
-    with outputs.staged(parsed.folder, parsed.overwrite, checkpoint.CONFIG) as out:
+    with outputs.atomic_folder(parsed.folder, parsed.overwrite, checkpoint.CONFIG) as out:
         econ.save_pretrained(out, parsed.dtype)
         written = load(out, device)
         title = "held-out" if data is None else data.name

@@ -89,7 +89,7 @@ def test_names_of_configuration_and_experts_are_as_they_were_written(tiny, tmp_p
 def test_the_checksum_is_what_the_documentation_says():
     import hashlib
 
-    sealed = storage.seal({"b": 1, "a": ["ü", 0.5, None]})
+    sealed = storage.add_checksum({"b": 1, "a": ["ü", 0.5, None]})
     text = '{"a":["\\u00fc",0.5,null],"b":1}'
     assert sealed["sha256"] == hashlib.sha256(text.encode()).hexdigest()
 

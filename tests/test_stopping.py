@@ -141,10 +141,10 @@ def test_each_process_goes_on_with_its_own_terms(tiny, tmp_path):
 @pytest.mark.parametrize("number", stopping.SIGNALS)
 def test_the_first_signal_asks_and_the_second_stops(number):
     before = signal.getsignal(number)
-    with pytest.raises(stopping.Stopped) as stop, stopping.requested() as request:
+    with pytest.raises(stopping.Stopped) as stop, stopping.defer_signals() as request:
         assert not request()
         os.kill(os.getpid(), number)
-        assert request() and request.number == number
+        assert request() and request.signum == number
         os.kill(os.getpid(), number)
     assert stop.value.status == 128 + number
     assert signal.getsignal(number) is before
@@ -152,7 +152,7 @@ def test_the_first_signal_asks_and_the_second_stops(number):
 
 def test_torchrun_says_it_twice(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with stopping.requested() as request:
+    with stopping.defer_signals() as request:
         for _ in range(2):  # the terminal, and torchrun
             os.kill(os.getpid(), signal.SIGINT)
         assert request()
@@ -161,7 +161,7 @@ def test_torchrun_says_it_twice(monkeypatch):
 def test_nohup_is_heeded():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stopping.requested() as request:
+        with stopping.defer_signals() as request:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not request()
     finally:
@@ -170,7 +170,7 @@ def test_nohup_is_heeded():
 
 def test_sigterm_closes_what_is_open(tmp_path, capsys):
     def main():
-        with outputs.staged(tmp_path / "out") as folder:
+        with outputs.atomic_folder(tmp_path / "out") as folder:
             (folder / "half").touch()
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -1,7 +1,8 @@
 """Networks of several experts on several cores, forward and backward.
 
 Experts share no weights, so nothing of one network waits for another: of K networks that each have
-their own images, every core takes one after the other (:func:`econ_pyro.accel.cpu_cores.each`).
+their own images, every core takes one after the other
+(:func:`econ_pyro.accel.cpu_cores.parallel_map`).
 Autograd goes backward in one thread. Under :func:`separate_graphs` each network therefore keeps a
 graph of its own, and gradients are computed side by side as well. Those of several uses of a
 weight add up in the graph that holds them together, in its order and in float32, whoever computed
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from econ_pyro.accel.cpu_cores import each
+from econ_pyro.accel.cpu_cores import parallel_map
 
 _separate: ContextVar[bool] = ContextVar("separate_graphs", default=False)
 
@@ -46,7 +47,7 @@ def run(networks: Sequence[nn.Module], inputs: Sequence[Sequence[Tensor]]) -> li
         return [network(*args) for network, args in jobs]
     if not torch.is_grad_enabled():
         no_grad = _Modes(False)
-        return each(lambda job: no_grad.call(job[0], job[1]), jobs)
+        return parallel_map(lambda job: no_grad.call(job[0], job[1]), jobs)
     if not _separate.get():
         return [network(*args) for network, args in jobs]
     learnt = [[p for p in network.parameters() if p.requires_grad] for network in networks]
@@ -94,7 +95,7 @@ class _Separate(torch.autograd.Function):
             args = [a.detach().requires_grad_(a.requires_grad) for a in own[:count]]
             return modes.call(network, args), [*args, *own[count:]]
 
-        ctx.graphs = each(forward, jobs)
+        ctx.graphs = parallel_map(forward, jobs)
         return tuple(out.detach() for out, _ in ctx.graphs)
 
     @staticmethod
@@ -111,5 +112,5 @@ class _Separate(torch.autograd.Function):
             return [next(found) if a.requires_grad else None for a in leaves]
 
         graphs, ctx.graphs = ctx.graphs, None  # they are gone with the gradients
-        found = each(backward, list(zip(graphs, grads, strict=True)))
+        found = parallel_map(backward, list(zip(graphs, grads, strict=True)))
         return None, None, *(g for own in found for g in own)

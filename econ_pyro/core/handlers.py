@@ -12,7 +12,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 
-from econ_pyro.arguments import seed_of
+from econ_pyro.arguments import as_seed
 from econ_pyro.errors import EconError
 
 SHAPE, APPEARANCE = "shape", "appearance"
@@ -124,7 +124,7 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     Raises:
         EconError: there is no such seed.
     """
-    number = None if seed is None else seed_of(seed)
+    number = None if seed is None else as_seed(seed)
     cuda = [device] if device.type == "cuda" else []
     with _lock, torch.random.fork_rng(cuda, enabled=number is not None):
         if number is not None:

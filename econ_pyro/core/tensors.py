@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from econ_pyro.arguments import no_such_expert, short
-from econ_pyro.errors import EconError
+from econ_pyro.arguments import unknown_expert
+from econ_pyro.errors import EconError, describe
 
 
 def fitted(name: str, value: Any, shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def check_known(k: Tensor, experts: int, where: str = "") -> None:
     """
     unknown = (k < 0) | (k >= experts)
     if unknown.any():
-        raise no_such_expert(k[unknown][0].item(), experts, where)
+        raise unknown_expert(k[unknown][0].item(), experts, where)
 
 
 def check_seed_pixels(
@@ -163,7 +163,7 @@ def kind_of(value: Any) -> str:
     """What came, for an error message: type and shape of a tensor or array, or the value."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if dtype is None or shape is None:
-        return short(value)
+        return describe(value)
     kind = f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"
     return kind if isinstance(value, Tensor) else f"{type(value).__name__} of {kind}"
 

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from econ_pyro.arguments import short
 from econ_pyro.core.tensors import fitted, kind_of
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, describe
 
 TOLERANCE = 1e-4
 """How far values may be outside [0, 1] by rounding: a fortieth of a step of 8 bits."""
@@ -137,7 +136,7 @@ def _no_tensor(value: Any) -> str:
     if getattr(value, "shape", None) is not None:
         return kind_of(value)
     many = isinstance(value, list | tuple) or type(value).__module__.startswith("PIL.")
-    return type(value).__name__ if many else short(value)
+    return type(value).__name__ if many else describe(value)
 
 
 def _to_tensor(images: Any) -> str:

@@ -22,15 +22,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from econ_pyro import presets
-from econ_pyro.config import EconConfig, PoseLatents
+from econ_pyro.data.base import Source, SourceInfo
 from econ_pyro.data.ground_truth import Truth
 from econ_pyro.data.images import Fit
 from econ_pyro.data.readers.detect import open_images
-from econ_pyro.data.source_info import About
-from econ_pyro.data.splits import Source
 from econ_pyro.data.synthetic.dataset import StoredScenes, is_dataset
 from econ_pyro.errors import check_positive, printable
 from econ_pyro.evaluation.matching import MIN_AREA
+from econ_pyro.model_config import EconConfig, PoseLatents
 from econ_pyro.viz import panels
 
 SIZES = (32, 64, 128)
@@ -52,7 +51,7 @@ class Inspection:
 
     path: Path
     source: Source
-    about: About
+    about: SourceInfo
     objects: Counter[int]
     """Images by number of visible objects; empty without masks."""
     areas: Tensor
@@ -120,12 +119,12 @@ def _size_range(whole: Tensor) -> float | None:
     return median(ranges) if ranges else None
 
 
-def _open(path: Path, fit: Fit, limit: int) -> tuple[Source, About]:
+def _open(path: Path, fit: Fit, limit: int) -> tuple[Source, SourceInfo]:
     if not is_dataset(path):
         own = open_images(path, _LOOK, fit, limit=limit)
-        if (size := _largest(own.about)) < _LOOK:  # enlarged, their edges would be blurred
+        if (size := _largest(own.info)) < _LOOK:  # enlarged, their edges would be blurred
             own = open_images(path, size, fit, limit=limit)
-        return own, own.about
+        return own, own.info
     stored = StoredScenes(path)
     n, size, names = len(stored), stored.size, ", ".join(stored.classes)
     truth = (
@@ -135,7 +134,7 @@ def _open(path: Path, fit: Fit, limit: int) -> tuple[Source, About]:
     )
     kept = "nothing: images are read when needed"
     kind = "a dataset folder of econ-pyro"
-    return stored, About(kind, kept, Counter({(size, size): n}), Counter(RGB=n), truth)
+    return stored, SourceInfo(kind, kept, Counter({(size, size): n}), Counter(RGB=n), truth)
 
 
 def advise(seen: Inspection, fit: Fit) -> Advice:
@@ -228,29 +227,33 @@ def _size(seen: Inspection) -> tuple[int, str]:
     return size, f"nine of ten objects show at least {pixels} pixels there"
 
 
-def _largest(about: About) -> int:
+def _largest(about: SourceInfo) -> int:
     """Size that enlarges no image, if there is one."""
     return max((s for s in SIZES if s <= _shortest(about)), default=SIZES[0])
 
 
-def _shortest(about: About) -> int:
-    return min(min(native) for native in about.native)
+def _shortest(about: SourceInfo) -> int:
+    return min(min(native) for native in about.original_sizes)
 
 
 def report(seen: Inspection, advice: Advice, fit: Fit) -> str:
     """What was seen and what is advised, for a terminal."""
     about, n = seen.about, len(seen.source)
-    sizes = [f"{w}x{h}" for (w, h), _ in about.native.most_common(3)]
-    others = f" and {len(about.native) - 3} other sizes" if len(about.native) > 3 else ""
-    square = all(w == h for w, h in about.native)
+    sizes = [f"{w}x{h}" for (w, h), _ in about.original_sizes.most_common(3)]
+    others = (
+        f" and {len(about.original_sizes) - 3} other sizes"
+        if len(about.original_sizes) > 3
+        else ""
+    )
+    square = all(w == h for w, h in about.original_sizes)
     done = "" if square else f" ({'the middle is kept' if fit == 'crop' else 'stretched'})"
     lines = [
         printable(f"{seen.path}: {about.kind}"),
-        f"  images       {n:,}{' looked at; there are more' if about.more else ''}"
+        f"  images       {n:,}{' looked at; there are more' if about.truncated else ''}"
         f"{', neighbours alike' if about.sequential else ''}",
         f"  pixels       {', '.join(sizes)}{others}{done}",
         f"  colours      {', '.join(f'{mode} ({c:,})' for mode, c in about.modes.most_common())}",
-        f"  kept         {about.kept}",
+        f"  kept         {about.storage}",
     ]
     lines.append(f"  truth        {about.truth[0] if about.truth else 'none'}")
     lines += [f"               {printable(known)}" for known in about.truth[1:]]

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from econ_pyro.data.splits import GeneratedScenes, Source
+from econ_pyro.data.base import Source
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.metrics import SceneMetrics, evaluate_scenes
 from econ_pyro.files import storage
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.scene_model import SceneModel
-from econ_pyro.naming import clean
+from econ_pyro.naming import clean_name
 from econ_pyro.training import checkpoint
 
 TEST_SEED = 1_000_003  # of held-out scenes; training seeds are small numbers
@@ -122,7 +123,7 @@ def write_names(run: Path, metrics: SceneMetrics, current: list[str]) -> list[st
     storage.write_json(
         run / checkpoint.NAMES,
         {"names": names, "usage": metrics.usage.tolist(), **as_json(metrics)},
-        sealed=True,
+        checksum=True,
     )
     return names
 
@@ -144,7 +145,7 @@ def format_report(metrics: SceneMetrics, title: str) -> str:
         for label, row in zip(
             [*metrics.class_names, "background"], metrics.confusion.tolist(), strict=True
         ):
-            lines.append("  " + f"{clean(label):>14}" + "".join(f"{int(v):>14}" for v in row))
+            lines.append("  " + f"{clean_name(label):>14}" + "".join(f"{int(v):>14}" for v in row))
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.matching import UNMATCHED, Matching
-from econ_pyro.naming import LONGEST, clean
+from econ_pyro.naming import MAX_NAME_LENGTH, clean_name
 
 _NUMBER = re.compile(r"-\d+$")
 
@@ -111,7 +111,7 @@ def names_by_majority(confusion: Tensor, class_names: Sequence[str]) -> list[str
     rows = [*class_names, "background"]
     busiest = sorted((k for k in range(len(wins)) if wins[k]), key=lambda k: -wins[k])
     idle = [k for k in range(len(wins)) if not wins[k]]
-    found = [clean(rows[row[k]]) for k in busiest] + [f"unused-{k}" for k in idle]
+    found = [clean_name(rows[row[k]]) for k in busiest] + [f"unused-{k}" for k in idle]
     named = dict(zip([*busiest, *idle], distinct_names(found), strict=True))
     return [named[k] for k in range(len(wins))]
 
@@ -137,7 +137,7 @@ def distinct_names(names: Sequence[str], given: Sequence[str] = ()) -> list[str]
         while name and not out[k]:
             number += 1
             end = f"-{number}"
-            new = _NUMBER.sub("", name)[: LONGEST - len(end)].rstrip() + end
+            new = _NUMBER.sub("", name)[: MAX_NAME_LENGTH - len(end)].rstrip() + end
             if new not in taken:
                 out[k] = new
                 taken.add(new)

@@ -13,9 +13,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, printable
 from econ_pyro.io.model_card import FIGURES
-from econ_pyro.naming import shown
 
 RESULTS = ".eval_results/econ-pyro.yaml"
 DATASET = "econ-pyro/synthetic-scenes"
@@ -61,7 +60,7 @@ def check_dataset(dataset: str) -> None:
         EconError: it is not OWNER/NAME.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", dataset, re.ASCII):
-        raise EconError("a dataset on the hub, as OWNER/NAME", repr(shown(dataset)))
+        raise EconError("a dataset on the hub, as OWNER/NAME", repr(printable(dataset)))
 
 
 def _task(text: str) -> str:
@@ -70,4 +69,4 @@ def _task(text: str) -> str:
 
 def _quoted(text: str) -> str:
     """A text as a YAML scalar: on one line, what JSON writes means the same in YAML."""
-    return json.dumps(shown(text, 1000), ensure_ascii=False)
+    return json.dumps(printable(text, 1000), ensure_ascii=False)

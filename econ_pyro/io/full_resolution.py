@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from econ_pyro.core.compositing import next_scope
-from econ_pyro.data.images import Fit, source_box
+from econ_pyro.data.images import Fit, crop_box
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.io.layer_files import layer_name, to_bytes
 from econ_pyro.io.openraster import RasterLayer
@@ -58,7 +58,7 @@ def full_layers(
         fit: how the picture was brought to the model's size.
         sigma: of a pixel, the model's sigma_x.
     """
-    box = source_box(picture.shape[1], picture.shape[0], fit)
+    box = crop_box(picture.shape[1], picture.shape[0], fit)
     # pixels whose centres lie in the box
     left, top, right, bottom = (ceil(edge - 0.5) for edge in box)
     shown = _shown(d, scene)

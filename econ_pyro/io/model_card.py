@@ -10,8 +10,7 @@ from typing import Any
 
 from econ_pyro import _version
 from econ_pyro.config import Config
-from econ_pyro.errors import EconError
-from econ_pyro.naming import shown
+from econ_pyro.errors import EconError, describe, printable
 
 LICENCE = "apache-2.0"
 # the measure, its heading, decimals
@@ -108,7 +107,7 @@ def check_licence(licence: str) -> None:
         EconError: it is no identifier.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}", licence):
-        raise EconError("an SPDX identifier as licence", repr(shown(licence)), f"try {LICENCE}")
+        raise EconError("an SPDX identifier as licence", describe(licence), f"try {LICENCE}")
 
 
 def _scenes(config: Config) -> str:
@@ -136,9 +135,9 @@ def _cell(value: float | None, places: int) -> str:
 
 def _plain(text: str) -> str:
     """A text that Markdown shows as it is: no markup, no HTML, one line."""
-    return re.sub(r"([\\`*_\[\]|$~])", r"\\\1", html.escape(shown(text, 1000), quote=False))
+    return re.sub(r"([\\`*_\[\]|$~])", r"\\\1", html.escape(printable(text, 1000), quote=False))
 
 
 def _quoted(text: str) -> str:
     """A text as Python writes it, in a block of code that it cannot end."""
-    return json.dumps(shown(text), ensure_ascii=False).replace("`", "\\x60")
+    return json.dumps(printable(text, 100), ensure_ascii=False).replace("`", "\\x60")

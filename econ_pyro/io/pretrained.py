@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from econ_pyro._version import __version__
 from econ_pyro.config import FORMAT, Config, additions, to_dict
-from econ_pyro.errors import EconError, check_choice
+from econ_pyro.errors import EconError, check_choice, printable
 from econ_pyro.files import storage
 from econ_pyro.files.tensor_file import read_tensors, write_tensors
 from econ_pyro.files.untrusted import parse_json
-from econ_pyro.naming import check_names, shown
+from econ_pyro.naming import check_names
 from econ_pyro.training import checkpoint
 from econ_pyro.training.format1 import upgraded_checkpoint, upgraded_weights
 from econ_pyro.training.run_config import read_config
@@ -101,7 +101,7 @@ def read(source: str | Path, device: torch.device | str = "cpu", which: str = "b
         about, tensors = read_tensors(path, "whole weights")
         for name, tensor in tensors.items():
             if not tensor.is_floating_point():
-                got = f"{shown(name)} of type {tensor.dtype}"
+                got = f"{printable(name)} of type {tensor.dtype}"
                 raise EconError(f"weights of econ-pyro in {path}", got)
         weights = {
             name: tensor.to(device, torch.float32)
@@ -168,9 +168,9 @@ def save(
             "dtype": dtype,
             "versions": {"econ_pyro": __version__, "torch": torch.__version__},
         },
-        sealed=True,
+        checksum=True,
     )
-    storage.write_json(folder / checkpoint.NAMES, {"names": list(names)}, sealed=True)
+    storage.write_json(folder / checkpoint.NAMES, {"names": list(names)}, checksum=True)
     write_tensors(folder / WEIGHTS, tensors, {"extra": json.dumps(dict(extra))})
 
 

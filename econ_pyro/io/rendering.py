@@ -17,11 +17,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from econ_pyro.arguments import whole
-from econ_pyro.config import EconConfig
+from econ_pyro.arguments import as_int
 from econ_pyro.core.compositing import stages
 from econ_pyro.errors import EconError
 from econ_pyro.io.scene_file import LARGEST, Scene
+from econ_pyro.model_config import EconConfig
 
 
 class Decoders(Protocol):
@@ -122,7 +122,7 @@ def _check(model: EconConfig, scene: Scene) -> None:
     if not scene.layers:
         raise EconError("a scene of one layer or more", "none")
     for i, layer in enumerate(scene.layers):
-        whole("the expert of a layer", layer.expert, least=None)
+        as_int("the expert of a layer", layer.expert, minimum=None)
         for name, values in (("z", layer.z), ("dx", (layer.dx,)), ("dy", (layer.dy,))):
             if not all(isinstance(v, int | float) and abs(v) <= LARGEST for v in values):
                 raise EconError(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from econ_pyro import naming
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, describe, printable
 from econ_pyro.evaluation import matching
 from econ_pyro.files import untrusted
 from econ_pyro.infer.decomposition import Decomposition
@@ -132,9 +132,7 @@ def _layer(value: Any, number: int, names: Sequence[str]) -> Layer:
     known = [f.name for f in fields(Layer)]
     unknown = sorted(set(value) - {*known, *NOTES})
     if unknown:
-        raise EconError(
-            f"fields of {where} among {', '.join(known)}", repr(naming.shown(unknown[0]))
-        )
+        raise EconError(f"fields of {where} among {', '.join(known)}", describe(unknown[0]))
     latents = _field(value, "z", where)
     if not isinstance(latents, list):
         raise EconError(f'a list of numbers "z" of {where}', _short(latents))
@@ -155,15 +153,15 @@ def _layer(value: Any, number: int, names: Sequence[str]) -> Layer:
 
 def _named(expert: str, names: Sequence[str], where: str) -> int:
     try:
-        return naming.find(names, [expert])[0]
+        return naming.find_experts(names, [expert])[0]
     except EconError as error:
-        known = naming.listed(names)
+        known = naming.join_names(names)
         raise EconError(f"an expert of {where} from {known}", error.got) from None
 
 
 def _field(value: dict[str, Any], name: str, where: str) -> Any:
     if name not in value:
-        got = naming.shown(", ".join(sorted(value))) or "nothing"
+        got = printable(", ".join(sorted(value)), 100) or "nothing"
         raise EconError(f'"{name}" in {where}', f"only {got}")
     return value[name]
 

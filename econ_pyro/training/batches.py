@@ -10,7 +10,8 @@ from torch import Tensor
 from econ_pyro.accel.overlap import Prefetcher
 from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.config import Config
-from econ_pyro.data.splits import Source, batch_indices
+from econ_pyro.data.base import Source
+from econ_pyro.data.splits import batch_indices
 from econ_pyro.errors import EconError
 
 Batch = tuple[Tensor, Tensor | None]

@@ -10,8 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from econ_pyro import limits
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, describe
 
 _MOVED = {
     "model.experts": "model.num_experts",
@@ -73,7 +72,7 @@ def upgraded_config(values: Any, version: Any, where: str) -> Any:
         return values
     if version is not None:
         raise EconError(
-            f"format 1 or 2 in {where}", limits.shown(version), "a later econ-pyro reads it"
+            f"format 1 or 2 in {where}", describe(version), "a later econ-pyro reads it"
         )
     if not isinstance(values, dict):
         return values
@@ -82,7 +81,7 @@ def upgraded_config(values: Any, version: Any, where: str) -> Any:
     for flag, (group, if_set, otherwise, only) in _FLAGS.items():
         on = flat.pop(flag, False)
         if not isinstance(on, bool):
-            raise EconError(f"true or false for {flag} in {where}", limits.shown(on))
+            raise EconError(f"true or false for {flag} in {where}", describe(on))
         kinds[group] = if_set if on else otherwise
         absent = ("bias",) if on else only
         for name in absent:

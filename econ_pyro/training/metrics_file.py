@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from econ_pyro.errors import EconError
-from econ_pyro.files.storage import SEAL, seal, unsealed, without_nan
+from econ_pyro.files.storage import CHECKSUM, add_checksum, nan_to_null, verify_checksum
 from econ_pyro.files.untrusted import read_bytes
 
 MOST = 256 << 20
@@ -25,8 +25,8 @@ NUMBERS = ("loss", "valid_loss", "x", "z", "r", "lr", CLOCK)
 
 def to_line(row: dict[str, Any]) -> str:
     """A row as a line, its end included."""
-    row = without_nan(row)
-    return json.dumps({**row, SEAL: seal(_computed(row))[SEAL]}) + "\n"
+    row = nan_to_null(row)
+    return json.dumps({**row, CHECKSUM: add_checksum(_computed(row))[CHECKSUM]}) + "\n"
 
 
 def to_text(rows: Iterable[dict[str, Any]]) -> str:
@@ -71,7 +71,7 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
         raise EconError(f"a row of metrics in {where}", "a damaged line") from None
     if not isinstance(row, dict):
         raise EconError(f"a row of metrics in {where}", "other JSON")
-    row = {**unsealed(_computed(row), where), **{n: row[n] for n in (CLOCK,) if n in row}}
+    row = {**verify_checksum(_computed(row), where), **{n: row[n] for n in (CLOCK,) if n in row}}
     step = row.get("step")
     if not _is_number(step) or not isinstance(step, int) or step < 0:
         raise EconError(f"a step in {where}", "none")
@@ -81,7 +81,7 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     usage = row.get("usage")
     if usage is not None and not (isinstance(usage, list) and all(map(_is_number, usage))):
         raise EconError(f"a list of numbers as usage in {where}", "something else")
-    return without_nan(row)
+    return nan_to_null(row)
 
 
 def _computed(row: dict[str, Any]) -> dict[str, Any]:

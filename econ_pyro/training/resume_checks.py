@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from econ_pyro.errors import EconError
-from econ_pyro.limits import MOST
+from econ_pyro.limits import MAX_COUNT
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -35,7 +35,7 @@ def check_progress(state: Mapping[str, Any], source: Path) -> None:
         _refuse(source, "steps")
     if not _is_real(best) or math.isnan(best):  # infinite before the first validation
         _refuse(source, "best")
-    if not _is_real(seconds) or not 0 <= seconds < MOST:
+    if not _is_real(seconds) or not 0 <= seconds < MAX_COUNT:
         _refuse(source, "seconds")
     _check_generator(state.get("rng"), source)
     others = state.get("cuda_rng")
@@ -154,7 +154,7 @@ def _is_real(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
 
 
 def _are_options(group: Mapping[str, Any]) -> bool:

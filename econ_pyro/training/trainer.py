@@ -15,7 +15,7 @@ from torch import Tensor
 from econ_pyro.accel.overlap import HostCopy
 from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.config import FORMAT, Config, PlateauSchedule
-from econ_pyro.data.splits import Source
+from econ_pyro.data.base import Source
 from econ_pyro.errors import EconError
 from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.training import checkpoint, format1, resume_checks

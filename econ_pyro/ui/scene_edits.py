@@ -16,8 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from econ_pyro.config import EconConfig
-from econ_pyro.data import picture_size
+from econ_pyro.data import image_header
 from econ_pyro.data.images import read_image
 from econ_pyro.errors import EconError
 from econ_pyro.files import untrusted
@@ -25,10 +24,11 @@ from econ_pyro.io.layer_files import composed, raster_layers, write_pixels
 from econ_pyro.io.openraster import MIMETYPE, write_ora
 from econ_pyro.io.rendering import Rendered
 from econ_pyro.io.scene_file import LARGEST, MOST_LAYERS, Layer, Scene, to_json
+from econ_pyro.model_config import EconConfig
 
 MOST_BYTES = 10_000_000
 """Of an upload."""
-LARGEST_SEED = 2**32 - 1
+MAX_SEED = 2**32 - 1
 STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 """Values of a traversed latent, in standard deviations of the prior."""
 
@@ -61,12 +61,12 @@ def read_upload(path: str | Path, size: int) -> Tensor:
 
     Raises:
         EconError: it is no picture that can be read, or is larger than
-            :mod:`econ_pyro.data.picture_size` allows. The message has the file's name, not its
+            :mod:`econ_pyro.data.image_header` allows. The message has the file's name, not its
             folder, which is none of the visitor's business.
     """
     path = Path(path)
     try:
-        picture_size.check_size(untrusted.read_bytes(path, "a picture", MOST_BYTES), path.name)
+        image_header.check_size(untrusted.read_bytes(path, "a picture", MOST_BYTES), path.name)
         return read_image(path, size)[None]
     except EconError as error:
         got = error.got.replace(str(path), path.name)
@@ -78,7 +78,7 @@ def random_scene(econ: Machine, seed: int, layers: int | None = None) -> Scene:
 
     Args:
         econ: the experts.
-        seed: from 0 to ``LARGEST_SEED``.
+        seed: from 0 to ``MAX_SEED``.
         layers: how many; as in training if not given.
 
     Raises:
@@ -100,7 +100,7 @@ def fresh(econ: Machine, expert: int, seed: int) -> Layer:
     """A sample of an expert.
 
     Raises:
-        EconError: the seed is outside 0 to ``LARGEST_SEED``.
+        EconError: the seed is outside 0 to ``MAX_SEED``.
     """
     generator = torch.Generator().manual_seed(check_seed(seed))
     z = torch.randn(econ.sizes.expert.latents.dim, generator=generator)
@@ -111,11 +111,11 @@ def check_seed(seed: Any) -> int:
     """A seed that a visitor typed.
 
     Raises:
-        EconError: it is not a whole number from 0 to ``LARGEST_SEED``.
+        EconError: it is not a whole number from 0 to ``MAX_SEED``.
     """
-    if not isinstance(seed, int | float) or not 0 <= seed <= LARGEST_SEED:  # NaN fails too
+    if not isinstance(seed, int | float) or not 0 <= seed <= MAX_SEED:  # NaN fails too
         got = "none" if seed is None else f"{seed}"
-        raise EconError(f"a seed from 0 to {LARGEST_SEED:,}", got)
+        raise EconError(f"a seed from 0 to {MAX_SEED:,}", got)
     if seed != int(seed):
         raise EconError("a whole number as seed", f"{seed}")
     return int(seed)
@@ -194,7 +194,7 @@ def swap(econ: Machine, scene: Scene, i: int, expert: int, seed: int) -> Scene:
         seed: of its latents.
 
     Raises:
-        EconError: the seed is outside 0 to ``LARGEST_SEED``.
+        EconError: the seed is outside 0 to ``MAX_SEED``.
     """
     old, new = scene.layers[i], fresh(econ, expert, seed)
     if old.background:
@@ -217,7 +217,7 @@ def wall(econ: Machine, n: int, seed: int) -> Tensor:
         ``(K, n, 4, H, W)`` in [0, 1]: appearance, and shape as alpha.
 
     Raises:
-        EconError: a seed is outside 0 to ``LARGEST_SEED``.
+        EconError: a seed is outside 0 to ``MAX_SEED``.
     """
     experts = range(econ.sizes.num_experts)
     layers = [fresh(econ, k, seed + i) for k in experts for i in range(n)]

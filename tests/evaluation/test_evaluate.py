@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.evaluate import evaluate, evaluate_ood, ood_sources

@@ -16,9 +16,9 @@ from PIL import Image
 
 from econ_pyro.data import images
 from econ_pyro.data.readers.detect import open_images
-from econ_pyro.data.splits import StoredScenes
 from econ_pyro.data.synthetic import dataset
-from econ_pyro.data.synthetic.sprites import SpriteCast
+from econ_pyro.data.synthetic.dataset import StoredScenes
+from econ_pyro.data.synthetic.sprites import SpriteSet
 from econ_pyro.evaluation import data_report
 from econ_pyro.scene_config import SceneConfig
 from helpers.data_files import blocks, encode, frame, write_records
@@ -189,7 +189,7 @@ def _cutouts(path: Path) -> Path:
 
 
 def _read_sprites(path: Path) -> None:
-    SpriteCast(SceneConfig(sprites=str(path)))
+    SpriteSet(SceneConfig(sprites=str(path)))
 
 
 TARGETS: dict[str, Target] = {

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from econ_pyro.config import to_dict
 from econ_pyro.econ import Econ, load, load_expert
-from econ_pyro.files.storage import SEAL, write_json
+from econ_pyro.files.storage import CHECKSUM, write_json
 from econ_pyro.io import scene_file
 from econ_pyro.io.expert_file import save_expert
 from econ_pyro.training import checkpoint, metrics_file
@@ -148,7 +148,7 @@ def _change(value: Any, luck: random.Random, values: list[Any]) -> Any:
 def _json(data: bytes, luck: random.Random) -> bytes:
     value = json.loads(data)
     if luck.random() < 0.8:
-        value.pop(SEAL, None)  # else the checksum finds all
+        value.pop(CHECKSUM, None)  # else the checksum finds all
     text = json.dumps(_change(value, luck, VALUES))
     if luck.random() < 0.1:
         text = text.replace(luck.choice("0123456789"), luck.choice(["NaN", "1e999", "9" * 5000]))
@@ -187,7 +187,7 @@ def _safetensors(data: bytes, luck: random.Random) -> bytes:
         path.write_bytes(data)
         tensors = load_file(path)
         if luck.random() < 0.8:
-            about.pop(SEAL, None)
+            about.pop(CHECKSUM, None)
         name = luck.choice(sorted(tensors))
         kind = luck.randrange(5)
         if kind == 0:

@@ -22,7 +22,7 @@ import econ_pyro
 from econ_pyro import presets
 from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.config import Config
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.evaluation.evaluate import TEST_SEED, as_json, evaluate
 from econ_pyro.training import checkpoint

@@ -140,7 +140,7 @@ def differences(run: Path, whole: Path) -> list[str]:
     for name in set(names[0]) & set(names[1]):
         if (run / name).is_file() and not _same(run / name, whole / name):
             found.append(name)
-    with locks.held(run):  # nobody has it
+    with locks.hold_lock(run):  # nobody has it
         pass
     return found
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.evaluation.evaluate import TEST_SEED, evaluate
 from econ_pyro.presets import PRESETS

@@ -115,7 +115,7 @@ def contents(run):
 def test_evaluation_of_a_run_that_is_written_or_cannot_be(run, capsys, monkeypatch):
     before = contents(run)
     monkeypatch.setattr("econ_pyro.scripts.evaluate.WAIT", 0.1)
-    with locks.held(run):  # as while it is trained
+    with locks.hold_lock(run):  # as while it is trained
         scenes, said = evaluated(run, capsys)
     assert (
         scenes == 4 and f"process {os.getpid()} " in said and said.startswith("warning: figures")

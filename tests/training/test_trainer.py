@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from econ_pyro.accel.process_group import ProcessGroup
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import load
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage

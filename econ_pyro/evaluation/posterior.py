@@ -19,7 +19,7 @@ its approximation, which leaves out less likely orders of the layers, and are no
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,10 +28,12 @@ from torch import Tensor
 from econ_pyro import arguments
 from econ_pyro.core.handlers import seeded
 from econ_pyro.core.user_images import as_images
-from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.infer.strategies import decomposition_of
 from econ_pyro.training.schedules import last_temperature
+
+if TYPE_CHECKING:
+    from econ_pyro.econ import Econ
 
 DIMS = {
     "k": ["scene", "step"],
@@ -102,10 +104,10 @@ def _draw(
     econ: Econ, images: Tensor, draws: int, seed: int, temperature: float | None, batch: int
 ) -> dict[str, np.ndarray]:
     """Arrays k (draws, B, T), z (draws, B, T, L) and r (draws, B, T, H, W), front to back."""
-    draws, batch = arguments.whole("draws", draws), arguments.whole("batch", batch)
+    draws, batch = arguments.as_int("draws", draws), arguments.as_int("batch", batch)
     if temperature is None:
         temperature = last_temperature(econ.sizes.competition)
-    temperature = arguments.number("a temperature of 0 or more", temperature, 0.0)
+    temperature = arguments.as_float("a temperature of 0 or more", temperature, 0.0)
     slots, device = econ.sizes.num_slots, econ.device
     competition = decomposition_of(econ.config, slots, evidence=False, refine=False)
     competition = replace(competition, temperature=temperature)
