@@ -24,8 +24,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from econ_pyro import cli, config
-from econ_pyro.config import EconConfig
+from econ_pyro import cli
 from econ_pyro.core.compositing import next_scope
 from econ_pyro.core.distributions import PROB_EPS
 from econ_pyro.core.selection import Selection, draw_gumbel
@@ -33,6 +32,13 @@ from econ_pyro.data.splits import GeneratedScenes, batch_indices
 from econ_pyro.guides.recognition import AmortizedGuide
 from econ_pyro.infer.competition import GreedyCompetition
 from econ_pyro.infer.elbo import ClassConditionalELBO
+from econ_pyro.model_config import (
+    EconConfig,
+    ExpertConfig,
+    FreeLatents,
+    GreedyOptions,
+    UNetAttention,
+)
 from econ_pyro.models.dead_leaves import DeadLeaves
 from econ_pyro.scene_config import SceneConfig
 from econ_pyro.viz import figures
@@ -43,13 +49,13 @@ LAMBDA = TEMPERATURE = 1.0  # section 5.2
 MODEL = EconConfig(
     num_experts=4,  # K: three classes of object and a background
     num_slots=4,  # T
-    expert=config.ExpertConfig(  # appendix C.2
-        latents=config.FreeLatents(dim=2),
+    expert=ExpertConfig(  # appendix C.2
+        latents=FreeLatents(dim=2),
         layers=4,
         shape_bias=0.0,
-        attention=config.UNetAttention(bias=0.0),
+        attention=UNetAttention(bias=0.0),
     ),
-    competition=config.GreedyCompetition(lam=LAMBDA, temperature=TEMPERATURE),
+    competition=GreedyOptions(lam=LAMBDA, temperature=TEMPERATURE),
 )
 
 
