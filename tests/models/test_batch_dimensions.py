@@ -112,6 +112,23 @@ def test_particles_are_independent_draws_of_the_posterior(pq, images, k):
         assert abs((along[1:] * along[:-1]).mean()) < 4 / along[1:].numel() ** 0.5
 
 
+def test_particles_with_true_regions_have_noise_of_their_own(pq, images, k):
+    """An observed region has no particle dimension: the posterior of z is expanded, and drawn."""
+    model, guide = pq
+    masks = torch.rand(5, T, 1, 16, 16).double().softmax(1)
+    data = {sites.r(t): masks[:, i] for i, t in enumerate(sites.front_to_back(T))}
+    with torch.no_grad():
+        trace = poutine.trace(beneath(poutine.condition(guide, data=data), 300)).get_trace(
+            images, k
+        )
+        for i, t in enumerate(sites.front_to_back(T)):
+            normal = guide.encode(images, masks[:, i], k[:, i]).base_dist
+            z = trace.nodes[sites.z(t)]["value"]
+            assert z.shape == (300, 5, model.latent_dim)
+            assert ((z.mean(0) - normal.mean).abs() <= 4.5 * normal.stddev / 300**0.5).all()
+            torch.testing.assert_close(z.std(0), normal.stddev, rtol=0.25, atol=0)
+
+
 def test_vectorised_particles_estimate_what_repeated_ones_do(pq, images, k):
     model, guide = pq
     with torch.no_grad():
