@@ -24,8 +24,8 @@ from econ_pyro.accel.execution import Execution
 from econ_pyro.config import Config, EconConfig, JointCompetition, additions
 from econ_pyro.core.ensemble import Ensemble, freeze
 from econ_pyro.core.handlers import CleanLayers, one_at_a_time, seeded
-from econ_pyro.core.meta_device import without_values
-from econ_pyro.core.user_images import as_images, as_regions
+from econ_pyro.core.input_images import as_images, as_regions
+from econ_pyro.core.meta_device import on_meta_device
 from econ_pyro.errors import EconError, describe
 from econ_pyro.evaluation.specialisation import distinct_names
 from econ_pyro.files import storage
@@ -510,7 +510,7 @@ def _weights_like(config: EconConfig) -> dict[str, Tensor]:
         "guide": _guide(config),
     }
     networks: dict[str, nn.Module] = {
-        n: without_values(partial(make, alone)) for n, make in parts.items()
+        n: on_meta_device(partial(make, alone)) for n, make in parts.items()
     }
     values = sum(t.numel() for m in networks.values() for t in (*m.parameters(), *m.buffers()))
     if values * config.num_experts > MOST_VALUES:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from econ_pyro import arguments
 from econ_pyro.core.handlers import seeded
-from econ_pyro.core.user_images import as_images
+from econ_pyro.core.input_images import as_images
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.infer.strategies import decomposition_of

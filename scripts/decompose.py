@@ -67,7 +67,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = tyro.cli(Args, args=args, description=__doc__)
     check_formats(parsed.format)
     if parsed.slots is not None:
-        errors.check_range("--slots", parsed.slots, 1, scene_file.MOST_LAYERS)
+        errors.check_range("--slots", parsed.slots, 1, scene_file.MAX_LAYERS)
     outputs.check_output(parsed.out, parsed.overwrite, LAYOUT)
     econ = load_model(parsed.run, cli.pick_device(parsed.device))
     if parsed.full_resolution and not isinstance(econ, Econ):

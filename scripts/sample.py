@@ -20,11 +20,11 @@ from econ_pyro.econ import Econ, load_model
 from econ_pyro.files import outputs, storage
 from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.io.layer_files import PAINTED, Format, check_formats, write_image, write_painted
-from econ_pyro.io.scene_file import MOST_LAYERS, read_scene, to_json
+from econ_pyro.io.scene_file import MAX_LAYERS, read_scene, to_json
 from econ_pyro.ui.scene_edits import MAX_SEED
 from econ_pyro.viz import figures, gif
 
-MOST_SCENES = 1000  # at a time: they are painted together, and laid out on one sheet
+MAX_SCENES = 1000  # at a time: they are painted together, and laid out on one sheet
 SAMPLED = outputs.OutputLayout("scene-*.png", r"scene-\d+\.png|build-up\.(png|gif)|experts\.png")
 REPAINTED = outputs.OutputLayout("scene.json", PAINTED)
 
@@ -63,10 +63,10 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
     check_formats(parsed.format)
-    errors.check_range("--n", parsed.n, 1, MOST_SCENES)
+    errors.check_range("--n", parsed.n, 1, MAX_SCENES)
     errors.check_range("--seed", parsed.seed, 0, MAX_SEED)
     if parsed.slots is not None:
-        errors.check_range("--slots", parsed.slots, 1, MOST_LAYERS)
+        errors.check_range("--slots", parsed.slots, 1, MAX_LAYERS)
     for option in ("scene", "experts"):
         if (given := getattr(parsed, option)) is not None and not given:
             raise errors.EconError(f"experts for --{option}", "none", "name at least a background")

@@ -25,7 +25,7 @@ NOTES = (
     "t", "file", "class", "present", "area", "visible_area", "box", "terms", "scores",
 )  # fmt: skip
 """What ``scene.json`` tells of a layer beside what is needed to paint it."""
-MOST_LAYERS, MOST_LATENTS = 256, 256
+MAX_LAYERS, MAX_LATENTS = 256, 256
 LARGEST = 1e6  # of a number in the file: decoders stay finite
 
 
@@ -114,8 +114,8 @@ def parse_scene(value: Any, names: Sequence[str]) -> Scene:
     if width != height:
         raise EconError("a square scene", f"{width} x {height} pixels")
     layers = value["layers"]
-    if not 1 <= len(layers) <= MOST_LAYERS:
-        raise EconError(f"1 to {MOST_LAYERS} layers in the scene", str(len(layers)))
+    if not 1 <= len(layers) <= MAX_LAYERS:
+        raise EconError(f"1 to {MAX_LAYERS} layers in the scene", str(len(layers)))
     return Scene(width, tuple(_layer(v, i + 1, names) for i, v in enumerate(layers)))
 
 
@@ -136,8 +136,8 @@ def _layer(value: Any, number: int, names: Sequence[str]) -> Layer:
     latents = _field(value, "z", where)
     if not isinstance(latents, list):
         raise EconError(f'a list of numbers "z" of {where}', _short(latents))
-    if len(latents) > MOST_LATENTS:
-        raise EconError(f'at most {MOST_LATENTS} numbers "z" of {where}', str(len(latents)))
+    if len(latents) > MAX_LATENTS:
+        raise EconError(f'at most {MAX_LATENTS} numbers "z" of {where}', str(len(latents)))
     expert = _field(value, "expert", where)
     if isinstance(expert, str):
         expert = _named(expert, names, where)

@@ -15,7 +15,7 @@ from econ_pyro.accel import malloc
 from econ_pyro.errors import EconError
 from econ_pyro.io.scene_file import Layer, Scene
 from econ_pyro.ui import markup, scene_edits
-from econ_pyro.ui.scene_edits import Machine
+from econ_pyro.ui.scene_edits import Composer
 
 SAVE = """(uri, name) => { if (!uri) return; const a = document.createElement("a");
   a.href = uri; a.download = name; document.body.append(a); a.click(); a.remove(); }"""
@@ -98,7 +98,7 @@ class Editor:
         scene: to begin with; the editor is closed if there is none.
     """
 
-    def __init__(self, econ: Machine, name: str, scene: Scene | None = None) -> None:
+    def __init__(self, econ: Composer, name: str, scene: Scene | None = None) -> None:
         self.econ = econ
         model = econ.sizes
         first = scene or Scene(model.size, (Layer(0, (0.0,) * model.expert.latents.dim),))

@@ -42,16 +42,16 @@ CLOSED = re.compile(
 )
 """What gradio has beside: files, addresses elsewhere, its tools for developers."""
 
-MOST_BODY = 1 << 20
-"""Bytes of a request; of an upload, ``most_upload`` and as much as its form may add."""
+MAX_BODY = 1 << 20
+"""Bytes of a request; of an upload, ``max_upload`` and as much as its form may add."""
 FORM = 64 << 10
-MOST_SECONDS = 60.0
+BODY_TIMEOUT = 60.0
 """For a body to arrive."""
-MOST_DRAINED, DRAINING = 64 << 20, 5.0
+MAX_DRAINED, DRAINING = 64 << 20, 5.0
 """Bytes and seconds that are read on of a body that is too long."""
-MOST_REQUESTS = 256
+MAX_REQUESTS = 256
 """At a time; an open page has two."""
-MOST_UPLOADS = 4
+MAX_UPLOADS = 4
 """At a time."""
 
 
@@ -62,16 +62,16 @@ class Guard:
         app: the other one.
         names: that ``Host`` may have, :func:`econ_pyro.ui.origins.loopback_names`.
         folder: where uploads lie.
-        most_upload: bytes of a file.
+        max_upload: bytes of a file.
     """
 
     def __init__(
-        self, app: App, names: Collection[str] | None, folder: Path, most_upload: int
+        self, app: App, names: Collection[str] | None, folder: Path, max_upload: int
     ) -> None:
         self.app, self.names, self.folder = app, names, folder
-        self.most_upload = most_upload
+        self.max_upload = max_upload
         self.requests = 0
-        self.uploading = asyncio.Semaphore(MOST_UPLOADS)
+        self.uploading = asyncio.Semaphore(MAX_UPLOADS)
 
     async def __call__(
         self, scope: MutableMapping[str, Any], receive: Receive, send: Send
@@ -105,17 +105,17 @@ class Guard:
             return 405, f"expected GET, HEAD or POST, got {method}"
         if CLOSED.match(path) or (method == "POST" and not POSTS.fullmatch(path)):
             return 404, "expected a part of the page, got the address of none"
-        if self.requests >= MOST_REQUESTS:
-            return 503, f"expected at most {MOST_REQUESTS} requests at a time: try again later"
+        if self.requests >= MAX_REQUESTS:
+            return 503, f"expected at most {MAX_REQUESTS} requests at a time: try again later"
         return None
 
     async def _post(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["path"].rstrip("/") != UPLOAD:
-            await self._whole(scope, receive, send, MOST_BODY)
+            await self._whole(scope, receive, send, MAX_BODY)
             return
         async with self.uploading:  # the others wait, unread
             try:
-                await self._whole(scope, receive, send, self.most_upload + FORM)
+                await self._whole(scope, receive, send, self.max_upload + FORM)
             finally:
                 await asyncio.to_thread(self._tidy)
 
@@ -124,9 +124,9 @@ class Guard:
     ) -> None:
         """Have a request answered whose body is here and no longer than it may be."""
         try:
-            body = await asyncio.wait_for(_body(scope, receive, most), MOST_SECONDS)
+            body = await asyncio.wait_for(_body(scope, receive, most), BODY_TIMEOUT)
         except (asyncio.TimeoutError, TimeoutError):
-            await _answer(send, 408, f"expected all of it within {MOST_SECONDS:g} seconds")
+            await _answer(send, 408, f"expected all of it within {BODY_TIMEOUT:g} seconds")
             return
         except _TooLarge:
             await _answer(send, 413, f"expected at most {most:,} bytes, got more", _drain(receive))
@@ -203,7 +203,7 @@ def _is_replaced(name: bytes) -> bool:
 
 async def _drain(receive: Receive) -> None:
     """Read on for a while: a client that still sends has no eye for the answer."""
-    left, end = MOST_DRAINED, asyncio.get_running_loop().time() + DRAINING
+    left, end = MAX_DRAINED, asyncio.get_running_loop().time() + DRAINING
     while left > 0:
         seconds = end - asyncio.get_running_loop().time()
         try:

@@ -18,7 +18,7 @@ from econ_pyro.errors import EconError
 from econ_pyro.io.scene_file import Scene
 from econ_pyro.ui import markup, scene_edits
 from econ_pyro.ui.editor import Editor, html, listen, message
-from econ_pyro.ui.scene_edits import Machine
+from econ_pyro.ui.scene_edits import Composer
 
 WALL = 10  # samples an expert
 
@@ -27,7 +27,7 @@ TakeApart = Callable[[Tensor], Scene]
 
 
 def build(
-    econ: Machine, take_apart: TakeApart, example: Callable[[int], Tensor] | None
+    econ: Composer, take_apart: TakeApart, example: Callable[[int], Tensor] | None
 ) -> gr.Blocks:
     """The page of a run.
 
@@ -49,7 +49,7 @@ def build(
 
 
 def _take_apart(
-    econ: Machine, take_apart: TakeApart, example: Callable[[int], Tensor] | None
+    econ: Composer, take_apart: TakeApart, example: Callable[[int], Tensor] | None
 ) -> None:
     size = econ.sizes.size
     gr.Markdown(
@@ -95,7 +95,7 @@ def _take_apart(
         listen(another.click, tried, [], [upload, *outputs], progress=True)
 
 
-def _compose(econ: Machine) -> None:
+def _compose(econ: Composer) -> None:
     gr.Markdown(
         "A scene drawn by the experts. A seed always gives the same scene; add, move, reorder and "
         "reshape its layers below."
@@ -128,7 +128,7 @@ def _compose(econ: Machine) -> None:
     listen(surprise.click, surprised, [count], [seed, *outputs])
 
 
-def _experts(econ: Machine) -> None:
+def _experts(econ: Composer) -> None:
     gr.Markdown(
         "Each expert draws one kind of thing. Its samples come from latents drawn from N(0, 1); "
         "the same column has the same latents in every row."
@@ -166,7 +166,7 @@ def _experts(econ: Machine) -> None:
     listen(expert.input, drawn, [seed, expert], outputs)
 
 
-def _traversals(econ: Machine, expert: int, seed: int) -> str:
+def _traversals(econ: Composer, expert: int, seed: int) -> str:
     return markup.traversals(scene_edits.traverse(econ, scene_edits.fresh(econ, expert, seed)))
 
 

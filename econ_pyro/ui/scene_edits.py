@@ -24,16 +24,16 @@ from econ_pyro.files import untrusted
 from econ_pyro.io.layer_files import composed, raster_layers, write_pixels
 from econ_pyro.io.openraster import MIMETYPE, write_ora
 from econ_pyro.io.rendering import Rendered
-from econ_pyro.io.scene_file import LARGEST, MOST_LAYERS, Layer, Scene, to_json
+from econ_pyro.io.scene_file import LARGEST, MAX_LAYERS, Layer, Scene, to_json
 
-MOST_BYTES = 10_000_000
+MAX_BYTES = 10_000_000
 """Of an upload."""
 MAX_SEED = 2**32 - 1
 STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 """Values of a traversed latent, in standard deviations of the prior."""
 
 
-class Machine(Protocol):
+class Composer(Protocol):
     """What composing needs of :class:`econ_pyro.econ.Econ`."""
 
     names: list[str]
@@ -66,14 +66,14 @@ def read_upload(path: str | Path, size: int) -> Tensor:
     """
     path = Path(path)
     try:
-        image_header.check_size(untrusted.read_bytes(path, "a picture", MOST_BYTES), path.name)
+        image_header.check_size(untrusted.read_bytes(path, "a picture", MAX_BYTES), path.name)
         return read_image(path, size)[None]
     except EconError as error:
         got = error.got.replace(str(path), path.name)
         raise EconError(error.expected, got, error.hint) from error
 
 
-def random_scene(econ: Machine, seed: int, layers: int | None = None) -> Scene:
+def random_scene(econ: Composer, seed: int, layers: int | None = None) -> Scene:
     """The scene that ``sample.py --n 1`` paints of a seed, to be edited.
 
     Args:
@@ -96,7 +96,7 @@ def random_scene(econ: Machine, seed: int, layers: int | None = None) -> Scene:
     )
 
 
-def fresh(econ: Machine, expert: int, seed: int) -> Layer:
+def fresh(econ: Composer, expert: int, seed: int) -> Layer:
     """A sample of an expert.
 
     Raises:
@@ -173,14 +173,14 @@ def add(scene: Scene, layer: Layer) -> Scene:
     """The scene with one layer more, in front.
 
     Raises:
-        EconError: there are ``MOST_LAYERS`` already.
+        EconError: there are ``MAX_LAYERS`` already.
     """
-    if len(scene.layers) >= MOST_LAYERS:
-        raise EconError(f"at most {MOST_LAYERS} layers", "one more", "remove one first")
+    if len(scene.layers) >= MAX_LAYERS:
+        raise EconError(f"at most {MAX_LAYERS} layers", "one more", "remove one first")
     return replace(scene, layers=(layer, *scene.layers))
 
 
-def swap(econ: Machine, scene: Scene, i: int, expert: int, seed: int) -> Scene:
+def swap(econ: Composer, scene: Scene, i: int, expert: int, seed: int) -> Scene:
     """Put a sample of an expert in the place of layer i.
 
     An object comes to lie where the old one was (centres of mass, to whole pixels); a background
@@ -205,7 +205,7 @@ def swap(econ: Machine, scene: Scene, i: int, expert: int, seed: int) -> Scene:
     return edit(scene, i, expert=expert, z=new.z, visible=True, **place)
 
 
-def wall(econ: Machine, n: int, seed: int) -> Tensor:
+def wall(econ: Composer, n: int, seed: int) -> Tensor:
     """Samples of each expert (Fig. 6), the same latents for all.
 
     Args:
@@ -224,7 +224,7 @@ def wall(econ: Machine, n: int, seed: int) -> Tensor:
     return _pictures(econ, layers).unflatten(0, (len(experts), n))
 
 
-def traverse(econ: Machine, layer: Layer, steps: Sequence[float] = STEPS) -> Tensor:
+def traverse(econ: Composer, layer: Layer, steps: Sequence[float] = STEPS) -> Tensor:
     """A layer with one latent after another at each of the values.
 
     Returns:
@@ -238,7 +238,7 @@ def traverse(econ: Machine, layer: Layer, steps: Sequence[float] = STEPS) -> Ten
     return _pictures(econ, layers).unflatten(0, (len(layer.z), len(steps)))
 
 
-def as_file(econ: Machine, scene: Scene, name: str) -> tuple[bytes, str]:
+def as_file(econ: Composer, scene: Scene, name: str) -> tuple[bytes, str]:
     """A scene as a file to download.
 
     Args:
@@ -264,7 +264,7 @@ def as_file(econ: Machine, scene: Scene, name: str) -> tuple[bytes, str]:
         return path.read_bytes(), "image/png"
 
 
-def _pictures(econ: Machine, layers: Sequence[Layer]) -> Tensor:
+def _pictures(econ: Composer, layers: Sequence[Layer]) -> Tensor:
     return econ.render(Scene(econ.sizes.size, tuple(layers))).layers
 
 

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from econ_pyro.errors import EconError, check_range
 from econ_pyro.ui import origins
 from econ_pyro.ui.guard import Guard
-from econ_pyro.ui.scene_edits import MOST_BYTES
+from econ_pyro.ui.scene_edits import MAX_BYTES
 
 if TYPE_CHECKING:
     import gradio as gr
 
 LOOPBACK = "127.0.0.1"
-MOST_WAITING = 64
+MAX_QUEUE = 64
 """Events that wait for the model, of all visitors together."""
-MOST_SESSIONS = 100
+MAX_SESSIONS = 100
 """Pages whose scenes are kept: some 200 kB each. Who comes back later begins anew."""
 
 
@@ -116,10 +116,10 @@ def serve(
         # gradio puts its own rules of origins before any middleware that it is given; this runs
         # before the first request
         names = origins.loopback_names(host)
-        app.middleware_stack = Guard(app.middleware_stack, names, uploads, MOST_BYTES)
+        app.middleware_stack = Guard(app.middleware_stack, names, uploads, MAX_BYTES)
         yield
 
-    page.queue(max_size=MOST_WAITING)
+    page.queue(max_size=MAX_QUEUE)
     try:
         _, address, _ = page.launch(
             server_name=host,
@@ -129,12 +129,12 @@ def serve(
             share=False,
             inbrowser=False,
             show_error=False,
-            max_file_size=MOST_BYTES,
+            max_file_size=MAX_BYTES,
             footer_links=[],
             ssr_mode=False,
             mcp_server=False,
             enable_monitoring=False,
-            state_session_capacity=MOST_SESSIONS,
+            state_session_capacity=MAX_SESSIONS,
             theme=gr.themes.Default(
                 font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
             ),

@@ -10,9 +10,9 @@ from pathlib import Path
 from stat import S_ISREG
 from tempfile import TemporaryDirectory
 
-MOST_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 """Bytes of all that lie there: the oldest files go first."""
-MOST_FILES = 64
+MAX_FILES = 64
 """How many."""
 OLDEST = 600.0
 """Seconds after which a file goes."""
@@ -58,7 +58,7 @@ def sweep(root: Path, now: float | None = None) -> None:
     total = 0
     for number, (changed, size, path) in enumerate(sorted(files, reverse=True), start=1):
         total += size
-        if number > MOST_FILES or total > MOST_BYTES or now - changed > OLDEST:
+        if number > MAX_FILES or total > MAX_BYTES or now - changed > OLDEST:
             with suppress(OSError):
                 os.unlink(path)
     for changed, _, path in rest:

@@ -190,10 +190,10 @@ def test_the_folder_of_uploads_is_bounded(address):
         folder = Path(json.loads(answer)[0]).parents[1]
     for _ in range(100):  # it is tidied after the answer
         left = {file.name for file in folder.rglob("*.png")}
-        if len(left) <= uploads.MOST_FILES:
+        if len(left) <= uploads.MAX_FILES:
             break
         time.sleep(0.1)
-    assert len(left) == uploads.MOST_FILES and "79.png" in left and "0.png" not in left
+    assert len(left) == uploads.MAX_FILES and "79.png" in left and "0.png" not in left
 
 
 def test_a_large_picture_of_few_bytes(address):

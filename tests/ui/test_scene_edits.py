@@ -74,7 +74,7 @@ def test_bad_seeds(econ, seed):
 def test_adding_puts_a_layer_in_front(econ, scene):
     new = fresh(econ, 1, 3)
     assert add(scene, new).layers == (new, *scene.layers)
-    full = Scene(16, (new,) * scene_file.MOST_LAYERS)
+    full = Scene(16, (new,) * scene_file.MAX_LAYERS)
     with pytest.raises(EconError, match="remove one"):
         add(full, new)
 

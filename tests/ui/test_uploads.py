@@ -18,12 +18,12 @@ def names(root):
 
 
 def test_the_oldest_go_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(uploads, "MOST_BYTES", 1000)
+    monkeypatch.setattr(uploads, "MAX_BYTES", 1000)
     for i in range(10):
         put(tmp_path, f"{i}/{i}.png", 300, 100 + i)
     uploads.sweep(tmp_path, now=120)
     assert names(tmp_path) == {"9.png", "8.png", "7.png"}
-    monkeypatch.setattr(uploads, "MOST_FILES", 2)
+    monkeypatch.setattr(uploads, "MAX_FILES", 2)
     uploads.sweep(tmp_path, now=120)
     assert names(tmp_path) == {"9.png", "8.png"}
     uploads.sweep(tmp_path, now=108 + uploads.OLDEST + 0.5)
