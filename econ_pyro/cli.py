@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from econ_pyro import errors, presets, stopping
 from econ_pyro.accel import cpu_cores, malloc
-from econ_pyro.config import Config, EconConfig, NoRecipe, kinds_of, of_kind
+from econ_pyro.config import Config, NoRecipe, kinds_of, of_kind
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage
+from econ_pyro.model_config import EconConfig
 
 T = TypeVar("T")
 MAX_MESSAGE_LENGTH = 2000  # characters of an error

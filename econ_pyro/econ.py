@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from econ_pyro import arguments, naming
 from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.execution import Execution
-from econ_pyro.config import Config, EconConfig, JointCompetition, additions
+from econ_pyro.config import Config, additions
 from econ_pyro.core.ensemble import Ensemble, freeze
 from econ_pyro.core.handlers import CleanLayers, one_at_a_time, seeded
 from econ_pyro.core.input_images import as_images, as_regions
@@ -43,6 +43,7 @@ from econ_pyro.io import expert_file, model_card, pretrained, rendering
 from econ_pyro.io.expert_file import Expert
 from econ_pyro.io.rendering import Rendered
 from econ_pyro.io.scene_file import Scene
+from econ_pyro.model_config import EconConfig, JointOptions
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
 from econ_pyro.training import callbacks, checkpoint
 from econ_pyro.training.learner import Learner
@@ -269,7 +270,7 @@ class Econ(SceneModel):
         assert isinstance(engine, CompetitiveSVI)
         competition, device = engine.competition, self.device
         found: list[callbacks.Callback] = [callbacks.Temperature(options, competition)]
-        if isinstance(options, JointCompetition) and not config.gt_masks:
+        if isinstance(options, JointOptions) and not config.gt_masks:
             found.append(callbacks.DepthOrder(options, competition))
         if recipe.constant_colour_until:
             until = recipe.constant_colour_until

@@ -20,7 +20,6 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from econ_pyro import arguments
-from econ_pyro.config import EconConfig, FreeLatents
 from econ_pyro.core import sites
 from econ_pyro.core.batch_shapes import batch_of, flat, restored
 from econ_pyro.core.compositing import next_scope, region, scopes, with_log
@@ -34,6 +33,7 @@ from econ_pyro.core.tensors import check_expert_sites, check_experts, fitted, si
 from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.encoder import Encoder, WholeImage
 from econ_pyro.guides.object_centred_encoder import Glimpse, ObjectCentredEncoder
+from econ_pyro.model_config import EconConfig, FreeLatents
 
 LOG_SCALE_RANGE = (-7.0, 3.0)  # of q(z); outside, exp would meet the limits of float32 training
 

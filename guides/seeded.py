@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from econ_pyro.config import ExpertConfig, SeededAttention
 from econ_pyro.core.batch_shapes import restored
 from econ_pyro.core.compositing import region, with_log
 from econ_pyro.core.selection import Selection
@@ -13,6 +12,7 @@ from econ_pyro.core.tensors import check_seed_pixels
 from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.recognition import AmortizedGuide
 from econ_pyro.guides.region_growing import candidates, find_seed_pixel, grow, grow_all
+from econ_pyro.model_config import ExpertConfig, SeededAttention
 
 LEARNT = 4  # learnt features of a pixel, beside its colour and position
 SHARP = 2.0  # at first: regions leave one part in 3,000 of an object to others

@@ -25,7 +25,6 @@ from pyro.distributions import Bernoulli, Categorical, Normal, TorchDistribution
 from torch import Tensor, nn
 
 from econ_pyro import arguments
-from econ_pyro.config import EconConfig, FreeLatents
 from econ_pyro.core import sites
 from econ_pyro.core.batch_shapes import batch_of, flat, restored, stacked
 from econ_pyro.core.compositing import next_scope, paint, region
@@ -36,6 +35,7 @@ from econ_pyro.core.input_images import program_images
 from econ_pyro.core.parameters import program
 from econ_pyro.core.tensors import check_expert_sites, site_value
 from econ_pyro.errors import EconError
+from econ_pyro.model_config import EconConfig, FreeLatents
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
 from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder, draw_shapes
 

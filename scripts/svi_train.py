@@ -27,7 +27,7 @@ import econ_pyro
 from econ_pyro import cli, stopping
 from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.process_group import ProcessGroup, join
-from econ_pyro.config import FORMAT, Config, EconConfig, to_dict
+from econ_pyro.config import FORMAT, Config, to_dict
 from econ_pyro.core.compositing import stages
 from econ_pyro.data.base import DEFAULT_LIMIT, Source
 from econ_pyro.data.splits import open_split
@@ -39,6 +39,7 @@ from econ_pyro.files import locks, outputs, storage, temporary_paths
 from econ_pyro.infer import scene_model
 from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.io.expert_file import Expert, check_fits, given_names, save_expert
+from econ_pyro.model_config import EconConfig
 from econ_pyro.training import checkpoint, progress
 from econ_pyro.training.run_config import read_config
 from econ_pyro.training.run_files import Row

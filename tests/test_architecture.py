@@ -15,11 +15,11 @@ FOLDERS = {
 }
 """Where each package's source is; subpackages stand in folders of their names."""
 BASE = {
-    "_version", "arguments", "config", "errors", "limits", "naming", "presets", "scene_config",
+    "_version", "arguments", "config", "errors", "limits", "model_config", "naming", "presets", "scene_config",
     "stopping",
 }  # fmt: skip
 """Modules of the package itself that every room may import; together they are the room "base"."""
-FACADE = {"__init__", "cli", "econ", "posterior"}
+FACADE = {"__init__", "cli", "econ"}
 """Modules of the package itself that put all rooms together: the room "econ"."""
 ORDER = (
     {"base"},

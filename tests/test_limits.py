@@ -7,21 +7,14 @@ import time
 
 import pytest
 
-from econ_pyro.config import (
-    Config,
-    EconConfig,
-    ExpertConfig,
-    ObjectiveConfig,
-    TrainConfig,
-    from_dict,
-    to_dict,
-)
+from econ_pyro.config import Config, ObjectiveConfig, TrainConfig, from_dict, to_dict
 from econ_pyro.econ import Econ, load, load_expert
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage
 from econ_pyro.files.tensor_file import read_tensors, write_tensors
 from econ_pyro.io.expert_file import save_expert
 from econ_pyro.limits import EXPERT, MODEL, OBJECTIVE, TRAIN
+from econ_pyro.model_config import EconConfig, ExpertConfig
 from econ_pyro.presets import PRESETS
 from econ_pyro.scene_config import SceneConfig
 from econ_pyro.training.run_config import read_config

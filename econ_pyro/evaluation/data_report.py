@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from econ_pyro import presets
-from econ_pyro.config import EconConfig, PoseLatents
 from econ_pyro.data.base import Source, SourceInfo
 from econ_pyro.data.ground_truth import Truth
 from econ_pyro.data.images import Fit
@@ -28,6 +27,7 @@ from econ_pyro.data.readers.detect import open_images
 from econ_pyro.data.synthetic.dataset import StoredScenes, is_dataset
 from econ_pyro.errors import check_positive, command, printable
 from econ_pyro.evaluation.matching import MIN_AREA
+from econ_pyro.model_config import EconConfig, PoseLatents
 
 SIZES = (32, 64, 128)
 """Image sizes that are suggested; the networks of the presets downsample images four times."""

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from econ_pyro.config import FORMAT, EconConfig, ExpertConfig, from_dict, to_dict
+from econ_pyro.config import FORMAT, from_dict, to_dict
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.specialisation import distinct_names, is_named
 from econ_pyro.files.tensor_file import read_tensors, write_tensors
 from econ_pyro.files.untrusted import parse_json
+from econ_pyro.model_config import EconConfig, ExpertConfig
 from econ_pyro.naming import check_names
 from econ_pyro.training.format1 import upgraded_expert, upgraded_weights
 

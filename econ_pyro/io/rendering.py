@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from econ_pyro.arguments import as_int
-from econ_pyro.config import EconConfig
 from econ_pyro.core.compositing import stages
 from econ_pyro.errors import EconError
 from econ_pyro.io.scene_file import LARGEST, Scene
+from econ_pyro.model_config import EconConfig
 
 
 class Decoders(Protocol):

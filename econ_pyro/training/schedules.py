@@ -10,14 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from econ_pyro.config import (
-    Config,
-    CosineSchedule,
-    Duration,
-    JointCompetition,
-    PlateauSchedule,
-    additions,
-)
+from econ_pyro.config import Config, CosineSchedule, PlateauSchedule, additions
+from econ_pyro.model_config import Duration, JointOptions
 
 
 def steps_of(duration: Duration, horizon: int) -> float:
@@ -99,7 +93,7 @@ def unfinished(config: Config, step: int, horizon: int) -> list[str]:
         until = steps_of(competition.temperature_until, horizon)
         moving["model.competition.temperature-until"] = until
     turns: dict[str, Duration] = {}
-    if isinstance(competition, JointCompetition) and competition.depth_order_from is not None:
+    if isinstance(competition, JointOptions) and competition.depth_order_from is not None:
         turns["model.competition.depth-order-from"] = competition.depth_order_from
     if recipe.load_balancing > 0:
         turns["recipe.load-balancing-until"] = recipe.load_balancing_until

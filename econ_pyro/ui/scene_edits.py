@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from econ_pyro.config import EconConfig
 from econ_pyro.data import image_header
 from econ_pyro.data.images import read_image
 from econ_pyro.errors import EconError
@@ -25,6 +24,7 @@ from econ_pyro.io.layer_files import composed, raster_layers, write_pixels
 from econ_pyro.io.openraster import MIMETYPE, write_ora
 from econ_pyro.io.rendering import Rendered
 from econ_pyro.io.scene_file import LARGEST, MAX_LAYERS, Layer, Scene, to_json
+from econ_pyro.model_config import EconConfig
 
 MAX_BYTES = 10_000_000
 """Of an upload."""

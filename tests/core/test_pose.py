@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from econ_pyro.config import ExpertConfig
 from econ_pyro.core.pose import (
     UNIT,
     centre,
@@ -22,6 +21,7 @@ from econ_pyro.core.pose import (
 from econ_pyro.errors import EconError
 from econ_pyro.guides.encoder import OFF, Encoder
 from econ_pyro.guides.object_centred_encoder import Look
+from econ_pyro.model_config import ExpertConfig
 from econ_pyro.models.decoder import SpatialBroadcastDecoder, draw_shapes
 
 SMALL = ExpertConfig(latent=3, layers=2, features=8, channels=(4, 4), pose=True)

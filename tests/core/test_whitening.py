@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from econ_pyro.accel.process_group import ProcessGroup
-from econ_pyro.config import ExpertConfig
 from econ_pyro.core.whitening import Whitening, moments, refit
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.guides.encoder import Encoder
 from econ_pyro.guides.object_centred_encoder import Look
+from econ_pyro.model_config import ExpertConfig
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.load_balancing import copy_expert

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from econ_pyro.config import EconConfig, ExpertConfig
 from econ_pyro.core.compositing import SCOPE_EPS
 from econ_pyro.core.ensemble import Ensemble
 from econ_pyro.data.synthetic.generated import GeneratedScenes
@@ -14,6 +13,7 @@ from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.region_growing import SALIENT, candidates, find_seed_pixel, grow, salience
 from econ_pyro.infer.competition import compete
 from econ_pyro.infer.proposals import Rules
+from econ_pyro.model_config import EconConfig, ExpertConfig
 from econ_pyro.scene_config import SceneConfig
 
 SMALL = ExpertConfig(features=4, channels=(4, 4), hidden=8, seeded=True)

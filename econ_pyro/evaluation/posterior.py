@@ -19,7 +19,7 @@ its approximation, which leaves out less likely orders of the layers, and are no
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,10 +28,12 @@ from torch import Tensor
 from econ_pyro import arguments
 from econ_pyro.core.handlers import seeded
 from econ_pyro.core.input_images import as_images
-from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.infer.strategies import decomposition_of
 from econ_pyro.training.schedules import last_temperature
+
+if TYPE_CHECKING:
+    from econ_pyro.econ import Econ
 
 DIMS = {
     "k": ["scene", "step"],
