@@ -41,7 +41,7 @@ from econ_pyro.infer.svi import CompetitiveSVI
 from econ_pyro.infer.terms import Terms
 from econ_pyro.io import expert_file, model_card, pretrained, rendering
 from econ_pyro.io.expert_file import Expert
-from econ_pyro.io.rendering import Rendered
+from econ_pyro.io.rendering import RenderedScene
 from econ_pyro.io.scene_file import Scene
 from econ_pyro.model_config import EconConfig, JointOptions
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
@@ -166,7 +166,7 @@ class Econ(SceneModel):
             self.config,
             model=replace(self.sizes, num_experts=len(chosen)),
             train=replace(self.config.train, frozen=0),
-            names=expert_file.given_names(chosen),
+            names=expert_file.custom_names(chosen),
         )
         new = Econ(config, self.device)
         new.model.to(self.dtype)
@@ -408,7 +408,7 @@ class Econ(SceneModel):
             mean, shape = self.model.decode_all(z[:, None].expand(-1, model.num_experts, -1))
         return mean.transpose(0, 1), shape.transpose(0, 1)
 
-    def render(self, scene: Scene) -> Rendered:
+    def render(self, scene: Scene) -> RenderedScene:
         """Paint the layers of an edited scene (:mod:`econ_pyro.io.scene_file`).
 
         Raises:

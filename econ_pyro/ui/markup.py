@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from econ_pyro.io.rendering import Rendered
+from econ_pyro.io.rendering import RenderedScene
 from econ_pyro.io.scene_file import Scene
 from econ_pyro.ui.scene_edits import STEPS
 from econ_pyro.viz import panels
@@ -69,7 +69,7 @@ def message(text: str = "", error: bool = False) -> str:
     return f'<div class="econ"><p {kind}>{escape(text)}</p></div>'
 
 
-def pictures(rendered: Rendered, given: Tensor | None = None) -> str:
+def pictures(rendered: RenderedScene, given: Tensor | None = None) -> str:
     """The painted scene, beside the image that it was taken from.
 
     Args:
@@ -89,7 +89,7 @@ def pictures(rendered: Rendered, given: Tensor | None = None) -> str:
     return _block("".join(figures))
 
 
-def layers(rendered: Rendered, scene: Scene, names: Sequence[str], picked: int) -> str:
+def layers(rendered: RenderedScene, scene: Scene, names: Sequence[str], picked: int) -> str:
     """All layers, front to back, each as the whole object on a checkerboard.
 
     Args:

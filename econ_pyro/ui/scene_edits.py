@@ -20,10 +20,10 @@ from econ_pyro.data import image_header
 from econ_pyro.data.images import read_image
 from econ_pyro.errors import EconError
 from econ_pyro.files import untrusted
-from econ_pyro.io.layer_files import composed, raster_layers, write_pixels
+from econ_pyro.io.layer_files import flatten, raster_layers, write_pixels
 from econ_pyro.io.openraster import MIMETYPE, write_ora
-from econ_pyro.io.rendering import Rendered
-from econ_pyro.io.scene_file import LARGEST, MAX_LAYERS, Layer, Scene, to_json
+from econ_pyro.io.rendering import RenderedScene
+from econ_pyro.io.scene_file import MAX_LAYERS, MAX_VALUE, Layer, Scene, to_json
 from econ_pyro.model_config import EconConfig
 
 MAX_BYTES = 10_000_000
@@ -45,7 +45,7 @@ class Composer(Protocol):
     def sample(self, n: int = 1, *, slots: int | None = None, seed: int | None = None) -> Any:
         """Scenes of the prior with ``k``, ``(n, T)``, and ``z``, ``(n, T, L)``."""
 
-    def render(self, scene: Scene) -> Rendered:
+    def render(self, scene: Scene) -> RenderedScene:
         """Paint a scene."""
 
 
@@ -131,7 +131,7 @@ def edit(scene: Scene, i: int, **changes: Any) -> Scene:
 def turn(scene: Scene, i: int, latent: int, value: float) -> Scene:
     """Layer i with another value of one latent; the others stay to the last bit."""
     z = list(scene.layers[i].z)
-    z[latent] = max(-LARGEST, min(LARGEST, value))
+    z[latent] = max(-MAX_VALUE, min(MAX_VALUE, value))
     return edit(scene, i, z=tuple(z))
 
 
@@ -260,7 +260,7 @@ def as_file(econ: Composer, scene: Scene, name: str) -> tuple[bytes, str]:
         if ending == ".ora":
             write_ora(path, layers, scene.size, scene.size)
             return path.read_bytes(), MIMETYPE
-        write_pixels(path, composed(layers, scene.size))
+        write_pixels(path, flatten(layers, scene.size))
         return path.read_bytes(), "image/png"
 
 

@@ -53,7 +53,7 @@ def test_turning_a_latent_leaves_the_others_to_the_last_bit():
     z = (0.1 + 0.2, -7.123456789012345)
     turned = turn(Scene(16, (Layer(0, z),)), 0, 0, 1.5).layers[0].z
     assert turned == (1.5, z[1])
-    assert turn(Scene(16, (Layer(0, z),)), 0, 1, 1e30).layers[0].z[1] == scene_file.LARGEST
+    assert turn(Scene(16, (Layer(0, z),)), 0, 1, 1e30).layers[0].z[1] == scene_file.MAX_VALUE
 
 
 def test_a_random_scene_is_that_of_sample(econ):
