@@ -184,7 +184,7 @@ def refuse_run(folder: Path) -> None:
         EconError: the folder is that of a run.
     """
     if (folder / checkpoint.LAST).exists():
-        raise EconError("a separate folder for weights", f"the run {folder}", "name another one")
+        raise EconError("a folder of its own for weights", f"the run {folder}", "name another one")
 
 
 def _names(path: Path, experts: int) -> list[str]:
