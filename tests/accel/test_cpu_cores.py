@@ -10,7 +10,7 @@ from torch import nn
 
 from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.cpu_cores import available_cores, parallel_map, single_threaded, use_cores
-from econ_pyro.accel.side_by_side import run, separate_graphs
+from econ_pyro.accel.parallel_networks import run, separate_graphs
 from econ_pyro.accel.timing import count_flops
 from econ_pyro.data.synthetic.dataset import write_dataset
 from econ_pyro.econ import Econ
