@@ -22,7 +22,7 @@ from econ_pyro.files import storage
 from econ_pyro.model_config import EconConfig
 
 T = TypeVar("T")
-MOST_SAID = 2000  # characters of an error
+MAX_MESSAGE_LENGTH = 2000  # characters of an error
 INTERVAL = 10.0
 """Seconds between the lines of :func:`progress` where there is no terminal."""
 
@@ -52,7 +52,7 @@ def run(main: Callable[[], None]) -> None:
 def _exit(status: int, message: str = "") -> None:
     with suppress(OSError):  # a terminal that was closed, a log on a full disk
         if message:  # names of files can have line ends, and what a terminal would act upon
-            print(errors.printable(message, MOST_SAID), file=sys.stderr, flush=True)
+            print(errors.printable(message, MAX_MESSAGE_LENGTH), file=sys.stderr, flush=True)
     try:
         sys.stdout.flush()
     except OSError:  # Python would try again at the end, and have a traceback for it

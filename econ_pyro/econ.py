@@ -24,8 +24,8 @@ from econ_pyro.accel.execution import Execution
 from econ_pyro.config import Config, additions
 from econ_pyro.core.ensemble import Ensemble, freeze
 from econ_pyro.core.handlers import CleanLayers, one_at_a_time, seeded
-from econ_pyro.core.meta_device import without_values
-from econ_pyro.core.user_images import as_images, as_regions
+from econ_pyro.core.input_images import as_images, as_regions
+from econ_pyro.core.meta_device import on_meta_device
 from econ_pyro.errors import EconError, describe
 from econ_pyro.evaluation.specialisation import distinct_names
 from econ_pyro.files import storage
@@ -41,7 +41,7 @@ from econ_pyro.infer.svi import CompetitiveSVI
 from econ_pyro.infer.terms import Terms
 from econ_pyro.io import expert_file, model_card, pretrained, rendering
 from econ_pyro.io.expert_file import Expert
-from econ_pyro.io.rendering import Rendered
+from econ_pyro.io.rendering import RenderedScene
 from econ_pyro.io.scene_file import Scene
 from econ_pyro.model_config import EconConfig, JointOptions
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
@@ -168,7 +168,7 @@ class Econ(SceneModel):
             self.config,
             model=replace(self.sizes, num_experts=len(chosen)),
             train=replace(self.config.train, frozen=0),
-            names=expert_file.given_names(chosen),
+            names=expert_file.custom_names(chosen),
         )
         new = Econ(config, self.device)
         new.model.to(self.dtype)
@@ -410,7 +410,7 @@ class Econ(SceneModel):
             mean, shape = self.model.decode_all(z[:, None].expand(-1, model.num_experts, -1))
         return mean.transpose(0, 1), shape.transpose(0, 1)
 
-    def render(self, scene: Scene) -> Rendered:
+    def render(self, scene: Scene) -> RenderedScene:
         """Paint the layers of an edited scene (:mod:`econ_pyro.io.scene_file`).
 
         Raises:
@@ -517,7 +517,7 @@ def _weights_like(config: EconConfig) -> dict[str, Tensor]:
         "guide": _guide(config),
     }
     networks: dict[str, nn.Module] = {
-        n: without_values(partial(make, alone)) for n, make in parts.items()
+        n: on_meta_device(partial(make, alone)) for n, make in parts.items()
     }
     values = sum(t.numel() for m in networks.values() for t in (*m.parameters(), *m.buffers()))
     if values * config.num_experts > MOST_VALUES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from reprlib import Repr
 from typing import Any
@@ -25,6 +26,22 @@ class EconError(Exception):
         self.expected, self.got, self.hint = expected, got, hint
         tail = f": {hint}" if hint else ""
         super().__init__(printable(f"expected {expected}, got {got}{tail}"))
+
+
+def command(name: str) -> str:
+    """The command that runs a script, in the way in which this process was started.
+
+    Args:
+        name: subcommand of ``econ-pyro``, such as ``train``.
+
+    Returns:
+        ``econ-pyro train`` if the process was started by ``econ-pyro``, else
+        ``python scripts/svi_train.py``.
+    """
+    if sys.argv[0].startswith("econ-pyro "):
+        return f"econ-pyro {name}"
+    script = {"train": "svi_train"}.get(name, name.replace("-", "_"))
+    return f"python scripts/{script}.py"
 
 
 def printable(text: str, max_length: int | None = None) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from econ_pyro import arguments
-from econ_pyro.errors import EconError, describe, printable
+from econ_pyro.errors import EconError, command, describe, printable
 
 MAX_NAME_LENGTH = 100
 """Maximum length of a name in characters."""
@@ -158,5 +158,5 @@ def _refuse(names: Sequence[str], wanted: int | str) -> NoReturn:
     raise EconError(
         f"experts from {join_names(names)}",
         describe(wanted),
-        "evaluate.py names the experts of a run; an index works too",
+        f"{command('evaluate')} names the experts of a run; an index works too",
     )

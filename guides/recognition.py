@@ -25,11 +25,11 @@ from econ_pyro.core.batch_shapes import batch_of, flat, restored
 from econ_pyro.core.compositing import next_scope, region, scopes, with_log
 from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli
 from econ_pyro.core.ensemble import Ensemble
+from econ_pyro.core.input_images import program_images
 from econ_pyro.core.occlusion import occlude
 from econ_pyro.core.parameters import program
 from econ_pyro.core.selection import Selection
 from econ_pyro.core.tensors import check_expert_sites, check_experts, fitted, site_value
-from econ_pyro.core.user_images import program_images
 from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.encoder import Encoder, WholeImage
 from econ_pyro.guides.object_centred_encoder import Glimpse, ObjectCentredEncoder

@@ -31,9 +31,9 @@ from econ_pyro.core.compositing import next_scope, paint, region
 from econ_pyro.core.distributions import LayeredNormal, MeanBernoulli
 from econ_pyro.core.ensemble import Ensemble
 from econ_pyro.core.handlers import APPEARANCE, SHAPE, noise
+from econ_pyro.core.input_images import program_images
 from econ_pyro.core.parameters import program
 from econ_pyro.core.tensors import check_expert_sites, site_value
-from econ_pyro.core.user_images import program_images
 from econ_pyro.errors import EconError
 from econ_pyro.model_config import EconConfig, FreeLatents
 from econ_pyro.models.decoder import SpatialBroadcastDecoder

@@ -29,7 +29,7 @@ from econ_pyro.evaluation.evaluate import (
     names_of,
     write_names,
 )
-from econ_pyro.evaluation.sample_quality import score_samples, train_judge
+from econ_pyro.evaluation.sample_quality import score_samples, train_classifier
 from econ_pyro.files import locks, storage
 from econ_pyro.io.pretrained import WEIGHTS, find
 from econ_pyro.naming import clean_name
@@ -106,7 +106,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if parsed.samples:
         if not isinstance(econ, Econ):
             raise EconError("a model with experts, for --samples", f"{parsed.run}, which has none")
-        judged = score_samples(econ, train_judge(scenes), scenes.objects, min(parsed.n, 500))
+        judged = score_samples(econ, train_classifier(scenes), scenes.objects, min(parsed.n, 500))
         out["samples"] = dataclasses.asdict(judged)
     if left := describe_run(find(parsed.run), econ.config):
         out["training"] = left
@@ -127,7 +127,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if parsed.samples:
         if not isinstance(econ, Econ):
             raise EconError("a model with experts, for --samples", f"{parsed.run}, which has none")
-        print("\nsamples that show what they should")
+        print("\nshare of samples that show the right objects")
         for name, share in judged.alone.items():
             print(f"  {clean_name(name) + ', alone':<28}{share:.3f}")
         print(

@@ -15,7 +15,8 @@ import tyro
 
 from econ_pyro import cli
 from econ_pyro.errors import EconError
-from econ_pyro.evaluation.data_report import advise, contact_sheet, inspect, report
+from econ_pyro.evaluation.contact_sheet import contact_sheet
+from econ_pyro.evaluation.data_report import advise, inspect, report
 from econ_pyro.files import storage
 from econ_pyro.viz import panels
 
@@ -48,7 +49,7 @@ def main(args: Sequence[str] | None = None) -> None:
         inspection = inspect(parsed.path, parsed.fit, parsed.limit)
     advice = advise(inspection, parsed.fit)
     if parsed.out is not None:
-        panels.save(contact_sheet(inspection, advice.size), parsed.out)
+        panels.save(contact_sheet(inspection.source, advice.size), parsed.out)
     print(report(inspection, advice, parsed.fit))
     if parsed.out is not None:
         print(f"\ncontact sheet: {parsed.out}")

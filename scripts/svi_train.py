@@ -38,7 +38,7 @@ from econ_pyro.evaluation.evaluate import as_json, evaluate, format_report, writ
 from econ_pyro.files import locks, outputs, storage, temporary_paths
 from econ_pyro.infer import scene_model
 from econ_pyro.infer.scene_model import SceneModel
-from econ_pyro.io.expert_file import Expert, check_fits, given_names, save_expert
+from econ_pyro.io.expert_file import Expert, check_fits, custom_names, save_expert
 from econ_pyro.model_config import EconConfig
 from econ_pyro.training import checkpoint, progress
 from econ_pyro.training.run_config import read_config
@@ -250,7 +250,7 @@ def _resolve(parsed: TrainArgs, run: Path, given: Sequence[Expert] = ()) -> Conf
         if parsed.freeze:
             train = dataclasses.replace(config.train, frozen=len(given))
             config = dataclasses.replace(config, train=train)
-        config = dataclasses.replace(config, names=config.names or given_names(given))
+        config = dataclasses.replace(config, names=config.names or custom_names(given))
     short: dict[str, Any] = {"steps": parsed.steps, "minutes": parsed.minutes}
     limits = {name: value for name, value in short.items() if value is not None}
     scenes = config.scenes

@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 
 import econ_pyro
 from econ_pyro import arguments
-from econ_pyro.core.user_images import as_images
+from econ_pyro.core.input_images import as_images
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.io import scene_file

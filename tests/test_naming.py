@@ -68,7 +68,7 @@ def test_a_name_goes_before_an_index_and_the_longest_name_first():
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("horse", r"experts from background, 1, .*, got 'horse': evaluate.py"),
+        ("horse", r"experts from background, 1, .*, got 'horse': python scripts/evaluate.py"),
         ("9", r"an expert from 0 to 5, got 9: they are background, 1,"),
         ("9" * 5000, r"an expert from 0 to 5, got 99999999999999999\.\.\.: "),
         ("\u00b2", "got '\u00b2'"),

@@ -4,8 +4,8 @@ torch uses several cores by splitting every operation among threads that synchro
 and spin while waiting. On a machine shared with one other busy process, this slows training down
 thirty times, as threads spin for others that have no core. The entry points therefore use one
 thread per operation, and run whole tasks in parallel: networks of experts
-(:mod:`econ_pyro.accel.side_by_side`), batches of images to decompose. Tasks synchronise only when
-all are done.
+(:mod:`econ_pyro.accel.parallel_networks`), batches of images to decompose. Tasks synchronise only
+when all are done.
 
 Results do not depend on which thread runs a task: they are bit-identical for any number of cores.
 """

@@ -34,7 +34,7 @@ class _WithoutValues(TorchFunctionMode):
         return function(*args, **given)
 
 
-def without_values(make: Callable[[], M]) -> M:
+def on_meta_device(make: Callable[[], M]) -> M:
     """A module whose layers' weights have sizes and types, and take no room."""
     with _WithoutValues():
         return make()

@@ -83,7 +83,7 @@ def check_experts(name: str, k: Any, shape: tuple[int, ...], experts: int, like:
         raise EconError(f"indices of experts {shape} for {name}", kind_of(k), hint)
     _check_place(name, k, shape, like)
     if k.device.type == "cpu":
-        check_known(k, experts, f" in {name}")
+        check_expert_range(k, experts, f" in {name}")
 
 
 def check_expert_sites(
@@ -107,7 +107,7 @@ def check_expert_sites(
     check_experts(name, k, (*shape, *event), experts, like)
 
 
-def check_known(k: Tensor, experts: int, where: str = "") -> None:
+def check_expert_range(k: Tensor, experts: int, where: str = "") -> None:
     """Check that there are such experts; waits for a GPU.
 
     Args:

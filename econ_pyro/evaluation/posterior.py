@@ -1,18 +1,18 @@
-r"""Draws from the approximate posterior of images, as an ArviZ tree.
+r"""Samples from the approximate posterior of images, as an ArviZ tree.
 
-A draw explains an image once, front to back, as a step of training does: at each layer
+A draw decomposes an image front to back, as in a training step. At each layer
 
-* every expert proposes a region and draws its latent z from its Gaussian q(z | x, r, k);
-* where regions grow from seeds, layers stand in the order that the best drawings make likeliest;
-* the winner k is drawn with :math:`P(k) \propto \exp(-\text{score}_k / \tau)` (section 5.2), with
-  no handicap; it is the winner's z that is kept;
-* r is the winner's region as the probability that a pixel shows the layer, the mean of its
-  Bernoulli (section 5.1), and what later layers see is what it leaves.
+* every expert proposes a region and samples its latents z from the Gaussian q(z | x, r, k);
+* with seeded guides, layers are ordered by the most likely depth order;
+* the winner k is sampled with :math:`P(k) \propto \exp(-\text{loss}_k / \tau)` (section 5.2),
+  without load balancing, and its z is kept;
+* r is the mean of the winner's Bernoulli region (section 5.1), the probability that a pixel shows
+  the layer, and the scope of later layers is what remains.
 
-r therefore varies between draws with the winners, not from pixel to pixel; the mean of r over
-draws is the probability that a pixel shows the layer, whoever wins. Draws are independent of each
-other: one chain, and no diagnostics of chains are needed. They say how unsure the model is within
-its approximation, which leaves out less likely orders of the layers, and are not refined
+Between draws, r therefore varies only with the winners, not independently per pixel. The mean of
+r over draws is the marginal probability that a pixel shows the layer. Draws are independent, so
+there is one chain, and convergence diagnostics are not needed. They express uncertainty within the
+approximation, which neglects less likely depth orders and does not include refinement
 (:mod:`econ_pyro.infer.refinement`).
 """
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from econ_pyro import arguments
 from econ_pyro.core.handlers import seeded
-from econ_pyro.core.user_images import as_images
+from econ_pyro.core.input_images import as_images
 from econ_pyro.errors import EconError
 from econ_pyro.infer.strategies import decomposition_of
 from econ_pyro.training.schedules import last_temperature
@@ -50,25 +50,27 @@ def to_arviz(
     temperature: float | None = None,
     batch: int = 64,
 ) -> Any:
-    """Draw explanations of images from the approximate posterior.
+    """Sample decompositions of images from the approximate posterior.
 
     Args:
         econ: the scene model.
         images: ``(B, 3, H, W)`` float in [0, 1].
-        draws: explanations of each image. Regions take B T H W 4 bytes each.
-        seed: of the draws; the global generator is left as it was.
-        temperature: tau of the competition in nats; the one at the end of training if not given.
-            0 always takes the best.
-        batch: explanations at a time.
+        draws: number of samples per image. The regions of one sample of all images take
+            4 B T H W bytes.
+        seed: seed of the samples; the global generators are not changed.
+        temperature: temperature tau of the competition in nats; its final value in training if
+            not given. With 0, the expert with the lowest loss always wins.
+        batch: number of decompositions that are computed together.
 
     Returns:
-        An ``xarray.DataTree`` with the groups ``posterior`` (k, index of the expert; z; r; each
-        by chain, draw, scene and step, where step 1 is the nearest layer) and ``observed_data``
-        (image). The names of the experts are in the attribute ``experts`` of ``posterior``.
+        An ``xarray.DataTree`` with the groups ``posterior`` (k, the index of the expert; z; r;
+        each by chain, draw, scene and step, where step 1 is the nearest layer) and
+        ``observed_data`` (image). The attribute ``experts`` of ``posterior`` has the names of the
+        experts.
 
     Raises:
-        EconError: images of another shape, type or range; a count below 1; a negative
-            temperature; or arviz-base is not installed.
+        EconError: the shape, type or range of the images is wrong; a count is below 1; the
+            temperature is negative; or arviz-base is not installed.
     """
     try:
         import arviz_base
@@ -79,16 +81,16 @@ def to_arviz(
             "pip install 'econ-pyro[arviz]', with Python 3.11 or later",
         ) from None
     images = as_images(images, econ.sizes.size, econ.dtype)
-    drawn = _draw(econ, images, draws, seed, temperature, batch)
-    size, steps = econ.sizes.size, econ.sizes.num_slots
+    samples = _sample(econ, images, draws, seed, temperature, batch)
+    size, slots = econ.sizes.size, econ.sizes.num_slots
     tree = arviz_base.from_dict(
         {
-            "posterior": {name: value[None] for name, value in drawn.items()},
+            "posterior": {name: value[None] for name, value in samples.items()},
             "observed_data": {"image": images.numpy(force=True)},
         },
         coords={
             "scene": np.arange(len(images)),
-            "step": np.arange(1, steps + 1),
+            "step": np.arange(1, slots + 1),
             "latent": np.arange(econ.sizes.expert.latents.dim),
             "channel": ["red", "green", "blue"],
             "y": np.arange(size),
@@ -100,7 +102,7 @@ def to_arviz(
     return tree
 
 
-def _draw(
+def _sample(
     econ: Econ, images: Tensor, draws: int, seed: int, temperature: float | None, batch: int
 ) -> dict[str, np.ndarray]:
     """Arrays k (draws, B, T), z (draws, B, T, L) and r (draws, B, T, H, W), front to back."""
@@ -111,9 +113,9 @@ def _draw(
     slots, device = econ.sizes.num_slots, econ.device
     competition = decomposition_of(econ.config, slots, evidence=False, refine=False)
     competition = replace(competition, temperature=temperature)
-    each = images[:, :1].numel() * images.element_size() * slots
-    arguments.check_memory("draws", draws, each)
-    scene = torch.arange(len(images)).repeat(draws)  # of each explanation
+    bytes_per_draw = images[:, :1].numel() * images.element_size() * slots
+    arguments.check_memory("draws", draws, bytes_per_draw)
+    scene = torch.arange(len(images)).repeat(draws)  # index of the image of each sample
     parts = []
     with seeded(seed, device):
         for rows in scene.split(min(batch, len(scene))):

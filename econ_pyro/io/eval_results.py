@@ -1,9 +1,9 @@
-"""Evaluation results as the Hugging Face hub reads them: YAML files in ``.eval_results/``.
+"""Evaluation results for the Hugging Face hub: YAML files in ``.eval_results/``.
 
-The hub's format (https://huggingface.co/docs/hub/eval-results) is a list of entries, each with
-``dataset.id``, ``dataset.task_id`` and ``value``, and optional ``notes``. An entry holds a single
-value, so each metric on each set of scenes is a task of its own: ``held_out_ari_fg``, say. The hub
-shows entries whose dataset is registered there as a benchmark with those tasks.
+The format (https://huggingface.co/docs/hub/eval-results) is a list of entries with the fields
+``dataset.id``, ``dataset.task_id``, ``value`` and, optionally, ``notes``. An entry has a single
+value, so each metric on each set of scenes is a separate task, such as ``held_out_ari_fg``. The
+hub shows an entry if its dataset is registered there as a benchmark with that task.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from econ_pyro.io.model_card import FIGURES
 
 RESULTS = ".eval_results/econ-pyro.yaml"
 DATASET = "econ-pyro/synthetic-scenes"
-"""Dataset of results on generated scenes."""
+"""Dataset to which results on generated scenes belong."""
 
 
 def eval_results(
     reports: Mapping[str, Mapping[str, Any]], dataset: str = DATASET, notes: str = ""
 ) -> str:
-    """One YAML file with all metrics that a model card shows.
+    """Format the metrics of a model card as YAML.
 
     Args:
-        reports: what was measured on which scenes, as ``evaluation.as_json`` has it; metrics that
-            are None are left out.
-        dataset: of the scenes, as OWNER/NAME on the hub.
-        notes: how the results were measured; empty for none.
+        reports: results of ``evaluation.as_json`` by set of scenes; metrics that are None are
+            left out.
+        dataset: dataset on the hub, as OWNER/NAME.
+        notes: how the results were measured; may be empty.
 
     Raises:
-        EconError: the dataset is not OWNER/NAME.
+        EconError: ``dataset`` is not of the form OWNER/NAME.
     """
     check_dataset(dataset)
     lines = []
@@ -57,7 +57,7 @@ def check_dataset(dataset: str) -> None:
     """Check the name of a dataset on the hub.
 
     Raises:
-        EconError: it is not OWNER/NAME.
+        EconError: the name is not of the form OWNER/NAME.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", dataset, re.ASCII):
         raise EconError("a dataset on the hub, as OWNER/NAME", repr(printable(dataset)))
@@ -68,5 +68,5 @@ def _task(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text as a YAML scalar: on one line, what JSON writes means the same in YAML."""
+    """Quote text as a YAML scalar; a JSON string on one line is valid YAML."""
     return json.dumps(printable(text, 1000), ensure_ascii=False)

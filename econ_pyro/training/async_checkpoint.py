@@ -14,10 +14,10 @@ from torch import Tensor
 
 from econ_pyro.training.checkpoint import save_checkpoint
 
-WAITING = 2  # a validation's best and last
+MAX_PENDING = 2  # a validation's best and last
 
 
-class Saver:
+class AsyncCheckpointer:
     """Writes checkpoints in a thread, one after the other, each as it was asked for.
 
     After one that could not be written none is: a ``last.pt`` that knows of a better ``best.pt``
@@ -35,7 +35,7 @@ class Saver:
         Raises:
             OSError: one from before could not be written.
         """
-        self.wait(WAITING - 1)
+        self.wait(MAX_PENDING - 1)
         # copied here: another thread must ask nothing of a GPU while this one captures a graph
         self._waiting.append(self._thread.submit(self._write, path, _on_host(state)))
 

@@ -15,7 +15,7 @@ from econ_pyro.training import checkpoint
 from econ_pyro.training.format1 import upgraded_config
 
 
-class Recorded(NamedTuple):
+class RunConfig(NamedTuple):
     """What the file says."""
 
     config: Config
@@ -29,7 +29,7 @@ class Recorded(NamedTuple):
     """Files of the experts that the run began with, as they were given."""
 
 
-def read_config(folder: Path) -> Recorded:
+def read_config(folder: Path) -> RunConfig:
     """Read the ``config.json`` of a run or of published weights.
 
     Raises:
@@ -56,4 +56,4 @@ def read_config(folder: Path) -> Recorded:
     given = stored.get("init_experts", [])
     if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
         raise EconError(f"a list of files as init_experts in {path}", describe(given))
-    return Recorded(config, None if data is None else Path(data), fit, limit, tuple(given))
+    return RunConfig(config, None if data is None else Path(data), fit, limit, tuple(given))

@@ -9,7 +9,7 @@ from typing import Any
 
 from econ_pyro.files import storage
 from econ_pyro.training import checkpoint, metrics_file
-from econ_pyro.training.async_checkpoint import Saver
+from econ_pyro.training.async_checkpoint import AsyncCheckpointer
 
 Row = dict[str, Any]
 
@@ -25,7 +25,7 @@ class RunFiles:
     """
 
     def __init__(self, run: Path) -> None:
-        self._run, self._saver = run, Saver()
+        self._run, self._saver = run, AsyncCheckpointer()
 
     def begin(self, done: list[Row], state: dict[str, Any]) -> None:
         """Write the rows so far and, of a run at its beginning, a first checkpoint.

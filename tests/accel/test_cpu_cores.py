@@ -10,12 +10,12 @@ from torch import nn
 
 from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.cpu_cores import available_cores, parallel_map, single_threaded, use_cores
-from econ_pyro.accel.side_by_side import run, separate_graphs
+from econ_pyro.accel.parallel_networks import run, separate_graphs
 from econ_pyro.accel.timing import count_flops
 from econ_pyro.data.synthetic.dataset import write_dataset
 from econ_pyro.econ import Econ
 from econ_pyro.scene_config import SceneConfig
-from helpers.trainers import equal, make_trainer, without_clock
+from helpers.trainers import equal, make_trainer, seeded_tiny, without_clock
 
 
 @pytest.mark.parametrize(
@@ -176,9 +176,9 @@ def test_modes_of_the_calling_thread_hold_in_the_others():
 
 @pytest.mark.parametrize(("seeded", "amp"), [(False, True), (True, False)])
 def test_training_is_the_same_to_the_last_bit_on_any_number_of_cores(tiny, seeded, amp, tmp_path):
-    expert = dataclasses.replace(tiny.model.expert, seeded=seeded)
-    model = dataclasses.replace(tiny.model, expert=expert, experts=4)
-    config = dataclasses.replace(tiny, model=model, amp=amp)
+    config = seeded_tiny() if seeded else tiny
+    model = dataclasses.replace(config.model, num_experts=4)
+    config = dataclasses.replace(config, model=model, amp=amp)
     states = []
     for cores in (1, 3):
         use_cores(cores)
@@ -194,7 +194,7 @@ def test_decomposing_is_the_same_on_any_number_of_cores(tiny):
     for cores in (1, 3):
         use_cores(cores)
         found.append(econ.decompose(x, batch=2))
-    for name in ("image", "k", "region", "mean", "shape", "z", "scores"):
+    for name in ("image", "k", "region", "mean", "shape", "z", "competition_losses"):
         assert torch.equal(*(getattr(d, name) for d in found)), name
     torch.testing.assert_close(found[0].image, x)
 

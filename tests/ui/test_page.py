@@ -222,7 +222,7 @@ def test_composing(page):
 
 
 def test_what_the_experts_know(page):
-    browser.open_tab(page, "What the experts know")
+    browser.open_tab(page, "Experts")
     assert page.locator("#wall img").count() == 30
     assert page.locator("#traversals td img").count() == 3 * 7
     wall, rows = page.inner_html("#wall"), page.inner_html("#traversals")
