@@ -55,8 +55,8 @@ class SceneConfig:
     """Colour of the background of a scene. dark: each channel is a random integer up to 127; grey:
     any shade of grey; any: any colour."""
     near_background: int | None = None
-    """If set, each channel of an object is uniform within this distance (1-255) of the background's
-    channel, whatever the kind; no object has exactly the colour of the background."""
+    """If set, each channel of an object is uniform within this distance (1-255) of that of the
+    background, whatever the kind; no object has exactly the colour of the background."""
 
     def __post_init__(self) -> None:
         limits.check_fields(SceneConfig, self, "scenes", {})

@@ -43,8 +43,8 @@ def noise(kind: str) -> Any:
 class CleanLayers(Messenger):
     """Replace pixel noise by the most likely shape and the mean appearance of each layer.
 
-    ``with CleanLayers(): model.prior(8)`` still samples experts and latents. The noise of Eq. 5 and
-    the independent Bernoulli variables of Eq. 4 define the likelihood, but make samples noisy.
+    ``with CleanLayers(): model.prior(8)`` still samples experts and latents. The noise of Eq. 5
+    and the independent Bernoulli variables of Eq. 4 define the likelihood, but make samples noisy.
     Sites are identified by their ``infer`` dictionary (:func:`noise`) and not by name, so that
     they may be renamed by scopes, and other sites of a program are not affected.
     """
