@@ -33,9 +33,9 @@ def describe(
     line = f"training has come to step {step} of {config.train.steps}"
     over = isinstance(schedule, PlateauSchedule) and rate < lowest_rate(config.train.lr, schedule)
     if over and isinstance(schedule, PlateauSchedule):
-        line += f", after {schedule.decreases} decreases of the learning rate"
+        line += f", where the learning rate had fallen {schedule.decreases} times"
     if left:
-        line += f"; its schedules are unfinished, not reached: {', '.join(left)}"
+        line += f"; its schedule is unfinished, not reached: {', '.join(left)}"
     if over:
         return f"{line}: start a new run with shorter schedules" if left else ""
     minutes = config.train.minutes

@@ -184,6 +184,6 @@ def _is_switch(value: Any) -> bool:
 def _refuse(source: Path, name: str) -> NoReturn:
     raise EconError(
         f"a checkpoint of this run in {source}",
-        f"one with an invalid {name!r}",
+        f"one with another kind of {name!r}",
         "it is damaged or belongs to another configuration: restart with --overwrite",
     )
