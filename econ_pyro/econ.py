@@ -78,7 +78,9 @@ class Econ(SceneModel):
         sizes = self._sizes_of(config)
         _weights_like(sizes)
         numbered = [f"expert-{k}" for k in range(sizes.num_experts)]
-        super().__init__(config, names or distinct_names(numbered, config.names))
+        super().__init__(config, distinct_names(numbered, config.names))
+        if names:
+            self.names = names  # type: ignore[assignment]
         with seeded(config.seed % 2**64, torch.device("cpu")):  # as torch takes negative ones
             self.model = DeadLeaves(sizes).to(device)
             self.guide = _guide(sizes)(sizes).to(device)
@@ -462,8 +464,12 @@ def load_model(
     """Load trained weights of any registered scene model; arguments and errors of :func:`load`."""
     device = arguments.as_device(device)
     trained = pretrained.read(source, device, which)
+    sizes = trained.config.model
+    if isinstance(sizes, EconConfig):  # before a damaged configuration has memory allocated
+        checkpoint.check_weights(trained.weights, _all_weights_like(sizes), trained.path)
     model = scene_model.build(trained.config, device, trained.names)
-    checkpoint.check_weights(trained.weights, model.state_dict(), trained.path)
+    if not isinstance(sizes, EconConfig):
+        checkpoint.check_weights(trained.weights, model.state_dict(), trained.path)
     model.load_state_dict(trained.weights)
     model.load_extra_state(trained.extra)
     return model
@@ -521,6 +527,21 @@ def _weights_like(config: EconConfig) -> dict[str, Tensor]:
             "lower model.num_experts, model.size or the sizes of model.expert",
         )
     return {f"{n}.{name}": t for n, m in networks.items() for name, t in m.state_dict().items()}
+
+
+def _all_weights_like(config: EconConfig) -> dict[str, Tensor]:
+    """Those of all experts; tensors of the same sizes are the same."""
+    like: dict[str, Tensor] = {}
+    for name, tensor in _weights_like(config).items():
+        ensemble = next((e for e in ENSEMBLES if name.startswith(f"{e}.0.")), None)
+        if ensemble is None:
+            like[name] = tensor
+            continue
+        rest = name.removeprefix(f"{ensemble}.0.")
+        like |= {f"{ensemble}.{k}.{rest}": tensor for k in range(config.num_experts)}
+    layers = (config.num_slots, config.num_experts)
+    like["model.class_probs"] = torch.empty(layers, device="meta")
+    return like
 
 
 scene_model.register("econ", EconConfig, Econ)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from econ_pyro import cli, errors
 from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.amp import has_bfloat16
+from econ_pyro.accel.execution import Execution
 from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.accel.timing import (
     count_flops,
@@ -45,6 +46,7 @@ from econ_pyro.infer.cuda_graph_svi import CudaGraphSVI
 from econ_pyro.infer.elbo import ClassConditionalELBO
 from econ_pyro.infer.reference import plain_loss
 from econ_pyro.infer.svi import CompetitiveSVI
+from econ_pyro.model_config import EconConfig
 from econ_pyro.training.learner import Learner
 
 Job = Callable[[], object]
@@ -112,9 +114,10 @@ class _Step:
         scenes = replace(config.scenes, size=config.model.size)
         source = GeneratedScenes(scenes, config.seed, config.train.batch, "train")
         self.x = source.images(torch.arange(config.train.batch)).to(device)
-        learner = Learner(config, self.econ.model, self.econ.guide, device, ProcessGroup())
-        self.svi, self.optim = learner.svi, learner.optim
-        self.svi.rules = replace(self.svi.rules, temperature=EVEN)
+        learner = Learner(config, self.econ, device, ProcessGroup())
+        assert isinstance(learner.engine, CompetitiveSVI)
+        self.svi, self.optim = learner.engine, learner.optim
+        self.svi.competition.temperature = EVEN
 
     @property
     def captured(self) -> bool:
@@ -133,11 +136,8 @@ class _Step:
             svi.guide,
             self.optim,
             elbo or svi.elbo,
-            svi.rules,
-            svi.latent,
-            svi.amp,
-            svi.clip,
-            occlude=svi.occlude,
+            svi.competition,
+            Execution(svi.execution.amp),
         )
 
     def through_traces(self) -> None:
@@ -157,26 +157,32 @@ class _Step:
     def half(self) -> Job:
         """The winners' half of a step, over and over for one competition's winners."""
         svi = self.plainly()
-        w = svi.compete(self.x)
-        return lambda: svi.learn(self.x, w)
+        won = svi.compete(self.x)
 
-    def explain(self) -> None:
-        """The competition and the winners' account of it, posterior means, without gradients."""
-        self.svi.explain(self.x)
+        def learn() -> None:
+            svi.gradients(self.x, won)
+            svi.optim.step()
+
+        return learn
+
+    def decompose(self) -> None:
+        """The competition and the winners' reconstruction, posterior means, without gradients."""
+        self.svi.decompose(self.x)
 
     def plain(self) -> None:
         """All experts with gradients."""
         svi = self.svi
-        noise, gumbel = svi.draw(self.x)
+        noise, gumbel, _ = svi.draw(self.x)
         self.optim.zero_grad(set_to_none=True)
+        weights = (svi.elbo.beta, float(svi.elbo.gamma))
         plain_loss(
-            svi.model, svi.guide, self.x, noise, gumbel, svi.rules, svi.elbo.beta, svi.elbo.gamma
-        ).loss.backward()  # fmt: skip
+            svi.model, svi.guide, self.x, noise, gumbel, svi.competition, *weights
+        ).loss.backward()
         self.optim.step()
 
 
 def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:
-    eager = replace(config, graphs=False, compile=False)
+    eager = replace(config, cuda_graphs=False, compile=False)
     full, stock, traced, ours = (
         _Step(c, device) for c in (replace(eager, amp=False), eager, eager, config)
     )
@@ -199,10 +205,10 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
     steps[f"econ-pyro: winners only, {precision}"] = ours
     jobs: dict[str, Job] = {name: step.ours for name, step in steps.items()}
     counted = {name: step.uncaptured() for name, step in steps.items()}
-    plain, explaining = next(iter(steps)), "explaining: competition and winners' account"
+    plain, decomposing = next(iter(steps)), "decomposing: competition and reconstruction"
     jobs[plain] = counted[plain] = full.plain
-    jobs[explaining] = ours.explain
-    counted[explaining] = lambda: ours.plainly().explain(ours.x)
+    jobs[decomposing] = ours.decompose
+    counted[decomposing] = lambda: ours.plainly().decompose(ours.x)
     size = 8192 if device.type == "cuda" else 1024
     product = matrix_product(device, peak_dtype, size)
     seconds = time_interleaved({**jobs, PEAK: product}, device, rounds)
@@ -211,7 +217,7 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
     # graphs have theirs from the start, whatever they are asked for
     memory = {
         name: None
-        if graphs and (name == explaining or steps[name].captured)
+        if graphs and (name == decomposing or steps[name].captured)
         else peak_memory(job, device)
         for name, job in jobs.items()
     }
@@ -219,7 +225,7 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
     peak = cores * 2 * size**3 / median(seconds.pop(PEAK))
     batch, reference = config.train.batch, median(seconds[plain])
     print(f"\npeak ({precision} product of {size}): {peak / 1e9:.0f} GFLOP/s")
-    print(f"batch {batch}, K {config.model.num_experts}, T {config.model.num_slots}\n")
+    print(f"batch {batch}, K {ours.econ.num_experts}, T {config.model.num_slots}\n")
     print("| step | ms, median (range) | scenes/s | GFLOP | of peak | memory MB | ratio |")
     print("|---|---|---|---|---|---|---|")
     table = {}
@@ -299,9 +305,10 @@ def _start(preset: str, device: torch.device) -> float:
 def _scale(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:
     config = replace(config, compile=False)  # sixteen shapes would take minutes each
     model, train = config.model, config.train
+    assert isinstance(model, EconConfig)
     axes: dict[str, dict[int, Config]] = {
-        "K": {k: replace(config, model=replace(model, experts=k)) for k in (2, 4, 8, 16)},
-        "T": {t: replace(config, model=replace(model, steps=t)) for t in (2, 4, 6, 8)},
+        "K": {k: replace(config, model=replace(model, num_experts=k)) for k in (2, 4, 8, 16)},
+        "T": {t: replace(config, model=replace(model, num_slots=t)) for t in (2, 4, 6, 8)},
         "image": {s: replace(config, model=replace(model, size=s)) for s in (16, 32, 64, 128)},
         "batch": {b: replace(config, train=replace(train, batch=b)) for b in (8, 32, 128, 256)},
     }

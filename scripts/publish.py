@@ -54,8 +54,8 @@ class Args:
     dataset: str | None = None
     """Dataset on the Hugging Face hub, as OWNER/NAME, to which .eval_results/ assigns the figures.
     Without this option, figures on --data are not written there."""
-    shifted: bool = False
-    """Measure also on shifted scenes, as evaluate.py does."""
+    ood: bool = False
+    """Measure also scenes unlike those of training, as evaluate.py does."""
     which: Literal["best", "last"] = "best"
     """Checkpoint: of the smallest validation loss, or the last."""
     device: str = "auto"
@@ -85,7 +85,7 @@ def main(args: Sequence[str] | None = None) -> None:
         written = load(out, device)
         title = "held-out" if data is None else data.name
         reports = {title: evaluate(written, valid)}
-        if parsed.shifted:
+        if parsed.ood:
             reports |= evaluate_ood(written, parsed.n)
         figures = {name: as_json(report) for name, report in reports.items()}
         storage.write_json(out / "evaluation.json", figures)

@@ -125,7 +125,7 @@ def test_a_disk_that_fills_up_costs_no_more_than_what_came_after(tiny, tmp_path,
 
     def fill(step, row):
         if step == 3:
-            trainer._record.wait()
+            trainer._files.wait()
             soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
 

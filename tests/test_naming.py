@@ -24,7 +24,7 @@ SEVERAL = ["background", "1", "my blue object", "0", "red", "red ball"]
 
 @pytest.fixture
 def econ(tiny):
-    model = dataclasses.replace(tiny.model, experts=6)
+    model = dataclasses.replace(tiny.model, num_experts=6)
     return Econ(dataclasses.replace(tiny, model=model), names=SEVERAL)
 
 

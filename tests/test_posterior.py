@@ -1,6 +1,5 @@
 """Posterior draws as an ArviZ tree, against means computed in another way."""
 
-import dataclasses
 import sys
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 import econ_pyro
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
+from helpers.trainers import changed, small_expert
 
 pytestmark = pytest.mark.needs("arviz_base")  # which needs Python 3.11
 
@@ -17,10 +17,13 @@ pytestmark = pytest.mark.needs("arviz_base")  # which needs Python 3.11
 @pytest.fixture
 def econ(tiny):
     """Three experts whose masks are not nearly empty, and who are nearly sure of z."""
-    expert = dataclasses.replace(tiny.model.expert, bias=0.0, shape_bias=0.0)
-    model = dataclasses.replace(tiny.model, expert=expert)
-    objective = dataclasses.replace(tiny.objective, temperature=9.0, temperature_end=2.0)
-    econ = Econ(dataclasses.replace(tiny, model=model, objective=objective))
+    config = changed(
+        tiny,
+        model__expert=small_expert(bias=0.0, shape_bias=0.0),
+        model__competition__temperature=9.0,
+        model__competition__temperature_end=2.0,
+    )
+    econ = Econ(config)
     with torch.no_grad():
         for encoder in econ.guide.encoders:
             encoder.head[-1].bias[2:] = -20.0  # log variances

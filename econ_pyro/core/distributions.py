@@ -105,6 +105,7 @@ class FixedNoiseNormal(Normal):
         # sampled noise is independent along new dimensions
         kept = self._given or shape == self.loc.shape
         new = type(self)(loc, scale, self.noise.expand(shape) if kept else None, False)
+        new._given = self._given  # kept here, it may yet have to be drawn anew by the next plate
         new._validate_args = self._validate_args
         return new
 

@@ -110,7 +110,7 @@ def as_regions(
         raise EconError(expected, f"a {'meta' if regions.is_meta else regions.layout} tensor")
     if regions.shape != shape:
         flat = regions.shape == (scenes, slots, size, size)
-        hint = "add the axis of channels with regions[:, :, None]" if flat else ""
+        hint = "add the channel axis with evidence[:, :, None]" if flat else ""
         raise EconError(expected, describe_tensor(regions), hint)
     if not regions.is_floating_point() and regions.dtype != torch.bool:
         hint = "convert labels to masks with labels == layer"

@@ -25,6 +25,7 @@ from econ_pyro.model_config import EconConfig, ExpertConfig
 from econ_pyro.naming import check_names
 from econ_pyro.training.format1 import upgraded_expert, upgraded_weights
 
+FORMAT_FIELD = "config_format"  # "format" is safetensors' own: pt
 NETWORKS = ("decoder", "attention", "encoder")
 # options that only set the initial weights, so that they may differ between experts of a model
 INITIAL_ONLY = {"attention.bias", "shape_bias", "attention.place_weight"}
@@ -69,7 +70,7 @@ def save_expert(path: Path, expert: Expert) -> None:
         "name": expert.name,
         "size": str(expert.size),
         "expert": json.dumps(to_dict(expert.config)),
-        "format": str(FORMAT),
+        FORMAT_FIELD: str(FORMAT),
     }
     write_tensors(path, tensors, metadata)
 
@@ -90,7 +91,8 @@ def read_expert(path: Path) -> StoredExpert:
             f"{command('train')} --resume rewrites them",
         )
     check_names([metadata["name"]], str(path))
-    version = parse_json(metadata["format"], str(path)) if "format" in metadata else None
+    stated = metadata.get(FORMAT_FIELD)
+    version = None if stated is None else parse_json(stated, str(path))
     values = upgraded_expert(parse_json(metadata["expert"], str(path)), version, str(path))
     config = from_dict(ExpertConfig, values, str(path))
     size = parse_json(metadata["size"], str(path))

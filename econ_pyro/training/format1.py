@@ -7,7 +7,7 @@ option went, and :func:`upgraded_config` which kinds the flags mean.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from econ_pyro.errors import EconError, describe
@@ -124,8 +124,16 @@ def upgraded_weights(tensors: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def upgraded_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint in the present format; what is damaged is left for later checks."""
+def upgraded_checkpoint(
+    state: dict[str, Any], callbacks_in_use: Collection[str] | None = None
+) -> dict[str, Any]:
+    """A checkpoint in the present format; what is damaged is left for later checks.
+
+    Args:
+        state: the checkpoint.
+        callbacks_in_use: names of the run's callbacks. Format 1 has states of all of them, also
+            of those that are switched off, which are left out here.
+    """
     if "format" in state or "model" not in state:
         return state
     weights = {}
@@ -141,6 +149,8 @@ def upgraded_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
         callbacks["restarts"] = {"wins": state["window"]}
     if "schedule" in state:
         callbacks["schedule"] = state["schedule"]
+    if callbacks_in_use is not None:
+        callbacks = {n: v for n, v in callbacks.items() if n in callbacks_in_use}
     kept = {n: v for n, v in state.items() if n not in ("model", "guide", "schedule", "rival")}
     return {**kept, "weights": upgraded_weights(weights), "callbacks": callbacks}
 

@@ -85,7 +85,8 @@ class Trainer:
     def resume(self) -> None:
         """Go back to the last checkpoint of the run."""
         path = self.run / checkpoint.LAST
-        state = format1.upgraded_checkpoint(checkpoint.load_checkpoint(path))
+        in_use = self.learner.state()["callbacks"]
+        state = format1.upgraded_checkpoint(checkpoint.load_checkpoint(path), in_use)
         resume_checks.check_progress(state, path)
         horizon = state.get("horizon")
         same = state.get("steps") in (None, self.config.train.steps)

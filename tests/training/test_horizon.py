@@ -83,3 +83,6 @@ def test_a_resumed_run_keeps_its_horizon(tiny, tmp_path, clock):
     again = make_trainer(config, tmp_path / "run")
     again.resume()
     assert again.horizon == trainer.horizon < 60
+    more = make_trainer(config, tmp_path / "run", 200)  # other steps are another plan
+    more.resume()
+    assert more.horizon == 200

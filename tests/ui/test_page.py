@@ -27,7 +27,7 @@ def served(tmp_path_factory):
     """Address of the page of a tiny run, and the run's folder."""
     run = tmp_path_factory.mktemp("runs") / "tiny"
     # shapes that can be seen without training
-    bold = ["--model.expert.shape-bias", 0, "--model.expert.attention-bias", 0]
+    bold = ["--model.expert.shape-bias", 0]
     script("svi_train", "quick", *TINY_ARGS, *bold, "--steps", 1, "--run", run)
     process = subprocess.Popen(
         [sys.executable, ROOT / "scripts/composer.py", run, "--device", "cpu"],

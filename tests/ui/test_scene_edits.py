@@ -67,7 +67,7 @@ def test_turning_a_latent_leaves_the_others_to_the_last_bit():
 
 
 def test_a_random_scene_is_that_of_sample(econ):
-    canvas = econ.sample(1, steps=5, seed=11)
+    canvas = econ.sample(1, slots=5, seed=11)
     scene = random_scene(econ, 11, 5)
     assert experts(scene) == canvas.k[0].tolist()
     assert torch.equal(torch.tensor([layer.z for layer in scene.layers]), canvas.z[0])
