@@ -1,4 +1,4 @@
-"""What the entry points share: one clear line and exit status 2 for a mistake."""
+"""Shared code of the entry points: errors, options, devices and progress."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from econ_pyro.files import storage
 from econ_pyro.model_config import EconConfig
 
 T = TypeVar("T")
-MAX_MESSAGE_LENGTH = 2000  # characters of an error
+MAX_MESSAGE_LENGTH = 2000  # of an error, in characters
 INTERVAL = 10.0
-"""Seconds between the lines of :func:`progress` where there is no terminal."""
+"""Seconds between the lines of :func:`progress` without a terminal."""
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run an entry point; a user's mistake becomes one line on stderr and exit status 2."""
+    """Run an entry point; a user error becomes one line on stderr and exit status 2."""
     malloc.retain_memory()
     cpu_cores.use_cores()
     try:
         with stopping.raise_on_sigterm():
             main()
-            sys.stdout.flush()  # a full disk under it is a mistake like others
+            sys.stdout.flush()  # may fail on a full disk, which is a user error
     except EconError as error:
         _exit(2, f"error: {error}")
     except stopping.Stopped as stop:
         _exit(stop.status, str(stop))
     except KeyboardInterrupt:
         _exit(130, "stopped")
-    except BrokenPipeError:  # whoever read what is printed has gone, as head does
+    except BrokenPipeError:  # the reader of the output has ended, such as head
         _exit(141)
     except OSError as error:
-        if not error.errno:  # no error of the system, but what some libraries raise
+        if not error.errno:  # raised by a library, not by the system
             raise
         _exit(2, f"error: {storage.to_econ_error(error)}")
 
 
 def _exit(status: int, message: str = "") -> None:
-    with suppress(OSError):  # a terminal that was closed, a log on a full disk
-        if message:  # names of files can have line ends, and what a terminal would act upon
+    with suppress(OSError):  # closed terminal, full disk
+        if message:  # file names may contain line ends and control characters
             print(errors.printable(message, MAX_MESSAGE_LENGTH), file=sys.stderr, flush=True)
     try:
         sys.stdout.flush()
-    except OSError:  # Python would try again at the end, and have a traceback for it
+    except OSError:  # Python would flush again at exit and print a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 
@@ -66,13 +66,13 @@ def of_preset(
     description: str | None,
     named: Mapping[str, tuple[str, Config]] | None = None,
 ) -> T:
-    """Arguments that begin with a preset, each of whose fields an option can set.
+    """Parse a command line that starts with a preset, followed by options that change its fields.
 
     Args:
-        cls: a dataclass with the fields of a :class:`~econ_pyro.config.Config`, and ``preset``.
+        cls: a dataclass with the fields of :class:`~econ_pyro.config.Config` and ``preset``.
         args: command line; that of the process if not given.
-        description: what the entry point does, for ``--help``.
-        named: descriptions and configurations by preset; ours if not given.
+        description: description of the entry point, for ``--help``.
+        named: descriptions and configurations by preset; those of the package if not given.
     """
     given = list(sys.argv[1:] if args is None else args)
     if given and given[0] in presets.ALIASES:
@@ -85,16 +85,15 @@ def of_preset(
         options,
         args=given,
         description=description,
-        # of a part that exists in several kinds, the options of the chosen kind
+        # for tagged unions, only the options of the chosen kind
         config=(tyro.conf.AvoidSubcommands,),
     )
 
 
 def _of_kinds(config: Config, args: Sequence[str]) -> Config:
-    """A configuration whose parts are of the kinds that ``--PART.kind`` options ask for.
+    """Replace parts of a configuration by those of the kinds that ``--PART.kind`` options set.
 
-    A part of another kind keeps the options that both kinds have, and takes the defaults of the
-    others.
+    The new part keeps the values of the fields that both kinds have.
 
     Raises:
         EconError: there is no such kind.
@@ -113,7 +112,7 @@ def _of_kinds(config: Config, args: Sequence[str]) -> Config:
 def _with_kind(config: Any, path: Sequence[str], kind: str, above: str = "") -> Any:
     name, *rest = path
     if not any(field.name == name for field in dataclasses.fields(config)):
-        return config  # tyro has a better message
+        return config  # tyro reports this error
     part, where = getattr(config, name), f"{above}{name}"
     if rest:
         return _unchecked(config, name, _with_kind(part, rest, kind, f"{where}."))
@@ -125,19 +124,19 @@ def _with_kind(config: Any, path: Sequence[str], kind: str, above: str = "") -> 
         return config
     common = {f.name for f in dataclasses.fields(cls)} & {f.name for f in dataclasses.fields(part)}
     kept = {name: getattr(part, name) for name in common - {"kind"}}
-    # checks that need several parts come when all options are known
+    # checks that involve several parts follow when all options are known
     return _unchecked(config, name, cls(**kept))
 
 
 def _unchecked(config: T, name: str, part: Any) -> T:
-    """``dataclasses.replace`` without the checks of the whole."""
+    """``dataclasses.replace`` without validation."""
     changed = object.__new__(type(config))
     changed.__dict__.update(vars(config), **{name: part})
     return changed
 
 
 def config_of(parsed: Config) -> Config:
-    """What of an entry point's arguments is configuration."""
+    """The configuration in the arguments of an entry point."""
     return Config(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)})
 
 
@@ -145,7 +144,7 @@ def pick_device(name: str) -> torch.device:
     """The device called ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        EconError: CUDA was asked for where there is none.
+        EconError: CUDA was requested but is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -154,31 +153,16 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def command(name: str, script: str) -> list[str]:
-    """How to run a script again, in the way that this process was started.
-
-    Args:
-        name: of the subcommand of ``econ-pyro``.
-        script: path of the script, relative to the repository.
-
-    Returns:
-        The first words of a command line.
-    """
-    if sys.argv[0].startswith("econ-pyro "):
-        return ["econ-pyro", name]
-    return ["python", script]
-
-
 class ProgressLines:
-    """Progress as lines of text, for a log: the part of tqdm's interface that we use.
+    """Progress as lines of text, for logs, with the part of tqdm's interface that is used here.
 
     Args:
-        total: number of units when all is done.
-        unit: what is counted, in the singular.
+        total: total number of units.
+        unit: name of the unit, in the singular.
         initial: number of units done before.
-        file: where to write; None for nowhere.
+        file: output; None to write nothing.
         interval: seconds between lines.
-        clock: the time, in seconds.
+        clock: function that returns the time in seconds.
     """
 
     def __init__(
@@ -194,20 +178,20 @@ class ProgressLines:
         self._total, self._unit, self._file = total, unit, file
         self._interval, self._clock = interval, clock
         self._values = ""
-        self._written = initial, clock()  # at the last line
+        self._written = initial, clock()  # units and time of the last line
 
     def update(self, n: float = 1) -> None:
-        """Count ``n`` more units; writes a line if the last one is old enough."""
+        """Count ``n`` units; write a line if the interval since the last one has passed."""
         self.n += int(n)
         if self._clock() - self._written[1] >= self._interval:
             self._write()
 
     def set_postfix(self, **values: str) -> None:
-        """Set the values that the next lines show."""
+        """Set the values shown in the next lines."""
         self._values = "".join(f", {name} {value}" for name, value in values.items())
 
     def close(self) -> None:
-        """Write a last line if units were counted since the last one."""
+        """Write a line if units were counted since the last line."""
         if self.n != self._written[0]:
             self._write()
 
@@ -229,10 +213,10 @@ def progress(
     """Show progress on stderr: a bar on a terminal, else a line every ``INTERVAL`` seconds.
 
     Args:
-        total: number of units when all is done.
-        unit: what is counted, in the singular.
+        total: total number of units.
+        unit: name of the unit, in the singular.
         initial: number of units done before.
-        disable: show nothing.
+        disable: whether to show nothing.
 
     Yields:
         An object with ``n``, ``update`` and ``set_postfix`` as in tqdm.

@@ -33,7 +33,7 @@ from econ_pyro.data.base import DEFAULT_LIMIT, Source
 from econ_pyro.data.splits import open_split
 from econ_pyro.data.synthetic.sprites import sprite_classes
 from econ_pyro.econ import Econ, load_expert, load_model
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, command
 from econ_pyro.evaluation.evaluate import as_json, evaluate, format_report, write_names
 from econ_pyro.files import locks, outputs, storage, temporary_paths
 from econ_pyro.infer import scene_model
@@ -185,8 +185,7 @@ def _claimed(run: Path, config: Config, parsed: TrainArgs) -> Iterator[None]:
 
 def _command(parsed: TrainArgs, run: Path) -> str:
     """How to go on with the run."""
-    words = cli.command("train", "scripts/svi_train.py")
-    words += [parsed.preset, "--run", str(run), "--resume"]
+    words = [*command("train").split(), parsed.preset, "--run", str(run), "--resume"]
     for name in ("steps", "minutes") if parsed.resume else ():  # else config.json has them
         if (value := getattr(parsed, name)) is not None:
             words += [f"--{name}", f"{value:g}"]

@@ -142,7 +142,7 @@ def test_rows_after_a_damaged_one_count(tmp_path, spoil):
     lines = write_rows(path)
     lines[1] = spoil(lines[1])
     path.write_bytes(b"".join(lines))
-    with pytest.warns(UserWarning, match=r"left out: .*metrics.jsonl, line 2") as warned:
+    with pytest.warns(UserWarning, match=r"skipped a line of .*metrics.jsonl, line 2") as warned:
         assert metrics_file.read_rows(path) == [ROWS[0], *ROWS[2:]]
     assert len(warned) == 1
 

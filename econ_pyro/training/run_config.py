@@ -1,4 +1,4 @@
-"""``config.json``: what a run was trained as, and on what; published weights have one too."""
+"""``config.json``: the configuration and data of a run or of published weights."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from econ_pyro.training.format1 import upgraded_config
 
 
 class RunConfig(NamedTuple):
-    """What the file says."""
+    """Content of ``config.json``."""
 
     config: Config
     data: Path | None
-    """Images of the run; None if scenes were drawn, and of published weights, which do not say."""
+    """Images of the run; None for generated scenes and for published weights."""
     fit: Fit
-    """How images were brought to the model's size."""
+    """How images were brought to the size of the model."""
     limit: int
-    """Most images that were taken of a file or a folder of images."""
+    """Maximum number of images that were read from a file or folder."""
     init_experts: tuple[str, ...]
-    """Files of the experts that the run began with, as they were given."""
+    """Files of the initial experts, as given on the command line."""
 
 
 def read_config(folder: Path) -> RunConfig:
     """Read the ``config.json`` of a run or of published weights.
 
     Raises:
-        EconError: there is none, it is damaged, or something in it has another type or is out of
+        EconError: the file is missing or damaged, or a value has the wrong type or is out of
             bounds.
     """
     path = folder / checkpoint.CONFIG
@@ -53,7 +53,7 @@ def read_config(folder: Path) -> RunConfig:
         raise EconError(f"one of {', '.join(get_args(Fit))} as fit in {path}", describe(fit))
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= limits.MAX_COUNT:
         raise EconError(f"1 to {limits.MAX_COUNT:,} as limit in {path}", describe(limit))
-    given = stored.get("init_experts", [])
-    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
-        raise EconError(f"a list of files as init_experts in {path}", describe(given))
-    return RunConfig(config, None if data is None else Path(data), fit, limit, tuple(given))
+    experts = stored.get("init_experts", [])
+    if not isinstance(experts, list) or not all(isinstance(one, str) for one in experts):
+        raise EconError(f"a list of files as init_experts in {path}", describe(experts))
+    return RunConfig(config, None if data is None else Path(data), fit, limit, tuple(experts))

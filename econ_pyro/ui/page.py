@@ -131,7 +131,7 @@ def _compose(econ: Composer) -> None:
 
 def _experts(econ: Composer) -> None:
     gr.Markdown(
-        "Samples of each expert, with latents drawn from N(0, 1). The samples of a column have "
+        "Samples of each expert, with latents drawn from N(0, 1). The samples in a column have "
         "the same latents."
     )
     said = html(visible=False, elem_id="experts-said")
