@@ -26,8 +26,9 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds of each job at each turn, the jobs taking turns so that they meet the same machine.
 
-    A turn is two calls, of which the second is timed: a job that goes on and on, as training does,
-    finds its memory and its kernels as it left them, not as another job did.
+    On a CPU, they are seconds of CPU time, which other programs change little. A turn is two
+    calls, of which the second is timed: a job that goes on and on, as training does, finds its
+    memory and its kernels as it left them, not as another job did.
 
     Args:
         jobs: what to time, by name.
@@ -35,16 +36,17 @@ def interleaved(
         rounds: turns of each job that are timed.
         warmup: turns of each job before.
     """
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(warmup + rounds):
         for name, job in jobs.items():
             job()
             _wait(device)
-            began = time.perf_counter()
+            began = clock()
             job()
             _wait(device)
             if turn >= warmup:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
     return seconds
 
 

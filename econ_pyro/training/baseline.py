@@ -8,7 +8,6 @@ images (of a joint competition, all layers) are one batch for each network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -105,8 +104,8 @@ def _joint(
 
     images = x.repeat_interleave(slots, 0)
     occluder = None if won.occluder is None else won.occluder.flatten(0, 1)
-    layers = (a.flatten(0, 1) for a in (scope, r, won.noise))
-    terms = _terms_of_all(model, guide, images, *layers, occluder)
+    s_t, r_t, noise = (a.flatten(0, 1) for a in (scope, r, won.noise))
+    terms = _terms_of_all(model, guide, images, s_t, r_t, noise, occluder)
     return terms.map(lambda a: _of_layers(a.unflatten(0, won.k.shape), won.k)), won.k
 
 
@@ -144,7 +143,7 @@ def _terms_of_all(
     return Terms(l_x, kl_divergence(q_z, model.latent_prior(n, experts)), l_r)
 
 
-def _each(networks: Sequence[nn.Module], *inputs: Tensor, shared: bool = True) -> Tensor:
+def _each(networks: nn.ModuleList, *inputs: Tensor, shared: bool = True) -> Tensor:
     """Output of every network, ``(n, K, ...)``, for shared inputs or those of each."""
     outputs = [
         network(*(a if shared else a[:, e] for a in inputs)) for e, network in enumerate(networks)
