@@ -8,6 +8,7 @@ images (of a joint competition, all layers) are one batch for each network.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ def _greedy(
         losses = terms.competition_loss(competition.lam).detach()
         chance = competition.temperature, competition.expert_bias, draws.gumbel[:, i]
         k = draw_winners(losses, *chance)
-        layers.append(terms.map(lambda a, k=k: _of(a, k)))
+        layers.append(terms.map(partial(_of, k=k)))
         winners.append(k)
         scope = next_scope(scope, _of(r, k))
     return stack(layers, 1), torch.stack(winners, 1)
