@@ -219,13 +219,13 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
 
 
 def _use(config: Config, device: torch.device, rounds: int) -> dict[str, float]:
-    """Scenes per second when decomposing (refined, where the preset refines) and sampling."""
+    """Scenes per second when decomposing (refined, where the preset refines) and generating."""
     econ = Econ(config, device)
-    scenes = replace(config.scenes, size=config.model.size)
-    images = GeneratedScenes(scenes, 1, 256, "train").images(torch.arange(256))
+    source = GeneratedScenes(replace(config.scenes, size=config.model.size), 1, 256, "train")
+    images = source.images(torch.arange(256))
     jobs: dict[str, Job] = {
         "decompose": lambda: econ.decompose(images),
-        "sample": lambda: econ.sample(256),
+        "generate": lambda: source.images(torch.arange(256)),
     }
     seconds = interleaved(jobs, device, max(3, rounds // 3), warmup=1)
     rates = {name: 256 / median(times) for name, times in seconds.items()}
