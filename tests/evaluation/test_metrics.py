@@ -379,7 +379,7 @@ def test_summary_is_json_and_counts_scenes():
     assert row["scenes"] == 2 and row["ooa_n"] == 1 and row["ooa"] == 0
     assert row["found"] == pytest.approx((1 + 1 / 3) / 2) and row["found_n"] == 2
     assert row["usage_0"] == row["usage_3"] == 0.5
-    assert row["class_n"] == 4
+    assert row["class_n"] == 2 and row["class_n_with_background"] == 4
 
 
 def test_mse_is_the_mean_over_pixels_and_channels():

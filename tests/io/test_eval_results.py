@@ -72,7 +72,7 @@ def test_the_hub_library_reads_it():
 
 def test_publish_writes_what_it_measured(run, tmp_path, capsys):
     out = tmp_path / "weights"
-    script("publish", run, out, "--n", 4, "--shifted")
+    script("publish", run, out, "--n", 4, "--ood")
     assert f"{out / RESULTS}: " in capsys.readouterr().out
     text = (out / RESULTS).read_text()
     assert set(re.findall(r"id: \"(.*/.*)\"", text)) == {DATASET}
