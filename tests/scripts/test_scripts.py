@@ -137,7 +137,7 @@ def test_inspect_data_prints_a_command_that_trains(tmp_path, capsys):
     for said in (
         "a NumPy archive",
         "60",
-        "40x32 (the middle is kept)",
+        "40x32 (cropped to the centre)",
         "RGB (60)",
         "2 classes: class-0, class-1",
         "T 4: up to 3 objects",
