@@ -80,7 +80,7 @@ class Econ(SceneModel):
         numbered = [f"expert-{k}" for k in range(sizes.num_experts)]
         super().__init__(config, distinct_names(numbered, config.names))
         if names:
-            self.names = names  # type: ignore[assignment]
+            self.names = names
         with seeded(config.seed % 2**64, torch.device("cpu")):  # as torch takes negative ones
             self.model = DeadLeaves(sizes).to(device)
             self.guide = _guide(sizes)(sizes).to(device)

@@ -34,7 +34,7 @@ class WholeImage(nn.Module):
         Returns:
             Colours and log region, ``(n, 4, H, W)``.
         """
-        return (_image_and_region(repeated(x, r), r),)
+        return (_image_and_region(x, r),)
 
     @torch.no_grad()
     def of_all(self, x: Tensor, r: Tensor) -> tuple[Tensor, ...]:
@@ -98,4 +98,4 @@ def repeated(x: Tensor, r: Tensor) -> Tensor:
 
 @compilable
 def _image_and_region(x: Tensor, r: Tensor) -> Tensor:
-    return with_log(x, r)
+    return with_log(repeated(x, r), r)

@@ -56,9 +56,7 @@ class Glimpse(WholeImage):
             Colours and log region in a window, ``(n, 4, H / 2, W / 2)``; and the region's centre
             of mass, mean colour and, with a size, log size, ``(n, 5)`` or ``(n, 6)``.
         """
-        inputs, where, statistics = _statistics(
-            repeated(x, r), r, self.grid, self.outside, self.has_size
-        )
+        inputs, where, statistics = _statistics(x, r, self.grid, self.outside, self.has_size)
         return crop(inputs, where, self.outside), statistics
 
 
@@ -67,7 +65,7 @@ def _statistics(
     x: Tensor, r: Tensor, grid: Tensor, outside: Tensor, has_size: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What to crop from, where, and the region's statistics."""
-    r = r.clamp_min(SCOPE_EPS)
+    x, r = repeated(x, r), r.clamp_min(SCOPE_EPS)
     position, colour = centre(r, grid), mean_over(r, x)
     inputs = torch.cat([x - colour[:, :, None, None], r.log()], 1)
     statistics = [position, colour]

@@ -90,7 +90,10 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
                 if self.one_shape
                 else self.shape(h[:, : self.shape_inputs])
             )
-        colour = colour + at_least_float32(self.colour(z)).sinh()[:, :, None, None]
+        # sinh, which torch's compiler would compute anew at every pixel; it keeps an exponential
+        # that is needed twice
+        e = at_least_float32(self.colour(z)).exp()
+        colour = colour + (0.5 * (e - 1 / e))[:, :, None, None]
         return at_least_float32(torch.cat([colour, m + self.bump * grid[:, 2:]], 1)).sigmoid()
 
     def _moved(self, grid: Tensor, shape: Tensor | None) -> Tensor:

@@ -1,9 +1,9 @@
-"""Time the training step against a plain one: ``python scripts/benchmark.py quick``.
+"""Time training steps against a baseline: ``python scripts/benchmark.py quick``.
 
 Any field of the preset can be set, as for ``svi_train.py``: ``--train.batch 256``, say.
 
-All rows of a table are timed in one process, in turns, beside a matrix product that measures the
-machine's own peak in the same minutes.
+All rows of a table are timed in one process, in turns. On a CPU, times are CPU time of one thread,
+which other programs on the machine change little; on a GPU, they are wall-clock time.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ from typing import Any
 import pyro
 import torch
 import tyro
-from torch import Tensor, nn
 
 from econ_pyro import cli, errors
 from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.amp import has_bfloat16
-from econ_pyro.accel.execution import Execution
 from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.accel.timing import (
     count_flops,
@@ -40,18 +38,17 @@ from econ_pyro.accel.timing import (
 from econ_pyro.config import Config, to_dict
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
+from econ_pyro.errors import EconError
 from econ_pyro.files import storage
-from econ_pyro.guides.norm import InstanceNormReLU2d
 from econ_pyro.infer.cuda_graph_svi import CudaGraphSVI
 from econ_pyro.infer.elbo import ClassConditionalELBO
-from econ_pyro.infer.reference import plain_loss
 from econ_pyro.infer.svi import CompetitiveSVI
-from econ_pyro.model_config import EconConfig
+from econ_pyro.training.baseline import all_experts_loss
 from econ_pyro.training.learner import Learner
 
 Job = Callable[[], object]
-PEAK = "matrix product"
-EVEN = 1e12  # a temperature in nats, at which no cost counts
+BASELINE, DECOMPOSE, PEAK = "baseline: all experts with gradients", "decompose", "matrix product"
+EVEN = 1e12  # a temperature in nats at which every expert wins equally often
 
 
 @dataclass(frozen=True)
@@ -59,13 +56,13 @@ class Args(Config):
     """What to time."""
 
     preset: tyro.conf.Suppress[str] = ""
-    """Name of the preset whose step is timed."""
+    """Name of the preset whose steps are timed."""
     device: str = "auto"
     """auto, cpu or cuda."""
     rounds: int = 15
     """Timed turns of each row."""
     scaling: bool = False
-    """Also the step over numbers of experts and layers, image sizes and batches."""
+    """Also time steps with other numbers of experts and layers, image sizes and batches."""
     out: Path | None = None
     """JSON file for the figures."""
 
@@ -74,12 +71,13 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = cli.of_preset(Args, args, __doc__)
     errors.check_positive("--rounds", parsed.rounds)
+    config = cli.config_of(parsed)
+    if config.gt_masks:
+        raise EconError("a preset with a competition", f"{parsed.preset}, given true regions")
     if parsed.out is not None:
         storage.check_writable(parsed.out)
     device = cli.pick_device(parsed.device)
-    config = cli.config_of(parsed)
-    if config.compile and device.type == "cpu":
-        cpu_cores.use_cores(intra_op=True)
+    cpu_cores.use_cores(1)
     with pyro.validation_enabled(False):
         figures: dict[str, Any] = {"machine": _machine(device), "preset": parsed.preset}
         figures["config"] = to_dict(config)
@@ -96,194 +94,147 @@ def _machine(device: torch.device) -> dict[str, Any]:
     name = platform.processor() or platform.machine()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-    cores = max(cpu_cores.used_cores(), torch.get_num_threads())
-    machine = {"device": name, "cores": cores, "torch": torch.__version__}
+    machine = {"device": name, "torch": torch.__version__}
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     return machine
 
 
-class _Step:
-    """A training step on rendered scenes, plain or the project's own.
+class _Steps:
+    """Training steps of one configuration on one batch of generated scenes.
 
-    Winners are drawn evenly, whatever they cost: a trained model shares layers out about so, a new
-    one does not, and there is as much to compute in every run.
+    Experts win equally often, whatever their losses: trained experts share the layers about
+    evenly, new ones do not, and every run has as much to compute.
     """
 
-    def __init__(self, config: Config, device: torch.device) -> None:
+    def __init__(self, config: Config, device: torch.device, traced: bool = False) -> None:
         self.econ = Econ(config, device)
         scenes = replace(config.scenes, size=config.model.size)
         source = GeneratedScenes(scenes, config.seed, config.train.batch, "train")
         self.x = source.images(torch.arange(config.train.batch)).to(device)
         learner = Learner(config, self.econ, device, ProcessGroup())
-        assert isinstance(learner.engine, CompetitiveSVI)
-        self.svi, self.optim = learner.engine, learner.optim
-        self.svi.competition.temperature = EVEN
-
-    @property
-    def captured(self) -> bool:
-        """Whether its steps are CUDA graphs."""
-        return isinstance(self.svi, CudaGraphSVI)
-
-    def plainly(self, elbo: ClassConditionalELBO | None = None) -> CompetitiveSVI:
-        """The same without graphs, which hide what they do from counters.
-
-        Args:
-            elbo: another objective.
-        """
-        svi = self.svi
-        return CompetitiveSVI(
-            svi.model,
-            svi.guide,
-            self.optim,
-            elbo or svi.elbo,
-            svi.competition,
-            Execution(svi.execution.amp),
+        engine = learner.engine
+        assert isinstance(engine, CompetitiveSVI)
+        engine.competition.temperature = EVEN
+        if traced:
+            engine.elbo = ClassConditionalELBO(engine.elbo.beta, engine.elbo.gamma)
+        self.captured = isinstance(engine, CudaGraphSVI) and not traced
+        # CUDA graphs hide what they do from counters
+        self.uncaptured = CompetitiveSVI(
+            engine.model,
+            engine.guide,
+            engine.optim,
+            engine.elbo,
+            engine.competition,
+            engine.execution,
         )
+        self.engine = self.uncaptured if traced else engine
 
-    def through_traces(self) -> None:
-        """Read the winners' ELBO off Pyro's traces from now on."""
-        elbo = self.svi.elbo
-        self.svi = self.plainly(ClassConditionalELBO(elbo.beta, elbo.gamma))
+    def train(self) -> None:
+        """Competition, then gradients of the winners."""
+        self.engine.update(self.x)
 
-    def uncaptured(self) -> Job:
-        """A step without graphs."""
-        svi = self.plainly()
-        return lambda: svi.step(self.x)
-
-    def ours(self) -> None:
-        """Competition, then the winners' ELBO."""
-        self.svi.step(self.x)
-
-    def half(self) -> Job:
-        """The winners' half of a step, over and over for one competition's winners."""
-        svi = self.plainly()
-        won = svi.compete(self.x)
-
-        def learn() -> None:
-            svi.gradients(self.x, won)
-            svi.optim.step()
-
-        return learn
+    def train_uncaptured(self) -> None:
+        """The same without CUDA graphs."""
+        self.uncaptured.update(self.x)
 
     def decompose(self) -> None:
-        """The competition and the winners' reconstruction, posterior means, without gradients."""
-        self.svi.decompose(self.x)
+        """Posterior means of the best experts, without gradients."""
+        self.engine.decompose(self.x)
 
-    def plain(self) -> None:
-        """All experts with gradients."""
-        svi = self.svi
-        noise, gumbel, _ = svi.draw(self.x)
-        self.optim.zero_grad(set_to_none=True)
-        weights = (svi.elbo.beta, float(svi.elbo.gamma))
-        plain_loss(
-            svi.model, svi.guide, self.x, noise, gumbel, svi.competition, *weights
-        ).loss.backward()
-        self.optim.step()
+    def baseline(self) -> None:
+        """Gradients of all experts (:mod:`econ_pyro.training.baseline`)."""
+        svi = self.uncaptured
+        draws = svi.draw(self.x)
+        svi.optim.zero_grad(set_to_none=True)
+        with svi.execution(self.x.device):
+            loss, _ = all_experts_loss(
+                self.econ.model, self.econ.guide, self.x, draws, svi.competition, svi.elbo
+            )
+        loss.backward()
+        svi.optim.step()
+
+    def gradients(self) -> Job:
+        """The second half of a step alone, for the winners of one competition."""
+        svi = self.uncaptured
+        won = svi.compete(self.x)
+        return lambda: svi.gradients(self.x, won)
 
 
 def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:
-    eager = replace(config, cuda_graphs=False, compile=False)
-    full, stock, traced, ours = (
-        _Step(c, device) for c in (replace(eager, amp=False), eager, eager, config)
-    )
-    _use_torch_norms(stock.econ.guide)
-    traced.through_traces()
     amp = config.amp and has_bfloat16(device)
-    peak_dtype = torch.bfloat16 if amp else torch.float32
-    precision = str(peak_dtype)[6:]
-    steps = {"plain: all experts with gradients, float32": full}
-    if amp:
-        steps["winners only, float32"] = full
-    steps[f"winners only, {precision}, torch's norm"] = stock
-    steps[f"winners only, {precision}, through Pyro's traces"] = traced
     graphs = config.cuda_graphs and device.type == "cuda"
+    eager = replace(config, cuda_graphs=False, compile=False)
+    base = _Steps(eager, device)
+    steps = {"winners, through Pyro's traces": _Steps(eager, device, traced=True)}
+    if amp:
+        steps["winners, float32"] = _Steps(replace(eager, amp=False), device)
+    steps["winners"] = _Steps(eager, device)
     if graphs:
-        steps[f"winners only, {precision}, no graphs"] = _Step(eager, device)
+        steps["winners, CUDA graphs"] = _Steps(replace(config, compile=False), device)
     if config.compile:
-        plainer = replace(config, compile=False)
-        steps[f"winners only, {precision}, not compiled"] = _Step(plainer, device)
-    steps[f"econ-pyro: winners only, {precision}"] = ours
-    jobs: dict[str, Job] = {name: step.ours for name, step in steps.items()}
-    counted = {name: step.uncaptured() for name, step in steps.items()}
-    plain, decomposing = next(iter(steps)), "decomposing: competition and reconstruction"
-    jobs[plain] = counted[plain] = full.plain
-    jobs[decomposing] = ours.decompose
-    counted[decomposing] = lambda: ours.plainly().decompose(ours.x)
+        steps["winners, compiled"] = _Steps(config, device)
+    last = list(steps.values())[-1]
+    jobs: dict[str, Job] = {BASELINE: base.baseline}
+    jobs |= {name: s.train for name, s in steps.items()}
+    jobs[DECOMPOSE] = last.decompose
+    counted = {**jobs, **{name: s.train_uncaptured for name, s in steps.items()}}
+    counted[DECOMPOSE] = lambda: last.uncaptured.decompose(last.x)
+    dtype = torch.bfloat16 if amp else torch.float32
     size = 8192 if device.type == "cuda" else 1024
-    product = matrix_product(device, peak_dtype, size)
-    seconds = time_interleaved({**jobs, PEAK: product}, device, rounds)
-    # after the steps that were timed: who wins what changes, and with it how much is to be done
+    seconds = time_interleaved({**jobs, PEAK: matrix_product(device, dtype, size)}, device, rounds)
+    # counted after the timed steps, since parameters change who wins
     work = {name: count_flops(job) for name, job in counted.items()}
-    # graphs have theirs from the start, whatever they are asked for
-    memory = {
-        name: None
-        if graphs and (name == decomposing or steps[name].captured)
-        else peak_memory(job, device)
-        for name, job in jobs.items()
-    }
-    cores = cpu_cores.used_cores() if device.type == "cpu" else 1
-    peak = cores * 2 * size**3 / median(seconds.pop(PEAK))
-    batch, reference = config.train.batch, median(seconds[plain])
-    print(f"\npeak ({precision} product of {size}): {peak / 1e9:.0f} GFLOP/s")
-    print(f"batch {batch}, K {ours.econ.num_experts}, T {config.model.num_slots}\n")
-    print("| step | ms, median (range) | scenes/s | GFLOP | of peak | memory MB | ratio |")
+    # CUDA graphs hold their memory from the start
+    captured = {name for name, s in steps.items() if s.captured}
+    captured |= {DECOMPOSE} if last.captured else set()
+    memory = {n: None if n in captured else peak_memory(job, device) for n, job in jobs.items()}
+    peak = 2 * size**3 / median(seconds.pop(PEAK))
+    batch, reference = config.train.batch, median(seconds[BASELINE])
+    precision = str(dtype).removeprefix("torch.")
+    print(f"\npeak, as a {precision} product of {size} x {size}: {peak / 1e9:.0f} GFLOP/s")
+    model = base.econ.sizes
+    print(f"{precision}, batch {batch}, K {model.num_experts}, T {model.num_slots}\n")
+    clock = "ms" if device.type == "cuda" else "CPU ms"
+    print(f"| step | {clock}, median (range) | times the baseline's speed | scenes/s | GFLOP "
+          "| share of peak | memory MB |")  # fmt: skip
     print("|---|---|---|---|---|---|---|")
     table = {}
     for name, times in seconds.items():
         middle = median(times)
         row = {
             "seconds": times,
+            "speed": reference / middle,
             "scenes_per_second": batch / middle,
             "flop": work[name],
-            "of_peak": work[name] / middle / peak,
+            "share_of_peak": work[name] / middle / peak,
             "memory": memory[name],
-            "ratio": reference / middle,
         }
         table[name] = row
         print(
-            f"| {name} | {format_milliseconds(times)} | {row['scenes_per_second']:.0f} "
-            f"| {work[name] / 1e9:.1f} | {row['of_peak']:.0%} | {_megabytes(memory[name])} "
-            f"| {row['ratio']:.1f} |"
+            f"| {name} | {format_milliseconds(times)} | {row['speed']:.2f} "
+            f"| {row['scenes_per_second']:.0f} | {work[name] / 1e9:.1f} "
+            f"| {row['share_of_peak']:.0%} | {_megabytes(memory[name])} |"
         )
     return {"peak_flops": peak, "rows": table}
 
 
-class _GroupNorm(nn.GroupNorm):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float()).relu_()
-
-
-def _use_torch_norms(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, InstanceNormReLU2d):
-            channels = len(child.weight)
-            setattr(module, name, _GroupNorm(channels, channels, device=child.weight.device))
-        else:
-            _use_torch_norms(child)
-
-
 def _use(config: Config, device: torch.device, rounds: int) -> dict[str, float]:
-    """Scenes a second when decomposing and when drawing."""
-    step = _Step(config, device)
-    scenes = replace(config.scenes, size=config.model.size)
-    source = GeneratedScenes(scenes, 1, 4096, "train")
+    """Scenes per second when decomposing (refined, where the preset refines) and generating."""
+    econ = Econ(config, device)
+    source = GeneratedScenes(replace(config.scenes, size=config.model.size), 1, 256, "train")
     images = source.images(torch.arange(256))
-    drawn = torch.arange(4096)
     jobs: dict[str, Job] = {
-        "decompose": lambda: step.econ.decompose(images),
-        "draw": lambda: source.images(drawn),
+        "decompose": lambda: econ.decompose(images),
+        "generate": lambda: source.images(torch.arange(256)),
     }
     seconds = time_interleaved(jobs, device, max(3, rounds // 3), warmup=1)
-    rates = {
-        "decompose": len(images) / median(seconds["decompose"]),
-        "draw": len(drawn) / median(seconds["draw"]),
-    }
+    rates = {name: 256 / median(times) for name, times in seconds.items()}
     print("\n" + ", ".join(f"{name}: {rate:.0f} scenes/s" for name, rate in rates.items()))
     return rates
 
 
 def _start(preset: str, device: torch.device) -> float:
-    """Seconds from a new interpreter to the end of the first step."""
+    """Wall-clock seconds from a new interpreter to the end of the first training step."""
     here = Path(__file__).resolve().parent / "svi_train.py"
     code = (
         "import runpy, sys; from econ_pyro.training.learner import Learner as L; step = L.step\n"
@@ -305,21 +256,23 @@ def _start(preset: str, device: torch.device) -> float:
 def _scale(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:
     config = replace(config, compile=False)  # sixteen shapes would take minutes each
     model, train = config.model, config.train
-    assert isinstance(model, EconConfig)
     axes: dict[str, dict[int, Config]] = {
-        "K": {k: replace(config, model=replace(model, num_experts=k)) for k in (2, 4, 8, 16)},
-        "T": {t: replace(config, model=replace(model, num_slots=t)) for t in (2, 4, 6, 8)},
-        "image": {s: replace(config, model=replace(model, size=s)) for s in (16, 32, 64, 128)},
-        "batch": {b: replace(config, train=replace(train, batch=b)) for b in (8, 32, 128, 256)},
+        axis: {n: replace(config, model=replace(model, **{name: n})) for n in values}
+        for axis, name, values in (
+            ("K", "num_experts", (2, 4, 8, 16)),
+            ("T", "num_slots", (2, 4, 6, 8)),
+            ("image", "size", (16, 32, 64, 128)),
+        )
     }
+    batches = (8, 32, 128, 256)
+    axes["batch"] = {n: replace(config, train=replace(train, batch=n)) for n in batches}
     found: dict[str, Any] = {}
     for axis, configs in axes.items():
-        steps = {str(value): _Step(c, device) for value, c in configs.items()}
-        seconds = time_interleaved(
-            {v: s.ours for v, s in steps.items()}, device, max(3, rounds // 3), warmup=2
-        )
-        memory = {v: peak_memory(s.uncaptured(), device) for v, s in steps.items()}
-        with_gradients = {v: peak_memory(s.half(), device) for v, s in steps.items()}
+        steps = {str(value): _Steps(c, device) for value, c in configs.items()}
+        jobs = {value: s.train for value, s in steps.items()}
+        seconds = time_interleaved(jobs, device, max(3, rounds // 3), warmup=2)
+        memory = {v: peak_memory(s.train_uncaptured, device) for v, s in steps.items()}
+        with_gradients = {v: peak_memory(s.gradients(), device) for v, s in steps.items()}
         print(f"\n| {axis} | ms, median (range) | memory MB | of the gradient pass |")
         print("|---|---|---|---|")
         for v, times in seconds.items():

@@ -64,7 +64,7 @@ class Args:
     """How long to train, and on what."""
 
     steps: int = 1000
-    """Training steps, of one to two seconds each on two CPU cores."""
+    """Training steps, of about two seconds of CPU time each."""
     batch: int = 32
     """Scenes per training step."""
     every: int = 20

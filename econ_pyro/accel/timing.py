@@ -26,7 +26,8 @@ def time_interleaved(
 ) -> dict[str, list[float]]:
     """Time jobs in turns, so that changes of the machine's load affect all of them.
 
-    In each round, every job is called twice and the second call is timed, so that caches are in
+    On a CPU, seconds of CPU time are measured, which other programs change little. In each round,
+    every job is called twice and the second call is timed, so that caches are in
     the state of a job that runs continuously, as training does.
 
     Args:
@@ -38,16 +39,17 @@ def time_interleaved(
     Returns:
         Seconds per round, by job.
     """
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for i in range(warmup + rounds):
         for name, job in jobs.items():
             job()
             _synchronize(device)
-            start = time.perf_counter()
+            start = clock()
             job()
             _synchronize(device)
             if i >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from econ_pyro.errors import EconError, describe
+from econ_pyro.errors import EconError, describe, printable
 
 _MOVED = {
     "model.experts": "model.num_experts",
@@ -77,7 +77,7 @@ def upgraded_config(values: Any, version: Any, where: str) -> Any:
     if not isinstance(values, dict):
         return values
     flat = _flat(values)
-    kinds = {}
+    kinds: dict[str, Any] = {}
     for flag, (group, if_set, otherwise, only) in _FLAGS.items():
         on = flat.pop(flag, False)
         if not isinstance(on, bool):
@@ -93,8 +93,8 @@ def upgraded_config(values: Any, version: Any, where: str) -> Any:
                     "no-centred",
                     "econ-pyro 0.1 reads it",
                 )
-    cosine = flat.pop("train.schedule", "plateau") == "cosine"
-    kinds["train.schedule"] = "cosine" if cosine else "plateau"
+    kinds["train.schedule"] = flat.pop("train.schedule", "plateau")
+    cosine = kinds["train.schedule"] == "cosine"
     for name in ("patience", "decreases") if cosine else ("warmup",):
         flat.pop(f"train.{name}", None)
     kinds["recipe"] = "econ"
@@ -163,6 +163,8 @@ def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Values by dotted names; scenes are not taken apart."""
     found: dict[str, Any] = {}
     for name, value in values.items():
+        if "." in name:  # no field's name has one
+            raise EconError("the fields of format 1", f"unknown {printable(name)}")
         dotted = f"{above}{name}"
         if isinstance(value, dict) and dotted != "scenes":
             found.update(_flat(value, f"{dotted}."))

@@ -170,7 +170,7 @@ def test_files_that_are_not_what_they_seem(tmp_path, scenes):
     with pytest.raises(EconError, match="a.npy, an empty file"):
         open_images(path, 8)
     path.write_text("neither fish nor fowl")
-    with pytest.raises(EconError, match="expected a dataset folder, .*a.npy, which is none of"):
+    with pytest.raises(EconError, match="expected a dataset folder, .*a.npy, which has none of"):
         open_images(path, 8)
     with pytest.raises(EconError, match="gone, which does not exist"):
         open_images(tmp_path / "gone", 8)

@@ -40,7 +40,7 @@ def edit(run, **changes):
     """Change options of the run, each by its name in format 1 with ``__`` between groups."""
     path = run / checkpoint.CONFIG
     stored = json.loads(path.read_text())
-    del stored["sha256"]
+    stored.pop("sha256", None)
     for name, value in changes.items():
         *groups, field = name.split("__")
         part = stored["config"]
@@ -94,6 +94,12 @@ def test_flags_of_the_paper_become_its_kinds():
 def test_what_has_no_counterpart_is_refused(run):
     edit(run, model__expert__centred=False)  # with shape_latents 2
     with pytest.raises(EconError, match="econ-pyro 0.1 reads it"):
+        read_config(run)
+    edit(run, model__expert__centred=True, train__schedule="linear")
+    with pytest.raises(EconError, match="one of plateau, cosine as config.train.schedule.kind"):
+        read_config(run)
+    edit(run, train__schedule="cosine", **{"model.expert": 3})
+    with pytest.raises(EconError, match="fields of format 1, got unknown model.expert"):
         read_config(run)
     stored = json.loads((run / checkpoint.CONFIG).read_text())
     (run / checkpoint.CONFIG).write_text(json.dumps({**stored, "format": 3}))
