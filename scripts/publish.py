@@ -1,8 +1,8 @@
 """Write the weights of a run for publication: ``python scripts/publish.py RUN FOLDER``.
 
 Write model.safetensors, config.json, experts.json and a model card with results on held-out
-scenes, which are computed with the written weights. The results are also written to .eval_results/ for the
-Hugging Face hub. A FOLDER in econ_pyro/io/weights/ is installed with the package;
+scenes, which are computed with the written weights. The results are also written to .eval_results/
+for the Hugging Face hub. A FOLDER in econ_pyro/io/weights/ is installed with the package;
 ``hf upload OWNER/NAME FOLDER`` uploads a folder to the Hugging Face hub.
 """
 

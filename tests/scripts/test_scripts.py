@@ -140,7 +140,7 @@ def test_inspect_data_prints_a_command_that_trains(tmp_path, capsys):
         "40x32 (cropped to the centre)",
         "RGB (60)",
         "2 classes: class-0, class-1",
-        "T 4: up to 3 objects",
+        "T 4: at most 3 objects",
         "K 3: 2 classes",
     ):
         assert said in out  # fmt: skip
