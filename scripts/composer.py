@@ -1,7 +1,7 @@
-"""A page to compose scenes: ``python scripts/composer.py RUN``, then open the address it prints.
+"""Serve a web page to decompose images and compose scenes: ``python scripts/composer.py RUN``.
 
-Take images apart and rearrange their layers, compose new scenes, and see what each expert knows.
-The page is served to this machine alone, and loads nothing from elsewhere.
+Open the printed address to decompose images, edit their layers, compose new scenes and view
+samples of each expert. Only this machine can open the page, which loads nothing from other hosts.
 """
 
 from __future__ import annotations
@@ -28,18 +28,21 @@ from econ_pyro.ui import server, uploads
 
 @dataclass(frozen=True)
 class Args:
-    """What to serve, and where."""
+    """Model and address of the page."""
 
     run: tyro.conf.Positional[str]
-    """Trained weights: the folder of a run, or whatever else ``econ_pyro.load`` takes."""
+    """Folder of a trained run or of published weights, name of shipped weights, or hf:OWNER/NAME
+    on the Hugging Face hub."""
     port: int | None = None
-    """Port; the first free one from 7860 on if not given."""
+    """Port; default: the first free one from 7860."""
     host: str = server.LOOPBACK
-    """Address to bind. Others than 127.0.0.1 let other machines in: there is no password."""
+    """Address to bind. Addresses other than 127.0.0.1 give access to other machines; there is no
+    password."""
     device: str = "auto"
     """auto, cpu or cuda."""
     screenshots: Path | None = None
-    """Instead of waiting, write a PNG of each tab here (needs playwright and Chromium)."""
+    """Folder for screenshots of each tab; exit when they are written (requires playwright and
+    Chromium)."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -73,11 +76,11 @@ def _decompose(econ: Econ, image: Tensor) -> scene_file.Scene:
 
 
 def _examples(econ: Econ, run: str) -> Callable[[int], Tensor] | None:
-    """Scenes as the run was trained on; of a run on someone's own images there are none."""
+    """Generator of scenes as in training; None if the run was trained on images."""
     trained = read_config(find(run))
     if trained.data is not None or econ.config.scenes.size != econ.config.model.size:
         return None
-    # not a seed of training or validation
+    # differs from the seeds of training and validation
     renderer = SceneRenderer(econ.config.scenes, econ.config.seed + 1_000_003)
     return lambda number: renderer.render(torch.tensor([number])).image
 

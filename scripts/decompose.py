@@ -1,8 +1,8 @@
-"""Take images apart: ``python scripts/decompose.py RUN IMAGE... --out DIR``.
+"""Decompose images into layers: ``python scripts/decompose.py RUN IMAGE... --out DIR``.
 
-For each image, a strip of the inference steps (Fig. 4); the layers as full, unoccluded objects, in
-transparent PNGs or an OpenRaster file; the scene painted from them, and how it builds up (Fig. 7);
-and scene.json, to edit and paint again with sample.py.
+For each image, write a strip of the inference steps (Fig. 4); the layers with whole objects as
+transparent PNGs or an OpenRaster file; the rendered scene and its build-up (Fig. 7); and
+scene.json, which can be edited and rendered with sample.py.
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ from econ_pyro.io.layer_files import (
 )
 
 FULL = "full-resolution"
-"""Folder of the layers in an image's own pixels."""
+"""Folder of the layers at full resolution."""
 LAYOUT = outputs.OutputLayout("*/scene.json", rf"({FULL}/)?({RENDERED_FILES}|strip\.png)")
 
 
 @dataclass(frozen=True)
 class Args:
-    """What to take apart, with which run."""
+    """Images, model and output."""
 
     run: tyro.conf.Positional[Path]
     """Folder of a trained run or of published weights, or the name of shipped ones."""
     images: tyro.conf.Positional[tuple[Path, ...]]
-    """Image files, or folders of them."""
+    """Image files, or folders of images."""
     out: Path
-    """Output folder; each image gets a folder of its own in it."""
+    """Output folder, with one subfolder per image."""
     fit: Fit = "crop"
-    """How images of another size or shape are brought to the model's."""
+    """How images are made square: crop to the centre, or resize (stretch)."""
     slots: int | None = None
-    """Number of layers; as in training if not given."""
+    """Number of layers; default: as in training."""
     greedy: bool = False
-    """Leave the layers as the competition found them: no refinement by the likelihood."""
+    """Do not refine the layers that the competition found."""
     format: tuple[Format, ...] = ("png",)
-    """png: a transparent PNG a layer; ora: one layered file, for GIMP, Krita and others."""
+    """png: one transparent PNG per layer; ora: one OpenRaster file, for GIMP, Krita and others."""
     full_resolution: bool = False
-    """Also write the layers in the pixels of each image."""
+    """Also write the layers at the full resolution of each image."""
     device: str = "auto"
     """auto, cpu or cuda."""
     overwrite: bool = False
-    """Write into the output folder if it exists: earlier results go, other files stay."""
+    """Write into an existing folder: earlier results are replaced, other files are kept."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -71,12 +71,12 @@ def main(args: Sequence[str] | None = None) -> None:
     outputs.check_output(parsed.out, parsed.overwrite, LAYOUT)
     econ = load_model(parsed.run, cli.pick_device(parsed.device))
     if parsed.full_resolution and not isinstance(econ, Econ):
-        expected = "a model that renders, for --full-resolution"
-        raise errors.EconError(expected, f"{parsed.run}, which does not")
-    out = parsed.out.resolve()  # in a folder of pictures, results of before are none of them
+        expected = "a model with experts, for --full-resolution"
+        raise errors.EconError(expected, f"{parsed.run}, which has none")
+    out = parsed.out.resolve()  # earlier results in a folder of images are not among the images
     paths = [path for path in find_images(parsed.images) if not path.resolve().is_relative_to(out)]
     if not paths:
-        raise errors.EconError("images to take apart", f"only results in {parsed.out}")
+        raise errors.EconError("images to decompose", f"only results in {parsed.out}")
     images = torch.stack([read_image(p, econ.config.model.size, parsed.fit) for p in paths])
     names = folder_names(paths)
     with outputs.merged_folder(parsed.out, parsed.overwrite, LAYOUT) as out:

@@ -1,4 +1,4 @@
-"""Measure a run: ``python scripts/evaluate.py RUN``; names its experts in experts.json."""
+"""Evaluate a run and name its experts: ``python scripts/evaluate.py RUN``."""
 
 from __future__ import annotations
 
@@ -39,32 +39,32 @@ from econ_pyro.training.run_config import read_config
 
 EVALUATION = "evaluation.json"
 WAIT = 5.0
-"""Seconds to wait for another process that evaluates the same run."""
+"""Seconds to wait for another process that is evaluating the same run."""
 
 
 @dataclass(frozen=True)
 class Args:
-    """What to measure, on what."""
+    """Model and data of the evaluation."""
 
     run: tyro.conf.Positional[Path]
     """Folder of a trained run or of published weights, or the name of shipped ones."""
     data: Path | None = None
-    """Whatever --data of svi_train.py takes: of a dataset folder and of what the run was trained
-    on, the images held out are measured. If not given, what it was trained on: scenes of its own
-    kind are generated if those were."""
+    """Data as for --data of svi_train.py; default: the data of the run, or generated scenes of the
+    same configuration. Of a dataset folder and of the data of the run, the held-out images are
+    used."""
     n: int = 1000
-    """Number of generated scenes; most images taken of a file or a folder of images."""
+    """Number of generated scenes, or maximum number of images read from a file or folder."""
     fit: Literal["crop", "resize"] | None = None
-    """How images are brought to the model's size; as in training if not given."""
+    """How images are made square; default: as in training."""
     gt_masks: bool = False
-    """Give the true regions in place of attention (the paper's Fig. 5)."""
+    """Use the true regions instead of attention (Fig. 5)."""
     greedy: bool = False
-    """Leave the layers as the competition found them: no refinement by the likelihood."""
+    """Do not refine the layers that the competition found."""
     ood: bool = False
-    """Also out of distribution: more objects, one class, colours near the background, spare
-    layers."""
+    """Also evaluate on out-of-distribution scenes: more objects, one class, colours similar to the
+    background, spare layers."""
     samples: bool = False
-    """Also judge samples of the prior, with a classifier trained on rendered shapes."""
+    """Also evaluate samples of the prior with a classifier trained on rendered shapes."""
     json: bool = False
     """Print JSON."""
     device: str = "auto"
@@ -75,13 +75,13 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
     errors.check_positive("--n", parsed.n)
-    own = parsed.run.is_dir()  # shipped weights keep the figures that they came with
-    store = _Store(parsed.run) if own else None
+    # results are not written to shipped weights
+    store = _Store(parsed.run) if parsed.run.is_dir() else None
     econ = load_model(parsed.run, cli.pick_device(parsed.device))
     size = econ.config.model.size
     scenes = replace(econ.config.scenes, size=size)
     trained = read_config(find(parsed.run))
-    own_data = trained.data  # weights do not say
+    own_data = trained.data  # None for published weights
     if own_data is not None and (parsed.ood or parsed.samples):
         raise EconError(
             "a run on generated scenes, for --ood and --samples", f"one trained on {own_data}"
@@ -90,13 +90,13 @@ def main(args: Sequence[str] | None = None) -> None:
     fit, limit = parsed.fit or trained.fit, trained.limit
     own_images = data and own_data and data.resolve() == own_data.resolve()
     source: Source
-    if data is None or is_dataset(data) or own_images:  # of which a part is held out
+    if data is None or is_dataset(data) or own_images:  # with held-out images
         source = open_split(data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit).valid
     else:
         source = open_images(data, size, fit, limit=parsed.n)
     report = evaluate(econ, source, gt_masks=parsed.gt_masks, greedy=parsed.greedy)
-    unlike_usual = "-gt-masks" * parsed.gt_masks + "-greedy" * parsed.greedy
-    if store and parsed.data is None and not unlike_usual:
+    suffix = "-gt-masks" * parsed.gt_masks + "-greedy" * parsed.greedy
+    if store and parsed.data is None and not suffix:
         store.add(lambda: write_names(parsed.run, report, econ.names))
         econ.names = names_of(report, econ.names)
     reports = {"held-out" if parsed.data is None else str(parsed.data): report}
@@ -111,8 +111,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if left := describe_run(find(parsed.run), econ.config):
         out["training"] = left
     if store:
-        path = parsed.run / f"evaluation{unlike_usual}.json"
-        # figures of other data stand beside those of held-out scenes
+        path = parsed.run / f"evaluation{suffix}.json"
+        # keep the results on held-out scenes when evaluating on other data
         before = storage.read_json(path) if parsed.data and path.exists() else {}
         store.add(lambda: storage.write_json(path, {**before, **out}))
         store.write()
@@ -136,10 +136,10 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 class _Store:
-    """What is to be written into a run's folder: all results are printed also where none can be.
+    """Writes to the folder of a run; errors are warnings, so that results are always printed.
 
     Args:
-        run: the folder. If it cannot be written, that is said at once, before all is computed.
+        run: the folder. If it is not writable, the warning is printed immediately.
     """
 
     def __init__(self, run: Path) -> None:
@@ -148,33 +148,33 @@ class _Store:
         try:
             storage.check_writable(run / EVALUATION)
         except (EconError, OSError) as error:
-            self._say(error)
+            self._warn(error)
 
     def add(self, write: Callable[[], object]) -> None:
-        """Have something written at the end."""
+        """Add a function that writes a file, to be called at the end."""
         self._writes.append(write)
 
     def write(self) -> None:
-        """Write all, unless the run is no longer what was measured."""
+        """Write all files, unless the weights have changed since they were loaded."""
         try:
-            # others that evaluate are done at once, training is not
+            # other evaluations release the lock soon, training does not
             with locks.hold_lock(self._run, wait=WAIT):
                 if self._weights() != self._measured:
                     raise EconError(f"the weights that were loaded in {self._run}", "newer ones")
                 for write in self._writes:
                     write()
         except (EconError, OSError) as error:
-            self._say(error)
+            self._warn(error)
 
     def _weights(self) -> list[tuple[int, int]]:
         paths = [self._run / checkpoint.BEST, self._run / WEIGHTS]
         found = [path.stat() for path in paths if path.exists()]
-        return [(about.st_ino, about.st_mtime_ns) for about in found]
+        return [(stat.st_ino, stat.st_mtime_ns) for stat in found]
 
-    def _say(self, error: EconError | OSError) -> None:
+    def _warn(self, error: EconError | OSError) -> None:
         if isinstance(error, OSError):
             error = storage.to_econ_error(error)
-        print(f"warning: figures are printed, not stored: {error}", file=sys.stderr)
+        print(f"warning: results are printed but not stored: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Export to ONNX: ``python scripts/export_onnx.py RUN --out DIR``.
+"""Export a model to ONNX: ``python scripts/export_onnx.py RUN --out DIR``.
 
-Writes decompose.onnx, which takes images apart, and decoder_K.onnx for each expert, runs them with
-onnxruntime and says how far they are from torch.
+Write decompose.onnx, which decomposes images, and decoder_K.onnx for each expert K. Both are run
+with onnxruntime, and the maximum difference from torch is printed.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ LAYOUT = outputs.OutputLayout("decompose.onnx", r"(decompose|decoder_\d+)\.onnx"
 
 @dataclass(frozen=True)
 class Args:
-    """What to export, where to."""
+    """Model and output."""
 
     run: tyro.conf.Positional[Path]
     """Folder of a trained run or of published weights, or the name of shipped ones."""
     out: Path
     """Output folder."""
     slots: int | None = None
-    """Layers that decompose.onnx looks for; as in training if not given."""
+    """Number of layers of decompose.onnx; default: as in training."""
     overwrite: bool = False
-    """Write into the output folder if it exists: earlier files go, others stay."""
+    """Write into an existing folder: earlier results are replaced, other files are kept."""
 
 
 def main(args: Sequence[str] | None = None) -> None:

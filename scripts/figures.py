@@ -1,7 +1,6 @@
-"""Remake the paper's figures from trained models: ``python scripts/figures.py --out figures``.
+"""Reproduce figures of the paper with trained models: ``python scripts/figures.py --out figures``.
 
-Figures 1, 4, 5, 6, 7 and 8 of the paper, on scenes that no model was trained on. A figure whose
-model is not given is left out, and said so.
+The figures are 1, 4, 5, 6, 7 and 8, on held-out scenes.
 """
 
 from __future__ import annotations
@@ -24,25 +23,25 @@ from econ_pyro.scene_config import SceneConfig
 from econ_pyro.viz import figures
 
 LAYOUT = outputs.OutputLayout("figure-*.png", r"figure-\d+(-[A-D])?\.png")
-WIDE = 8  # scenes or samples beside each other
+COLUMNS = 8  # scenes or samples per row
 
 
 @dataclass(frozen=True)
 class Args:
-    """Which models, and where to."""
+    """Models and output."""
 
     out: Path
     """Output folder."""
     unique: str | None = "quick"
-    """Model of uniquely coloured objects: Fig. 1."""
+    """Model of uniquely coloured objects, for Fig. 1; None to skip it."""
     random: str | None = "random-colours"
-    """Model of randomly coloured objects: Figs. 4, 6, 7 and 8."""
+    """Model of randomly coloured objects, for Figs. 4, 6, 7 and 8; None to skip them."""
     single: str | None = "single-expert"
-    """Model with a single expert: Fig. 5."""
+    """Model with a single expert, for Fig. 5; None to skip it."""
     seed: int = 0
-    """Seed of samples; scenes begin with this index."""
+    """Seed of samples, and index of the first scene."""
     overwrite: bool = False
-    """Write into the output folder if it exists: earlier figures go, other files stay."""
+    """Write into an existing folder: earlier figures are replaced, other files are kept."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -54,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> None:
         for name, draw in figures.items():
             model = models[name]
             if model is None:
-                print(f"no model for --{name}: its figures are left out")
+                print(f"no model for --{name}: its figures are skipped")
                 continue
             draw(load(model), out, parsed.seed)
         drawn = sorted(path.name for path in out.iterdir())
@@ -64,45 +63,45 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _figure_1(econ: Econ, out: Path, seed: int) -> None:
     """Decomposed scenes, samples of each expert, and new compositions of them."""
-    images = _scenes(econ, econ.config.scenes, WIDE, seed)
+    images = _scenes(econ, econ.config.scenes, COLUMNS, seed)
     d = econ.decompose(images)
     figures.decomposition_grid(d, econ.names, out / "figure-1-A.png")
-    mean, shape = econ.sample_experts(WIDE, seed)
+    mean, shape = econ.sample_experts(COLUMNS, seed)
     figures.expert_samples(mean, shape, econ.names, out / "figure-1-B.png", images)
-    # as in training; three objects at random; four
-    steps = econ.config.model.num_slots
-    rows = [econ.sample(WIDE, slots=t, seed=seed + t).image for t in (steps, steps + 1)]
-    trained = econ.sample(WIDE, experts=list(reversed(d.k[0].tolist())), seed=seed).image
-    figures.contact_sheet(torch.cat([trained, *rows]), out / "figure-1-C.png", columns=WIDE)
+    # experts as in a training scene; random experts; one layer more
+    slots = econ.config.model.num_slots
+    rows = [econ.sample(COLUMNS, slots=t, seed=seed + t).image for t in (slots, slots + 1)]
+    trained = econ.sample(COLUMNS, experts=list(reversed(d.k[0].tolist())), seed=seed).image
+    figures.contact_sheet(torch.cat([trained, *rows]), out / "figure-1-C.png", columns=COLUMNS)
 
 
 def _figure_5(econ: Econ, out: Path, seed: int) -> None:
-    """Samples of a single expert, of whatever class."""
-    mean, shape = econ.sample_experts(2 * WIDE, seed)
-    images = _scenes(econ, econ.config.scenes, 2 * WIDE, seed)
+    """Samples of a single expert, which draws all classes."""
+    mean, shape = econ.sample_experts(2 * COLUMNS, seed)
+    images = _scenes(econ, econ.config.scenes, 2 * COLUMNS, seed)
     figures.expert_samples(mean, shape, ["the expert"], out / "figure-5.png", images)
 
 
 def _figures_4_6_7_8(econ: Econ, out: Path, seed: int) -> None:
-    """Inference step by step, samples of each expert, layer-wise sampling, unusual scenes."""
-    scenes, steps = econ.config.scenes, econ.config.model.num_slots
-    images = _scenes(econ, scenes, WIDE, seed)
+    """Inference steps, samples of each expert, layer-wise sampling, out-of-distribution scenes."""
+    scenes, slots = econ.config.scenes, econ.config.model.num_slots
+    images = _scenes(econ, scenes, COLUMNS, seed)
     for i, part in enumerate("ABC"):
         d = econ.decompose(images[i : i + 1])
         figures.decomposition_strip(d, econ.names, out / f"figure-4-{part}.png")
-    mean, shape = econ.sample_experts(WIDE, seed)
+    mean, shape = econ.sample_experts(COLUMNS, seed)
     figures.expert_samples(mean, shape, econ.names, out / "figure-6.png", images)
-    new = econ.sample(WIDE, seed=seed)
+    new = econ.sample(COLUMNS, seed=seed)
     painted = stages(new.shape, new.appearance)
     figures.build_up(painted, out / "figure-7.png", new.k.flip(1), econ.names)
     more = replace(scenes, min_objects=None)
-    unusual = {
+    ood = {
         "A": (replace(more, objects=5), 6),
-        "B": (replace(more, objects=3, selection="same"), steps + 2),
+        "B": (replace(more, objects=3, selection="same"), slots + 2),
         "C": (replace(more, objects=4, selection="same"), 5),
-        "D": (replace(more, kind="random-colours", near_background=64), steps),
+        "D": (replace(more, kind="random-colours", near_background=64), slots),
     }
-    for part, (config, t) in unusual.items():
+    for part, (config, t) in ood.items():
         d = econ.decompose(_scenes(econ, config, 1, seed), t)
         figures.decomposition_strip(d, econ.names, out / f"figure-8-{part}.png")
 

@@ -1,7 +1,7 @@
 """The console command ``econ-pyro``, with one subcommand per script: ``econ-pyro train quick``.
 
-``econ-pyro train`` does what ``python scripts/svi_train.py`` does, wherever the package is
-installed. Only the script that is asked for is imported, so ``econ-pyro --help`` is quick.
+``econ-pyro train`` is equivalent to ``python scripts/svi_train.py``. Only the script of the
+subcommand is imported, so that ``econ-pyro --help`` is fast.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ALIASES = {"ui": "composer"}
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point: run the script that the first argument names.
+    """Entry point: run the script of the subcommand.
 
     Args:
         args: command line; that of the process if not given.
@@ -50,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     try:
         module = find(name)
-    except EconError as error:  # as cli.run does, without the seconds of importing torch
+    except EconError as error:  # as in cli.run, without importing torch, which takes seconds
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"econ-pyro {ALIASES.get(name, name)}", *rest]
@@ -60,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def find(name: str) -> str:
-    """The module of :mod:`econ_pyro.scripts` that a subcommand runs.
+    """Find the module of :mod:`econ_pyro.scripts` that a subcommand runs.
 
     Raises:
         EconError: there is no such subcommand.
@@ -75,7 +75,7 @@ def find(name: str) -> str:
 
 
 def overview() -> str:
-    """What ``econ-pyro --help`` prints: each subcommand and what it does."""
+    """Text of ``econ-pyro --help``, with a summary of each subcommand."""
     labels = {name: [name] for name in COMMANDS}
     for alias, name in ALIASES.items():
         labels[name].append(alias)
@@ -88,15 +88,12 @@ def overview() -> str:
         "usage: econ-pyro COMMAND ...\n\n"
         "Layered generative scene models by competition of experts (ECON).\n\n"
         f"commands:\n{listed}\n\n"
-        "econ-pyro COMMAND --help has the options of a command; --version prints the version."
+        "econ-pyro COMMAND --help lists the options of a command; --version prints the version."
     )
 
 
 def summary(module: str) -> str:
-    """What a script does: the first sentence of its docstring, without the example.
-
-    The file is parsed, not imported.
-    """
+    """First sentence of a script's docstring, without the example; does not import the script."""
     source = (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
     first = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0]
     return " ".join(first.split()).split(": ``")[0].split("; ")[0].rstrip(".").split(". ")[0]

@@ -1,9 +1,9 @@
-"""Publish a run's weights: ``python scripts/publish.py RUN FOLDER``.
+"""Write the weights of a run for publication: ``python scripts/publish.py RUN FOLDER``.
 
-Writes model.safetensors, config.json, experts.json and a model card with figures, measured on
-held-out scenes with the very weights that were written. The figures are in .eval_results/ as well,
-where the Hugging Face hub looks for them. A FOLDER in econ_pyro/io/weights/ is installed with the
-package; ``hf upload OWNER/NAME FOLDER`` puts one on the Hugging Face hub.
+Write model.safetensors, config.json, experts.json and a model card with results on held-out
+scenes, which are computed with the written weights. The results are also written to .eval_results/
+for the Hugging Face hub. A FOLDER in econ_pyro/io/weights/ is installed with the package;
+``hf upload OWNER/NAME FOLDER`` uploads a folder to the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ from econ_pyro.training.run_config import read_config
 
 @dataclass(frozen=True)
 class Args:
-    """What to publish, where to."""
+    """Run and output."""
 
     run: tyro.conf.Positional[Path]
     """Folder of a trained run."""
     folder: tyro.conf.Positional[Path]
-    """Folder to write; its name is the title."""
+    """Output folder; its name is the title of the model card."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Type in which the weights are stored; they load as float32."""
+    """Type of the stored weights; they load as float32."""
     licence: str = LICENCE
-    """Of the weights, as an SPDX identifier."""
+    """Licence of the weights, as an SPDX identifier."""
     data: Path | None = None
-    """Whatever --data of svi_train.py takes, whose validation part is measured; the run's own data
-    if not given."""
+    """Data as for --data of svi_train.py, of which the validation images are used; default: the
+    data of the run."""
     n: int = 1000
-    """Number of generated scenes to measure on."""
+    """Number of generated scenes for the evaluation."""
     dataset: str | None = None
-    """Dataset on the Hugging Face hub, as OWNER/NAME, to which .eval_results/ assigns the figures.
-    Without this option, figures on --data are not written there."""
+    """Dataset on the Hugging Face hub, as OWNER/NAME, to which the results in .eval_results/
+    belong. Without it, results on --data are not written there."""
     ood: bool = False
     """Measure also scenes unlike those of training, as evaluate.py does."""
     which: Literal["best", "last"] = "best"
-    """Checkpoint: of the smallest validation loss, or the last."""
+    """Checkpoint with the lowest validation loss, or the last one."""
     device: str = "auto"
     """auto, cpu or cuda."""
     overwrite: bool = False

@@ -1,8 +1,8 @@
-"""Make new scenes: ``python scripts/sample.py RUN --scene "background circle square" --n 8``.
+"""Sample scenes: ``python scripts/sample.py RUN --scene "background circle square" --n 8``.
 
-Writes each scene as a PNG, a wall of samples of each expert alone (Fig. 6), and the scenes' layer
-by layer build-up (Fig. 7), as a sheet and as an animation. ``--from scene.json`` instead paints a
-scene that decompose.py found, perhaps edited by hand, and writes its layers as decompose.py does.
+Write each scene as a PNG, samples of each expert (Fig. 6), and the build-up of the scenes layer by
+layer (Fig. 7) as a sheet and an animation. With ``--from scene.json``, instead render a scene that
+decompose.py wrote and that may have been edited, with the same output as decompose.py.
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ from econ_pyro.io.scene_file import MAX_LAYERS, read_scene, to_json
 from econ_pyro.ui.scene_edits import MAX_SEED
 from econ_pyro.viz import figures, gif
 
-MAX_SCENES = 1000  # at a time: they are painted together, and laid out on one sheet
+MAX_SCENES = 1000  # they are rendered together and shown on one sheet
 SAMPLED = outputs.OutputLayout("scene-*.png", r"scene-\d+\.png|build-up\.(png|gif)|experts\.png")
 RENDERED = outputs.OutputLayout("scene.json", RENDERED_FILES)
 
 
 @dataclass(frozen=True)
 class Args:
-    """What to make, with which run."""
+    """Model, scenes and output."""
 
     run: tyro.conf.Positional[Path]
     """Folder of a trained run or of published weights, or the name of shipped ones."""
     out: Path
     """Output folder."""
     scene: str | None = None
-    """Names of experts back to front, as in "background circle square". A name of several words
-    is found as it stands; of words that can be read in several ways, the longest name counts."""
+    """Names of experts back to front, such as "background circle square". Names may consist of
+    several words; if the text is ambiguous, the longest name is used."""
     experts: tuple[str, ...] | None = None
-    """Or the experts back to front, each by its name in quotes or its index. Where an expert is
-    called by a number, that is its name here, not another one's index."""
+    """Alternative to --scene: experts back to front, each by its name (in quotes if it has spaces)
+    or index. A number that is the name of an expert is not used as an index."""
     scene_file: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """Or a scene.json, as decompose.py writes it and as edited by hand."""
+    """Alternative to --scene: a scene.json from decompose.py, which may have been edited."""
     format: tuple[Format, ...] = ("png",)
-    """Of the layers, with --from: png, ora or both."""
+    """Formats of layers with --from: png, ora or both."""
     n: int = 8
     """Number of scenes."""
     slots: int | None = None
-    """Number of layers where neither scene nor experts is given; as in training if not given."""
+    """Number of layers without --scene and --experts; default: as in training."""
     seed: int = 0
     """Seed of the samples."""
     device: str = "auto"
     """auto, cpu or cuda."""
     overwrite: bool = False
-    """Write into the output folder if it exists: earlier results go, other files stay."""
+    """Write into an existing folder: earlier results are replaced, other files are kept."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -82,9 +82,9 @@ def main(args: Sequence[str] | None = None) -> None:
     if parsed.scene_file is None:
         _sample(econ, parsed)
     elif isinstance(econ, Econ):
-        _paint(econ, parsed, parsed.scene_file)
+        _render(econ, parsed, parsed.scene_file)
     else:
-        raise errors.EconError("a model that renders, for --from", f"{parsed.run}, which does not")
+        raise errors.EconError("a model with experts, for --from", f"{parsed.run}, which has none")
 
 
 def _sample(econ: SceneModel, parsed: Args) -> None:
@@ -107,10 +107,10 @@ def _sample(econ: SceneModel, parsed: Args) -> None:
     print(f"{parsed.n} scenes, {drawn} in {parsed.out}")
 
 
-def _paint(econ: Econ, parsed: Args, path: Path) -> None:
+def _render(econ: Econ, parsed: Args, path: Path) -> None:
     for option in ("scene", "experts", "slots"):
         if getattr(parsed, option) is not None:
-            raise errors.EconError(f"--from or --{option}", "both", "leave one out")
+            raise errors.EconError(f"--from or --{option}", "both", "omit one of them")
     scene = read_scene(path, econ.names)
     rendered = econ.render(scene)
     with outputs.merged_folder(parsed.out, parsed.overwrite, RENDERED) as out:

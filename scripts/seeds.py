@@ -1,8 +1,8 @@
 """Train a preset with several seeds and count successes: ``python scripts/seeds.py quick``.
 
-Each seed is a run of its own, trained and evaluated on held-out scenes; one that is there already
-is resumed, or only read if it is done. The table says how many of them are successes
-(``econ_pyro/success.py``), with median and range.
+Each seed is a separate run, which is trained and evaluated on held-out scenes. Existing runs are
+resumed, or only read if they are complete. The table shows the scores of each run with their
+median and range, and the number of successes (:mod:`econ_pyro.evaluation.success_criteria`).
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from econ_pyro.files import storage
 from econ_pyro.training import checkpoint
 
 DONE = "held-out.json"
-MOST = 10_000
-"""Seeds in a range."""
+MAX_SEEDS = 10_000
+"""Maximum number of seeds in a range."""
 
 
 @dataclass(frozen=True)
 class Args:
-    """Which runs."""
+    """Runs to train."""
 
     preset: tyro.conf.Positional[str] = "quick"
     """Preset to train."""
     seeds: str = "0-9"
-    """Seeds, as in 0-9 or 0,3,7."""
+    """Seeds, such as 0-9 or 0,3,7."""
     out: Path = Path("runs")
-    """Folder of the runs, each PRESET-seed-SEED."""
+    """Folder of the runs, which are named PRESET-seed-SEED."""
     jobs: int = 1
-    """Runs at a time; the processor's cores are shared between them."""
+    """Number of runs at a time, among which the CPU cores are divided."""
     n: int = 1000
-    """Held-out scenes for evaluation."""
+    """Number of held-out scenes for the evaluation."""
     options: str = ""
     """Further options of svi_train.py, as one string: --options="--train.lr 1e-3 --no-amp"."""
 
@@ -65,7 +65,7 @@ def main(args: Sequence[str] | None = None) -> None:
         futures = [pool.submit(_run, parsed, seed, children) for seed in seeds]
         try:
             scores = dict(zip(seeds, (f.result() for f in futures), strict=True))
-        except BaseException as error:  # a signal, or one that failed: the others end as well
+        except BaseException as error:  # after a signal or the failure of a run, stop the others
             pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(error, KeyboardInterrupt):
                 children.stop()
@@ -77,14 +77,14 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 class _Children:
-    """Processes that end, and keep what they have, when this one is stopped."""
+    """Child processes, which are terminated when this process is stopped; runs can be resumed."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock, self._stopped = threading.Lock(), False
 
     def call(self, command: list[str], log: IO[bytes], environment: dict[str, str]) -> int:
-        """Run a command to its end; its status."""
+        """Run a command and return its exit status."""
         with self._lock:
             if self._stopped:
                 return 128 + signal.SIGTERM
@@ -96,7 +96,7 @@ class _Children:
             self._running.discard(child)
 
     def stop(self) -> None:
-        """Ask all to end."""
+        """Terminate all processes."""
         with self._lock:
             self._stopped = True
             for child in self._running.copy():
@@ -104,7 +104,7 @@ class _Children:
 
 
 def _run(args: Args, seed: int, children: _Children) -> dict[str, Any]:
-    """Train and evaluate one seed, in processes of its own."""
+    """Train and evaluate one seed in child processes."""
     run = args.out / f"{args.preset}-seed-{seed}"
     done = run / DONE
     if not done.exists():
@@ -124,10 +124,10 @@ def _run(args: Args, seed: int, children: _Children) -> dict[str, Any]:
 
 
 def _held_out(path: Path) -> dict[str, Any]:
-    """Scores that evaluate.py wrote.
+    """Read the scores that evaluate.py wrote.
 
     Raises:
-        EconError: the file has none.
+        EconError: the file has no scores.
     """
     report = storage.read_json(path).get("held-out")
     scores = report.get("metrics") if isinstance(report, dict) else None
@@ -144,7 +144,7 @@ def _check_scores(scores: dict[str, Any], path: Path) -> None:
 
 
 def _resume(run: Path) -> list[str]:
-    """A run with a checkpoint goes on; a folder without one, of an old version, begins again."""
+    """Option for an existing run: resume with a checkpoint, overwrite without one."""
     if (run / checkpoint.LAST).exists():
         return ["--resume"]
     return ["--overwrite"] if run.exists() else []
@@ -169,8 +169,8 @@ def _numbers(text: str) -> Iterator[int]:
         first, _, last = part.partition("-")
         if not re.fullmatch(r"\d{1,18}(-\d{1,18})?", part.strip(), re.ASCII):
             raise EconError("seeds as in 0-9 or 0,3,7", errors.describe(text))
-        if int(last or first) - int(first) >= MOST:
-            raise EconError(f"at most {MOST:,} seeds", part)
+        if int(last or first) - int(first) >= MAX_SEEDS:
+            raise EconError(f"at most {MAX_SEEDS:,} seeds", part)
         yield from range(int(first), int(last or first) + 1)
 
 

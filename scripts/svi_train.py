@@ -1,8 +1,8 @@
 """Train a scene model: ``python scripts/svi_train.py quick --run runs/quick``.
 
-On several GPUs or processors: ``torchrun --nproc-per-node 2 -- scripts/svi_train.py quick ...``.
+On several GPUs or CPUs: ``torchrun --nproc-per-node 2 -- scripts/svi_train.py quick ...``.
 
-The run's folder gets config.json, metrics.jsonl, checkpoints/, experts/ and figures/.
+The folder of the run contains config.json, metrics.jsonl, checkpoints/, experts/ and figures/.
 """
 
 from __future__ import annotations
@@ -50,40 +50,40 @@ from econ_pyro.viz.training_curves import training_curves
 
 @dataclass(frozen=True)
 class TrainArgs(Config):
-    """A preset, and how to run it."""
+    """Preset and options of the run."""
 
     preset: tyro.conf.Suppress[str] = ""
     """Name of the preset."""
     run: Path | None = None
-    """Folder of the run; runs/PRESET-seed-SEED if not given."""
+    """Folder of the run; default: runs/PRESET-seed-SEED."""
     data: Path | None = None
     """A dataset folder, a folder of images and videos, a video or animation, .npy, .npz, HDF5 or
-    TFRecords; scenes are generated if not given."""
+    TFRecords; default: generated scenes."""
     fit: Literal["crop", "resize"] = "crop"
-    """How images are brought to the model's size."""
+    """How images are made square: crop to the centre, or resize (stretch)."""
     strict: bool = False
-    """Stop at a picture that cannot be read, instead of skipping it."""
+    """Stop if an image cannot be read, instead of skipping it."""
     limit: int = DEFAULT_LIMIT
-    """Most images to take of a file or a folder of images."""
+    """Maximum number of images read from a file or folder."""
     init_experts: tuple[str, ...] = ()
-    """Experts to begin with: safetensors files in experts/ of other runs. The first experts take
-    their weights and names; the others begin anew."""
+    """Initial experts: safetensors files in experts/ of other runs. The first experts get their
+    weights and names; the others are initialised at random."""
     freeze: bool = False
-    """Training leaves those experts as they are; they compete like others."""
+    """Do not train the initial experts; they still take part in the competition."""
     device: str = "auto"
     """auto, cpu or cuda."""
     steps: int | None = None
-    """Short for --train.steps; also counts when resuming."""
+    """Short for --train.steps; also applies with --resume."""
     minutes: float | None = None
-    """Short for --train.minutes; also counts when resuming."""
+    """Short for --train.minutes; also applies with --resume."""
     resume: bool = False
-    """Go on with the run, as if it had not been stopped."""
+    """Continue the run, with the same result as without interruption."""
     overwrite: bool = False
-    """Delete the run's folder first if it exists."""
+    """Replace the folder of the run if it exists."""
     dry_run: bool = False
-    """Print the configuration and its size, and stop."""
+    """Print the configuration and the number of parameters, and exit."""
     tensorboard: bool = False
-    """Also write TensorBoard logs to the run's folder (extra: tensorboard)."""
+    """Also write TensorBoard logs to the folder of the run (extra: tensorboard)."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -103,7 +103,7 @@ def main(args: Sequence[str] | None = None) -> None:
     go_on = _command(parsed, run)
     with ExitStack() as stack:
         with join(device, config.train.batch) as (group, device), pyro.validation_enabled(False):
-            # before any image is read, which may take long
+            # before reading images, which may take long
             group.lead(lambda: stack.enter_context(_claimed(run, config, parsed)), device)
             if device.type == "cpu":
                 if config.compile:
@@ -114,19 +114,19 @@ def main(args: Sequence[str] | None = None) -> None:
                 trainer, valid = _trainer(parsed, run, config, given, device, group)
                 reason, number = _fit(trainer, run, parsed.tensorboard)
             except OSError as error:
-                if not error.errno:  # no error of the system, but what readers of images raise
+                if not error.errno:  # raised by a library, not by the system
                     raise
                 kept = (run / checkpoint.LAST).exists()
                 raise storage.to_econ_error(error, f"go on: {go_on}" if kept else "") from None
         if number:
-            text = f"stopped at step {trainer.step}, which {run} keeps: to go on, {go_on}"
+            text = f"stopped at step {trainer.step}, saved in {run}: to go on, {go_on}"
             raise stopping.Stopped(number, text if group.first else "")
         if group.first:
             try:
                 _report(trainer, run, valid, reason)
             except KeyboardInterrupt as stop:
                 number = getattr(stop, "number", signal.SIGINT)
-                text = f"stopped after the last step: figures and scores come with {go_on}"
+                text = f"stopped after the last step: for figures and scores, {go_on}"
                 raise stopping.Stopped(number, text) from None
 
 
@@ -138,7 +138,7 @@ def _trainer(
     device: torch.device,
     group: ProcessGroup,
 ) -> tuple[Trainer, Source]:
-    """A trainer at the step where training begins or goes on, and validation images."""
+    """The trainer at the step at which training starts or resumes, and the validation images."""
     limits = config.train
     data, fit, limit = parsed.data, parsed.fit, parsed.limit
     began = read_config(run) if parsed.resume else None
@@ -164,7 +164,7 @@ def _trainer(
 
 @contextmanager
 def _claimed(run: Path, config: Config, parsed: TrainArgs) -> Iterator[None]:
-    """Hold the run's lock, having checked that the run can be written."""
+    """Hold the lock of the run, and check that its folder can be written."""
     with locks.hold_lock(run):
         if not parsed.resume:
             if run.is_dir() and any(run.iterdir()) and not parsed.overwrite:
@@ -175,7 +175,7 @@ def _claimed(run: Path, config: Config, parsed: TrainArgs) -> Iterator[None]:
                 )
             outputs.check_output(run, parsed.overwrite, checkpoint.CONFIG, locked=True)
         elif _resolve(parsed, run) != config:
-            raise EconError(f"{run} as it was", "another run, begun just now", "try again")
+            raise EconError(f"an unchanged run in {run}", "a run started just now", "try again")
         else:
             storage.check_writable(run / checkpoint.METRICS)
             folders = {run / name for name in ("", "checkpoints", "experts", "figures")}
@@ -184,9 +184,9 @@ def _claimed(run: Path, config: Config, parsed: TrainArgs) -> Iterator[None]:
 
 
 def _command(parsed: TrainArgs, run: Path) -> str:
-    """How to go on with the run."""
+    """The command that resumes the run."""
     words = [*command("train").split(), parsed.preset, "--run", str(run), "--resume"]
-    for name in ("steps", "minutes") if parsed.resume else ():  # else config.json has them
+    for name in ("steps", "minutes") if parsed.resume else ():  # otherwise they are in config.json
         if (value := getattr(parsed, name)) is not None:
             words += [f"--{name}", f"{value:g}"]
     return shlex.join(words)
@@ -215,7 +215,7 @@ def _initial_experts(parsed: TrainArgs) -> list[Expert]:
     paths = _split(parsed.init_experts)
     if parsed.freeze and not paths:
         raise EconError("experts to --freeze", "no --init-experts", "name their files")
-    if parsed.resume:  # they are in the checkpoint
+    if parsed.resume:  # the checkpoint contains them
         return []
     experts = _load_experts(paths)
     model = parsed.model
@@ -253,7 +253,7 @@ def _resolve(parsed: TrainArgs, run: Path, given: Sequence[Expert] = ()) -> Conf
     short: dict[str, Any] = {"steps": parsed.steps, "minutes": parsed.minutes}
     limits = {name: value for name, value in short.items() if value is not None}
     scenes = config.scenes
-    if scenes.sprites and not parsed.resume:  # by name, should the folder grow some day
+    if scenes.sprites and not parsed.resume:  # record the classes, as the folder may change later
         scenes = dataclasses.replace(scenes, classes=sprite_classes(scenes))
     return dataclasses.replace(
         config, scenes=scenes, train=dataclasses.replace(config.train, **limits)
@@ -261,8 +261,8 @@ def _resolve(parsed: TrainArgs, run: Path, given: Sequence[Expert] = ()) -> Conf
 
 
 def _check_kept(args: Sequence[str] | None, parsed: TrainArgs, config: Config, run: Path) -> None:
-    """Refuse options that a run which goes on would not follow."""
-    # read again with the run's own values as those that are not given
+    """Reject options that differ from the configuration of a run to be resumed."""
+    # parse again with the configuration of the run as defaults
     asked = cli.of_preset(TrainArgs, args, __doc__, {parsed.preset: ("", config)})
     kept = _options(config)
     for name, value in _options(cli.config_of(asked)).items():
@@ -270,12 +270,12 @@ def _check_kept(args: Sequence[str] | None, parsed: TrainArgs, config: Config, r
             raise EconError(
                 f"{name} {kept[name]}, as in {run}",
                 f"{name} {value}",
-                "a run goes on as it began: only --steps and --minutes count with --resume",
+                "only --steps and --minutes can be changed with --resume",
             )
 
 
 def _options(config: Config) -> dict[str, Any]:
-    """Values by the names of their options."""
+    """Values of a configuration by option."""
 
     def walk(values: dict[str, Any], above: str) -> Iterator[tuple[str, Any]]:
         for name, value in values.items():
@@ -288,7 +288,7 @@ def _options(config: Config) -> dict[str, Any]:
 
 
 def _prepare(run: Path, config: Config, parsed: TrainArgs, trainer: Trainer) -> None:
-    """Make the run's folder, with a checkpoint: whenever it is killed, it can be resumed."""
+    """Create the folder of the run with a checkpoint, so that it can always be resumed."""
     with outputs.atomic_folder(run, parsed.overwrite, checkpoint.CONFIG, locked=True) as folder:
         checkpoint.save_checkpoint(folder / checkpoint.LAST, trainer.state())
         storage.write_json(
@@ -333,7 +333,7 @@ def _describe(config: Config, device: torch.device, run: Path) -> None:
 
 
 def _fit(trainer: Trainer, run: Path, tensorboard: bool) -> tuple[str, int]:
-    """Train; why it ended, and the signal that ended it, or 0."""
+    """Train; return the reason for the end, and the signal that caused it or 0."""
     first, total = trainer.group.first, trainer.config.train.steps
     writer = _summary_writer()(str(run / "tensorboard")) if tensorboard and first else None
     with cli.progress(total, "step", trainer.step, disable=not first) as bar:
@@ -349,7 +349,7 @@ def _fit(trainer: Trainer, run: Path, tensorboard: bool) -> tuple[str, int]:
         try:
             with stopping.defer_signals() as stop:
                 reason = trainer.fit(report, stop)
-                if reason == STOPPED:  # another process may have been asked
+                if reason == STOPPED:  # possibly by a signal to another process
                     return reason, stop.signum or signal.SIGTERM
                 return reason, 0
         finally:

@@ -152,7 +152,7 @@ def test_evaluation_of_a_run_that_is_written_or_cannot_be(run, capsys, monkeypat
     with locks.hold_lock(run):  # as while it is trained
         scenes, said = evaluated(run, capsys)
     assert (
-        scenes == 4 and f"process {os.getpid()} " in said and said.startswith("warning: figures")
+        scenes == 4 and f"process {os.getpid()} " in said and said.startswith("warning: results")
     )
     assert contents(run) == before
     load = cli.pick_device
