@@ -11,7 +11,7 @@ from econ_pyro.errors import EconError
 
 if TYPE_CHECKING:
     from econ_pyro.econ import Econ, load, load_expert
-    from econ_pyro.posterior import to_arviz
+    from econ_pyro.evaluation.posterior import to_arviz
 
 __all__ = ["Econ", "EconError", "__version__", "load", "load_expert", "to_arviz"]
 
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(econ, name)
     if name == "to_arviz":
-        from econ_pyro.posterior import to_arviz
+        from econ_pyro.evaluation.posterior import to_arviz
 
         return to_arviz
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

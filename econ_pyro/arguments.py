@@ -1,4 +1,4 @@
-"""Numbers, experts and devices that a user gives: what they must be, or an error that says so."""
+"""Validation and conversion of user arguments: numbers, experts, devices."""
 
 from __future__ import annotations
 
@@ -10,158 +10,161 @@ from typing import Any
 import numpy as np
 import torch
 
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, describe
 
-MOST_STEPS = 256
-"""Layers of a scene, at the most."""
+MAX_LAYERS = 256
+"""Maximum number of layers of a scene."""
+MAX_SEED = 2**64 - 1
+"""Largest seed of a torch generator."""
 _BOOLS = (torch.bool, np.dtype(bool))
-LARGEST_SEED = 2**64 - 1  # of torch's generators
 
 
-def whole(name: str, value: Any, least: int | None = 1, most: int | None = None) -> int:
-    """A whole number; NumPy's integers will do.
+def as_int(name: str, value: Any, minimum: int | None = 1, maximum: int | None = None) -> int:
+    """Convert an integer of any type, including NumPy's.
 
     Args:
-        name: of the argument, for the error message.
-        value: what came.
-        least: the smallest that makes sense; None: any.
-        most: the largest; None: any.
+        name: name of the argument, for the error message.
+        value: the value.
+        minimum: smallest valid value; None: no limit.
+        maximum: largest valid value; None: no limit.
 
     Raises:
-        EconError: it is of another type, too small or too large.
+        EconError: the value is not an integer, or out of bounds.
     """
     try:
-        if isinstance(value, bool) or getattr(value, "dtype", None) in _BOOLS:  # 0 and 1 to Python
+        # bool is a subclass of int
+        if isinstance(value, bool) or getattr(value, "dtype", None) in _BOOLS:
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise EconError(f"a whole number for {name}", short(value)) from None
-    if least is not None and number < least:
-        raise EconError(f"at least {least} for {name}", short(number))
-    if most is not None and number > most:
-        raise EconError(f"at most {most:,} for {name}", short(number))
+        raise EconError(f"a whole number for {name}", describe(value)) from None
+    if minimum is not None and number < minimum:
+        raise EconError(f"at least {minimum} for {name}", describe(number))
+    if maximum is not None and number > maximum:
+        raise EconError(f"at most {maximum:,} for {name}", describe(number))
     return number
 
 
-def number(what: str, value: Any, least: float) -> float:
-    """A finite number.
+def as_float(expected: str, value: Any, minimum: float) -> float:
+    """Convert a finite number.
 
     Args:
-        what: it is to be, for the error message.
-        value: what came.
-        least: the smallest that makes sense.
+        expected: what is valid, for the error message.
+        value: the value.
+        minimum: smallest valid value.
 
     Raises:
-        EconError: it is of another type, too small, infinite or NaN.
+        EconError: the value is not a number, or is too small, infinite or NaN.
     """
     try:
         if isinstance(value, bool | str):
             raise TypeError
         found = float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise EconError(what, short(value)) from None
-    if not least <= found < float("inf"):
-        raise EconError(what, short(value))
+        raise EconError(expected, describe(value)) from None
+    if not minimum <= found < float("inf"):
+        raise EconError(expected, describe(value))
     return found
 
 
-def seed_of(value: Any) -> int:
-    """A seed of torch's generators.
+def as_seed(value: Any) -> int:
+    """Check the seed of a torch generator.
 
     Raises:
-        EconError: it is no whole number from 0 to 2^64 - 1.
+        EconError: the value is not an integer from 0 to 2^64 - 1.
     """
-    return whole("seed", value, 0, LARGEST_SEED)
+    return as_int("seed", value, 0, MAX_SEED)
 
 
-def expert(value: Any, experts: int) -> int:
-    """Index of one of K experts. Negative ones do not count from the end.
+def expert_index(value: Any, experts: int) -> int:
+    """Check the index of one of K experts; negative indices do not count from the end.
 
     Raises:
-        EconError: it is no whole number, or there is no such expert.
+        EconError: the value is not an integer from 0 to K - 1.
     """
     if isinstance(value, str):
-        raise EconError("an expert by its index", short(value), "sample takes names as scene=")
-    index = whole("the index of an expert", value, least=None)
+        raise EconError("an expert by its index", describe(value), "sample takes names as scene=")
+    index = as_int("the index of an expert", value, minimum=None)
     if not 0 <= index < experts:
-        raise no_such_expert(index, experts)
+        raise unknown_expert(index, experts)
     return index
 
 
-def no_such_expert(index: Any, experts: int, where: str = "") -> EconError:
-    """The error of an index that no expert has.
+def unknown_expert(index: Any, experts: int, where: str = "") -> EconError:
+    """The error for an index that is out of range.
 
     Args:
-        index: what came.
-        experts: their number K.
-        where: it came, as in ``" in k_2"``.
+        index: the index.
+        experts: number of experts K.
+        where: place of the index, such as ``" in k_2"``.
     """
     expected = f"an expert from 0 to {experts - 1}"
-    return EconError(expected, f"{short(index)}{where}", f"the model has K = {experts} experts")
+    return EconError(expected, f"{describe(index)}{where}", f"the model has K = {experts} experts")
 
 
-def layers_of(k: Any) -> int:
-    """Number of layers T of experts ``(..., B, T)``.
+def num_layers(k: Any) -> int:
+    """Number of layers T of expert indices ``(..., B, T)``.
 
     Raises:
-        EconError: it is no tensor of at least two axes and one layer.
+        EconError: ``k`` is not a tensor with at least two dimensions and one layer.
     """
     if not isinstance(k, torch.Tensor):
-        raise EconError("a tensor (B, T) for k", short(k), "give a tensor of type torch.long")
+        raise EconError("a tensor (B, T) for k", describe(k), "give a tensor of type torch.long")
     if k.ndim < 2 or not k.shape[-1]:
         raise EconError("k of shape (B, T)", str(tuple(k.shape)), "an expert for each layer")
     return k.shape[-1]
 
 
-def listed(name: str, values: Any, most: int | None = None) -> Sequence[Any]:
-    """Several things, at least one.
+def as_list(name: str, values: Any, max_length: int | None = None) -> Sequence[Any]:
+    """Convert an iterable to a non-empty list.
 
     Args:
-        name: of the things, for the error message.
-        values: what came.
-        most: how many there may be; None: any number.
+        name: name of the argument, for the error message.
+        values: the iterable.
+        max_length: maximum number of elements; None: no limit.
 
     Raises:
-        EconError: it is a single thing, a string, or empty, or there are too many.
+        EconError: the value is a string or not iterable, or has too few or too many elements.
     """
     try:
         if isinstance(values, str):
             raise TypeError
         found = list(values)
     except TypeError:
-        raise EconError(f"a list for {name}", short(values)) from None
-    whole(name, len(found), most=most)
+        raise EconError(f"a list for {name}", describe(values)) from None
+    as_int(name, len(found), maximum=max_length)
     return found
 
 
-def check_memory(name: str, count: int, each: int) -> None:
-    """Check that what is asked for can be held at once.
+def check_memory(name: str, count: int, item_bytes: int) -> None:
+    """Check that a requested number of items fits into memory.
 
     Args:
-        name: of the argument that says how many.
-        count: how many.
-        each: bytes of each.
+        name: name of the argument that sets the number.
+        count: number of items.
+        item_bytes: size of an item in bytes.
 
     Raises:
-        EconError: it is more than the machine has memory.
+        EconError: the items need more than the machine's memory.
     """
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # no such question on this system
+    except (AttributeError, OSError, ValueError):  # not available on this system
         return
-    if count * each > memory:
+    if count * item_bytes > memory:
+        most = memory // item_bytes
         raise EconError(
-            f"at most {memory // each:,} for {name}, as memory allows ({memory / 2**30:.1f} GiB)",
-            f"{short(count)}",
+            f"at most {most:,} for {name}, as memory allows ({memory / 2**30:.1f} GiB)",
+            describe(count),
             "take fewer at a time",
         )
 
 
 def as_device(value: Any) -> torch.device:
-    """A device that can compute, by its name in torch.
+    """Convert to a torch device that can compute.
 
     Raises:
-        EconError: torch knows none of that name, or this machine has none.
+        EconError: torch does not know the device, or this machine does not have it.
     """
     expected = "a device, cpu or cuda"
     try:
@@ -169,24 +172,15 @@ def as_device(value: Any) -> torch.device:
             raise TypeError
         device = torch.device(value)
     except (RuntimeError, TypeError):
-        raise EconError(expected, short(value)) from None
-    if device.type == "meta":  # holds no numbers
-        raise EconError(expected, short(str(value)))
+        raise EconError(expected, describe(value)) from None
+    if device.type == "meta":  # meta tensors have no values
+        raise EconError(expected, describe(str(value)))
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         known = torch.cuda.device_count()
         has = f"cuda:0 to cuda:{known - 1}" if known else "none but the CPU"
         raise EconError(
-            f"a device of this machine, which has {has}", short(str(value)), 'use device="cpu"'
+            f"a device of this machine, which has {has}", describe(str(value)), 'use device="cpu"'
         ) from None
-    return torch.device("cpu") if device.type == "cpu" else device  # torch knows of one
-
-
-def short(value: Any) -> str:
-    """A value for an error message, in one line and cut where it is long."""
-    try:
-        text = " ".join(repr(value).split())
-    except ValueError:  # Python writes no integers of thousands of digits
-        text = "an integer of thousands of digits"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return torch.device("cpu") if device.type == "cpu" else device  # there is one CPU device

@@ -1,56 +1,61 @@
-"""What the entry points share: one clear line and exit status 2 for a mistake."""
+"""Shared code of the entry points: errors, options, devices and progress."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, TypeVar
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, TypeVar
 
 import torch
 import tyro
+from tqdm import tqdm
 
-from econ_pyro import naming, presets, stopping
+from econ_pyro import errors, presets, stopping
 from econ_pyro.accel import cpu_cores, malloc
-from econ_pyro.config import Config, EconConfig, NoRecipe, kinds_of, of_kind
+from econ_pyro.config import Config, NoRecipe, kinds_of, of_kind
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage
+from econ_pyro.model_config import EconConfig
 
 T = TypeVar("T")
-MOST_SAID = 2000  # characters of an error
+MAX_MESSAGE_LENGTH = 2000  # of an error, in characters
+INTERVAL = 10.0
+"""Seconds between the lines of :func:`progress` without a terminal."""
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run an entry point; a user's mistake becomes one line on stderr and exit status 2."""
-    malloc.keep_memory()
+    """Run an entry point; a user error becomes one line on stderr and exit status 2."""
+    malloc.retain_memory()
     cpu_cores.use_cores()
     try:
-        with stopping.raised():
+        with stopping.raise_on_sigterm():
             main()
-            sys.stdout.flush()  # a full disk under it is a mistake like others
+            sys.stdout.flush()  # may fail on a full disk, which is a user error
     except EconError as error:
         _exit(2, f"error: {error}")
     except stopping.Stopped as stop:
         _exit(stop.status, str(stop))
     except KeyboardInterrupt:
         _exit(130, "stopped")
-    except BrokenPipeError:  # whoever read what is printed has gone, as head does
+    except BrokenPipeError:  # the reader of the output has ended, such as head
         _exit(141)
     except OSError as error:
-        if not error.errno:  # no error of the system, but what some libraries raise
+        if not error.errno:  # raised by a library, not by the system
             raise
-        _exit(2, f"error: {storage.write_failed(error)}")
+        _exit(2, f"error: {storage.to_econ_error(error)}")
 
 
 def _exit(status: int, message: str = "") -> None:
-    with suppress(OSError):  # a terminal that was closed, a log on a full disk
-        if message:  # names of files can have line ends, and what a terminal would act upon
-            print(naming.shown(message, MOST_SAID), file=sys.stderr, flush=True)
+    with suppress(OSError):  # closed terminal, full disk
+        if message:  # file names may contain line ends and control characters
+            print(errors.printable(message, MAX_MESSAGE_LENGTH), file=sys.stderr, flush=True)
     try:
         sys.stdout.flush()
-    except OSError:  # Python would try again at the end, and have a traceback for it
+    except OSError:  # Python would flush again at exit and print a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 
@@ -61,13 +66,13 @@ def of_preset(
     description: str | None,
     named: Mapping[str, tuple[str, Config]] | None = None,
 ) -> T:
-    """Arguments that begin with a preset, each of whose fields an option can set.
+    """Parse a command line that starts with a preset, followed by options that change its fields.
 
     Args:
-        cls: a dataclass with the fields of a :class:`~econ_pyro.config.Config`, and ``preset``.
+        cls: a dataclass with the fields of :class:`~econ_pyro.config.Config` and ``preset``.
         args: command line; that of the process if not given.
-        description: what the entry point does, for ``--help``.
-        named: descriptions and configurations by preset; ours if not given.
+        description: description of the entry point, for ``--help``.
+        named: descriptions and configurations by preset; those of the package if not given.
     """
     given = list(sys.argv[1:] if args is None else args)
     if given and given[0] in presets.ALIASES:
@@ -80,16 +85,15 @@ def of_preset(
         options,
         args=given,
         description=description,
-        # of a part that exists in several kinds, the options of the chosen kind
+        # for tagged unions, only the options of the chosen kind
         config=(tyro.conf.AvoidSubcommands,),
     )
 
 
 def _of_kinds(config: Config, args: Sequence[str]) -> Config:
-    """A configuration whose parts are of the kinds that ``--PART.kind`` options ask for.
+    """Replace parts of a configuration by those of the kinds that ``--PART.kind`` options set.
 
-    A part of another kind keeps the options that both kinds have, and takes the defaults of the
-    others.
+    The new part keeps the values of the fields that both kinds have.
 
     Raises:
         EconError: there is no such kind.
@@ -108,7 +112,7 @@ def _of_kinds(config: Config, args: Sequence[str]) -> Config:
 def _with_kind(config: Any, path: Sequence[str], kind: str, above: str = "") -> Any:
     name, *rest = path
     if not any(field.name == name for field in dataclasses.fields(config)):
-        return config  # tyro has a better message
+        return config  # tyro reports this error
     part, where = getattr(config, name), f"{above}{name}"
     if rest:
         return _unchecked(config, name, _with_kind(part, rest, kind, f"{where}."))
@@ -120,19 +124,19 @@ def _with_kind(config: Any, path: Sequence[str], kind: str, above: str = "") -> 
         return config
     common = {f.name for f in dataclasses.fields(cls)} & {f.name for f in dataclasses.fields(part)}
     kept = {name: getattr(part, name) for name in common - {"kind"}}
-    # checks that need several parts come when all options are known
+    # checks that involve several parts follow when all options are known
     return _unchecked(config, name, cls(**kept))
 
 
 def _unchecked(config: T, name: str, part: Any) -> T:
-    """``dataclasses.replace`` without the checks of the whole."""
+    """``dataclasses.replace`` without validation."""
     changed = object.__new__(type(config))
     changed.__dict__.update(vars(config), **{name: part})
     return changed
 
 
 def config_of(parsed: Config) -> Config:
-    """What of an entry point's arguments is configuration."""
+    """The configuration in the arguments of an entry point."""
     return Config(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)})
 
 
@@ -140,10 +144,90 @@ def pick_device(name: str) -> torch.device:
     """The device called ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        EconError: CUDA was asked for where there is none.
+        EconError: CUDA was requested but is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise EconError("a CUDA device", "none on this machine", "use --device cpu")
     return torch.device(name)
+
+
+class ProgressLines:
+    """Progress as lines of text, for logs, with the part of tqdm's interface that is used here.
+
+    Args:
+        total: total number of units.
+        unit: name of the unit, in the singular.
+        initial: number of units done before.
+        file: output; None to write nothing.
+        interval: seconds between lines.
+        clock: function that returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        unit: str,
+        initial: int = 0,
+        file: TextIO | None = None,
+        interval: float = INTERVAL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.n = initial
+        self._total, self._unit, self._file = total, unit, file
+        self._interval, self._clock = interval, clock
+        self._values = ""
+        self._written = initial, clock()  # units and time of the last line
+
+    def update(self, n: float = 1) -> None:
+        """Count ``n`` units; write a line if the interval since the last one has passed."""
+        self.n += int(n)
+        if self._clock() - self._written[1] >= self._interval:
+            self._write()
+
+    def set_postfix(self, **values: str) -> None:
+        """Set the values shown in the next lines."""
+        self._values = "".join(f", {name} {value}" for name, value in values.items())
+
+    def close(self) -> None:
+        """Write a line if units were counted since the last line."""
+        if self.n != self._written[0]:
+            self._write()
+
+    def _write(self) -> None:
+        now = self._clock()
+        n, then = self._written
+        rate = (self.n - n) / max(now - then, 1e-9)
+        self._written = self.n, now
+        if self._file is not None:
+            units = f"{self._unit}s"
+            line = f"{self.n} of {self._total} {units}{self._values}, {rate:.3g} {units}/s"
+            print(line, file=self._file, flush=True)
+
+
+@contextmanager
+def progress(
+    total: int, unit: str, initial: int = 0, disable: bool = False
+) -> Iterator[tqdm[Any] | ProgressLines]:
+    """Show progress on stderr: a bar on a terminal, else a line every ``INTERVAL`` seconds.
+
+    Args:
+        total: total number of units.
+        unit: name of the unit, in the singular.
+        initial: number of units done before.
+        disable: whether to show nothing.
+
+    Yields:
+        An object with ``n``, ``update`` and ``set_postfix`` as in tqdm.
+    """
+    file = sys.stderr
+    bar: tqdm[Any] | ProgressLines
+    if disable or file is None or not file.isatty():
+        bar = ProgressLines(total, unit, initial, None if disable else file)
+    else:
+        bar = tqdm(total=total, initial=initial, unit=unit, dynamic_ncols=True, file=file)
+    try:
+        yield bar
+    finally:
+        bar.close()

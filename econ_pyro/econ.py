@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from econ_pyro import arguments, naming
 from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.execution import Execution
-from econ_pyro.config import Config, EconConfig, JointCompetition, additions
+from econ_pyro.config import Config, additions
 from econ_pyro.core.ensemble import Ensemble, freeze
 from econ_pyro.core.handlers import CleanLayers, one_at_a_time, seeded
-from econ_pyro.core.meta_device import without_values
-from econ_pyro.core.user_images import as_images, as_regions
-from econ_pyro.errors import EconError
+from econ_pyro.core.input_images import as_images, as_regions
+from econ_pyro.core.meta_device import on_meta_device
+from econ_pyro.errors import EconError, describe
 from econ_pyro.evaluation.specialisation import distinct_names
 from econ_pyro.files import storage
 from econ_pyro.guides.recognition import AmortizedGuide
@@ -41,8 +41,9 @@ from econ_pyro.infer.svi import CompetitiveSVI
 from econ_pyro.infer.terms import Terms
 from econ_pyro.io import expert_file, model_card, pretrained, rendering
 from econ_pyro.io.expert_file import Expert
-from econ_pyro.io.rendering import Rendered
+from econ_pyro.io.rendering import RenderedScene
 from econ_pyro.io.scene_file import Scene
+from econ_pyro.model_config import EconConfig, JointOptions
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
 from econ_pyro.training import callbacks, checkpoint
 from econ_pyro.training.learner import Learner
@@ -77,7 +78,9 @@ class Econ(SceneModel):
         sizes = self._sizes_of(config)
         _weights_like(sizes)
         numbered = [f"expert-{k}" for k in range(sizes.num_experts)]
-        super().__init__(config, names or distinct_names(numbered, config.names))
+        super().__init__(config, distinct_names(numbered, config.names))
+        if names:
+            self.names = names
         with seeded(config.seed % 2**64, torch.device("cpu")):  # as torch takes negative ones
             self.model = DeadLeaves(sizes).to(device)
             self.guide = _guide(sizes)(sizes).to(device)
@@ -107,7 +110,7 @@ class Econ(SceneModel):
     def names(self, names: Sequence[str]) -> None:
         found, experts = list(names), self.sizes.num_experts
         if isinstance(names, str) or len(found) != experts:
-            raise EconError(f"{experts} different names of experts", arguments.short(names))
+            raise EconError(f"{experts} different names of experts", describe(names))
         naming.check_names(found, "what experts are to be called")
         self._names = found
 
@@ -159,13 +162,13 @@ class Econ(SceneModel):
         own_experts = self.experts
         chosen = [
             e if isinstance(e, Expert) else own_experts[self._index(e)]
-            for e in arguments.listed("experts", experts)
+            for e in arguments.as_list("experts", experts)
         ]
         config = replace(
             self.config,
             model=replace(self.sizes, num_experts=len(chosen)),
             train=replace(self.config.train, frozen=0),
-            names=expert_file.given_names(chosen),
+            names=expert_file.custom_names(chosen),
         )
         new = Econ(config, self.device)
         new.model.to(self.dtype)
@@ -203,9 +206,9 @@ class Econ(SceneModel):
         Raises:
             EconError: the sizes differ; the message names the field. Or there is no such expert.
         """
-        index = arguments.expert(index, self.sizes.num_experts)
+        index = arguments.expert_index(index, self.sizes.num_experts)
         if not isinstance(expert, Expert):
-            got = arguments.short(expert)
+            got = describe(expert)
             raise EconError("an Expert", got, "take it from econ.experts or load_expert")
         expert_file.check_fits(expert.name, expert.config, expert.size, self.sizes)
         expert_file.copy_weights(expert, self.experts[index])
@@ -269,7 +272,7 @@ class Econ(SceneModel):
         assert isinstance(engine, CompetitiveSVI)
         competition, device = engine.competition, self.device
         found: list[callbacks.Callback] = [callbacks.Temperature(options, competition)]
-        if isinstance(options, JointCompetition) and not config.gt_masks:
+        if isinstance(options, JointOptions) and not config.gt_masks:
             found.append(callbacks.DepthOrder(options, competition))
         if recipe.constant_colour_until:
             until = recipe.constant_colour_until
@@ -321,11 +324,11 @@ class Econ(SceneModel):
             EconError: images or regions have another shape, type or range, or a number makes no
                 sense.
         """
-        size, batch = self.sizes.size, arguments.whole("batch", batch)
+        size, batch = self.sizes.size, arguments.as_int("batch", batch)
         images = as_images(images, size, self.dtype)
         if slots is None:
             slots = self.sizes.num_slots
-        slots = arguments.whole("slots", slots, most=arguments.MOST_STEPS)
+        slots = arguments.as_int("slots", slots, maximum=arguments.MAX_LAYERS)
         evidence = as_regions(evidence, len(images), slots, size, self.dtype)
         competition = decomposition_of(self.config, slots, evidence is not None, not greedy)
         batch = min(batch, len(images))
@@ -340,7 +343,7 @@ class Econ(SceneModel):
         jobs = list(zip(pieces, given, strict=True))
         with one_at_a_time():
             if self.device.type == "cpu":
-                return Decomposition.cat(cpu_cores.each(explain, jobs))
+                return Decomposition.cat(cpu_cores.parallel_map(explain, jobs))
             return Decomposition.cat([explain(job) for job in jobs])
 
     def sample(
@@ -366,21 +369,21 @@ class Econ(SceneModel):
         Raises:
             EconError: an expert is unknown, none is named, or a number makes no sense.
         """
-        n, most = arguments.whole("n", n), arguments.MOST_STEPS
+        n, most = arguments.as_int("n", n), arguments.MAX_LAYERS
         if scene is not None and experts is not None:
             raise EconError("a scene or experts", "both", "give one of them")
         if scene is not None:
             if not isinstance(scene, str):
-                raise EconError("a string of names for scene", arguments.short(scene))
-            named = naming.read_scene(self.names, scene)
-            experts = arguments.listed("names in scene", named, most)
+                raise EconError("a string of names for scene", describe(scene))
+            named = naming.parse_scene(self.names, scene)
+            experts = arguments.as_list("names in scene", named, most)
         k = None
         if experts is not None:
-            listed = arguments.listed("experts", experts, most)
+            listed = arguments.as_list("experts", experts, most)
             front_to_back = [self._index(e) for e in reversed(listed)]
             k = torch.tensor(front_to_back, device=self.device).expand(n, -1)
         if slots is not None:
-            slots = arguments.whole("slots", slots, most=most)
+            slots = arguments.as_int("slots", slots, maximum=most)
         layers = len(k[0]) if k is not None else slots or self.sizes.num_slots
         size = self.sizes.size
         arguments.check_memory("n", n, layers * 4 * size**2 * self.dtype.itemsize)
@@ -399,15 +402,15 @@ class Econ(SceneModel):
         Raises:
             EconError: n or seed makes no sense.
         """
-        n, model = arguments.whole("n", n), self.sizes
+        n, model = arguments.as_int("n", n), self.sizes
         arguments.check_memory("n", n, model.num_experts * 4 * model.size**2 * self.dtype.itemsize)
-        generator = torch.Generator().manual_seed(arguments.seed_of(seed))
+        generator = torch.Generator().manual_seed(arguments.as_seed(seed))
         z = torch.randn(n, model.expert.latents.dim, generator=generator).to(self.device)
         with one_at_a_time():
             mean, shape = self.model.decode_all(z[:, None].expand(-1, model.num_experts, -1))
         return mean.transpose(0, 1), shape.transpose(0, 1)
 
-    def render(self, scene: Scene) -> Rendered:
+    def render(self, scene: Scene) -> RenderedScene:
         """Paint the layers of an edited scene (:mod:`econ_pyro.io.scene_file`).
 
         Raises:
@@ -426,13 +429,13 @@ class Econ(SceneModel):
         Raises:
             EconError: there is none of that name or index.
         """
-        return naming.find(self.names, wanted)
+        return naming.find_experts(self.names, wanted)
 
     def _index(self, expert: int | str) -> int:
         """Index of an expert by index or name."""
         if isinstance(expert, str):
             return self.find_experts([expert])[0]
-        return arguments.expert(expert, len(self.names))
+        return arguments.expert_index(expert, len(self.names))
 
 
 def load(source: str | Path, device: torch.device | str = "cpu", which: str = "best") -> Econ:
@@ -461,8 +464,12 @@ def load_model(
     """Load trained weights of any registered scene model; arguments and errors of :func:`load`."""
     device = arguments.as_device(device)
     trained = pretrained.read(source, device, which)
+    sizes = trained.config.model
+    if isinstance(sizes, EconConfig):  # before a damaged configuration has memory allocated
+        checkpoint.check_weights(trained.weights, _all_weights_like(sizes), trained.path)
     model = scene_model.build(trained.config, device, trained.names)
-    checkpoint.check_weights(trained.weights, model.state_dict(), trained.path)
+    if not isinstance(sizes, EconConfig):
+        checkpoint.check_weights(trained.weights, model.state_dict(), trained.path)
     model.load_state_dict(trained.weights)
     model.load_extra_state(trained.extra)
     return model
@@ -510,7 +517,7 @@ def _weights_like(config: EconConfig) -> dict[str, Tensor]:
         "guide": _guide(config),
     }
     networks: dict[str, nn.Module] = {
-        n: without_values(partial(make, alone)) for n, make in parts.items()
+        n: on_meta_device(partial(make, alone)) for n, make in parts.items()
     }
     values = sum(t.numel() for m in networks.values() for t in (*m.parameters(), *m.buffers()))
     if values * config.num_experts > MOST_VALUES:
@@ -520,6 +527,21 @@ def _weights_like(config: EconConfig) -> dict[str, Tensor]:
             "lower model.num_experts, model.size or the sizes of model.expert",
         )
     return {f"{n}.{name}": t for n, m in networks.items() for name, t in m.state_dict().items()}
+
+
+def _all_weights_like(config: EconConfig) -> dict[str, Tensor]:
+    """Those of all experts; tensors of the same sizes are the same."""
+    like: dict[str, Tensor] = {}
+    for name, tensor in _weights_like(config).items():
+        ensemble = next((e for e in ENSEMBLES if name.startswith(f"{e}.0.")), None)
+        if ensemble is None:
+            like[name] = tensor
+            continue
+        rest = name.removeprefix(f"{ensemble}.0.")
+        like |= {f"{ensemble}.{k}.{rest}": tensor for k in range(config.num_experts)}
+    layers = (config.num_slots, config.num_experts)
+    like["model.class_probs"] = torch.empty(layers, device="meta")
+    return like
 
 
 scene_model.register("econ", EconConfig, Econ)

@@ -1,8 +1,8 @@
-"""Which values the fields of a configuration may have, wherever they come from.
+"""Types and bounds of configuration fields.
 
-A configuration is read from files that others made and from a command line. What is checked here
-is checked before anything is allocated by it: types by the fields' own annotations, and bounds
-that are wider than any use we know of.
+Configurations come from the command line and from untrusted files, so they are checked before
+anything is allocated: types against the annotations of the fields, numbers against bounds that
+are wider than any known use.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, describe
 
 Bounds = tuple[float | None, float]
-"""Smallest and largest value of a number, or of each in a tuple; no smallest one if None."""
-LARGEST_SIZE = 1024
-"""Height and width of the largest images, in pixels."""
-MOST = 1_000_000_000
-"""Largest count of what costs no memory: steps, scenes."""
-POSITIVE = 5e-324  # the smallest number above 0
-_MOST_IN_A_TUPLE = 256
+"""Minimum and maximum of a number, or of each in a tuple; a minimum of None means -maximum."""
+MAX_SIZE = 1024
+"""Maximum height and width of images in pixels."""
+MAX_COUNT = 1_000_000_000
+"""Maximum of counts that take no memory, such as training steps and scenes."""
+POSITIVE = 5e-324  # smallest positive float
+_MAX_IN_A_TUPLE = 256
 
 LATENTS: dict[str, Bounds] = {
     "dim": (1, 256),
@@ -46,45 +46,45 @@ COMPETITION: dict[str, Bounds] = {
     "lam": (0.0, 1e6),
     "temperature": (0.0, 1e6),
     "temperature_end": (POSITIVE, 1e6),
-    "temperature_until": (None, MOST),
-    "depth_order_from": (None, MOST),
+    "temperature_until": (None, MAX_COUNT),
+    "depth_order_from": (None, MAX_COUNT),
 }
 MODEL: dict[str, Bounds] = {
     "num_experts": (1, 256),
     "num_slots": (1, 256),
-    "size": (8, LARGEST_SIZE),
+    "size": (8, MAX_SIZE),
     "sigma_x": (POSITIVE, 1000.0),
 }
 OBJECTIVE: dict[str, Bounds] = {
     "beta": (0.0, 1e6),
     "gamma": (0.0, 1e6),
     "gamma_end": (0.0, 1e6),
-    "gamma_until": (None, MOST),
+    "gamma_until": (None, MAX_COUNT),
 }
 SCHEDULE: dict[str, Bounds] = {
-    "patience": (1, MOST),
+    "patience": (1, MAX_COUNT),
     "decreases": (1, 1000),
-    "warmup": (0, MOST),
+    "warmup": (0, MAX_COUNT),
 }
 TRAIN: dict[str, Bounds] = {
-    "steps": (1, MOST),
+    "steps": (1, MAX_COUNT),
     "minutes": (0.0, 1e7),
     "batch": (1, 65536),
     "lr": (POSITIVE, 1000.0),
-    "validate_every": (1, MOST),
+    "validate_every": (1, MAX_COUNT),
     "clip": (0.0, 1e9),
     "frozen": (None, 256),
-    "train_scenes": (1, MOST),
+    "train_scenes": (1, MAX_COUNT),
     "valid_scenes": (1, 1_000_000),
 }
 RECIPE: dict[str, Bounds] = {
     "load_balancing": (0.0, 1e6),
     "load_balancing_limit": (0.0, 1e9),
-    "load_balancing_until": (None, MOST),
+    "load_balancing_until": (None, MAX_COUNT),
     "restart_below": (0.0, 1000.0),
-    "restart_every": (1, MOST),
-    "restart_until": (None, MOST),
-    "constant_colour_until": (None, MOST),
+    "restart_every": (1, MAX_COUNT),
+    "restart_until": (None, MAX_COUNT),
+    "constant_colour_until": (None, MAX_COUNT),
     "occlusion": (0.0, 1.0),
 }
 RUN: dict[str, Bounds] = {"seed": (0, 2**32 - 1)}
@@ -94,38 +94,26 @@ def check_fields(cls: type, config: Any, group: str, bounds: Mapping[str, Bounds
     """Check types and bounds of a configuration's fields.
 
     Args:
-        cls: the dataclass whose fields count; ``config`` may be of a class under it.
+        cls: the dataclass whose fields are checked; ``config`` may be of a subclass.
         config: the configuration.
-        group: name of the part of a configuration, for messages; empty for all of it.
-        bounds: of the numbers in it, by field.
+        group: name of the part of the configuration, for messages; empty for the whole.
+        bounds: bounds of numbers, by field.
 
     Raises:
-        EconError: a field has another type, or a number that is out of bounds or not finite.
+        EconError: a field has the wrong type, or a number is out of bounds or not finite.
     """
     for field, hint in _hints(cls).items():
         value = getattr(config, field)
         name = f"{group}.{field}".lstrip(".").replace("_", "-")
         if not _fits(value, hint):
-            raise EconError(f"{_words(hint)} for {name}", shown(value))
+            raise EconError(f"{_type_name(hint)} for {name}", describe(value))
         if isinstance(value, tuple):
-            if len(value) > _MOST_IN_A_TUPLE:
-                raise EconError(f"at most {_MOST_IN_A_TUPLE} values for {name}", str(len(value)))
+            if len(value) > _MAX_IN_A_TUPLE:
+                raise EconError(f"at most {_MAX_IN_A_TUPLE} values for {name}", str(len(value)))
             for part in value:
                 _check_number(name, part, bounds.get(field))
         else:
             _check_number(name, value, bounds.get(field))
-
-
-def shown(value: Any) -> str:
-    """A value that is of no use, short enough for a message."""
-    if isinstance(value, str):
-        value = value[:80]
-    elif isinstance(value, int) and abs(value) >= 10**30:
-        return "a number of very many digits"
-    elif isinstance(value, dict | list | tuple):
-        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
-    text = "none" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _check_number(name: str, value: Any, bounds: Bounds | None) -> None:
@@ -135,15 +123,15 @@ def _check_number(name: str, value: Any, bounds: Bounds | None) -> None:
         raise EconError(f"a finite number for {name}", str(value))
     low, high = bounds or (None, 10**30)
     if low is not None and value < low:
-        words = f"a positive {name}" if low == POSITIVE else f"at least {low:g} for {name}"
-        raise EconError(words, shown(value))
+        expected = f"a positive {name}" if low == POSITIVE else f"at least {low:g} for {name}"
+        raise EconError(expected, describe(value))
     if value > high:
-        raise EconError(f"at most {_number(high)} for {name}", shown(value))
+        raise EconError(f"at most {_format(high)} for {name}", describe(value))
     if low is None and value < -high:
-        raise EconError(f"at least {_number(-high)} for {name}", shown(value))
+        raise EconError(f"at least {_format(-high)} for {name}", describe(value))
 
 
-def _number(value: float) -> str:
+def _format(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
@@ -168,15 +156,15 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, int | float if hint is float else hint)
 
 
-def _words(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(_words(one) for one in args)
+        return " or ".join(_type_name(one) for one in args)
     if origin is Literal:
         return f"one of {', '.join(args)}"
     if origin is tuple:
         if args[-1] is Ellipsis:
-            return f"a list, each {_words(args[0])},"
-        return f"a list of {len(args)}, each {_words(args[0])},"
+            return f"a list, each {_type_name(args[0])},"
+        return f"a list of {len(args)}, each {_type_name(args[0])},"
     named = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
     return "none" if hint is type(None) else named.get(hint, "an object")

@@ -1,8 +1,8 @@
-"""Names of experts: what they may be, and how people say which expert they mean.
+"""Names of experts: validation, and lookup by name or index.
 
-Names come from files that others made (class names, files of sprites), and go to terminals,
-pictures, pages and layered files. So a name is one line of printable characters; it never chooses
-a file or a folder.
+Names come from untrusted files (class names, sprite files) and are shown in terminals, images,
+web pages and layered files. A name is therefore one line of printable characters, and is never
+used as a path.
 """
 
 from __future__ import annotations
@@ -12,93 +12,91 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from econ_pyro import arguments
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, command, describe, printable
 
-LONGEST = 100
-"""Characters of the longest name."""
-_MOST_LISTED = 20
-
-
-def shown(text: str, most: int = LONGEST) -> str:
-    r"""A text on one line, of printable characters and of bounded length.
-
-    What a terminal would act upon, or nobody can see, is written as an escape: ``\x1b``.
-    """
-    cut = text if len(text) <= most else f"{text[: most - 3]}..."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+MAX_NAME_LENGTH = 100
+"""Maximum length of a name in characters."""
+_MAX_LISTED = 20
 
 
-def clean(text: str) -> str:
-    """A name out of any text, such as a file's name; what is a name already stays as it is."""
-    return shown(_plain(text)[:LONGEST])[:LONGEST].strip() or "unnamed"
+def clean_name(text: str) -> str:
+    """Make any text, such as a file name, a valid name; valid names are unchanged."""
+    return printable(_normalised(text)[:MAX_NAME_LENGTH])[:MAX_NAME_LENGTH].strip() or "unnamed"
 
 
 def check_names(names: Sequence[Any], where: str) -> None:
-    """Check that experts can have these names.
+    """Check names of experts.
 
     Args:
-        names: of experts.
-        where: name of the place, for the error message.
+        names: the names.
+        where: where they come from, for the error message.
 
     Raises:
-        EconError: one is no line of printable characters, or two are alike but for spaces.
+        EconError: a name is not one line of printable characters, or two names differ at most in
+            spaces.
     """
     seen = set[str]()
     for name in names:
         right = isinstance(name, str) and name.isprintable() and name == name.strip()
-        if not right or _plain(name) != clean(name):
-            got = shown(repr(name)) if isinstance(name, str) else f"a {type(name).__name__}"
+        if not right or _normalised(name) != clean_name(name):
+            got = describe(name) if isinstance(name, str) else f"a {type(name).__name__}"
             raise EconError(
-                f"names of 1 to {LONGEST} printable characters in {where}",
+                f"names of 1 to {MAX_NAME_LENGTH} printable characters in {where}",
                 got,
-                "write another name there",
+                "choose another name",
             )
-        if _plain(name) in seen:
+        if _normalised(name) in seen:
             raise EconError(f"{len(names)} different names in {where}", f"{name!r} twice")
-        seen.add(_plain(name))
+        seen.add(_normalised(name))
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names for a message."""
-    more = ", ..." if len(names) > _MOST_LISTED else ""
-    return ", ".join(names[:_MOST_LISTED]) + more
+def join_names(names: Sequence[str]) -> str:
+    """Join the first names for a message."""
+    more = ", ..." if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more
 
 
-def find(names: Sequence[str], wanted: Sequence[int | str]) -> list[int]:
-    """Indices of experts.
+def find_experts(names: Sequence[str], wanted: Sequence[int | str]) -> list[int]:
+    """Look up experts by name or index.
 
-    A text is a name first, and an index only if no expert is called so; an integer is an index.
+    A string is looked up as a name first, then as an index.
 
     Args:
-        names: of all experts.
-        wanted: the experts, each by name or index.
+        names: names of all experts.
+        wanted: names or indices.
+
+    Returns:
+        The indices.
 
     Raises:
-        EconError: there is none of that name or index.
+        EconError: there is no expert with that name or index.
     """
     if isinstance(wanted, str) or not isinstance(wanted, Iterable):
-        raise EconError("a list of experts", shown(repr(wanted)), "put it into brackets")
+        raise EconError("a list of experts", describe(wanted), "put it into brackets")
     return [_find_one(names, one) for one in wanted]
 
 
-def read_scene(names: Sequence[str], text: str) -> list[int]:
-    """Indices of the experts that a line names, as in ``background red ball circle``.
+def parse_scene(names: Sequence[str], text: str) -> list[int]:
+    """Parse a line of expert names, such as ``background red ball circle``.
 
-    A name of several words is found as it stands. Where words can be read in several ways, the
-    longest name counts, from the left.
+    Names may consist of several words. If the line is ambiguous, the longest match wins, from
+    left to right.
 
     Args:
-        names: of all experts.
-        text: names or indices of experts with spaces between.
+        names: names of all experts.
+        text: names or indices, separated by spaces.
+
+    Returns:
+        The indices.
 
     Raises:
-        EconError: the line has words that are no expert's, or none.
+        EconError: the line is empty or contains an unknown name.
     """
     words = text.split()
     if not words:
-        raise EconError("at least one expert of the scene", repr(shown(text)))
+        raise EconError("at least one expert of the scene", describe(text))
     longest = max(len(name.split()) for name in names)
-    # from each word on: the experts named by all that follows; None if there is no way
+    # rest[i]: the experts named by words i, i + 1, ...; None if these words cannot be parsed
     rest: list[list[int] | None] = [None] * len(words) + [[]]
     for i in reversed(range(len(words))):
         for n in range(min(longest, len(words) - i), 0, -1):
@@ -113,7 +111,7 @@ def read_scene(names: Sequence[str], text: str) -> list[int]:
 
 
 def _first_unknown(names: Sequence[str], words: Sequence[str], longest: int) -> str:
-    """The first word that no reading of what is before it can go past."""
+    """The first word that no parse of the preceding words continues past."""
     reached = {0}
     for i in range(len(words)):
         if i in reached:
@@ -131,20 +129,20 @@ def _find_one(names: Sequence[str], wanted: int | str) -> int:
 
 
 def _index(names: Sequence[str], wanted: int | str) -> int | None:
-    """Index of an expert; None for a text that is neither its name nor an index of any."""
+    """Index of an expert; None if the string is neither a name nor an index."""
     if isinstance(wanted, str):
-        name, plain = _plain(wanted), [_plain(name) for name in names]
-        if name in plain:
-            return plain.index(name)
+        name, known = _normalised(wanted), [_normalised(name) for name in names]
+        if name in known:
+            return known.index(name)
         if not (_is_number(name) and len(name) < 10):
             return None
         wanted = int(name)
-    wanted = arguments.whole("the index of an expert", wanted, least=None)
+    wanted = arguments.as_int("the index of an expert", wanted, minimum=None)
     return wanted if 0 <= wanted < len(names) else None
 
 
-def _plain(text: str) -> str:
-    """What of a name counts: keyboards and file systems differ in how they put accents."""
+def _normalised(text: str) -> str:
+    """Normalise spaces and accents; keyboards and file systems encode accents differently."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
@@ -154,10 +152,11 @@ def _is_number(text: str) -> bool:
 
 def _refuse(names: Sequence[str], wanted: int | str) -> NoReturn:
     if not isinstance(wanted, str) or _is_number(wanted.removeprefix("-")):
-        got = shown(str(wanted) if isinstance(wanted, str) else repr(wanted), 20)
-        raise EconError(f"an expert from 0 to {len(names) - 1}", got, f"they are {listed(names)}")
+        known = join_names(names)
+        got = printable(str(wanted) if isinstance(wanted, str) else repr(wanted), 20)
+        raise EconError(f"an expert from 0 to {len(names) - 1}", got, f"they are {known}")
     raise EconError(
-        f"experts from {listed(names)}",
-        repr(shown(wanted)),
-        "evaluate.py names the experts of a run; an index works too",
+        f"experts from {join_names(names)}",
+        describe(wanted),
+        f"{command('evaluate')} names the experts of a run; an index works too",
     )

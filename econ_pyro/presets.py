@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from econ_pyro.config import (
-    Config,
-    CosineSchedule,
+from econ_pyro.config import Config, CosineSchedule, ObjectiveConfig, RecipeConfig, TrainConfig
+from econ_pyro.model_config import (
     EconConfig,
     ExpertConfig,
     FreeLatents,
-    GreedyCompetition,
-    JointCompetition,
-    ObjectiveConfig,
+    GreedyOptions,
+    JointOptions,
     PoseLatents,
-    RecipeConfig,
     SeededAttention,
-    TrainConfig,
     UNetAttention,
 )
 from econ_pyro.scene_config import SceneConfig
@@ -25,7 +21,7 @@ from econ_pyro.scene_config import SceneConfig
 _LATENTS = PoseLatents(reach=0.7, shape_dim=2)
 _ATTENTION = SeededAttention(channels=(16, 32, 32, 32))
 _EXPERT = ExpertConfig(latents=_LATENTS, features=16, attention=_ATTENTION)
-_COMPETITION = JointCompetition(
+_COMPETITION = JointOptions(
     lam=1.0,
     temperature=2.0,
     temperature_end=1.0,
@@ -68,7 +64,7 @@ def _paper(latents: int, layers: int, beta: float, gamma: float, lam: float) -> 
         shape_bias=0.0,
         attention=UNetAttention(bias=0.0),
     )
-    competition = GreedyCompetition(lam=lam, temperature=1.0)
+    competition = GreedyOptions(lam=lam, temperature=1.0)
     model = EconConfig(expert=expert, competition=competition)
     return Config(model=model, objective=ObjectiveConfig(beta, gamma))
 

@@ -1,4 +1,4 @@
-"""What scenes are drawn of. Field docstrings are the ``--help`` texts of the command line."""
+"""Configuration of generated scenes. Docstrings of fields are the texts of ``--help``."""
 
 from __future__ import annotations
 
@@ -15,47 +15,48 @@ SCENE_KINDS = ("unique-colours", "random-colours")
 BACKGROUNDS = ("dark", "grey", "any")
 SELECTIONS = ("one-of-each", "random", "same")
 MAX_OBJECTS = 8
-"""Largest number of objects in a scene."""
+"""Maximum number of objects in a scene."""
 MIN_SIDE = 3
-"""Smallest side of an object in pixels: no shape of this size falls between pixel centres."""
+"""Minimum side of an object in pixels, at which every shape covers at least one pixel centre."""
 
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """What the renderer draws (appendix C.1)."""
+    """Configuration of the renderer (appendix C.1)."""
 
     kind: Literal["unique-colours", "random-colours"] = "unique-colours"
-    """unique-colours: circles red, squares green, triangles blue, one saturated colour for each
-    further class; random-colours: every channel a random integer from 128 to 255. Sprites keep
-    their colours, or are tinted so that their mean is such a colour."""
+    """Colours of objects. unique-colours: circles are red, squares green, triangles blue, and each
+    further class has its own saturated colour; random-colours: each channel is a random integer
+    from 128 to 255. With random-colours, sprites are tinted so that such a colour is their mean;
+    otherwise they keep their colours."""
     sprites: str | None = None
-    """A folder of PNG files with transparent backgrounds to compose scenes of instead of shapes:
-    each file or sub-folder in it is a class, called by its name."""
+    """Folder of PNG files with transparent backgrounds, which replace the shapes. Each file or
+    subfolder is a class."""
     size: int = 32
-    """Height and width of the image in pixels: a multiple of 8, up to 1024."""
+    """Height and width of images in pixels: a multiple of 8, at most 1024."""
     objects: int = 3
-    """Number of objects in a scene, 0 to 8 (the largest number if min_objects is set)."""
+    """Number of objects per scene, 0 to 8; the maximum if min_objects is set."""
     min_objects: int | None = None
-    """If set, the number of objects is uniform from min_objects to objects."""
+    """Minimum number of objects; if set, the number is uniform from min_objects to objects."""
     classes: tuple[str, ...] = DEFAULT_CLASSES
-    """Classes of object that occur; of sprites, all that the folder has unless set."""
+    """Classes of object; for sprites, default: all classes in the folder."""
     class_weights: tuple[float, ...] | None = None
-    """Weights, in proportion, of the classes where one is drawn at random; uniform if not set.
-    (One-of-each with fewer objects than classes takes distinct classes, all equally likely.)"""
+    """Relative probabilities of randomly drawn classes; default: uniform. Not used if one-of-each
+    selects distinct classes because there are fewer objects than classes."""
     selection: Literal["one-of-each", "random", "same"] = "one-of-each"
-    """one-of-each: each class once, in random depth order, further objects at random; random:
-    each object's class independently; same: all objects of a scene share one class."""
+    """one-of-each: each class once in random depth order, further objects at random; random:
+    each class independently; same: one class for all objects of a scene."""
     object_size: tuple[float, float] = (0.375, 0.375)
-    """Smallest and largest side of an object's bounding box, before it is turned, as a fraction of
-    the image."""
+    """Minimum and maximum side of an object's bounding box before rotation, as a fraction of the
+    image."""
     rotate: bool = False
-    """Turn each object by a random angle about the centre of its bounding box."""
+    """Rotate each object by a random angle about the centre of its bounding box."""
     background: Literal["dark", "grey", "any"] = "dark"
-    """Colour of the background, one a scene; dark: every channel a random integer up to 127; grey:
-    any grey; any: any colour."""
+    """Colour of the background of a scene. dark: each channel is a random integer up to 127; grey:
+    any shade of grey; any: any colour."""
     near_background: int | None = None
-    """If set, whatever the kind: each object channel is uniform within this distance (1-255) of
-    the background's, but no object has exactly the background's colour."""
+    """If set, each channel of an object is uniform within this distance (1-255) of that of the
+    background, whatever the kind; no object has exactly the colour of the background."""
 
     def __post_init__(self) -> None:
         limits.check_fields(SceneConfig, self, "scenes", {})
@@ -77,7 +78,7 @@ class SceneConfig:
             raise EconError(
                 "near_background from 1 to 255",
                 str(self.near_background),
-                "leave it out for colours that do not depend on the background",
+                "omit it for colours that do not depend on the background",
             )
 
     def _check_classes(self) -> None:
@@ -86,14 +87,14 @@ class SceneConfig:
             raise EconError(f"classes among {', '.join(SHAPES)}", repr(unknown[0]))
         if not self.classes or len(set(self.classes)) < len(self.classes):
             raise EconError(
-                "at least one class, and each once",
+                "at least one class, and each only once",
                 repr(" ".join(self.classes)),
-                "class_weights makes a class more frequent",
+                "use class_weights to make a class more frequent",
             )
         weights = self.class_weights
-        # whoever opens the sprites checks again, with the classes that are there
-        open_ended = self.sprites is not None and self.classes == DEFAULT_CLASSES
-        if weights is None or open_ended:
+        # checked again when the sprites are opened and their classes are known
+        unknown_classes = self.sprites is not None and self.classes == DEFAULT_CLASSES
+        if weights is None or unknown_classes:
             return
         if len(weights) != len(self.classes):
             raise EconError(
@@ -111,7 +112,7 @@ class SceneConfig:
         low, high = self.object_size
         if not 0 < low <= high <= 1:
             raise EconError(
-                "object_size as smallest and largest fraction of the image, in (0, 1]",
+                "object_size as minimum and maximum fraction of the image, in (0, 1]",
                 f"{low} {high}",
             )
         if low * self.size < MIN_SIDE:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal: how programs end, and training between two steps."""
+"""Handling of SIGINT, SIGTERM and SIGHUP: at once, or between two training steps."""
 
 from __future__ import annotations
 
@@ -14,80 +14,80 @@ from typing import Any
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGHUP"):  # not on Windows
     SIGNALS.append(signal.SIGHUP)
-_hangup = getattr(signal, "SIGHUP", None)  # ignored where nohup says so
-_ECHO = 1.0  # seconds in which torchrun passes on what the terminal has sent already
+_hangup = getattr(signal, "SIGHUP", None)  # stays ignored under nohup
+_ECHO = 1.0  # seconds within which torchrun repeats a signal that the terminal has sent already
 
 
 class Stopped(KeyboardInterrupt):
-    """What a signal does to an entry point; its exit status is 128 and the signal's number.
+    """Raised when a signal stops an entry point.
 
     Args:
-        number: of the signal.
-        message: one line for the person who stopped it.
+        signum: number of the signal.
+        message: one line for the user.
     """
 
-    def __init__(self, number: int = signal.SIGINT, message: str = "stopped") -> None:
+    def __init__(self, signum: int = signal.SIGINT, message: str = "stopped") -> None:
         super().__init__(message)
-        self.number = number
+        self.signum = signum
 
     @property
     def status(self) -> int:
-        """Exit status, as a shell gives it to a process that a signal ended."""
-        return 128 + self.number
+        """Exit status 128 + signum, as shells report it for a process that a signal ended."""
+        return 128 + self.signum
 
 
-class Request:
-    """Whether somebody asked for an end, to be looked at where it is a good moment to end.
+class StopRequest:
+    """Records the first signal, so that a loop can stop between two iterations.
 
     Attributes:
-        number: of the signal that asked; 0 before.
+        signum: number of the signal; 0 before one arrives.
     """
 
     def __init__(self) -> None:
-        self.number = 0
-        self._asked = 0.0
+        self.signum = 0
+        self._received = 0.0
 
     def __call__(self) -> bool:
-        """Whether somebody did."""
-        return self.number != 0
+        """Whether a signal has arrived."""
+        return self.signum != 0
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.number and not self._echo():
-            raise Stopped(number)
-        self.number, self._asked = number, time.monotonic()
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum and not self._is_echo():
+            raise Stopped(signum)
+        self.signum, self._received = signum, time.monotonic()
 
-    def _echo(self) -> bool:
-        return "WORLD_SIZE" in os.environ and time.monotonic() - self._asked < _ECHO
+    def _is_echo(self) -> bool:
+        return "WORLD_SIZE" in os.environ and time.monotonic() - self._received < _ECHO
 
 
 @contextmanager
-def raised() -> Iterator[None]:
-    """Have SIGTERM raise :class:`Stopped` in the block, so that what is open is closed."""
+def raise_on_sigterm() -> Iterator[None]:
+    """Make SIGTERM raise :class:`Stopped` within the block, so that resources are released."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise Stopped(signum)
 
     with _handled(stop, [signal.SIGTERM]):
         yield
 
 
 @contextmanager
-def requested() -> Iterator[Request]:
-    """Have the first signal in the block ask for an end, and the second stop at once."""
-    request = Request()
-    with _handled(request._ask, SIGNALS):
+def defer_signals() -> Iterator[StopRequest]:
+    """Defer the first signal within the block; the second raises :class:`Stopped`."""
+    request = StopRequest()
+    with _handled(request._handle, SIGNALS):
         yield request
 
 
 @contextmanager
 def _handled(handler: Any, signals: list[signal.Signals]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # others get no signals
+    if threading.current_thread() is not threading.main_thread():  # only it receives signals
         yield
         return
     wanted = [n for n in signals if not (n == _hangup and signal.getsignal(n) == signal.SIG_IGN)]
-    before = {number: signal.signal(number, handler) for number in wanted}
+    before = {signum: signal.signal(signum, handler) for signum in wanted}
     try:
         yield
     finally:
-        for number, old in before.items():
-            signal.signal(number, signal.SIG_DFL if old is None else old)
+        for signum, old in before.items():
+            signal.signal(signum, signal.SIG_DFL if old is None else old)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from econ_pyro.config import ExpertConfig, UNetAttention
 from econ_pyro.guides.norm import InstanceNormReLU2d
+from econ_pyro.model_config import ExpertConfig, UNetAttention
 
 
 class _Block(nn.Sequential):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from econ_pyro.accel.compile import compilable
-from econ_pyro.config import ExpertConfig
 from econ_pyro.core.compositing import with_log
 from econ_pyro.core.whitening import Whitening
+from econ_pyro.model_config import ExpertConfig
 
 
 class WholeImage(nn.Module):

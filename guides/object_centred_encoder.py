@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from econ_pyro.accel.compile import compilable
-from econ_pyro.config import ExpertConfig, PoseLatents
 from econ_pyro.core.compositing import SCOPE_EPS, mean_over
 from econ_pyro.core.pose import (
     centre,
@@ -21,6 +20,7 @@ from econ_pyro.core.pose import (
     window,
 )
 from econ_pyro.guides.encoder import Encoder, WholeImage, repeated
+from econ_pyro.model_config import ExpertConfig, PoseLatents
 
 DARKEST = 0.01  # logits of mean colours are of it to 1 less it: black and white have none
 OFFSET = 0.35  # largest distance of an object's position from its region's centre of mass

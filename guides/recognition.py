@@ -20,20 +20,20 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from econ_pyro import arguments
-from econ_pyro.config import EconConfig, FreeLatents
 from econ_pyro.core import sites
 from econ_pyro.core.batch_shapes import batch_of, flat, restored
 from econ_pyro.core.compositing import next_scope, region, scopes, with_log
 from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli
 from econ_pyro.core.ensemble import Ensemble
+from econ_pyro.core.input_images import program_images
 from econ_pyro.core.occlusion import occlude
 from econ_pyro.core.parameters import program
 from econ_pyro.core.selection import Selection
 from econ_pyro.core.tensors import check_expert_sites, check_experts, fitted, site_value
-from econ_pyro.core.user_images import program_images
 from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.encoder import Encoder, WholeImage
 from econ_pyro.guides.object_centred_encoder import Glimpse, ObjectCentredEncoder
+from econ_pyro.model_config import EconConfig, FreeLatents
 
 LOG_SCALE_RANGE = (-7.0, 3.0)  # of q(z); outside, exp would meet the limits of float32 training
 
@@ -185,7 +185,7 @@ class AmortizedGuide(nn.Module):
         """:meth:`forward`, with what a competition has fixed."""
         size = self.config.size
         x = program_images(x, size, self._zero)
-        scenes, slots = x.shape[-4], arguments.layers_of(k)
+        scenes, slots = x.shape[-4], arguments.num_layers(k)
         check_expert_sites("k", k, scenes, self.config.num_experts, self._zero, slots)
         if given is not None:
             self._check(given, scenes, slots)

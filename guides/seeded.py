@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from econ_pyro.config import ExpertConfig, SeededAttention
 from econ_pyro.core.batch_shapes import restored
 from econ_pyro.core.compositing import region, with_log
 from econ_pyro.core.selection import Selection
@@ -13,6 +12,7 @@ from econ_pyro.core.tensors import check_seed_pixels
 from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.recognition import AmortizedGuide
 from econ_pyro.guides.region_growing import candidates, find_seed_pixel, grow, grow_all
+from econ_pyro.model_config import ExpertConfig, SeededAttention
 
 LEARNT = 4  # learnt features of a pixel, beside its colour and position
 SHARP = 2.0  # at first: regions leave one part in 3,000 of an object to others
@@ -108,11 +108,12 @@ class SeededGuide(AmortizedGuide):
 
         Arguments and result as of :meth:`AmortizedGuide.regions`.
         """
-        if given is None or given.evidence is not None or k.shape[1] == 1:
+        seed_pixel = None if given is None or given.evidence is not None else given.seed_pixel
+        if seed_pixel is None or k.shape[1] == 1:
             return super().regions(x, k, given)
         x, k = self._images(x), k[:, :-1]
         self._check_experts(k, x.shape[0], *k.shape[1:])
-        pixels = given.seed_pixel[:, :-1]
+        pixels = seed_pixel[:, :-1]
         check_seed_pixels("seed_pixel", pixels, tuple(k.shape), self.config.size**2, x)
         inputs = with_log(x, torch.ones_like(x[:, :1]))
         return grow_all(self.attentions.forward_each(k, inputs), pixels)
@@ -120,11 +121,11 @@ class SeededGuide(AmortizedGuide):
     def _propose(
         self, x: Tensor, s_t: Tensor, k_t: Tensor, i: int, given: Selection | None
     ) -> Tensor:
-        return self.attend(x, s_t, k_t, None if given is None else given.seed_pixel[:, i])
+        fixed = None if given is None else given.seed_pixel
+        return self.attend(x, s_t, k_t, None if fixed is None else fixed[:, i])
 
     def _check(self, given: Selection, scenes: int, slots: int) -> None:
         super()._check(given, scenes, slots)
-        pixels = self.config.size**2
-        check_seed_pixels(
-            "seed_pixel", given.seed_pixel, (scenes, slots), pixels, self._zero, rest=True
-        )
+        if given.seed_pixel is not None:
+            shape, pixels = (scenes, slots), self.config.size**2
+            check_seed_pixels("seed_pixel", given.seed_pixel, shape, pixels, self._zero, rest=True)

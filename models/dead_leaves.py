@@ -25,17 +25,17 @@ from pyro.distributions import Bernoulli, Categorical, Normal, TorchDistribution
 from torch import Tensor, nn
 
 from econ_pyro import arguments
-from econ_pyro.config import EconConfig, FreeLatents
 from econ_pyro.core import sites
 from econ_pyro.core.batch_shapes import batch_of, flat, restored, stacked
 from econ_pyro.core.compositing import next_scope, paint, region
 from econ_pyro.core.distributions import LayeredNormal, MeanBernoulli
 from econ_pyro.core.ensemble import Ensemble
 from econ_pyro.core.handlers import APPEARANCE, SHAPE, noise
+from econ_pyro.core.input_images import program_images
 from econ_pyro.core.parameters import program
 from econ_pyro.core.tensors import check_expert_sites, site_value
-from econ_pyro.core.user_images import program_images
 from econ_pyro.errors import EconError
+from econ_pyro.model_config import EconConfig, FreeLatents
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
 from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder, draw_shapes
 
@@ -151,7 +151,7 @@ class DeadLeaves(nn.Module):
             EconError: images or experts of another shape or type, or no such expert.
         """
         x = program_images(x, self.config.size, self._zero)
-        scenes, slots, size = x.shape[-4], arguments.layers_of(k), self.config.size
+        scenes, slots, size = x.shape[-4], arguments.num_layers(k), self.config.size
         check_expert_sites("k", k, scenes, self.num_experts, self._zero, slots)
         s_t, regions, means = torch.ones_like(x[..., :1, :, :]), [], []
         with program(decoder=self.decoders), pyro.plate(sites.SCENES, scenes):
@@ -186,7 +186,7 @@ class DeadLeaves(nn.Module):
         Raises:
             EconError: a number makes no sense, shapes do not fit, or there is no such expert.
         """
-        scenes = arguments.whole("scenes", scenes)
+        scenes = arguments.as_int("scenes", scenes)
         slots = self._slots(scenes, k, slots)
         size, zero = self.config.size, self._zero
         canvas = zero.expand(scenes, 3, size, size)
@@ -219,10 +219,10 @@ class DeadLeaves(nn.Module):
     def _slots(self, scenes: int, k: Tensor | None, slots: int | None) -> int:
         """Number of layers that the prior is to paint."""
         if slots is not None:
-            slots = arguments.whole("slots", slots, most=arguments.MOST_STEPS)
+            slots = arguments.as_int("slots", slots, maximum=arguments.MAX_LAYERS)
         if k is None:
             return slots or self.num_slots
-        given = arguments.layers_of(k)
+        given = arguments.num_layers(k)
         if slots not in (None, given):
             raise EconError(f"{given} for slots, the layers of k", str(slots), "give one of them")
         check_expert_sites("k", k, scenes, self.num_experts, self._zero, given)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from econ_pyro.accel.amp import at_least_float32
-from econ_pyro.config import ExpertConfig
 from econ_pyro.core.pose import coordinates
 from econ_pyro.core.whitening import Whitening
+from econ_pyro.model_config import ExpertConfig
 
 
 class SpatialBroadcastDecoder(nn.Module):

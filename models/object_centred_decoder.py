@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from econ_pyro.accel.amp import at_least_float32
 from econ_pyro.accel.bilinear import sample
-from econ_pyro.config import ExpertConfig, PoseLatents
 from econ_pyro.core.pose import coordinates, object_coordinates, pass_through, position_of
+from econ_pyro.model_config import ExpertConfig, PoseLatents
 from econ_pyro.models.decoder import ConvStack, SpatialBroadcastDecoder, broadcast, run_stacks
 
 BUMP = 6.0  # logit that a new shape has in its middle, relative to far away

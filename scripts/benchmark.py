@@ -28,15 +28,15 @@ from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.amp import has_bfloat16
 from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.accel.timing import (
+    count_flops,
     fit_line,
-    interleaved,
+    format_milliseconds,
     matrix_product,
-    milliseconds,
-    operations,
     peak_memory,
+    time_interleaved,
 )
 from econ_pyro.config import Config, to_dict
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage
@@ -181,9 +181,9 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
     counted[DECOMPOSE] = lambda: last.uncaptured.decompose(last.x)
     dtype = torch.bfloat16 if amp else torch.float32
     size = 8192 if device.type == "cuda" else 1024
-    seconds = interleaved({**jobs, PEAK: matrix_product(device, dtype, size)}, device, rounds)
+    seconds = time_interleaved({**jobs, PEAK: matrix_product(device, dtype, size)}, device, rounds)
     # counted after the timed steps, since parameters change who wins
-    work = {name: operations(job) for name, job in counted.items()}
+    work = {name: count_flops(job) for name, job in counted.items()}
     # CUDA graphs hold their memory from the start
     captured = {name for name, s in steps.items() if s.captured}
     captured |= {DECOMPOSE} if last.captured else set()
@@ -211,7 +211,7 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
         }
         table[name] = row
         print(
-            f"| {name} | {milliseconds(times)} | {row['speed']:.2f} "
+            f"| {name} | {format_milliseconds(times)} | {row['speed']:.2f} "
             f"| {row['scenes_per_second']:.0f} | {work[name] / 1e9:.1f} "
             f"| {row['share_of_peak']:.0%} | {_megabytes(memory[name])} |"
         )
@@ -227,7 +227,7 @@ def _use(config: Config, device: torch.device, rounds: int) -> dict[str, float]:
         "decompose": lambda: econ.decompose(images),
         "generate": lambda: source.images(torch.arange(256)),
     }
-    seconds = interleaved(jobs, device, max(3, rounds // 3), warmup=1)
+    seconds = time_interleaved(jobs, device, max(3, rounds // 3), warmup=1)
     rates = {name: 256 / median(times) for name, times in seconds.items()}
     print("\n" + ", ".join(f"{name}: {rate:.0f} scenes/s" for name, rate in rates.items()))
     return rates
@@ -270,14 +270,14 @@ def _scale(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:
     for axis, configs in axes.items():
         steps = {str(value): _Steps(c, device) for value, c in configs.items()}
         jobs = {value: s.train for value, s in steps.items()}
-        seconds = interleaved(jobs, device, max(3, rounds // 3), warmup=2)
+        seconds = time_interleaved(jobs, device, max(3, rounds // 3), warmup=2)
         memory = {v: peak_memory(s.train_uncaptured, device) for v, s in steps.items()}
         with_gradients = {v: peak_memory(s.gradients(), device) for v, s in steps.items()}
         print(f"\n| {axis} | ms, median (range) | memory MB | of the gradient pass |")
         print("|---|---|---|---|")
         for v, times in seconds.items():
             amounts = f"{_megabytes(memory[v])} | {_megabytes(with_gradients[v])}"
-            print(f"| {v} | {milliseconds(times)} | {amounts} |")
+            print(f"| {v} | {format_milliseconds(times)} | {amounts} |")
         values = [float(v) for v in steps]
         a, b, r2 = fit_line(values, [1e3 * median(t) for t in seconds.values()])
         if axis in ("K", "T"):

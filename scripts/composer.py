@@ -50,9 +50,9 @@ def main(args: Sequence[str] | None = None) -> None:
     from econ_pyro.ui import markup, page
 
     econ = load(parsed.run, cli.pick_device(parsed.device))
-    malloc.share_memory()
+    malloc.return_memory()
     with uploads.folder() as folder:
-        blocks = page.build(econ, lambda x: _take_apart(econ, x), _examples(econ, parsed.run))
+        blocks = page.build(econ, lambda x: _decompose(econ, x), _examples(econ, parsed.run))
         address = server.serve(blocks, folder, parsed.host, parsed.port, markup.CSS)
         try:
             if parsed.screenshots is not None:
@@ -68,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> None:
             blocks.close(verbose=False)
 
 
-def _take_apart(econ: Econ, image: Tensor) -> scene_file.Scene:
+def _decompose(econ: Econ, image: Tensor) -> scene_file.Scene:
     return scene_file.of_decomposition(econ.decompose(image))
 
 

@@ -21,19 +21,19 @@ from econ_pyro.econ import Econ, load_model
 from econ_pyro.files import outputs
 from econ_pyro.files.folder_names import folder_names
 from econ_pyro.io import scene_file
-from econ_pyro.io.full_resolution import full_layers
+from econ_pyro.io.full_resolution import full_resolution_layers
 from econ_pyro.io.layer_files import (
-    PAINTED,
+    RENDERED_FILES,
     Format,
     check_formats,
     write_layers,
-    write_painted,
+    write_rendered,
     write_scene,
 )
 
 FULL = "full-resolution"
 """Folder of the layers in an image's own pixels."""
-LAYOUT = outputs.Layout("*/scene.json", rf"({FULL}/)?({PAINTED}|strip\.png)")
+LAYOUT = outputs.OutputLayout("*/scene.json", rf"({FULL}/)?({RENDERED_FILES}|strip\.png)")
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = tyro.cli(Args, args=args, description=__doc__)
     check_formats(parsed.format)
     if parsed.slots is not None:
-        errors.check_range("--slots", parsed.slots, 1, scene_file.MOST_LAYERS)
-    outputs.check_folder(parsed.out, parsed.overwrite, LAYOUT)
+        errors.check_range("--slots", parsed.slots, 1, scene_file.MAX_LAYERS)
+    outputs.check_output(parsed.out, parsed.overwrite, LAYOUT)
     econ = load_model(parsed.run, cli.pick_device(parsed.device))
     if parsed.full_resolution and not isinstance(econ, Econ):
         expected = "a model that renders, for --full-resolution"
@@ -79,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> None:
         raise errors.EconError("images to take apart", f"only results in {parsed.out}")
     images = torch.stack([read_image(p, econ.config.model.size, parsed.fit) for p in paths])
     names = folder_names(paths)
-    with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as out:
+    with outputs.merged_folder(parsed.out, parsed.overwrite, LAYOUT) as out:
         options: dict[str, Any] = {"greedy": True} if parsed.greedy else {}
         decomposed = econ.decompose(images, parsed.slots, **options)
         for i, (path, name) in enumerate(zip(paths, names, strict=True)):
@@ -89,10 +89,10 @@ def main(args: Sequence[str] | None = None) -> None:
             if not isinstance(econ, Econ):
                 continue
             rendered = econ.render(scene)
-            write_painted(out / name, scene, rendered, econ.names, parsed.format)
+            write_rendered(out / name, scene, rendered, econ.names, parsed.format)
             if parsed.full_resolution:
                 picture = decode(path)
-                layers = full_layers(
+                layers = full_resolution_layers(
                     picture, d, scene, rendered, econ.names, parsed.fit, econ.sizes.sigma_x
                 )
                 size = picture.shape[1], picture.shape[0]

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import tyro
 
 from econ_pyro import cli, errors
+from econ_pyro.data.base import Source
 from econ_pyro.data.readers.detect import open_images
-from econ_pyro.data.splits import Source, open_split
+from econ_pyro.data.splits import open_split
 from econ_pyro.data.synthetic.dataset import is_dataset
 from econ_pyro.econ import Econ, load_model
 from econ_pyro.errors import EconError
@@ -28,10 +29,10 @@ from econ_pyro.evaluation.evaluate import (
     names_of,
     write_names,
 )
-from econ_pyro.evaluation.sample_quality import score_samples, train_judge
+from econ_pyro.evaluation.sample_quality import score_samples, train_classifier
 from econ_pyro.files import locks, storage
 from econ_pyro.io.pretrained import WEIGHTS, find
-from econ_pyro.naming import clean
+from econ_pyro.naming import clean_name
 from econ_pyro.training import checkpoint
 from econ_pyro.training.progress import describe_run
 from econ_pyro.training.run_config import read_config
@@ -105,7 +106,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if parsed.samples:
         if not isinstance(econ, Econ):
             raise EconError("a model with experts, for --samples", f"{parsed.run}, which has none")
-        judged = score_samples(econ, train_judge(scenes), scenes.objects, min(parsed.n, 500))
+        judged = score_samples(econ, train_classifier(scenes), scenes.objects, min(parsed.n, 500))
         out["samples"] = dataclasses.asdict(judged)
     if left := describe_run(find(parsed.run), econ.config):
         out["training"] = left
@@ -126,9 +127,9 @@ def main(args: Sequence[str] | None = None) -> None:
     if parsed.samples:
         if not isinstance(econ, Econ):
             raise EconError("a model with experts, for --samples", f"{parsed.run}, which has none")
-        print("\nsamples that show what they should")
+        print("\nshare of samples that show the right objects")
         for name, share in judged.alone.items():
-            print(f"  {clean(name) + ', alone':<28}{share:.3f}")
+            print(f"  {clean_name(name) + ', alone':<28}{share:.3f}")
         print(
             f"  {'asked-for scenes':<28}{'-' if judged.asked is None else f'{judged.asked:.3f}'}"
         )
@@ -157,7 +158,7 @@ class _Store:
         """Write all, unless the run is no longer what was measured."""
         try:
             # others that evaluate are done at once, training is not
-            with locks.held(self._run, wait=WAIT):
+            with locks.hold_lock(self._run, wait=WAIT):
                 if self._weights() != self._measured:
                     raise EconError(f"the weights that were loaded in {self._run}", "newer ones")
                 for write in self._writes:
@@ -172,7 +173,7 @@ class _Store:
 
     def _say(self, error: EconError | OSError) -> None:
         if isinstance(error, OSError):
-            error = storage.write_failed(error)
+            error = storage.to_econ_error(error)
         print(f"warning: figures are printed, not stored: {error}", file=sys.stderr)
 
 

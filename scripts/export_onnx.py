@@ -16,9 +16,9 @@ from econ_pyro import cli, errors
 from econ_pyro.econ import load
 from econ_pyro.files import outputs
 from econ_pyro.io.onnx_export import export_onnx
-from econ_pyro.io.scene_file import MOST_LAYERS
+from econ_pyro.io.scene_file import MAX_LAYERS
 
-LAYOUT = outputs.Layout("decompose.onnx", r"(decompose|decoder_\d+)\.onnx")
+LAYOUT = outputs.OutputLayout("decompose.onnx", r"(decompose|decoder_\d+)\.onnx")
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
     if parsed.slots is not None:
-        errors.check_range("--slots", parsed.slots, 1, MOST_LAYERS)
-    outputs.check_folder(parsed.out, parsed.overwrite, LAYOUT)
+        errors.check_range("--slots", parsed.slots, 1, MAX_LAYERS)
+    outputs.check_output(parsed.out, parsed.overwrite, LAYOUT)
     econ = load(parsed.run)
-    with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as out:
+    with outputs.merged_folder(parsed.out, parsed.overwrite, LAYOUT) as out:
         differences = export_onnx(econ, out, parsed.slots)
     for name, difference in differences.items():
         path = parsed.out / name

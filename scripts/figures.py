@@ -16,14 +16,14 @@ from torch import Tensor
 
 from econ_pyro import cli
 from econ_pyro.core.compositing import stages
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ, load
 from econ_pyro.evaluation.evaluate import TEST_SEED
 from econ_pyro.files import outputs
 from econ_pyro.scene_config import SceneConfig
 from econ_pyro.viz import figures
 
-LAYOUT = outputs.Layout("figure-*.png", r"figure-\d+(-[A-D])?\.png")
+LAYOUT = outputs.OutputLayout("figure-*.png", r"figure-\d+(-[A-D])?\.png")
 WIDE = 8  # scenes or samples beside each other
 
 
@@ -50,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = tyro.cli(Args, args=args, description=__doc__)
     models = {"unique": parsed.unique, "random": parsed.random, "single": parsed.single}
     figures = {"unique": _figure_1, "single": _figure_5, "random": _figures_4_6_7_8}
-    with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as out:
+    with outputs.merged_folder(parsed.out, parsed.overwrite, LAYOUT) as out:
         for name, draw in figures.items():
             model = models[name]
             if model is None:

@@ -1,4 +1,4 @@
-"""Say what a dataset is and how to begin on it: ``python scripts/inspect_data.py PATH``.
+"""Report the content of a dataset and suggest options for training.
 
 Example: python scripts/inspect_data.py multi_dsprites_colored_on_colored.tfrecords --out sheet.png
 """
@@ -15,41 +15,42 @@ import tyro
 
 from econ_pyro import cli
 from econ_pyro.errors import EconError
-from econ_pyro.evaluation.data_report import advise, contact_sheet, inspect, report
+from econ_pyro.evaluation.contact_sheet import contact_sheet
+from econ_pyro.evaluation.data_report import advise, inspect, report
 from econ_pyro.files import storage
 from econ_pyro.viz import panels
 
 
 @dataclass(frozen=True)
 class Args:
-    """What to look at."""
+    """Dataset to inspect."""
 
     path: tyro.conf.Positional[Path]
-    """Whatever --data of svi_train.py takes: a dataset folder, a folder of images and videos, a
-    video or animation, .npy, .npz, HDF5 or TFRecords."""
+    """Data as for --data of svi_train.py: a dataset folder, a folder of images and videos, a video
+    or animation, .npy, .npz, HDF5 or TFRecords."""
     out: Path | None = None
-    """Contact sheet to write, a PNG."""
+    """PNG file for a contact sheet."""
     fit: Literal["crop", "resize"] = "crop"
-    """How images become square."""
+    """How images are made square: crop to the centre, or stretch."""
     limit: int = 1000
-    """Images to look at, the first ones."""
+    """Maximum number of images to inspect."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
     if parsed.out is not None:
-        panels.check_ending(parsed.out, (".png",))
+        panels.check_suffix(parsed.out, (".png",))
         if parsed.out.exists() and parsed.out.resolve().is_relative_to(parsed.path.resolve()):
             raise EconError("a new file for the contact sheet", f"{parsed.out}, one of the data")
         storage.check_writable(parsed.out)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # skipped files are in the report
-        seen = inspect(parsed.path, parsed.fit, parsed.limit)
-    advice = advise(seen, parsed.fit)
+        warnings.simplefilter("ignore")  # the report lists skipped files
+        inspection = inspect(parsed.path, parsed.fit, parsed.limit)
+    advice = advise(inspection, parsed.fit)
     if parsed.out is not None:
-        panels.save(contact_sheet(seen, advice.size), parsed.out)
-    print(report(seen, advice, parsed.fit))
+        panels.save(contact_sheet(inspection.source, advice.size), parsed.out)
+    print(report(inspection, advice, parsed.fit))
     if parsed.out is not None:
         print(f"\ncontact sheet: {parsed.out}")
 

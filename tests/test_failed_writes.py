@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from econ_pyro import cli
-from econ_pyro.data.readers.disk_array import Spool
+from econ_pyro.data.readers.disk_array import DiskArray
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.files import outputs, storage
@@ -55,7 +55,7 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path, name, size):
     path.write_text("old")
     with room(size), pytest.raises(OSError, match=name) as error:
         storage.write_atomically(path, WRITERS[name])
-    assert error.value.errno in storage.NO_ROOM and error.value.filename == str(path)
+    assert error.value.errno in storage.DISK_FULL_ERRORS and error.value.filename == str(path)
     assert [p.name for p in tmp_path.iterdir()] == [name] and path.read_text() == "old"
 
 
@@ -80,14 +80,17 @@ def test_a_mistake_of_ours_stays_one(tmp_path):
 
         with pytest.raises(type(mistake)):
             storage.write_atomically(tmp_path / "a", write)
-    assert storage.failed_write(EconError("this", "that")) is None
+    assert storage.to_os_error(EconError("this", "that")) is None
 
 
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (OSError(errno.ENOSPC, "No space left", "/a/b"), "room to write /a/b, got No space left"),
-        (OSError(errno.EDQUOT, "Quota exceeded"), "room to write, got Quota exceeded"),
+        (
+            OSError(errno.ENOSPC, "No space left", "/a/b"),
+            "free space to write /a/b, got No space left",
+        ),
+        (OSError(errno.EDQUOT, "Quota exceeded"), "free space to write, got Quota exceeded"),
         (OSError(errno.EROFS, "Read-only", "/a"), "usable path, got /a (Read-only)"),
         (PermissionError(errno.EACCES, "denied", "/a"), "permission to use /a, got denied"),
         (OSError(errno.EIO, "Input/output error", b"/a"), "path, got /a (Input/output error)"),
@@ -122,13 +125,13 @@ def test_a_disk_that_fills_up_costs_no_more_than_what_came_after(tiny, tmp_path,
 
     def fill(step, row):
         if step == 3:
-            trainer._record.wait()
+            trainer._files.wait()
             soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
 
     with room(resource.RLIM_INFINITY), pytest.raises(OSError) as error:
         trainer.fit(fill)
-    assert error.value.errno in storage.NO_ROOM
+    assert error.value.errno in storage.DISK_FULL_ERRORS
     run = tmp_path / "run"
     assert not list(run.rglob(".*"))
     assert (run / checkpoint.METRICS).read_text().endswith("\n")
@@ -147,7 +150,7 @@ def test_a_full_temporary_folder_is_named(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr("sys.unraisablehook", said.append)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    spool, named = Spool(), ""
+    spool, named = DiskArray(), ""
     with room(20000):
         try:
             for _ in range(10):
@@ -168,9 +171,9 @@ def test_outputs_are_checked_before_anything_is_computed(tmp_path):
     with room(0), pytest.raises(OSError, match="large.*a/b/sheet"):
         storage.check_writable(tmp_path / "a" / "b" / "sheet.png")
     with room(0), pytest.raises(OSError, match="large.*'.*/out'"):
-        outputs.check_folder(tmp_path / "out")
+        outputs.check_output(tmp_path / "out")
     storage.check_writable(tmp_path / "a" / "b" / "sheet.png")
-    outputs.check_folder(tmp_path / "c" / "out")
+    outputs.check_output(tmp_path / "c" / "out")
     assert [p.name for p in tmp_path.rglob("*")] == ["folder"]
 
 

@@ -13,7 +13,7 @@ def test_killed_runs_end_as_an_unbroken_one(tmp_path):
     shutil.copytree(whole, other)
     assert differences(other, whole) == []
     state = checkpoint.load_checkpoint(other / checkpoint.LAST)
-    state["handicap"][0] += 1e-6
+    state["callbacks"]["load_balancing"]["bias"][0] += 1e-6
     checkpoint.save_checkpoint(other / checkpoint.LAST, state)
     (other / ".last.1.tmp.pt").touch()
     (tmp_path / ".other.lock").touch()

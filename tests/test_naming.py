@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from econ_pyro import cli, naming
+from econ_pyro import cli, errors, naming
 from econ_pyro.econ import Econ, load, load_expert
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.specialisation import distinct_names, names_by_majority
@@ -24,7 +24,7 @@ SEVERAL = ["background", "1", "my blue object", "0", "red", "red ball"]
 
 @pytest.fixture
 def econ(tiny):
-    model = dataclasses.replace(tiny.model, experts=6)
+    model = dataclasses.replace(tiny.model, num_experts=6)
     return Econ(dataclasses.replace(tiny, model=model), names=SEVERAL)
 
 
@@ -51,29 +51,36 @@ def test_names_are_usable_everywhere(econ, tmp_path):
 
 
 def test_a_name_goes_before_an_index_and_the_longest_name_first():
-    assert naming.find(SEVERAL, ["1", 1, "0", 0, "5", " my  blue object "]) == [1, 1, 3, 0, 5, 2]
-    assert naming.read_scene(SEVERAL, "red ball 2  red 1") == [5, 2, 4, 1]
+    assert naming.find_experts(SEVERAL, ["1", 1, "0", 0, "5", " my  blue object "]) == [
+        1,
+        1,
+        3,
+        0,
+        5,
+        2,
+    ]
+    assert naming.parse_scene(SEVERAL, "red ball 2  red 1") == [5, 2, 4, 1]
     # the longest first, unless the rest cannot be read then
-    assert naming.read_scene(["a", "a b", "b", "b c"], "a b a b c") == [1, 0, 3]
-    assert naming.find(["cafe\u0301"], ["caf\u00e9"]) == [0]
+    assert naming.parse_scene(["a", "a b", "b", "b c"], "a b a b c") == [1, 0, 3]
+    assert naming.find_experts(["cafe\u0301"], ["caf\u00e9"]) == [0]
 
 
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("horse", r"experts from background, 1, .*, got 'horse': evaluate.py"),
+        ("horse", r"experts from background, 1, .*, got 'horse': python scripts/evaluate.py"),
         ("9", r"an expert from 0 to 5, got 9: they are background, 1,"),
         ("9" * 5000, r"an expert from 0 to 5, got 99999999999999999\.\.\.: "),
         ("\u00b2", "got '\u00b2'"),
         (-1, "from 0 to 5, got -1"),
         ("-1", "got -1"),
-        ("\x1b[2J", r"got '\\\\x1b\[2J'"),
+        ("\x1b[2J", r"got '\\x1b\[2J'"),
         ("", "got ''"),
     ],
 )
 def test_what_is_no_expert_is_said(wanted, message):
     with pytest.raises(EconError, match=message):
-        naming.find(SEVERAL, [wanted])
+        naming.find_experts(SEVERAL, [wanted])
 
 
 @pytest.mark.parametrize(
@@ -82,10 +89,10 @@ def test_what_is_no_expert_is_said(wanted, message):
 )
 def test_scenes_of_names_that_cannot_be_read(text, message):
     if message is None:
-        assert naming.read_scene(SEVERAL, text) == [1]
+        assert naming.parse_scene(SEVERAL, text) == [1]
         return
     with pytest.raises(EconError, match=message):
-        naming.read_scene(SEVERAL, text)
+        naming.parse_scene(SEVERAL, text)
 
 
 @given(
@@ -94,9 +101,9 @@ def test_scenes_of_names_that_cannot_be_read(text, message):
 )
 @settings(max_examples=50, deadline=None)
 def test_every_scene_of_names_is_read_as_those_words(names, data):
-    names = distinct_names([naming.clean(name) for name in names])
+    names = distinct_names([naming.clean_name(name) for name in names])
     chosen = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=4))
-    found = naming.read_scene(names, " ".join(chosen))
+    found = naming.parse_scene(names, " ".join(chosen))
     words = " ".join(names[i] for i in found)
     # an index can be read where its digits are no name
     assert len(found) <= len(" ".join(chosen).split())
@@ -106,11 +113,11 @@ def test_every_scene_of_names_is_read_as_those_words(names, data):
 @given(st.text(max_size=300))
 @settings(max_examples=60, deadline=None)
 def test_any_text_becomes_a_name(text):
-    name = naming.clean(text)
+    name = naming.clean_name(text)
     naming.check_names([name], "here")
-    assert naming.clean(name) == name and 1 <= len(name) <= 100
+    assert naming.clean_name(name) == name and 1 <= len(name) <= 100
     assert name.isprintable()
-    assert naming.shown(text).isprintable()
+    assert errors.printable(text, 100).isprintable()
 
 
 @pytest.mark.parametrize(
@@ -151,7 +158,7 @@ def test_names_only_show(tiny, tmp_path):
     assert r"\[z\](http://a)" in card and "\n# b" not in card
     rows = [{"step": i, "loss": 1.0, "lr": 0.1, "usage": [0.5, 0.3, 0.2]} for i in (1, 2)]
     assert training_curves(rows, tmp_path / "c.png", bad).exists()  # no formula to parse
-    with pytest.raises(EconError, match=r"an SPDX identifier as licence, got 'mit\\\\nevil: 1'"):
+    with pytest.raises(EconError, match=r"an SPDX identifier as licence, got 'mit\\nevil: 1'"):
         model_card("a", tiny, bad, licence="mit\nevil: 1")
 
 

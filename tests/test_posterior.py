@@ -1,6 +1,5 @@
 """Posterior draws as an ArviZ tree, against means computed in another way."""
 
-import dataclasses
 import sys
 
 import numpy as np
@@ -10,15 +9,21 @@ import torch
 import econ_pyro
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
+from helpers.trainers import changed, small_expert
+
+pytestmark = pytest.mark.needs("arviz_base")  # which needs Python 3.11
 
 
 @pytest.fixture
 def econ(tiny):
     """Three experts whose masks are not nearly empty, and who are nearly sure of z."""
-    expert = dataclasses.replace(tiny.model.expert, bias=0.0, shape_bias=0.0)
-    model = dataclasses.replace(tiny.model, expert=expert)
-    objective = dataclasses.replace(tiny.objective, temperature=9.0, temperature_end=2.0)
-    econ = Econ(dataclasses.replace(tiny, model=model, objective=objective))
+    config = changed(
+        tiny,
+        model__expert=small_expert(bias=0.0, shape_bias=0.0),
+        model__competition__temperature=9.0,
+        model__competition__temperature_end=2.0,
+    )
+    econ = Econ(config)
     with torch.no_grad():
         for encoder in econ.guide.encoders:
             encoder.head[-1].bias[2:] = -20.0  # log variances
@@ -26,17 +31,11 @@ def econ(tiny):
 
 
 @pytest.fixture
-def arviz():
-    """Needs Python 3.11."""
-    pytest.importorskip("arviz_base")
-
-
-@pytest.fixture
 def images():
     return torch.rand(2, 3, 16, 16)
 
 
-def test_dimensions_and_observations(econ, images, arviz):
+def test_dimensions_and_observations(econ, images):
     state = torch.get_rng_state()
     tree = econ_pyro.to_arviz(econ, images, draws=3, seed=1, batch=4)
     assert torch.equal(torch.get_rng_state(), state)
@@ -57,7 +56,7 @@ def test_dimensions_and_observations(econ, images, arviz):
     np.testing.assert_array_equal(posterior["k"], again["k"])
 
 
-def test_winners_come_as_often_as_their_scores_say(econ, images, arviz):
+def test_winners_come_as_often_as_their_scores_say(econ, images):
     draws = 1500
     d = econ.decompose(images)
     spread = (d.competition_losses[:, 0].amax(1) - d.competition_losses[:, 0].amin(1)).max().item()
@@ -80,7 +79,7 @@ def test_winners_come_as_often_as_their_scores_say(econ, images, arviz):
     np.testing.assert_allclose(mean, (often[:, :, None, None] * r).sum(1), atol=1e-4)
 
 
-def test_latents_have_the_moments_of_their_gaussian(econ, images, arviz):
+def test_latents_have_the_moments_of_their_gaussian(econ, images):
     with torch.no_grad():
         for encoder in econ.guide.encoders:
             encoder.head[-1].bias[2:] = -2.0
@@ -98,14 +97,14 @@ def test_latents_have_the_moments_of_their_gaussian(econ, images, arviz):
         np.testing.assert_allclose(spread, q.scale.numpy(), rtol=0.1)
 
 
-def test_at_temperature_0_the_winners_are_those_of_decompose(econ, images, arviz):
+def test_at_temperature_0_the_winners_are_those_of_decompose(econ, images):
     tree = econ_pyro.to_arviz(econ, images, draws=2, temperature=0.0)
     d = econ.decompose(images)
     np.testing.assert_array_equal(tree["posterior"]["k"].values[0, 1], d.k)
     np.testing.assert_allclose(tree["posterior"]["r"].values[0, 0], d.region[:, :, 0], atol=1e-6)
 
 
-def test_what_makes_no_sense_is_refused(econ, images, arviz, monkeypatch):
+def test_what_makes_no_sense_is_refused(econ, images, monkeypatch):
     with pytest.raises(EconError, match="at least 1 for draws, got 0"):
         econ_pyro.to_arviz(econ, images, draws=0)
     with pytest.raises(EconError, match="temperature of 0 or more, got -1"):

@@ -11,7 +11,7 @@ import math
 import pytest
 import torch
 
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import load
 from econ_pyro.evaluation.evaluate import evaluate
 from econ_pyro.io.pretrained import SHIPPED

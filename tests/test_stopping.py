@@ -9,13 +9,14 @@ import torch
 
 from econ_pyro import cli, stopping
 from econ_pyro.accel.process_group import ProcessGroup
+from econ_pyro.config import CosineSchedule, PlateauSchedule, RecipeConfig
 from econ_pyro.files import outputs
 from econ_pyro.training import checkpoint
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.trainer import STOPPED, Trainer
 from helpers.kill_chains import OPTIONS, differences, finish, start
 from helpers.scripts import TINY_ARGS, script
-from helpers.trainers import TINY, beginnings, equal, make_trainer, without_clock
+from helpers.trainers import TINY, changed, equal, make_trainer, without_clock
 
 
 def rows(run):
@@ -30,22 +31,30 @@ def stop_at(*steps):
 
 def rich(tiny):
     """Everything that a step between two validations may leave behind."""
-    objective = dataclasses.replace(
-        tiny.objective, balance=1.0, units=True, occlude=0.5, gamma_end=2.0, temperature_end=1.0
+    recipe = RecipeConfig(
+        load_balancing=1.0, whitening=True, occlusion=0.5, restart_below=1.0, restart_every=3
     )
-    train = dataclasses.replace(
-        tiny.train, validate_every=4, restart_below=1.0, restart_every=3, valid_scenes=8
+    return changed(
+        tiny,
+        recipe=recipe,
+        objective__gamma_end=2.0,
+        model__competition__temperature_end=1.0,
+        train__validate_every=4,
+        train__valid_scenes=8,
     )
-    return dataclasses.replace(tiny, objective=objective, train=train)
 
 
-@pytest.fixture(scope="module", params=["plateau", "cosine"])
+@pytest.fixture(
+    scope="module",
+    params=[PlateauSchedule(), CosineSchedule()],
+    ids=lambda schedule: schedule.kind,
+)
 def unbroken(request, tmp_path_factory):
     """A run of nine steps, validated after four, eight and nine."""
     config = rich(TINY)
     train = dataclasses.replace(config.train, schedule=request.param, steps=9)
     config = dataclasses.replace(config, train=train)
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = tmp_path_factory.mktemp(request.param.kind)
     trainer = make_trainer(config, folder / "whole")
     trainer.fit()
     return config, trainer, folder
@@ -106,18 +115,6 @@ def test_what_is_stopped_and_needs_no_more_steps_is_validated(tiny, tmp_path):
     assert len(again.rows) == 2
 
 
-def test_stopped_between_beginnings(tiny, tmp_path):
-    whole = beginnings(tiny, tmp_path / "whole", 8, [])
-    whole.fit()
-    for step in (1, 4):
-        run = tmp_path / str(step)
-        beginnings(tiny, run, 8, []).fit(*stop_at(step))
-        again = beginnings(tiny, run, 8, [])
-        again.resume()
-        again.fit()
-        assert rows(run) == rows(tmp_path / "whole")
-
-
 def test_a_checkpoint_of_an_earlier_version_still_resumes(tiny, tmp_path):
     make_trainer(tiny, tmp_path / "run", 2).fit()
     path = tmp_path / "run" / checkpoint.LAST
@@ -132,19 +129,19 @@ def test_a_checkpoint_of_an_earlier_version_still_resumes(tiny, tmp_path):
 
 def test_each_process_goes_on_with_its_own_terms(tiny, tmp_path):
     trainer, every = make_trainer(tiny, tmp_path / "run"), torch.rand(2, 5, 3)
-    trainer.world = ProcessGroup(1, 2)
+    trainer.group = ProcessGroup(1, 2)
     assert torch.equal(torch.stack(trainer._own_sums(every)), every[1])
-    trainer.world = ProcessGroup()  # what was of two is of one: the mean over all scenes
+    trainer.group = ProcessGroup()  # what was of two is of one: the mean over all scenes
     torch.testing.assert_close(torch.stack(trainer._own_sums(every)), (every[0] + every[1]) / 2)
 
 
 @pytest.mark.parametrize("number", stopping.SIGNALS)
 def test_the_first_signal_asks_and_the_second_stops(number):
     before = signal.getsignal(number)
-    with pytest.raises(stopping.Stopped) as stop, stopping.requested() as request:
+    with pytest.raises(stopping.Stopped) as stop, stopping.defer_signals() as request:
         assert not request()
         os.kill(os.getpid(), number)
-        assert request() and request.number == number
+        assert request() and request.signum == number
         os.kill(os.getpid(), number)
     assert stop.value.status == 128 + number
     assert signal.getsignal(number) is before
@@ -152,7 +149,7 @@ def test_the_first_signal_asks_and_the_second_stops(number):
 
 def test_torchrun_says_it_twice(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with stopping.requested() as request:
+    with stopping.defer_signals() as request:
         for _ in range(2):  # the terminal, and torchrun
             os.kill(os.getpid(), signal.SIGINT)
         assert request()
@@ -161,7 +158,7 @@ def test_torchrun_says_it_twice(monkeypatch):
 def test_nohup_is_heeded():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stopping.requested() as request:
+        with stopping.defer_signals() as request:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not request()
     finally:
@@ -170,7 +167,7 @@ def test_nohup_is_heeded():
 
 def test_sigterm_closes_what_is_open(tmp_path, capsys):
     def main():
-        with outputs.staged(tmp_path / "out") as folder:
+        with outputs.atomic_folder(tmp_path / "out") as folder:
             (folder / "half").touch()
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -206,17 +203,16 @@ def test_a_run_has_a_checkpoint_from_when_its_folder_is_there(tmp_path, monkeypa
     assert [row["step"] for row in rows(tmp_path / "run")] == [2]
 
 
-def test_later_beginnings_get_the_given_experts_also_after_a_stop(tmp_path, monkeypatch):
+def test_given_experts_stay_also_after_a_stop(tmp_path, monkeypatch):
     script("svi_train", "quick", *TINY_ARGS, "--steps", 1, "--run", tmp_path / "other")
     expert = tmp_path / "other" / "experts" / "expert_1.safetensors"
-    options = ["quick", *TINY_ARGS, "--steps", 5, "--init-experts", expert, "--freeze",
-               "--train.tries", 2, "--train.try-steps", 2]  # fmt: skip
+    options = ["quick", *TINY_ARGS, "--steps", 5, "--init-experts", expert, "--freeze"]
     script("svi_train", *options, "--run", tmp_path / "whole")
     step = Learner.step
 
-    def send(learner, x, regions, age):
+    def send(learner, *args):
         os.kill(os.getpid(), signal.SIGTERM)
-        return step(learner, x, regions, age)
+        return step(learner, *args)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr(Learner, "step", send)

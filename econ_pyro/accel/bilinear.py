@@ -1,6 +1,6 @@
-"""Bilinear sampling by torch's own kernel, in compiled graphs too.
+"""Bilinear sampling with torch's kernel, also in compiled graphs.
 
-On CPUs, torch's compiler makes a loop over single pixels of it that takes six times as long.
+On CPUs, the loop that torch's compiler generates for it is six times slower.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# an export must not find operations of our own; older torch (2.11) takes compiling for exporting,
-# and keeps the compiler's loop
+# exports must not contain custom operations; older versions of torch (2.11) do not distinguish
+# compilation from export, so the compiler's loop is used there
 exporting = getattr(torch.compiler, "is_exporting", lambda: True)
 
 
 def sample(pixels: Tensor, where: Tensor, border: bool = False) -> Tensor:
-    """What lies between pixels.
+    """Sample images with bilinear interpolation.
 
     Args:
-        pixels: ``(n, C, H, W)``.
-        where: (y, x) in [-1, 1], where -1 and 1 are the middles of the outermost pixels, as
-            :func:`~econ_pyro.core.pose.coordinates` are, ``(n, 2, h, w)``.
-        border: beyond these their values go on; else it is 0 there.
+        pixels: images, ``(n, C, H, W)``.
+        where: coordinates (y, x), ``(n, 2, h, w)``; -1 and 1 are the centres of the outermost
+            pixels, as in :func:`~econ_pyro.core.pose.coordinates`.
+        border: whether to repeat the values of the border outside; otherwise they are 0.
 
     Returns:
         ``(n, C, h, w)``.

@@ -1,14 +1,13 @@
-"""The processor's cores: independent pieces of work side by side, one thread per operation.
+"""Parallelism over CPU cores: independent tasks in parallel, with one thread per operation.
 
-Torch's own way to use several cores is to split every operation among threads that wait for one
-another at its end, and spin while they wait. Alone on a machine that is a gain. Beside one other
-busy process it is a collapse: whoever waits for a thread that has no core burns a core itself, and
-training slows down thirty times. So the entry points give each operation one thread, and hand
-whole pieces of work to the cores: experts' networks (:mod:`econ_pyro.accel.side_by_side`), batches
-of images to decompose. Pieces wait for nobody until all are done.
+torch uses several cores by splitting every operation among threads that synchronise at its end
+and spin while waiting. On a machine shared with one other busy process, this slows training down
+thirty times, as threads spin for others that have no core. The entry points therefore use one
+thread per operation, and run whole tasks in parallel: networks of experts
+(:mod:`econ_pyro.accel.parallel_networks`), batches of images to decompose. Tasks synchronise only
+when all are done.
 
-What a piece computes does not depend on which thread runs it: results are the same to the last bit
-on any number of cores, idle or busy.
+Results do not depend on which thread runs a task: they are bit-identical for any number of cores.
 """
 
 from __future__ import annotations
@@ -28,25 +27,25 @@ from econ_pyro.errors import EconError
 T = TypeVar("T")
 R = TypeVar("R")
 
-OWN_NUMBER = "OMP_NUM_THREADS"
-"""Environment variable by which people set the number of threads of numerical programs."""
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+"""Environment variable that sets the number of threads of numerical programs."""
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
-_cores = 1  # a library leaves the choice to the program that uses it
+_cores = 1  # entry points choose; a library should not
 _pool: ThreadPoolExecutor | None = None
 _thread = threading.local()
 
 
 def available_cores(environment: Mapping[str, str] = os.environ, quota: Path = _QUOTA) -> int:
-    """Cores that this process may use.
+    """Number of cores that this process may use.
 
     Args:
-        environment: ``OMP_NUM_THREADS`` in it, a whole number, goes before all else; torchrun sets
-            it to 1 for each of its processes.
-        quota: the file by which Linux limits a container, ``MICROSECONDS PERIOD`` or ``max ...``.
+        environment: ``OMP_NUM_THREADS`` takes precedence if it is a positive integer; torchrun
+            sets it to 1 for each of its processes.
+        quota: the cgroup file of the CPU limit, ``MICROSECONDS PERIOD`` or ``max ...``.
     """
-    own = environment.get(OWN_NUMBER, "")
-    if own.isdecimal() and int(own) > 0:
-        return int(own)
+    threads = environment.get(THREADS_VARIABLE, "")
+    if threads.isdecimal() and int(threads) > 0:
+        return int(threads)
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -54,56 +53,56 @@ def available_cores(environment: Mapping[str, str] = os.environ, quota: Path = _
     try:
         share, period = quota.read_text().split()[:2]
         return max(1, min(cores, int(share) // int(period)))
-    except (OSError, ValueError, ZeroDivisionError):  # no such file; "max": no limit
+    except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max": no limit
         return cores
 
 
-def use_cores(cores: int | None = None, within: bool = False) -> int:
-    """From now on, have pieces of work side by side and one thread per operation.
+def use_cores(cores: int | None = None, intra_op: bool = False) -> int:
+    """Set the number of parallel tasks, with one thread per operation.
 
-    For the start of a program: the number of threads per operation is torch's, and global.
+    To be called at the start of a program, as it sets torch's global number of threads.
 
     Args:
-        cores: how many to use; all available ones if not given.
-        within: have one piece at a time instead, and as many threads within each operation. For
-            compiled graphs, in which there are no pieces.
+        cores: number of cores; default: all available cores.
+        intra_op: parallelise within operations instead, and run one task at a time. For compiled
+            graphs, which are not split into tasks.
 
     Returns:
         The number of cores.
 
     Raises:
-        EconError: it is no number of cores.
+        EconError: ``cores`` is not a positive integer.
     """
     global _cores, _pool
     cores = available_cores() if cores is None else cores
     if isinstance(cores, bool) or not isinstance(cores, int) or cores < 1:
         raise EconError("a number of cores of at least 1", repr(cores))
-    _cores = 1 if within else cores
+    _cores = 1 if intra_op else cores
     if _pool is not None:
         _pool.shutdown()
         _pool = None
-    torch.set_num_threads(cores if within else 1)
+    torch.set_num_threads(cores if intra_op else 1)
     return cores
 
 
 def used_cores() -> int:
-    """How many pieces of work are done at a time."""
+    """Number of tasks that run in parallel."""
     return _cores
 
 
 def description() -> str:
-    """What was chosen, as a line for a log."""
+    """The current setting, as a line for a log."""
     threads = torch.get_num_threads()
     if threads > 1:
         return f"{threads} threads within each operation (slow beside other busy programs)"
     if _cores == 1:
         return "1 core, one thread per operation"
-    return f"{_cores} cores, one thread per operation ({OWN_NUMBER} sets another number)"
+    return f"{_cores} cores, one thread per operation ({THREADS_VARIABLE} sets another number)"
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Within the block, this thread does all of its work itself."""
+def single_threaded() -> Iterator[None]:
+    """Within the block, :func:`parallel_map` in this thread runs serially."""
     before = getattr(_thread, "busy", False)
     _thread.busy = True
     try:
@@ -112,55 +111,57 @@ def alone() -> Iterator[None]:
         _thread.busy = before
 
 
-def each(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Results of ``work`` for each item, in order, computed side by side on the cores.
+def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Apply a function to all items in parallel, including the calling thread.
 
-    The calling thread works, too. Within a piece of work everything is done by its own thread, so
-    that pieces can have pieces. Modes that torch keeps per thread (gradients, autocast) are for
-    ``work`` to set.
+    Nested calls run serially in the thread of the outer task. ``function`` has to set torch's
+    thread-local modes (gradients, autocast) itself.
+
+    Returns:
+        The results, in the order of the items.
 
     Raises:
-        Exception: what ``work`` raised for one of the items; others may then not be done.
+        Exception: an exception of ``function``; the remaining items are then skipped.
     """
-    given = list(items)
-    helpers = min(_cores, len(given)) - 1
-    if helpers < 1 or getattr(_thread, "busy", False):
-        return [work(item) for item in given]
-    results: list[Any] = [None] * len(given)
-    waiting = iter(range(len(given)))
+    tasks = list(items)
+    workers = min(_cores, len(tasks)) - 1
+    if workers < 1 or getattr(_thread, "busy", False):
+        return [function(item) for item in tasks]
+    results: list[Any] = [None] * len(tasks)
+    pending = iter(range(len(tasks)))
 
-    def take() -> None:
+    def run() -> None:
         try:
-            for i in waiting:
-                results[i] = work(given[i])
-        except BaseException:  # an error, or Ctrl-C: nobody begins another one
-            for _ in waiting:
+            for i in pending:
+                results[i] = function(tasks[i])
+        except BaseException:  # including KeyboardInterrupt: no thread begins another task
+            for _ in pending:
                 pass
             raise
 
-    started: list[Future[None]] = [_helpers().submit(take) for _ in range(helpers)]
+    futures: list[Future[None]] = [_executor().submit(run) for _ in range(workers)]
     try:
-        with alone():
-            take()
+        with single_threaded():
+            run()
     finally:
-        for future in started:
+        for future in futures:
             future.cancel()
-        wait(started)
-    for future in started:
+        wait(futures)
+    for future in futures:
         if not future.cancelled():
             future.result()
     return results
 
 
-def _helpers() -> ThreadPoolExecutor:
+def _executor() -> ThreadPoolExecutor:
     global _pool
     if _pool is None:
-        _pool = ThreadPoolExecutor(_cores - 1, "econ-pyro", _begin)
+        _pool = ThreadPoolExecutor(_cores - 1, "econ-pyro", _initialise_worker)
     return _pool
 
 
 def _after_fork() -> None:
-    """A forked process has none of the threads."""
+    """Reset the state in a forked process, which does not inherit threads."""
     global _pool
     _pool = None
     _thread.busy = False
@@ -170,6 +171,6 @@ if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _begin() -> None:
+def _initialise_worker() -> None:
     _thread.busy = True
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
-"""CUDA graphs: a function's kernels as they were launched once, launched again in one go.
+"""CUDA graphs: capture of the kernels of a function, and replay with a single launch.
 
-A step of a small model is thousands of kernels of a few microseconds each, which Python launches
-more slowly than they run.
+A training step of a small model consists of thousands of kernels that take a few microseconds
+each, which is less time than Python needs to launch them.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # calls before a capture: libraries choose their kernels and get their memory in them
+WARM_UP = 3  # calls before a capture, in which libraries select kernels and allocate memory
 
 T = TypeVar("T")
-Given = tuple[Tensor | None, ...]
+Inputs = tuple[Tensor | None, ...]
 
 
 class _Graph(NamedTuple):
     graph: torch.cuda.CUDAGraph
-    inputs: Given
+    inputs: Inputs
     outputs: Any
 
 
 @contextmanager
 def _fastest_kernels() -> Iterator[None]:
-    """Let cuDNN try its kernels for each shape in the warm-up, and capture the fastest."""
+    """Let cuDNN benchmark its kernels for each shape during the warm-up."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
@@ -37,10 +37,10 @@ def _fastest_kernels() -> Iterator[None]:
 
 
 class Graphs:
-    """Captured functions, one graph for each key, in one pool of memory.
+    """Captured functions, one graph per key, in a shared memory pool.
 
-    What is captured must not read anything back to the host, and must find all that changes from
-    call to call in its inputs. Outputs are overwritten by the next call of any key.
+    A captured function must not synchronise with the host, and everything that changes between
+    calls must be an input. The next call with any key overwrites the outputs.
     """
 
     def __init__(self) -> None:
@@ -53,32 +53,32 @@ class Graphs:
         function: Callable[..., T],
         *inputs: Tensor | None,
     ) -> T:
-        """What the function gives, captured at the first call of a key.
+        """Compute the outputs of a function, which is captured at the first call of a key.
 
         Args:
-            key: what is fixed in the graph: shapes, and all that the function decides by.
-            function: of as many tensors (or None) as inputs are given; gives tensors, in whatever
-                they are.
-            *inputs: copied into those of the graph.
+            key: everything that is fixed in the graph: shapes, and values on which the function
+                branches.
+            function: the function; takes the inputs and returns tensors, possibly in containers.
+            *inputs: tensors or None, copied into the inputs of the graph.
         """
         if key not in self._graphs:
             self._graphs[key] = self._capture(function, inputs)
-        graph, given, outputs = self._graphs[key]
-        for mine, new in zip(given, inputs, strict=True):
-            if mine is not None and new is not None:
-                mine.copy_(new)
+        graph, static, outputs = self._graphs[key]
+        for own, new in zip(static, inputs, strict=True):
+            if own is not None and new is not None:
+                own.copy_(new)
         graph.replay()
         return outputs
 
     @_fastest_kernels()
-    def _capture(self, function: Callable[..., T], inputs: Given) -> _Graph:
+    def _capture(self, function: Callable[..., T], inputs: Inputs) -> _Graph:
         own = tuple(None if a is None else a.clone() for a in inputs)
-        main, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        aside.wait_stream(main)
-        with torch.cuda.stream(aside):
+        main, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(main)
+        with torch.cuda.stream(side):
             for _ in range(WARM_UP):
                 function(*own)
-        main.wait_stream(aside)
+        main.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             outputs = function(*own)

@@ -1,7 +1,7 @@
-"""Data-parallel training on torch's own engine: the process group that ``torchrun`` started.
+"""Data-parallel training with ``torch.distributed``, in processes started by ``torchrun``.
 
-All processes draw the same random numbers, for the whole batch, and each works on its share of
-the scenes. A run is therefore the same, up to rounding, whatever the number of processes.
+All processes draw the same random numbers for the whole batch, and each process uses those of its
+shard. Up to rounding, results therefore do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, distributed
 
 from econ_pyro.errors import EconError
 
-_SETTLED = 0.5  # seconds after which no thread holds a tensor any more
+_SHUTDOWN_DELAY = 0.5  # seconds until gloo's threads have released their tensors
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class ProcessGroup:
     """The processes that share each batch of a training run.
 
     Args:
-        rank: number of this process.
-        size: how many there are.
+        rank: index of this process.
+        size: number of processes.
     """
 
     rank: int = 0
@@ -34,35 +34,35 @@ class ProcessGroup:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and talks to people."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def share(self, whole: Tensor) -> Tensor:
-        """This process's rows of what all have."""
+        """The rows of this process in a tensor that all processes have."""
         return whole[self.rank :: self.size]
 
     def sum(self, value: Tensor) -> Tensor:
-        """Sum over the processes, the same in each; overwrites ``value``."""
+        """Sum over processes, in place; the result is the same in all of them."""
         if self.size > 1:
             distributed.all_reduce(value)
         return value
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether any process says so."""
+        """Whether the flag is set in any process."""
         if self.size == 1:
             return flag
         return bool(self.sum(torch.tensor(float(flag), device=device)).item())
 
     def lead(self, action: Callable[[], object], device: torch.device) -> None:
-        """Have the first process do something, and the others wait for it.
+        """Run a function in the first process, while the others wait for it.
 
         Args:
-            action: what only one may do, such as write.
-            device: where the processes meet.
+            action: the function, such as one that writes files.
+            device: device of the communication.
 
         Raises:
-            EconError: it failed: its own error in the first process, and in the others this one.
-            OSError: likewise, in the first process.
+            EconError: the function failed. In the first process, this is the original error.
+            OSError: the function raised it; only in the first process.
         """
         failed: EconError | OSError | None = None
         if self.first:
@@ -71,19 +71,19 @@ class ProcessGroup:
             except (EconError, OSError) as error:
                 failed = error
         if self.any(failed is not None, device):
-            raise failed or EconError("the first process to go on", "an error, which it tells")
+            raise failed or EconError("the first process to succeed", "an error, see its output")
 
 
 @contextmanager
 def join(device: torch.device, batch: int) -> Iterator[tuple[ProcessGroup, torch.device]]:
-    """Join the group that ``torchrun`` started, or make one of a single process.
+    """Join the process group of ``torchrun``, or make one with a single process.
 
     Args:
-        device: where training runs; of several GPUs each process takes its own.
-        batch: scenes in a training step, divided among the processes.
+        device: device of the training; with CUDA, each process uses its own GPU.
+        batch: batch size of all processes together.
 
     Raises:
-        EconError: the batch cannot be divided evenly.
+        EconError: the batch size is not a multiple of the number of processes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -91,7 +91,7 @@ def join(device: torch.device, batch: int) -> Iterator[tuple[ProcessGroup, torch
         return
     if batch % size:
         raise EconError(
-            f"a batch that {size} processes share evenly",
+            f"a batch size that is a multiple of {size}, the number of processes",
             str(batch),
             f"set --train.batch {batch + -batch % size}",
         )
@@ -102,7 +102,7 @@ def join(device: torch.device, batch: int) -> Iterator[tuple[ProcessGroup, torch
     try:
         yield ProcessGroup(distributed.get_rank(), size), device
     finally:
-        # gloo's threads let go of a collective's tensors a moment after it is done, for which they
-        # need Python's lock; whoever takes the group apart has it, and waits for them for ever
-        time.sleep(_SETTLED)
+        # gloo's threads need Python's GIL to release tensors shortly after a collective ends;
+        # destroying the group holds the GIL and waits for these threads, which is a deadlock
+        time.sleep(_SHUTDOWN_DELAY)
         distributed.destroy_process_group()

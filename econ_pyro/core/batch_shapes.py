@@ -12,14 +12,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from econ_pyro.errors import EconError
+
 
 def batch_of(*values: tuple[Tensor, int]) -> torch.Size:
     """The broadcast batch shape of tensors.
 
     Args:
         *values: each tensor with its number of event dimensions.
+
+    Raises:
+        EconError: their batch shapes do not broadcast.
     """
-    return torch.broadcast_shapes(*(v.shape[: v.dim() - event] for v, event in values))
+    shapes = [v.shape[: v.dim() - event] for v, event in values]
+    try:
+        return torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        got = " and ".join(str(shape) for shape in dict.fromkeys(map(tuple, shapes)))
+        raise EconError("batch dimensions that broadcast", got) from None
 
 
 def flat(value: Tensor, batch: torch.Size, event: int) -> Tensor:

@@ -1,10 +1,10 @@
-r"""Three small distributions that make the paper's approximations explicit in a Pyro trace.
+r"""Distributions that make the approximations of the paper explicit in a Pyro trace.
 
-* :class:`MeanBernoulli`: section 5.1 replaces a region by its mean; its ``rsample`` does that, and
-  its KL is the analytic one of Eq. 12.
-* :class:`FixedNoiseNormal`: the reparametrised Gaussian with its noise given, so that the ELBO
-  scores the very sample that won the competition.
-* :class:`LayeredNormal`: Eq. 6 for soft regions, where Eq. 10 weights each layer's squared error.
+* :class:`MeanBernoulli`: ``rsample`` returns the mean, by which section 5.1 replaces regions; the
+  KL divergence is that of Eq. 12.
+* :class:`FixedNoiseNormal`: a reparametrised Gaussian with given noise, so that the ELBO uses the
+  sample that won the competition.
+* :class:`LayeredNormal`: Eq. 6 extended to soft regions, as in Eq. 10.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch.distributions.utils import lazy_property
 
 from econ_pyro.accel.compile import compilable
 
-PROB_EPS = 1e-6  # added inside the logs of Eq. 12, where a scope of 0 would give 0 * log 0
+PROB_EPS = 1e-6  # added inside the logarithms of Eq. 12 to avoid 0 * log(0) for a scope of 0
 
 
 @compilable
 def pixel_errors(x: Tensor, mean: Tensor, sigma: float) -> Tensor:
-    """What each layer's appearance would cost at each pixel, ``(..., T, 1, H, W)`` nats.
+    """Squared error of each layer's appearance at each pixel, ``(..., T, 1, H, W)``, in nats.
 
     Args:
         x: images, ``(..., 3, H, W)``.
@@ -37,9 +37,9 @@ def pixel_errors(x: Tensor, mean: Tensor, sigma: float) -> Tensor:
 
 
 class MeanBernoulli(Bernoulli):
-    r"""Bernoulli over pixels whose reparametrised sample is its mean.
+    r"""Bernoulli distribution whose reparametrised sample is its mean.
 
-    ``sample()`` still draws zeros and ones, for programs that want binary regions.
+    ``sample()`` still gives zeros and ones, for programs that need binary regions.
 
     Args:
         probs: success probabilities, any shape, in [0, 1].
@@ -58,11 +58,11 @@ class MeanBernoulli(Bernoulli):
         return new
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """The mean, expanded to the sample shape: the continuous approximation of 5.1."""
+        """The mean, expanded to the sample shape: the continuous approximation of section 5.1."""
         return self.probs.expand(self._extended_shape(torch.Size(sample_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log probability; of a soft value the mean, value log p + (1 - value) log(1 - p)."""
+        """Log probability, for soft values value log p + (1 - value) log(1 - p)."""
         if self._validate_args:
             self._validate_sample(value)
         p = self.probs
@@ -71,20 +71,20 @@ class MeanBernoulli(Bernoulli):
 
 @register_kl(MeanBernoulli, MeanBernoulli)
 def _kl_mean_bernoulli(q: MeanBernoulli, p: MeanBernoulli) -> Tensor:
-    # the epsilon is added, not clamped, so that a decoder that is sure and wrong has a gradient
+    # adding epsilon instead of clamping keeps the gradient of a decoder that is certain and wrong
     log_ratio = ((q.probs + PROB_EPS) / (p.probs + PROB_EPS)).log()
     log_ratio_0 = ((1 - q.probs + PROB_EPS) / (1 - p.probs + PROB_EPS)).log()
     return q.probs * log_ratio + (1 - q.probs) * log_ratio_0
 
 
 class FixedNoiseNormal(Normal):
-    r"""Normal whose ``rsample`` is loc + scale * noise for a given noise.
+    r"""Normal distribution whose ``rsample`` is loc + scale * noise for given noise.
 
     Args:
         loc: means.
         scale: standard deviations.
-        noise: standard normal noise of the same shape; 0 gives the mean. Fresh if not given, as
-            by Pyro's reparametrisers, which know only of location and scale.
+        noise: standard normal noise of the same shape; 0 gives the mean. Sampled if not given, as
+            Pyro's reparametrisers only pass location and scale.
     """
 
     def __init__(
@@ -102,14 +102,15 @@ class FixedNoiseNormal(Normal):
         """A copy with a larger batch shape."""
         shape = torch.Size(batch_shape)
         loc, scale = self.loc.expand(shape), self.scale.expand(shape)
-        # noise that was not given is independent along new dimensions
+        # sampled noise is independent along new dimensions
         kept = self._given or shape == self.loc.shape
         new = type(self)(loc, scale, self.noise.expand(shape) if kept else None, False)
+        new._given = self._given  # kept here, it may yet have to be drawn anew by the next plate
         new._validate_args = self._validate_args
         return new
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """The sample that the noise stands for."""
+        """The sample with the given noise."""
         shape = self._extended_shape(torch.Size(sample_shape))
         return (self.loc + self.scale * self.noise).expand(shape)
 
@@ -117,17 +118,17 @@ class FixedNoiseNormal(Normal):
 
 
 class LayeredNormal(TorchDistribution):
-    r"""Likelihood of an image painted from T layers (Eq. 6), extended to soft regions.
+    r"""Likelihood of an image composed of T layers (Eq. 6), extended to soft regions.
 
     .. math:: \log p(x) = \sum_{i,c} \sum_t r_{t,i} \log N(x_{i,c} | \mu_{t,i,c}, \sigma^2)
 
-    For binary regions that sum to 1 this is Eq. 6; for soft ones it is the expectation that
-    Eq. 10 takes. It is then not normalised, as the paper's objective is not.
+    For binary regions that sum to 1, this is Eq. 6. For soft regions, it is the expectation in
+    Eq. 10, which is not normalised.
 
     Args:
-        regions: ``(..., T, 1, H, W)``, front to back, in [0, 1].
-        means: ``(..., T, 3, H, W)``.
-        sigma: standard deviation of a pixel, a float.
+        regions: regions, front to back, ``(..., T, 1, H, W)``, in [0, 1].
+        means: appearances, ``(..., T, 3, H, W)``.
+        sigma: standard deviation of a pixel.
     """
 
     arg_constraints = {
@@ -157,11 +158,11 @@ class LayeredNormal(TorchDistribution):
 
     @lazy_property
     def mean(self) -> Tensor:
-        """Sum over layers of region times mean (Eq. 3)."""
+        """Sum of region times mean over layers (Eq. 3)."""
         return (self.regions * self.means).sum(dim=-4)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """The composed mean with pixel noise, exact for binary regions."""
+        """The mean plus pixel noise, which is exact for binary regions."""
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
             return self.mean.expand(shape) + self.sigma * torch.randn(
@@ -173,7 +174,7 @@ class LayeredNormal(TorchDistribution):
         return (self.regions * pixel_errors(value, self.means, self.sigma)).sum((-3, -2, -1))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density, ``batch_shape``."""
+        """Log density, of shape ``batch_shape``."""
         if self._validate_args:
             self._validate_sample(value)
         log_normaliser = -math.log(self.sigma) - 0.5 * math.log(2 * math.pi)

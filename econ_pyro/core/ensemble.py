@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from econ_pyro.accel import dispatch, side_by_side
+from econ_pyro.accel import dispatch, parallel_networks
 from econ_pyro.accel.amp import at_least_float32
 from econ_pyro.accel.compile import compilable, is_compiling, run
-from econ_pyro.core.tensors import check_known
+from econ_pyro.core.tensors import check_expert_range
 
 
 class Ensemble(nn.ModuleList):
@@ -79,7 +79,7 @@ class Ensemble(nn.ModuleList):
             return self._in_slots(k, capacity.images, *args)
         if k.shape[1] == 1:
             return self.forward_selected(k[:, 0], *args)[:, None]
-        check_known(k, len(self))  # an unknown index would address another image below
+        check_expert_range(k, len(self))  # an unknown index would address another image below
         rows = torch.arange(k.shape[0], device=k.device)
         pairs, where = (rows[:, None] * len(self) + k).unique(return_inverse=True)
         found, row = self._in_groups(pairs % len(self), pairs // len(self), args)
@@ -119,7 +119,7 @@ class Ensemble(nn.ModuleList):
                 given = args if image is None else [a.index_select(0, image) for a in args]
                 return self._run([network], [given])[0], None
         if sum(map(len, groups)) != len(k):
-            check_known(k, len(self))
+            check_expert_range(k, len(self))
         used = [(network, rows) for network, rows in zip(self, groups, strict=True) if len(rows)]
         padded = [dispatch.padded(rows) for _, rows in used]
         sizes = [len(rows) for rows in padded]
@@ -175,7 +175,7 @@ class Ensemble(nn.ModuleList):
             inputs = [(*own, further) for own, further in pairs]
         if is_compiling():
             return [run(network, *own) for network, own in zip(networks, inputs, strict=True)]
-        return side_by_side.run(networks, list(inputs))
+        return parallel_networks.run(networks, list(inputs))
 
 
 def learns(network: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Ways to run programs: without pixel noise, from a seed of their own, one thread at a time."""
+"""Contexts for Pyro programs: without pixel noise, with a local seed, one thread at a time."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 
-from econ_pyro.arguments import seed_of
+from econ_pyro.arguments import as_seed
 from econ_pyro.errors import EconError
 
 SHAPE, APPEARANCE = "shape", "appearance"
-_NOISE = "econ_pyro.noise"  # key in a site's infer
+_NOISE = "econ_pyro.noise"  # key in the ``infer`` dictionary of a site
 _lock = threading.RLock()
-_clashes = [0]  # of threads' handlers, since the start
+_conflicts = [0]  # number of conflicts between handlers of threads so far
 
 
 def _after_fork() -> None:
-    """A forked process has none of the threads, one of which may have held the lock."""
+    """Replace the lock, which a thread that does not exist in the forked process may hold."""
     global _lock
     _lock = threading.RLock()
 
@@ -32,7 +32,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 def noise(kind: str) -> Any:
-    """What a sample statement says of itself, as ``infer``: it draws pixels.
+    """Value of ``infer`` that marks a sample statement as pixel noise.
 
     Args:
         kind: SHAPE or APPEARANCE.
@@ -41,12 +41,12 @@ def noise(kind: str) -> Any:
 
 
 class CleanLayers(Messenger):
-    """Paint without pixel noise: the most likely shape and the mean appearance of each layer.
+    """Replace pixel noise by the most likely shape and the mean appearance of each layer.
 
-    ``with CleanLayers(): model.prior(8)`` still draws classes and latents. The pixel noise of
-    Eq. 5 and the independent coin of each shape's pixel (Eq. 4) are likelihoods to learn with,
-    not pictures to look at. Sites are told by what the prior says of them (:func:`noise`), not
-    by their names: others of the program are left alone, and scopes may rename ours.
+    ``with CleanLayers(): model.prior(8)`` still samples experts and latents. The noise of Eq. 5
+    and the independent Bernoulli variables of Eq. 4 define the likelihood, but make samples noisy.
+    Sites are identified by their ``infer`` dictionary (:func:`noise`) and not by name, so that
+    they may be renamed by scopes, and other sites of a program are not affected.
     """
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -59,11 +59,11 @@ class CleanLayers(Messenger):
 
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Keep other threads out of Pyro while the block runs.
+    """Hold a lock that excludes other threads from Pyro.
 
-    Pyro's handlers, its parameters and settings, and torch's generators are one for all threads.
-    What an :class:`~econ_pyro.econ.Econ` does takes this lock by itself. Whoever runs programs
-    under handlers in several threads puts it around both: ``with one_at_a_time():
+    Pyro's handlers, parameters and settings and torch's generators are global. The methods of
+    :class:`~econ_pyro.econ.Econ` acquire the lock themselves. To run programs under handlers in
+    several threads, acquire it around the handlers and the program: ``with one_at_a_time():
     poutine.trace(econ.guide).get_trace(x, k)``.
     """
     with _lock:
@@ -71,41 +71,39 @@ def one_at_a_time() -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Run a program while no other thread runs one, under its own thread's handlers alone.
+def exclusive() -> Iterator[None]:
+    """Run a program exclusively, and check that only handlers of its own thread were active.
 
     Raises:
-        EconError: another thread's handlers came among them, so that values may be wrong.
+        EconError: handlers of another thread were active, so that values may be wrong.
     """
-    clashes = _clashes[0]
+    conflicts = _conflicts[0]
     waited = not _lock.acquire(blocking=False)
     if waited:
         _lock.acquire()
     try:
-        # handlers around a program were there before it could wait: they saw another's sites, or
-        # the other thread had to take them away
-        if waited and (_PYRO_STACK or clashes != _clashes[0]):
-            raise _disturbed()
+        # handlers installed before waiting saw the sites of another thread, or were removed by it
+        if waited and (_PYRO_STACK or conflicts != _conflicts[0]):
+            raise _conflict()
         before = list(_PYRO_STACK)
         try:
             yield
         except Exception as error:
             if before != _PYRO_STACK:
-                raise _disturbed(before) from error
+                raise _conflict(before) from error
             raise
         if before != _PYRO_STACK:
-            raise _disturbed(before)
+            raise _conflict(before)
     finally:
         _lock.release()
 
 
-def _disturbed(before: list[Messenger] | None = None) -> EconError:
-    if before is not None:  # or what the two left there would meet whatever runs next
+def _conflict(before: list[Messenger] | None = None) -> EconError:
+    if before is not None:  # restore the stack, so that later programs are not affected
         _PYRO_STACK[:] = before
-        _clashes[0] += 1
+        _conflicts[0] += 1
     return EconError(
-        "programs run under handlers by one thread at a time, as Pyro's stack of handlers is "
-        "global",
+        "programs under handlers in one thread at a time, as Pyro's stack of handlers is global",
         "two threads at once",
         "put handlers and program inside `with econ_pyro.core.handlers.one_at_a_time():`",
     )
@@ -113,24 +111,24 @@ def _disturbed(before: list[Messenger] | None = None) -> EconError:
 
 @contextmanager
 def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Draw from a seed of one's own, and leave the global generators as they were.
+    """Use a local seed, and restore the global generators afterwards.
 
-    Other threads that draw from them through this package wait meanwhile.
+    Other threads that sample through this package wait until the block ends.
 
     Args:
-        seed: None draws from the global generators, as ever.
-        device: whose generator counts beside the CPU's.
+        seed: the seed; None: use and advance the global generators.
+        device: device whose generator is seeded besides the CPU's.
 
     Raises:
-        EconError: there is no such seed.
+        EconError: the seed is invalid.
     """
-    number = None if seed is None else seed_of(seed)
+    number = None if seed is None else as_seed(seed)
     cuda = [device] if device.type == "cuda" else []
     with _lock, torch.random.fork_rng(cuda, enabled=number is not None):
         if number is not None:
-            # torch.manual_seed would seed GPUs whose generators are not put back
+            # torch.manual_seed would also seed GPUs whose generators are not restored
             torch.default_generator.manual_seed(number)
-            for of in cuda:
-                with torch.cuda.device(of):
+            for gpu in cuda:
+                with torch.cuda.device(gpu):
                     torch.cuda.manual_seed(number)
         yield

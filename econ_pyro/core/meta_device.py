@@ -1,4 +1,4 @@
-"""Networks without values: to know what a configuration asks for before room is taken for it."""
+"""Construction of networks without allocating memory, to check a configuration in advance."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.overrides import TorchFunctionMode
 M = TypeVar("M", bound=nn.Module)
 
 
-class _WithoutValues(TorchFunctionMode):
-    """Weights that layers make are on the device ``meta``, and nothing begins them.
+class _MetaWeights(TorchFunctionMode):
+    """Create weights on the device ``meta`` and skip their initialisation.
 
-    All of a module on that device would do, too, but torch imports its compiler for some of it.
+    Constructing a module under ``torch.device("meta")`` would make torch import its compiler.
     """
 
     def __torch_function__(
@@ -25,16 +25,16 @@ class _WithoutValues(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        given = dict(kwargs or {})
-        inside = getattr(function, "__module__", None) == "torch.nn.init"
-        if inside or function in (Tensor.normal_, Tensor.uniform_):
-            return given["tensor"] if "tensor" in given else args[0]
+        options = dict(kwargs or {})
+        initialises = getattr(function, "__module__", None) == "torch.nn.init"
+        if initialises or function in (Tensor.normal_, Tensor.uniform_):
+            return options["tensor"] if "tensor" in options else args[0]
         if function is torch.empty:
-            given["device"] = "meta"
-        return function(*args, **given)
+            options["device"] = "meta"
+        return function(*args, **options)
 
 
-def without_values(make: Callable[[], M]) -> M:
-    """A module whose layers' weights have sizes and types, and take no room."""
-    with _WithoutValues():
+def on_meta_device(make: Callable[[], M]) -> M:
+    """Make a module whose weights have shapes and types, but take no memory."""
+    with _MetaWeights():
         return make()

@@ -27,9 +27,10 @@ class Selection(NamedTuple):
     """Winning expert of each layer, ``(B, T)`` int64."""
     noise: Tensor
     """Noise of each layer's latent, ``(B, T, L)``."""
-    seed_pixel: Tensor
+    seed_pixel: Tensor | None
     """Pixel from which each region grows, an index into the flattened image, ``(B, T)`` int64;
-    -1 where there is none."""
+    -1 for the last layer. None if the competition fixed none: regions of a seeded guide then grow
+    from the most salient pixel of each scope."""
     losses: Tensor
     """Competition loss of every expert, ``(B, T, K)`` in nats, without bias; lower is better."""
     region: Tensor

@@ -1,8 +1,8 @@
-"""Tensors that programs are given: of the right shape, type and device, and experts that exist.
+"""Checks of tensors that are passed to programs: shape, type, device and indices of experts.
 
-Torch broadcasts what does not fit, and indexes whatever there is: both paint wrong pictures
-without a word. Shape, type and device are known to the host, so that nothing here waits for a GPU;
-values are looked at on CPUs alone. What torch compiles or exports is not checked.
+Otherwise, broadcasting and negative indices would silently give wrong results. Shape, type and
+device are checked without synchronising with a GPU; values are only checked on CPUs. Nothing is
+checked while torch compiles or exports.
 """
 
 from __future__ import annotations
@@ -12,50 +12,51 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from econ_pyro.arguments import no_such_expert, short
-from econ_pyro.errors import EconError
+from econ_pyro.arguments import unknown_expert
+from econ_pyro.errors import EconError, describe
 
 
 def fitted(name: str, value: Any, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """A tensor of floats, in the networks' type.
+    """Check a floating-point tensor and convert it to the type of the networks.
 
     Args:
-        name: of the argument or site, for the error message.
-        value: what came.
-        shape: what it must be.
-        like: of the networks' type and device.
+        name: name of the argument or site, for the error message.
+        value: the value.
+        shape: the required shape.
+        like: a tensor with the type and device of the networks.
 
     Raises:
-        EconError: it is no tensor of floats of that shape and on that device.
+        EconError: the value is not a floating-point tensor of that shape on that device.
     """
     if torch.compiler.is_compiling():
         return value
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise EconError(f"floats {shape} for {name}", kind_of(value))
-    _check_place(name, value, shape, like)
+        raise EconError(f"floats {shape} for {name}", describe_tensor(value))
+    _check_shape_and_device(name, value, shape, like)
     return value.to(like.dtype)
 
 
 def site_value(name: str, value: Any, batch: int, event: tuple[int, ...], like: Tensor) -> Tensor:
-    """A site's value as handlers left it: of the program's batch, or with dimensions on the left.
+    """Check the value of a sample site, which handlers may have set.
 
     Args:
-        name: of the site, for the error message.
-        value: what came.
-        batch: the program's batch size B; 1 is accepted where there are dimensions on the left,
-            as enumeration leaves it.
+        name: name of the site, for the error message.
+        value: the value.
+        batch: batch size B of the program; with further batch dimensions on the left, 1 is
+            accepted too, as in enumeration.
         event: the event shape.
-        like: of the networks' type and device.
+        like: a tensor with the type and device of the networks.
 
     Raises:
-        EconError: it is no tensor of floats of shape ``(..., B, *event)`` on that device.
+        EconError: the value is not a floating-point tensor of shape ``(..., B, *event)`` on that
+            device.
     """
     shape = _with_batch(value, batch, len(event))
     return fitted(name, value, (*shape, *event), like)
 
 
 def _with_batch(value: Any, batch: int, event: int) -> tuple[int, ...]:
-    """The batch shape that a value ought to have, its own dimensions on the left included."""
+    """Required batch shape of a value, including its batch dimensions on the left."""
     if not isinstance(value, Tensor):
         return (batch,)
     own = tuple(value.shape[: value.dim() - event])
@@ -66,61 +67,61 @@ def check_experts(name: str, k: Any, shape: tuple[int, ...], experts: int, like:
     """Check indices of experts.
 
     Args:
-        name: of the argument or site, for the error message.
-        k: what came.
-        shape: what it must be.
-        experts: their number K.
-        like: a tensor of the networks' device.
+        name: name of the argument or site, for the error message.
+        k: the indices.
+        shape: the required shape.
+        experts: number of experts K.
+        like: a tensor on the device of the networks.
 
     Raises:
-        EconError: it is no tensor of integers of that shape and on that device; or, on a CPU,
-            there is no such expert (:class:`~econ_pyro.core.ensemble.Ensemble` finds it on a GPU).
+        EconError: ``k`` is not an integer tensor of that shape on that device; or, on a CPU, an
+            index is out of range (on a GPU, :class:`~econ_pyro.core.ensemble.Ensemble` checks it).
     """
     if torch.compiler.is_compiling():
         return
-    if not isinstance(k, Tensor) or k.dtype == torch.bool or not _counts(k):
+    if not isinstance(k, Tensor) or k.dtype == torch.bool or not _is_integer(k):
         hint = "give a tensor of type torch.long"
-        raise EconError(f"indices of experts {shape} for {name}", kind_of(k), hint)
-    _check_place(name, k, shape, like)
+        raise EconError(f"indices of experts {shape} for {name}", describe_tensor(k), hint)
+    _check_shape_and_device(name, k, shape, like)
     if k.device.type == "cpu":
-        check_known(k, experts, f" in {name}")
+        check_expert_range(k, experts, f" in {name}")
 
 
 def check_expert_sites(
     name: str, k: Any, batch: int, experts: int, like: Tensor, slots: int | None = None
 ) -> None:
-    """:func:`check_experts` for a program's batch, with or without dimensions on the left.
+    """:func:`check_experts` for a sample site, which may have batch dimensions on the left.
 
     Args:
-        name: of the argument or site, for the error message.
-        k: what came.
-        batch: the program's batch size B.
-        experts: their number K.
-        like: a tensor of the networks' device.
-        slots: number of layers; None for those of one layer.
+        name: name of the argument or site, for the error message.
+        k: the indices.
+        batch: batch size B of the program.
+        experts: number of experts K.
+        like: a tensor on the device of the networks.
+        slots: number of layers T; None for a single layer.
 
     Raises:
-        EconError: it is no tensor of indices of shape ``(..., B)`` or ``(..., B, T)``.
+        EconError: ``k`` is not a tensor of indices of shape ``(..., B)`` or ``(..., B, T)``.
     """
     event = () if slots is None else (slots,)
     shape = _with_batch(k, batch, len(event))
     check_experts(name, k, (*shape, *event), experts, like)
 
 
-def check_known(k: Tensor, experts: int, where: str = "") -> None:
-    """Check that there are such experts; waits for a GPU.
+def check_expert_range(k: Tensor, experts: int, where: str = "") -> None:
+    """Check that indices of experts are in range; synchronises with a GPU.
 
     Args:
-        k: their indices, of any shape.
-        experts: their number K.
-        where: they came, for the error message, as in ``" in k_2"``.
+        k: indices, any shape.
+        experts: number of experts K.
+        where: origin of the indices, for the error message, such as ``" in k_2"``.
 
     Raises:
-        EconError: there is none of some index.
+        EconError: an index is out of range.
     """
     unknown = (k < 0) | (k >= experts)
     if unknown.any():
-        raise no_such_expert(k[unknown][0].item(), experts, where)
+        raise unknown_expert(k[unknown][0].item(), experts, where)
 
 
 def check_seed_pixels(
@@ -131,26 +132,27 @@ def check_seed_pixels(
     like: Tensor,
     rest: bool = False,
 ) -> None:
-    """Check the pixels from which regions grow.
+    """Check the seed pixels of regions.
 
     Args:
-        name: of the argument, for the error message.
-        seed_pixels: what came.
-        shape: what it must be.
-        pixels: of an image.
-        like: a tensor of the networks' device.
-        rest: the last layer takes what is left, whatever its pixel.
+        name: name of the argument, for the error message.
+        seed_pixels: the indices of pixels.
+        shape: the required shape.
+        pixels: number of pixels of an image.
+        like: a tensor on the device of the networks.
+        rest: whether the last layer takes the remaining scope, so that its pixel is not used.
 
     Raises:
-        EconError: it is no int64 tensor of that shape and on that device; or, on a CPU, there is
-            no such pixel.
+        EconError: ``seed_pixels`` is not an int64 tensor of that shape on that device; or, on a
+            CPU, an index is out of range.
     """
     if torch.compiler.is_compiling():
         return
     if not isinstance(seed_pixels, Tensor) or seed_pixels.dtype != torch.long:
         expected = f"indices of pixels {shape} for {name}, torch.long"
-        raise EconError(expected, kind_of(seed_pixels), "row times width, plus column")
-    _check_place(name, seed_pixels, shape, like)
+        hint = "an index is row * width + column"
+        raise EconError(expected, describe_tensor(seed_pixels), hint)
+    _check_shape_and_device(name, seed_pixels, shape, like)
     if seed_pixels.device.type == "cpu":
         grown = seed_pixels[:, :-1] if rest else seed_pixels
         unknown = (grown < 0) | (grown >= pixels)
@@ -159,25 +161,27 @@ def check_seed_pixels(
             raise EconError(f"pixels from 0 to {pixels - 1} for {name}", got)
 
 
-def kind_of(value: Any) -> str:
-    """What came, for an error message: type and shape of a tensor or array, or the value."""
+def describe_tensor(value: Any) -> str:
+    """Describe a value for an error message: type and shape of a tensor or array, or the value."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if dtype is None or shape is None:
-        return short(value)
+        return describe(value)
     kind = f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"
     return kind if isinstance(value, Tensor) else f"{type(value).__name__} of {kind}"
 
 
-def _counts(k: Tensor) -> bool:
+def _is_integer(k: Tensor) -> bool:
     return not k.is_floating_point() and not k.is_complex()
 
 
-def _check_place(name: str, value: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+def _check_shape_and_device(
+    name: str, value: Tensor, shape: tuple[int, ...], like: Tensor
+) -> None:
     if value.shape != shape:
         raise EconError(f"{name} of shape {shape}", str(tuple(value.shape)))
     if value.device != like.device:
         raise EconError(
-            f"{name} on {like.device}, as the networks",
+            f"{name} on {like.device}, the device of the networks",
             f"a tensor on {value.device}",
             f'move it with .to("{like.device}")',
         )

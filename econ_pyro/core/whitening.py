@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from econ_pyro.config import FreeLatents, PoseLatents
+from econ_pyro.model_config import FreeLatents, PoseLatents
 
 SMALLEST = 1e-3  # factor of a scale in one refit: a latent without spread is not blown up
 

@@ -1,1 +1,1 @@
-"""Scenes to learn from: sources, splits, ground truth, images."""
+"""Training data: image sources, splits, ground truth."""

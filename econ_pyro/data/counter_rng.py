@@ -1,14 +1,14 @@
-r"""Random numbers that are a function of (seed, index, draw), the same on every device.
+r"""Counter-based random numbers: a function of (seed, index, draw), identical on every device.
 
-A generator with a state gives scene 7 only after scenes 0 to 6; a counter-based hash gives it at
-once, so that neither the batch size nor the number of workers nor the device changes a scene.
-With :math:`\mu` a bijection of the 32-bit integers that mixes all bits (Wellons' "lowbias32"),
+A stateful generator has to draw scenes 0 to 6 before scene 7; a counter-based hash gives any scene
+directly, so scenes do not depend on batch size, number of workers or device. With :math:`\mu` a
+bijection of the 32-bit integers that mixes all bits (Wellons' "lowbias32"),
 
 .. math:: a = \mu(i \oplus \mu(s)), \quad b = \mu(a \oplus \nu), \quad
           u_d = \mu(\mu(a + d g) \oplus b),
 
 where s is the seed, i the index, :math:`\nu` the bits of index and seed above the lowest 32, d
-the draw, g the golden ratio's odd integer. a is distinct for distinct i below :math:`2^{32}`.
+the draw, and g the odd integer of the golden ratio. For i below :math:`2^{32}`, all a differ.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 _WORD = 0xFFFFFFFF
-# Multipliers modulo 2^32, the second written as a negative number: below 2^31 in size, so that
-# no product of one with a 32-bit word leaves int64.
+# Multipliers modulo 2^32. The second is written as a negative number, so that both are below 2^31
+# in magnitude and products with 32-bit words fit into int64.
 _FIRST, _SECOND = 0x7FEB352D, 0x846CA68B - (1 << 32)
 _GOLDEN = 0x9E3779B9
 
@@ -34,9 +34,9 @@ def bits(seed: int, indices: Tensor, draws: int) -> Tensor:
     """32 random bits for each index and draw.
 
     Args:
-        seed: any integer; its lowest 64 bits count.
-        indices: :math:`(B,)` int64, not negative.
-        draws: number D of draws for each index.
+        seed: any integer; the lowest 64 bits are used.
+        indices: :math:`(B,)` int64, non-negative.
+        draws: number D of draws per index.
 
     Returns:
         :math:`(B, D)` int64 in [0, 2^32), on the device of ``indices``.
@@ -50,12 +50,12 @@ def bits(seed: int, indices: Tensor, draws: int) -> Tensor:
 
 
 def below(u: Tensor, n: Tensor | int) -> Tensor:
-    """Uniform integers in [0, n) from 32 random bits ``u``; n is at most 2^31."""
+    """Uniform integers in [0, n) from 32 random bits ``u``, with n at most 2^31."""
     return u * n >> 32
 
 
 def permutation(seed: int, n: int, draw: int) -> Tensor:
-    """The permutation number ``draw`` of 0 to n - 1, ``(n,)`` int64."""
-    # The bits (seed, draw) key a fresh stream with one index an item.
+    """Random permutation number ``draw`` of 0 to n - 1, ``(n,)`` int64."""
+    # (seed, draw) keys a new stream with one index per item
     key = int(bits(seed, torch.tensor([draw]), 1)) | (seed & _WORD) << 32
     return torch.argsort(bits(key, torch.arange(n), 1)[:, 0], stable=True)

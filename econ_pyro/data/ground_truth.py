@@ -1,7 +1,7 @@
-"""What is known of scenes beyond their images, and what may be unknown.
+"""Ground truth of scenes.
 
-Visible regions are the least that counts as ground truth. Full masks (with them the depth order)
-and classes may be missing: they are ``None`` then, and the scores that need them are left out.
+Visible regions are always present. Amodal masks (which imply the depth order) and classes may be
+unknown: they are then ``None``, and metrics that need them are omitted.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ class Truth(Protocol):
 
     @property
     def region(self) -> Tensor:
-        """Visible regions, disjoint, ``(B, N, H, W)`` bool; the rest is background."""
+        """Visible regions, disjoint, ``(B, N, H, W)`` bool; all other pixels are background."""
 
     @property
     def mask(self) -> Tensor | None:
-        """Full masks, occluded parts included, ``(B, N, H, W)`` bool, slots front to back."""
+        """Amodal masks, including occluded parts, ``(B, N, H, W)`` bool, front to back."""
 
     @property
     def label(self) -> Tensor | None:
-        """Class of each object, ``(B, N)`` int64; -1 is an empty slot."""
+        """Class of each object, ``(B, N)`` int64; -1 for an empty slot."""
 
     def layers(self, steps: int) -> Tensor:
-        """Regions as the model's layers, ``(B, T, 1, H, W)`` in {0, 1}, the background last."""
+        """Regions of the model's layers, ``(B, T, 1, H, W)`` in {0, 1}, background last."""
 
 
 @dataclass(frozen=True)
 class PartialTruth:
-    """Ground truth from files, as far as it goes; see :class:`Truth` for the shapes."""
+    """Ground truth from files, possibly incomplete; see :class:`Truth` for the shapes."""
 
     image: Tensor
     region: Tensor
@@ -48,25 +48,25 @@ class PartialTruth:
     label: Tensor | None = None
 
     def layers(self, steps: int) -> Tensor:
-        """True regions as layers; see :func:`layers_of`."""
-        return layers_of(self.region, self.region.flatten(2).any(2), steps)
+        """True regions of the layers; see :func:`regions_as_layers`."""
+        return regions_as_layers(self.region, self.region.flatten(2).any(2), steps)
 
 
-def layers_of(region: Tensor, there: Tensor, steps: int) -> Tensor:
-    """True regions as the model's layers, in the order of the slots, with the background last.
+def regions_as_layers(region: Tensor, occupied: Tensor, steps: int) -> Tensor:
+    """Arrange true regions as the model's layers, in slot order with the background last.
 
     Args:
         region: visible regions, ``(B, N, H, W)`` bool.
-        there: slots that hold an object, ``(B, N)`` bool.
-        steps: number of layers T. Those between the last object and the background are empty.
+        occupied: slots that contain an object, ``(B, N)`` bool.
+        steps: number of layers T. Layers between the last object and the background are empty.
 
     Returns:
         ``(B, T, 1, H, W)`` float32 in {0, 1}; sums to 1 over T.
 
     Raises:
-        EconError: if some scene has more than T - 1 objects.
+        EconError: a scene has more than T - 1 objects.
     """
-    most = int(there.sum(1).max()) if there.numel() else 0
+    most = int(occupied.sum(1).max()) if occupied.numel() else 0
     if steps < most + 1:
         raise EconError(
             f"at least {most + 1} steps, for {most} objects and the background",
@@ -74,7 +74,7 @@ def layers_of(region: Tensor, there: Tensor, steps: int) -> Tensor:
             "use more steps or scenes with fewer objects",
         )
     b, _, height, width = region.shape
-    order = torch.argsort((~there).long(), dim=1, stable=True)[:, : steps - 1]
+    order = torch.argsort((~occupied).long(), dim=1, stable=True)[:, : steps - 1]
     objects = region.gather(1, order[:, :, None, None].expand(-1, -1, height, width))
     out = torch.zeros(b, steps, 1, height, width, device=region.device)
     out[:, : objects.shape[1], 0] = objects.float()

@@ -1,10 +1,8 @@
-"""Pictures from files and from users: RGB of one size, or an error that names what is wrong.
+"""Reading PNG, JPEG, GIF and WebP images as RGB of one size.
 
-PNG, JPEG, GIF and WebP are read; video files are :mod:`econ_pyro.data.readers.video`.
-
-The turn that a camera wrote into the file (EXIF) is applied. Transparent parts become white, the
-page that such pictures are usually drawn for. 16 bits a channel become 8. Of an animation the
-first picture is taken.
+The EXIF orientation is applied, transparent pixels are blended with white, and 16 bits per channel
+are reduced to 8. Of an animation, the first frame is read; for all frames and for videos see
+:mod:`econ_pyro.data.readers.video`.
 """
 
 from __future__ import annotations
@@ -21,79 +19,79 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from econ_pyro.data import deep_colour
+from econ_pyro.data import bit_depth
 from econ_pyro.errors import EconError, printable
 from econ_pyro.files.untrusted import open_regular, walk
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp")
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
-KINDS = "PNG, JPEG, GIF or WebP"
+FORMAT_NAMES = "PNG, JPEG, GIF or WebP"
 Fit = Literal["crop", "resize"]
-"""How a picture becomes square: crop keeps its middle, resize stretches it."""
-MOST_BYTES = 512 << 20
-"""Bytes of the largest picture file that is read: some are held in memory as a whole."""
-MOST_SCANS = 100
-"""Passes over a JPEG's pixels: encoders make some ten, each takes as long as the whole."""
-_STRIP = 1 << 20  # pixels that are put on white together
+"""How an image is made square: ``crop`` keeps the centre, ``resize`` stretches."""
+MAX_BYTES = 512 << 20
+"""Maximum size of an image file in bytes; some formats are held in memory as a whole."""
+MAX_SCANS = 100
+"""Maximum scans of a JPEG file; encoders write about ten, and each costs a full decoding pass."""
+_STRIP = 1 << 20  # pixels blended with white at a time
 
 
 def read_image(path: Path | str, size: int | None = None, fit: Fit = "crop") -> Tensor:
-    """Read one picture.
+    """Read an image.
 
     Args:
         path: a PNG, JPEG, GIF or WebP file.
-        size: height and width of the result in pixels; the picture's own if not given.
-        fit: how a picture becomes square.
+        size: height and width of the result in pixels; default: the original size.
+        fit: how the image is made square.
 
     Returns:
         :math:`(3, H, W)` float32 in [0, 1].
 
     Raises:
-        EconError: there is no such file, or it cannot be read as a picture.
+        EconError: the file does not exist or is not a readable image.
     """
     hwc = torch.from_numpy(decode(path, size, fit))
     return hwc.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format) / 255
 
 
 def decode(path: Path | str, size: int | None = None, fit: Fit = "crop") -> np.ndarray:
-    """The same as :func:`read_image` but ``(H, W, 3)`` uint8."""
+    """Like :func:`read_image`, but ``(H, W, 3)`` uint8."""
     return _decode(path, lambda image: to_square(to_rgb(image), size, fit))
 
 
 def decode_cutout(path: Path | str) -> np.ndarray:
-    """One picture with its alpha, ``(H, W, 4)`` uint8, not premultiplied.
+    """Read an image with straight alpha, ``(H, W, 4)`` uint8.
 
     Raises:
-        EconError: it cannot be read as a picture, or has no alpha.
+        EconError: the file is not a readable image, or has no alpha channel.
     """
     return _decode(path, _to_rgba)
 
 
 def _decode(path: Path | str, convert: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     path = Path(path)
-    with opened(path) as image, reading(path):
-        return np.array(convert(deep_colour.shallow(image)))
+    with open_image(path) as image, pillow_errors(path):
+        return np.array(convert(bit_depth.to_8_bit(image)))
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """A picture file, whose pixels are not decoded yet.
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image file without decoding its pixels.
 
     Raises:
-        EconError: there is no such file, or it is too large a picture, or none.
+        EconError: the file does not exist, is not an image, or is too large.
     """
     with open_regular(path, "an image file") as file:
-        with reading(path):
+        with pillow_errors(path):
             size = file.seek(0, 2)
             file.seek(0)
-            if size > MOST_BYTES:
+            if size > MAX_BYTES:
                 raise EconError(
-                    f"an image file of at most {MOST_BYTES:,} bytes", f"which has {size:,}"
+                    f"an image file of at most {MAX_BYTES:,} bytes", f"which has {size:,}"
                 )
-            if (scans := count_scans(file)) > MOST_SCANS:
-                expected = f"a JPEG file of at most {MOST_SCANS} scans"
-                raise EconError(expected, f"which has {scans:,}", "save it anew")
-            # its decoder takes memory for all pixels before anybody can ask for their number
+            if (scans := count_scans(file)) > MAX_SCANS:
+                expected = f"a JPEG file of at most {MAX_SCANS} scans"
+                raise EconError(expected, f"which has {scans:,}", "re-encode it")
+            # Pillow's WebP decoder allocates all pixels when it opens a file
             check_pixels(*webp_size(file), path)
             image = Image.open(file, formats=FORMATS)
         with image:
@@ -101,9 +99,9 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def count_scans(file: BinaryIO) -> int:
-    """In how many passes a JPEG file is to be decoded, each as long as the whole; 0 if it is none.
+    """Number of scans of a JPEG file; 0 for other formats.
 
-    The file is at its beginning, before and after.
+    The file position has to be 0, and is 0 afterwards.
     """
     scans, last = 0, b""
     if file.read(2) == b"\xff\xd8":
@@ -115,17 +113,17 @@ def count_scans(file: BinaryIO) -> int:
 
 
 def check_pixels(width: int, height: int, path: Path) -> None:
-    """Check that a picture fits into memory, before it is decoded.
+    """Check the size of an image before it is decoded.
 
     Raises:
-        EconError: it has more pixels than Pillow's limit.
+        EconError: the image exceeds Pillow's limit.
     """
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-        raise too_large(path)
+        raise too_large_error(path)
 
 
-def too_large(path: Path) -> EconError:
-    """The error for a picture that would fill the memory."""
+def too_large_error(path: Path) -> EconError:
+    """The error for an image that exceeds Pillow's limit."""
     most = Image.MAX_IMAGE_PIXELS
     return EconError(
         f"an image of at most {most:,} pixels", f"{path}, which is larger", "scale it down first"
@@ -133,7 +131,7 @@ def too_large(path: Path) -> EconError:
 
 
 def webp_size(file: BinaryIO) -> tuple[int, int]:
-    """Width and height that a WebP file declares; 0 if it is none."""
+    """Width and height that a WebP file declares; 0, 0 for other formats."""
     head = file.read(30)
     file.seek(0)
     kind = (
@@ -151,38 +149,39 @@ def webp_size(file: BinaryIO) -> tuple[int, int]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Whatever Pillow stumbles on in the block becomes an error that names the file.
+def pillow_errors(path: Path) -> Iterator[None]:
+    """Convert Pillow's exceptions within the block into errors that name the file.
 
     Raises:
-        EconError: the file is too large a picture, or none.
+        EconError: the file is not a readable image, or is too large.
     """
     try:
         with warnings.catch_warnings():
-            # Odd metadata is no reason to stop, a picture that fills the memory is.
+            # ignore warnings about metadata, but not about huge images
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise too_large(path) from error
+        raise too_large_error(path) from error
     except EconError as error:
         named = str(path) in error.got
         got = error.got if named else f"{path}, {error.got}"
         raise EconError(error.expected, got, error.hint) from None
-    except Exception as error:  # Pillow's decoders raise whatever they stumble on
-        raise EconError(f"a readable {KINDS} image", f"{path} ({_reason(error)})") from error
+    except Exception as error:  # Pillow's decoders raise any exception
+        got = f"{path} ({_reason(error)})"
+        raise EconError(f"a readable {FORMAT_NAMES} image", got) from error
 
 
-def source_box(width: int, height: int, fit: Fit) -> tuple[float, float, float, float]:
-    """What of a picture becomes the square one, in its own pixels.
+def crop_box(width: int, height: int, fit: Fit) -> tuple[float, float, float, float]:
+    """The part of an image that is kept when it is made square.
 
     Args:
-        width: of the picture.
-        height: of the picture.
-        fit: how it becomes square.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
+        fit: how the image is made square.
 
     Returns:
-        Left, top, right and bottom; halves of pixels occur.
+        Left, top, right and bottom in pixels, which may be half-integers.
     """
     if fit == "resize":
         return 0.0, 0.0, float(width), float(height)
@@ -192,10 +191,10 @@ def source_box(width: int, height: int, fit: Fit) -> tuple[float, float, float, 
 
 
 def find_images(paths: Sequence[Path | str]) -> list[Path]:
-    """Image files by name: each path that is a file, and the images of each folder.
+    """List image files: every path that is a file, and the images of every folder.
 
     Raises:
-        EconError: a path does not exist, or a folder has no file with an image's ending.
+        EconError: a path does not exist, or a folder has no files with an image suffix.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -204,10 +203,10 @@ def find_images(paths: Sequence[Path | str]) -> list[Path]:
                 raise EconError("an image file or a folder of them", f"{path}: no such file")
             found.append(path)
             continue
-        files, odd = walk(path, "images")
+        files, irregular = walk(path, "images")
         images = [file for file in files if file.suffix.lower() in SUFFIXES]
-        if odd:
-            warn_of_skipped(list(odd.values()), len(files) + len(odd), "regular files")
+        if irregular:
+            warn_skipped(list(irregular.values()), len(files) + len(irregular), "regular files")
         if not images:
             raise EconError(
                 f"files called {', '.join(SUFFIXES)}", f"{path}, which has none", "name the files"
@@ -216,37 +215,39 @@ def find_images(paths: Sequence[Path | str]) -> list[Path]:
     return found
 
 
-def warn_of_skipped(errors: Sequence[EconError], of: int, what: str, level: int = 3) -> None:
-    """Warn of files of a folder that are left out, naming the first three.
+def warn_skipped(
+    errors: Sequence[EconError], total: int, expected: str, stacklevel: int = 3
+) -> None:
+    """Warn about skipped files of a folder, naming the first three.
 
     Args:
-        errors: what was wrong with each.
-        of: how many files there are.
-        what: what they are not.
-        level: whose call the warning is about, as for :func:`warnings.warn`.
+        errors: the error of each skipped file.
+        total: number of files in the folder.
+        expected: what the files should be, in the plural.
+        stacklevel: as for :func:`warnings.warn`.
     """
-    shown = "; ".join(error.got for error in errors[:3])
+    first = "; ".join(error.got for error in errors[:3])
     more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-    text = f"skipped {len(errors)} of {of} files that are not {what}: {shown}{more}"
-    warnings.warn(printable(text), stacklevel=level)
+    text = f"skipped {len(errors)} of {total} files that are not {expected}: {first}{more}"
+    warnings.warn(printable(text), stacklevel=stacklevel)
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"not a {KINDS}"
+        return f"not a {FORMAT_NAMES}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode as RGB, turned as its camera says, on white."""
+    """Convert an image of any mode to upright RGB, blended with white."""
     image = _upright(image)
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     out = Image.new("RGB", image.size)
     rows = max(1, _STRIP // image.width)
-    for top in range(0, image.height, rows):  # all at once, a large one takes four times as much
+    for top in range(0, image.height, rows):  # in strips, to save memory
         strip = image.crop((0, top, image.width, min(image.height, top + rows))).convert("RGBA")
         white = Image.new("RGBA", strip.size, "white")
         out.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
@@ -259,10 +260,10 @@ def to_square(
     fit: Fit,
     resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> Image.Image:
-    """A picture at ``size`` x ``size`` pixels, or as it is if no size is given."""
+    """Resize an image to ``size`` x ``size`` pixels; unchanged if ``size`` is None."""
     if size is None or image.size == (size, size):
         return image
-    return image.resize((size, size), resample, source_box(*image.size, fit))
+    return image.resize((size, size), resample, crop_box(*image.size, fit))
 
 
 def _to_rgba(image: Image.Image) -> Image.Image:
@@ -274,9 +275,9 @@ def _to_rgba(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """A picture turned as its camera says; itself, not a copy, if there is nothing to turn."""
+    """Apply the EXIF orientation; returns ``image`` itself if it is upright."""
     try:
-        turn = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # odd metadata is no reason to stop, and has many ways to be odd
-        turn = 1
-    return image if turn == 1 else ImageOps.exif_transpose(image)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged metadata, for which Pillow raises any exception
+        orientation = 1
+    return image if orientation == 1 else ImageOps.exif_transpose(image)

@@ -1,1 +1,1 @@
-"""How good decompositions and samples are."""
+"""Evaluation of decompositions and samples."""

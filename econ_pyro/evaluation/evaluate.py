@@ -1,4 +1,4 @@
-"""Measure a scene model on held-out and on out-of-distribution scenes, and name its experts."""
+"""Evaluation of scene models on held-out and out-of-distribution scenes; names of experts."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 
-from econ_pyro.data.splits import GeneratedScenes, Source
+from econ_pyro.data.base import Source
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.metrics import SceneMetrics, evaluate_scenes
 from econ_pyro.files import storage
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.scene_model import SceneModel
-from econ_pyro.naming import clean
+from econ_pyro.naming import clean_name
 from econ_pyro.training import checkpoint
 
-TEST_SEED = 1_000_003  # of held-out scenes; training seeds are small numbers
+TEST_SEED = 1_000_003  # seed of held-out scenes; training seeds are small numbers
 HEADLINE = {
     "mse": "MSE",
     "ari": "ARI",
@@ -28,9 +29,10 @@ HEADLINE = {
     "amodal_iou": "amodal mean IoU",
     "oca": "counting accuracy (OCA)",
     "ooa": "depth-order accuracy (OOA)",
-    "spare": "spare layers left empty",
-    "class_accuracy": "expert-class accuracy",
-    "nmi": "expert-class NMI",
+    "spare": "spare layers that are empty",
+    "class_accuracy": "class accuracy of objects",
+    "nmi": "class NMI of objects",
+    "class_accuracy_with_background": "  with background",
     "x": "L_x, nats",
     "z": "L_z, nats",
     "r": "L_r, nats",
@@ -45,17 +47,17 @@ def evaluate(
     gt_masks: bool = False,
     greedy: bool = False,
 ) -> SceneMetrics:
-    """Decompose every image of a source and score it with what ground truth there is.
+    """Decompose every image of a source and compute all scores that its ground truth allows.
 
     Args:
         model: the scene model.
         source: images, with or without ground truth.
         slots: number of layers; as in training if not given.
-        gt_masks: give the true regions, as in the paper's Fig. 5.
-        greedy: do not refine what the competition found.
+        gt_masks: use the true regions instead of attention, as in the paper's Fig. 5.
+        greedy: do not refine the layers that the competition found.
 
     Raises:
-        EconError: true regions are to be given, and there are none.
+        EconError: ``gt_masks`` is set, but the source has no ground truth.
     """
     indices = torch.arange(len(source))
     scenes = source.scenes(indices)
@@ -65,15 +67,15 @@ def evaluate(
         if scenes is None:
             raise EconError("scenes with true regions", "images", "leave out --gt-masks")
         evidence = scenes.layers(slots or model.config.model.num_slots)
-    options = {"greedy": True} if greedy else {}  # models without refinement know no such option
+    options = {"greedy": True} if greedy else {}  # models without refinement lack this option
     d: Decomposition = model.decompose(images, slots, evidence=evidence, **options)
     return replace(evaluate_scenes(d, scenes, source.classes), given_names=model.config.names)
 
 
 def ood_sources(model: SceneModel, n: int) -> dict[str, tuple[Source, int]]:
-    """Scenes unlike those of training (Figs. 4 and 8), each with the layers to look for.
+    """Out-of-distribution scenes (Figs. 4 and 8), each with the number of layers to infer.
 
-    More objects, several of one class, colours near the background, and spare steps.
+    More objects, several objects of one class, colours similar to the background, spare layers.
     """
     scenes, slots = model.config.scenes, model.config.model.num_slots
     kinds = {
@@ -96,7 +98,7 @@ def evaluate_ood(model: SceneModel, n: int, greedy: bool = False) -> dict[str, S
 
 
 def as_json(metrics: SceneMetrics) -> dict[str, Any]:
-    """Everything measured, ready for JSON."""
+    """All scores, as values for JSON."""
     out: dict[str, Any] = {"metrics": metrics.summary()}
     if metrics.confusion is not None:
         out["classes"] = [*metrics.class_names, "background"]
@@ -105,15 +107,15 @@ def as_json(metrics: SceneMetrics) -> dict[str, Any]:
 
 
 def names_of(metrics: SceneMetrics, current: list[str]) -> list[str]:
-    """Names of experts by majority class; the current ones where no truth tells a class."""
+    """Names of experts by majority class; the current ones if classes are unknown."""
     return current if metrics.confusion is None else metrics.expert_names
 
 
 def write_names(run: Path, metrics: SceneMetrics, current: list[str]) -> list[str]:
-    """Name the experts of a run by majority class, in its ``experts.json``.
+    """Name the experts of a run by majority class and write the names to ``experts.json``.
 
     Returns:
-        The names: the current ones where there was no ground truth to go by.
+        The names; the current ones, which are not written, if classes are unknown.
     """
     if metrics.confusion is None:
         return current
@@ -121,13 +123,13 @@ def write_names(run: Path, metrics: SceneMetrics, current: list[str]) -> list[st
     storage.write_json(
         run / checkpoint.NAMES,
         {"names": names, "usage": metrics.usage.tolist(), **as_json(metrics)},
-        sealed=True,
+        checksum=True,
     )
     return names
 
 
 def format_report(metrics: SceneMetrics, title: str) -> str:
-    """A table of scores, and who won what, for a terminal."""
+    """Format scores, expert usage and the confusion matrix for a terminal."""
     summary = metrics.summary()
     lines = [title]
     for key, label in HEADLINE.items():
@@ -143,12 +145,12 @@ def format_report(metrics: SceneMetrics, title: str) -> str:
         for label, row in zip(
             [*metrics.class_names, "background"], metrics.confusion.tolist(), strict=True
         ):
-            lines.append("  " + f"{clean(label):>14}" + "".join(f"{int(v):>14}" for v in row))
+            lines.append("  " + f"{clean_name(label):>14}" + "".join(f"{int(v):>14}" for v in row))
     return "\n".join(lines)
 
 
 def format_table(reports: Mapping[str, SceneMetrics]) -> str:
-    """One line for each set of scenes, for a terminal."""
+    """Format the main scores of several sets of scenes for a terminal, one line per set."""
     keys = ["ari_fg", "visible_iou", "amodal_iou", "oca", "ooa", "class_accuracy", "mse", "spare"]
     lines = [f"{'':<18}" + "".join(f"{k:>15}" for k in keys)]
     for name, metrics in reports.items():

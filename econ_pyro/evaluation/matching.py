@@ -1,13 +1,12 @@
-r"""Which predicted layer is which true object, and what follows: IoU, counting, depth order.
+r"""Matching of predicted layers to true objects, and scores: IoU, counting, depth order.
 
-One assignment serves every score. Layers that are present and are not the background are matched
-to true objects so that the sum of their visible IoU is largest (Hungarian method). Its rules:
+All scores use the same assignment. The Hungarian method matches present layers, except the
+background, to true objects such that the sum of their visible IoU is maximal:
 
-- A layer is present if it is the largest region at ``smallest_area`` pixels or more.
+- A layer is present if it has the largest region at ``smallest_area`` pixels or more.
 - The background layer is the present layer that covers most of the true background; without a
   true background, the last present layer.
-- A true object takes part if one pixel of it or more can be seen: what is hidden altogether
-  cannot be found. A match must overlap by a pixel.
+- True objects without a visible pixel are left out. A match must overlap by at least one pixel.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-MIN_AREA = 0.008  # smallest layer as a fraction of the image: 8 pixels of 32x32
+MIN_AREA = 0.008  # minimum area of a present layer as a fraction of the image
 UNMATCHED = -1
 
 
 def smallest_area(height: int, width: int) -> int:
-    """Pixels that a layer must hold to be present: 8 of 32x32, at least 1."""
+    """Minimum area of a present layer in pixels: 8 for 32x32 images, at least 1."""
     return max(1, round(MIN_AREA * height * width))
 
 
 def hard_regions(segmentation: Tensor, layers: int) -> Tensor:
-    """One mask a layer.
+    """Convert a segmentation to one mask per layer.
 
     Args:
-        segmentation: index of the layer seen at each pixel, ``(B, H, W)``.
+        segmentation: index of the layer at each pixel, ``(B, H, W)``.
         layers: number of layers T.
 
     Returns:
@@ -41,11 +40,11 @@ def hard_regions(segmentation: Tensor, layers: int) -> Tensor:
 
 
 def present_layers(hard: Tensor, min_area: int | None = None) -> Tensor:
-    """Layers that hold something.
+    """Layers whose region has the minimum area.
 
     Args:
         hard: hard regions, ``(B, T, H, W)`` bool.
-        min_area: pixels that make a layer present; ``smallest_area`` if not given.
+        min_area: minimum area in pixels; ``smallest_area`` if not given.
 
     Returns:
         ``(B, T)`` bool.
@@ -55,12 +54,12 @@ def present_layers(hard: Tensor, min_area: int | None = None) -> Tensor:
 
 
 def background_layer(hard: Tensor, present: Tensor, background: Tensor | None = None) -> Tensor:
-    """The layer that is the background of each scene.
+    """Find the background layer of each scene.
 
     Args:
         hard: hard regions, ``(B, T, H, W)`` bool.
         present: ``(B, T)`` bool.
-        background: where the true background is seen, ``(B, H, W)`` bool; None without truth.
+        background: visible pixels of the true background, ``(B, H, W)`` bool; None if unknown.
 
     Returns:
         ``(B,)`` int64; ``UNMATCHED`` where no layer is present.
@@ -74,7 +73,7 @@ def background_layer(hard: Tensor, present: Tensor, background: Tensor | None = 
 
 
 def pairwise_iou(pred: Tensor, true: Tensor) -> Tensor:
-    """Intersection over union of every mask with every other.
+    """Intersection over union of every predicted mask with every true mask.
 
     Args:
         pred: ``(B, T, H, W)`` bool.
@@ -91,22 +90,22 @@ def pairwise_iou(pred: Tensor, true: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Matching:
-    """Which layer is which object; scenes B, layers T, true objects N, slots front to back."""
+    """Assignment of T layers to N true objects in B scenes, both front to back."""
 
     present: Tensor
-    """Layers that hold something, ``(B, T)`` bool."""
+    """Present layers, ``(B, T)`` bool."""
     background: Tensor
     """Index of the background layer, ``(B,)`` int64."""
-    there: Tensor
-    """True objects that can be seen, ``(B, N)`` bool."""
+    visible: Tensor
+    """True objects with at least one visible pixel, ``(B, N)`` bool."""
     layer: Tensor
-    """Layer of each true object, ``(B, N)`` int64; ``UNMATCHED`` if it has none."""
+    """Layer of each true object, ``(B, N)`` int64; ``UNMATCHED`` if none."""
     iou: Tensor
-    """Visible IoU of each true object with its layer, ``(B, N)`` float64; 0 if it has none."""
+    """Visible IoU of each true object with its layer, ``(B, N)`` float64; 0 without a layer."""
 
     @property
     def objects(self) -> Tensor:
-        """Layers that are objects: present and not the background, ``(B, T)`` bool."""
+        """Layers that are present and not the background, ``(B, T)`` bool."""
         order = torch.arange(self.present.shape[1], device=self.present.device)
         return self.present & (order != self.background[:, None])
 
@@ -118,19 +117,19 @@ def match(
 
     Args:
         hard: hard predicted regions, ``(B, T, H, W)`` bool.
-        label: class of each true object, ``(B, N)`` int64; negative slots are empty. None if
-            classes are not known.
+        label: class of each true object, ``(B, N)`` int64; negative for empty slots. None if
+            classes are unknown.
         region: true visible regions, ``(B, N, H, W)`` bool.
-        min_area: pixels that make a layer present; ``smallest_area`` if not given.
+        min_area: minimum area of a present layer in pixels; ``smallest_area`` if not given.
     """
-    there = region.flatten(2).any(dim=2)
+    visible = region.flatten(2).any(dim=2)
     if label is not None:
-        there &= label >= 0
+        visible &= label >= 0
     present = present_layers(hard, min_area)
-    background = background_layer(hard, present, ~(region & there[:, :, None, None]).any(dim=1))
-    layer = torch.full_like(there, UNMATCHED, dtype=torch.long)
-    matching = Matching(present, background, there, layer, torch.zeros_like(there).double())
-    iou = pairwise_iou(hard, region) * matching.objects[:, :, None] * there[:, None]  # (B, T, N)
+    background = background_layer(hard, present, ~(region & visible[:, :, None, None]).any(dim=1))
+    layer = torch.full_like(visible, UNMATCHED, dtype=torch.long)
+    matching = Matching(present, background, visible, layer, torch.zeros_like(visible).double())
+    iou = pairwise_iou(hard, region) * matching.objects[:, :, None] * visible[:, None]  # (B, T, N)
     for b, scene in enumerate(iou.numpy(force=True)):
         for i, n in zip(*linear_sum_assignment(scene, maximize=True), strict=True):
             if scene[i, n] > 0:
@@ -139,67 +138,73 @@ def match(
 
 
 def visible_iou(matching: Matching) -> Tensor:
-    """Mean IoU of visible regions over true objects; an object without a layer counts 0.
+    """Mean IoU of visible regions over true objects.
 
     Returns:
-        ``(B,)`` float64 in [0, 1]; NaN without objects.
+        ``(B,)`` float64 in [0, 1]; objects without a layer count as 0; NaN without objects.
     """
-    return _mean_over(matching.iou, matching.there)
+    return _mean_over(matching.iou, matching.visible)
 
 
 def amodal_iou(matching: Matching, shape: Tensor, mask: Tensor) -> Tensor:
-    """Mean IoU of full masks, occluded parts included, over true objects.
+    """Mean IoU of amodal masks, which include occluded parts, over true objects.
 
     Args:
-        matching: of visible regions.
-        shape: predicted probability of the shapes, ``(B, T, 1, H, W)``; a mask is > 0.5.
-        mask: true full masks, ``(B, N, H, W)`` bool.
+        matching: assignment by visible regions.
+        shape: predicted shape probabilities, ``(B, T, 1, H, W)``; thresholded at 0.5.
+        mask: true amodal masks, ``(B, N, H, W)`` bool.
 
     Returns:
-        ``(B,)`` float64 in [0, 1]; an object without a layer counts 0; NaN without objects.
+        ``(B,)`` float64 in [0, 1]; objects without a layer count as 0; NaN without objects.
     """
     iou = pairwise_iou(shape.squeeze(2) > 0.5, mask)
     found = matching.layer != UNMATCHED
     own = iou.gather(1, matching.layer.clamp_min(0)[:, None])[:, 0]  # (B, N)
-    return _mean_over(own * found, matching.there)
+    return _mean_over(own * found, matching.visible)
 
 
 def found_share(matching: Matching) -> Tensor:
     """Share of true objects that have a layer, ``(B,)`` float64; NaN without objects."""
-    return _mean_over((matching.layer != UNMATCHED).double(), matching.there)
+    return _mean_over((matching.layer != UNMATCHED).double(), matching.visible)
 
 
 def count_right(matching: Matching) -> Tensor:
-    """Whether there are as many object layers as visible objects (OCA), ``(B,)`` of 0 and 1."""
-    return (matching.objects.sum(dim=1) == matching.there.sum(dim=1)).double()
+    """Object counting accuracy (OCA): 1 if there are as many object layers as visible objects.
+
+    Returns:
+        ``(B,)`` float64, 0 or 1.
+    """
+    return (matching.objects.sum(dim=1) == matching.visible.sum(dim=1)).double()
 
 
 def spare_empty(matching: Matching) -> Tensor:
-    """Share of the layers beyond the visible objects and a background that hold nothing.
+    """Share of spare layers that are empty.
+
+    Spare layers are those in excess of the visible objects and the background.
 
     Returns:
-        ``(B,)`` float64 in [0, 1]; NaN where there are no more layers than that.
+        ``(B,)`` float64 in [0, 1]; NaN without spare layers.
     """
-    spare = matching.present.shape[1] - 1 - matching.there.sum(dim=1)
-    used = (matching.objects.sum(dim=1) - matching.there.sum(dim=1)).clamp_min(0)
+    spare = matching.present.shape[1] - 1 - matching.visible.sum(dim=1)
+    used = (matching.objects.sum(dim=1) - matching.visible.sum(dim=1)).clamp_min(0)
     share = 1 - used.double() / spare.clamp_min(1)
     return share.masked_fill(spare < 1, torch.nan)
 
 
 def order_right(matching: Matching, mask: Tensor) -> Tensor:
-    """Share of overlapping pairs of true objects whose depth order is right (OOA).
+    """Object ordering accuracy (OOA): share of overlapping object pairs in the right depth order.
 
-    A pair overlaps if the full masks share a pixel. It is right if both objects have a layer and
-    the nearer object has the nearer one.
+    A pair overlaps if the amodal masks share a pixel. It counts as right if both objects have a
+    layer and the layer of the nearer object is nearer.
 
     Args:
-        matching: of visible regions.
-        mask: true full masks front to back, ``(B, N, H, W)`` bool.
+        matching: assignment by visible regions.
+        mask: true amodal masks front to back, ``(B, N, H, W)`` bool.
 
     Returns:
-        ``(B,)`` float64 in [0, 1]; NaN in a scene without such pairs.
+        ``(B,)`` float64 in [0, 1]; NaN without overlapping pairs.
     """
-    m = (mask & matching.there[:, :, None, None]).flatten(2).float()
+    m = (mask & matching.visible[:, :, None, None]).flatten(2).float()
     pairs = ((m @ m.mT) > 0).triu(diagonal=1)  # (B, N, N), the first index nearer
     front, back = matching.layer[:, :, None], matching.layer[:, None]
     right = (front != UNMATCHED) & (back != UNMATCHED) & (front < back)
@@ -207,4 +212,4 @@ def order_right(matching: Matching, mask: Tensor) -> Tensor:
 
 
 def _mean_over(value: Tensor, counted: Tensor) -> Tensor:
-    return (value * counted).sum(dim=1) / counted.sum(dim=1)  # 0 / 0 is the NaN that is promised
+    return (value * counted).sum(dim=1) / counted.sum(dim=1)  # NaN (0 / 0) if nothing is counted

@@ -1,28 +1,27 @@
-r"""How good a decomposition is, scene by scene and over all scenes.
+r"""Scores of decompositions, per scene and averaged.
 
-Segmentation: :mod:`econ_pyro.evaluation.segmentation`. Objects, their full masks, number and depth
-    order: :mod:`econ_pyro.evaluation.matching`. Classes:
-    :mod:`econ_pyro.evaluation.specialisation`. Without ground truth only what needs none is
-    measured; nothing is filled in. Where only visible regions are known, ``amodal_iou`` and
-    ``ooa`` are left out, and without labels what is said of classes.
+Scores of segmentations are in :mod:`econ_pyro.evaluation.segmentation`; those of objects, amodal
+masks, counts and depth order in :mod:`econ_pyro.evaluation.matching`; those of classes in
+:mod:`econ_pyro.evaluation.specialisation`. Scores whose ground truth is missing are left out:
+``amodal_iou`` and ``ooa`` need amodal masks, scores of classes need labels.
 
 ======================  ==========================================================  ==========
 score                   meaning                                                     NaN if
 ======================  ==========================================================  ==========
 mse                     squared error per channel, images in [0, 1]                 never
 x, z, r                 terms of Eqs. 10-12, summed over layers, nats               never
-layers                  layers that are present                                     never
-ari, ari_fg             adjusted Rand index, of all pixels and of objects' pixels   no object
+layers                  number of present layers                                    never
+ari, ari_fg             adjusted Rand index of all pixels, of pixels of objects     no object
 msc, sc                 segmentation covering of objects, plain and by area         no object
-visible_iou             IoU of visible regions, unmatched objects 0                 no object
-amodal_iou              IoU of full masks, same assignment                          no object
-found                   share of objects that have a layer of their own             no object
+visible_iou             IoU of visible regions, 0 for unmatched objects             no object
+amodal_iou              IoU of amodal masks, same assignment                        no object
+found                   share of objects with a layer                               no object
 oca                     1 if the number of objects is right                         never
 spare                   share of spare layers that are empty                        none spare
 ooa                     share of overlapping pairs in the right depth order         no pair
 ======================  ==========================================================  ==========
 
-(``ari`` itself is defined, as 1 or 0, in a scene that is all background.)
+(``ari`` is not NaN in scenes without objects, but 1 or 0.)
 """
 
 from __future__ import annotations
@@ -44,30 +43,33 @@ class SceneMetrics:
     """Scores of B scenes."""
 
     scores: dict[str, Tensor]
-    """Each score by scene, ``(B,)`` float64; NaN where it does not apply."""
+    """Each score per scene, ``(B,)`` float64; NaN where it is undefined."""
     usage: Tensor
     """Share of present layers that each expert won, ``(K,)``."""
     class_names: tuple[str, ...] = ()
     """Classes of object, without the background."""
     confusion: Tensor | None = field(default=None)
-    """Wins by true class, the background last, and expert, ``(C + 1, K)``; None without labels."""
+    """Number of wins by true class, the background last, and expert, ``(C + 1, K)``; None without
+    labels."""
     given_names: tuple[str, ...] = ()
-    """Names of the first experts that stay, whatever they win; empty ones do not count."""
+    """Fixed names of the first experts; empty names are not fixed."""
 
     @property
     def expert_names(self) -> list[str]:
-        """Experts named by the class that they win most, or numbered without ground truth."""
+        """Names of experts by the class that each wins most; numbers without labels."""
         names = [f"expert-{k}" for k in range(len(self.usage))]
         if self.confusion is not None:
             names = specialisation.names_by_majority(self.confusion, self.class_names)
         return specialisation.distinct_names(names, self.given_names)
 
     def summary(self) -> dict[str, float | None]:
-        """Means over the scenes that count, flat and ready for JSON.
+        """Mean scores in one dictionary, as values for JSON.
 
-        ``<score>`` is a mean over scenes, None if no scene counted, and ``<score>_n`` the number
-        of scenes that did; ``usage_<k>`` the share of expert k; ``class_accuracy`` and ``nmi`` are
-        over all matched objects and backgrounds, ``class_n`` of them.
+        ``<score>`` is the mean over the ``<score>_n`` scenes in which the score is defined, None
+        if there are none. ``usage_<k>`` is the share of expert k. ``class_accuracy`` and ``nmi``
+        are computed over the ``class_n`` matched objects; with the suffix ``_with_background``,
+        matched backgrounds count as a further class, which raises the scores of experts that
+        are at chance on objects.
         """
         row: dict[str, float | None] = {"scenes": len(self.scores["mse"])}
         for name, score in self.scores.items():
@@ -75,9 +77,13 @@ class SceneMetrics:
             row[name] = float(counted.mean()) if len(counted) else None
             row[f"{name}_n"] = len(counted)
         if self.confusion is not None:
-            row["class_accuracy"] = _or_none(specialisation.class_accuracy(self.confusion))
-            row["nmi"] = _or_none(specialisation.normalised_mutual_information(self.confusion))
-            row["class_n"] = int(self.confusion.sum())
+            objects = self.confusion[:-1]
+            for suffix, table in (("", objects), ("_with_background", self.confusion)):
+                accuracy = specialisation.class_accuracy(table)
+                nmi = specialisation.normalised_mutual_information(table)
+                row[f"class_accuracy{suffix}"] = _or_none(accuracy)
+                row[f"nmi{suffix}"] = _or_none(nmi)
+                row[f"class_n{suffix}"] = int(table.sum())
         row.update({f"usage_{k}": share for k, share in enumerate(self.usage.tolist())})
         return row
 
@@ -101,16 +107,16 @@ def evaluate_scenes(
     class_names: Sequence[str] = (),
     min_area: int | None = None,
 ) -> SceneMetrics:
-    """Every score that the given ground truth allows.
+    """Compute all scores that the ground truth allows.
 
     Args:
-        decomposition: of B images.
+        decomposition: decomposition of B images.
         scenes: ground truth of the same images; None if there is none.
         class_names: classes of object, in the order of their labels.
-        min_area: pixels that make a layer present; 0.8% of the image if not given.
+        min_area: minimum area of a present layer in pixels; 0.8% of the image if not given.
 
     Raises:
-        EconError: if the ground truth is of other images or has other classes.
+        EconError: the ground truth does not match the images or the class names.
     """
     d = decomposition.cpu()
     segments = d.segmentation

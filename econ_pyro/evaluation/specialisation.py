@@ -1,7 +1,7 @@
-r"""Which expert explains which class of object.
+r"""Specialisation of experts on classes of object.
 
-Everything is read off one table: rows are true classes with the background as the last row,
-columns are experts, entries count matched objects (and backgrounds) won by the expert.
+All scores follow from a confusion table: the rows are true classes, the background last, the
+columns are experts, and the entries count matched objects and backgrounds that an expert won.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.matching import UNMATCHED, Matching
-from econ_pyro.naming import LONGEST, clean
+from econ_pyro.naming import MAX_NAME_LENGTH, clean_name
 
 _NUMBER = re.compile(r"-\d+$")
 
@@ -26,29 +26,32 @@ def class_confusion(
     """Count wins by true class and expert.
 
     Args:
-        matching: which layer is which object.
+        matching: assignment of layers to true objects.
         k: winning expert of each layer, ``(B, T)`` int64.
         label: class of each true object, ``(B, N)`` int64, below ``classes``.
-        background: scenes in which true background can be seen, ``(B,)`` bool.
+        background: scenes with visible true background, ``(B,)`` bool.
         classes: number of classes of object C.
         experts: number of experts K.
 
     Returns:
-        ``(C + 1, K)`` int64, the background last. Objects without a layer are not in it.
+        ``(C + 1, K)`` int64, the background last. Objects without a layer are not counted.
     """
-    found = matching.there & (matching.layer != UNMATCHED)
+    found = matching.visible & (matching.layer != UNMATCHED)
     winner = k.gather(1, matching.layer.clamp_min(0))  # (B, N)
-    seen = background & (matching.background != UNMATCHED)
-    behind = k.gather(1, matching.background.clamp_min(0)[:, None])[:, 0]
-    cell = torch.cat([(label * experts + winner)[found], classes * experts + behind[seen]])
+    matched = background & (matching.background != UNMATCHED)
+    background_winner = k.gather(1, matching.background.clamp_min(0)[:, None])[:, 0]
+    background_cell = classes * experts + background_winner[matched]
+    cell = torch.cat([(label * experts + winner)[found], background_cell])
     return torch.bincount(cell, minlength=(classes + 1) * experts).view(classes + 1, experts)
 
 
 def class_accuracy(confusion: Tensor) -> float:
-    """Share of wins that fall to the right expert, one expert a class (Hungarian method).
+    """Share of wins by the expert of the class, with one expert per class (Hungarian method).
 
-    A class that is left without an expert, or an expert without a class, counts as wrong. NaN for
-    an empty table.
+    Wins in classes without an expert count as wrong. NaN for an empty table.
+
+    Args:
+        confusion: number of wins by class and expert, ``(C, K)``.
     """
     rows, columns = linear_sum_assignment(confusion.numpy(force=True), maximize=True)
     total = int(confusion.sum())
@@ -75,7 +78,7 @@ def expert_usage(k: Tensor, present: Tensor, experts: int) -> Tensor:
 
     Args:
         k: winning expert of each layer, ``(B, T)`` int64.
-        present: layers that hold something, ``(B, T)`` bool.
+        present: present layers, ``(B, T)`` bool.
         experts: number of experts K.
 
     Returns:
@@ -86,18 +89,21 @@ def expert_usage(k: Tensor, present: Tensor, experts: int) -> Tensor:
 
 
 def names_by_majority(confusion: Tensor, class_names: Sequence[str]) -> list[str]:
-    """Name each expert by the class that it wins most.
+    """Name each expert after the class that it wins most.
 
-    The busiest of several experts of a class takes the plain name, the next "circle-2" and so on.
-    An expert k that never won is "unused-k". What no name can have, such as a line end in a
-    class's, is written as an escape.
+    Of several experts of a class, the one with the most wins gets the name of the class, the next
+    "circle-2" and so on. An expert k without wins is "unused-k". Characters that names cannot
+    contain are escaped (:func:`~econ_pyro.naming.clean_name`).
 
     Args:
         confusion: ``(C + 1, K)``, the background last.
         class_names: the C classes of object, without the background.
 
     Returns:
-        K different names.
+        K distinct names.
+
+    Raises:
+        EconError: the number of class names does not match the table.
     """
     if len(confusion) != len(class_names) + 1:
         raise EconError(
@@ -107,21 +113,21 @@ def names_by_majority(confusion: Tensor, class_names: Sequence[str]) -> list[str
         )
     wins, row = (part.tolist() for part in confusion.max(dim=0))
     rows = [*class_names, "background"]
-    busiest = sorted((k for k in range(len(wins)) if wins[k]), key=lambda k: -wins[k])
-    idle = [k for k in range(len(wins)) if not wins[k]]
-    found = [clean(rows[row[k]]) for k in busiest] + [f"unused-{k}" for k in idle]
-    named = dict(zip([*busiest, *idle], distinct_names(found), strict=True))
-    return [named[k] for k in range(len(wins))]
+    used = sorted((k for k in range(len(wins)) if wins[k]), key=lambda k: -wins[k])
+    unused = [k for k in range(len(wins)) if not wins[k]]
+    names = [clean_name(rows[row[k]]) for k in used] + [f"unused-{k}" for k in unused]
+    name_of = dict(zip([*used, *unused], distinct_names(names), strict=True))
+    return [name_of[k] for k in range(len(wins))]
 
 
 def distinct_names(names: Sequence[str], given: Sequence[str] = ()) -> list[str]:
-    """Names of experts, no two alike: those given stay, a further "circle" is "circle-2".
+    """Make names of experts distinct by numbers: a second "circle" becomes "circle-2".
 
-    The first expert of a name keeps it, also where it ends in a number.
+    The first expert with a name keeps it, even if it ends in a number.
 
     Args:
         names: K names.
-        given: names of the first experts that go before; empty ones do not count.
+        given: fixed names of the first experts, which take precedence; empty names are not fixed.
     """
     given = [*given, *[""] * (len(names) - len(given))]
     taken = {name for name in given if name}
@@ -134,8 +140,8 @@ def distinct_names(names: Sequence[str], given: Sequence[str] = ()) -> list[str]
         number = 1
         while name and not out[k]:
             number += 1
-            end = f"-{number}"
-            new = _NUMBER.sub("", name)[: LONGEST - len(end)].rstrip() + end
+            suffix = f"-{number}"
+            new = _NUMBER.sub("", name)[: MAX_NAME_LENGTH - len(suffix)].rstrip() + suffix
             if new not in taken:
                 out[k] = new
                 taken.add(new)
@@ -143,7 +149,7 @@ def distinct_names(names: Sequence[str], given: Sequence[str] = ()) -> list[str]
 
 
 def is_named(name: str) -> bool:
-    """Whether a name says more of an expert than its place."""
+    """Whether a name is more than the default, which contains only the index of the expert."""
     return not re.fullmatch(r"(expert|unused)-\d+", name)
 
 

@@ -1,4 +1,4 @@
-"""When a training run counts as a success, and how many of several did."""
+"""Success criteria of training runs, and a table of runs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ CRITERIA: dict[str, tuple[str, float]] = {
     "ooa": (">=", 0.90),
     "mse": ("<=", 0.002),
 }
-"""Bounds on scores of held-out scenes; a run succeeds if it keeps them all."""
+"""Bounds on scores of held-out scenes. A run is a success if it meets all of them."""
 _COMPARE = {">=": operator.ge, "<=": operator.le}
 
 Scores = Mapping[str, float | None]
 
 
 def failures(scores: Scores) -> list[str]:
-    """Names of the criteria that a run misses; a score that is not there is missed."""
+    """Names of the criteria that a run does not meet; missing scores do not meet theirs."""
     missed = []
     for name, (relation, bound) in CRITERIA.items():
         value = scores.get(name)
@@ -30,11 +30,11 @@ def failures(scores: Scores) -> list[str]:
 
 
 def table(runs: Mapping[int, Scores], extra: Sequence[str] = ()) -> str:
-    """Markdown: a row a seed, then median and range, and how many succeeded.
+    """Markdown table with one row per seed, the median, the range and the number of successes.
 
     Args:
         runs: scores of each run, by seed.
-        extra: further scores to show, without a bound.
+        extra: further scores to show, which have no bound.
     """
     names = [*CRITERIA, *extra]
     heads = [f"{n} {' '.join(map(str, CRITERIA[n]))}" if n in CRITERIA else n for n in names]

@@ -1,1 +1,1 @@
-"""Files written whole or not at all, and read with suspicion."""
+"""Atomic writing of files, and validated reading of untrusted files."""

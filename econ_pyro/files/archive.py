@@ -1,9 +1,8 @@
-"""What an archive that ``torch.save`` wrote may be, before torch reads it.
+"""Validation of ``torch.save`` archives before torch reads them.
 
-Torch's ``weights_only`` keeps foreign code out, and no more: it passes over the checksums that zip
-archives have (CRC-32 of each entry), inflates what is compressed, and lets the pickled part ask
-for gigabytes of zeros. So all of this is looked at first. Archives of earlier versions pass: the
-checksums have always been there.
+``weights_only`` prevents the execution of code, but does not verify the CRC-32 checksums of the
+zip archive, decompresses entries of any size, and lets the pickle allocate gigabytes of zeros. All
+of this is checked here first. Archives of earlier versions are valid too.
 """
 
 from __future__ import annotations
@@ -18,31 +17,31 @@ from typing import IO
 from econ_pyro.errors import EconError
 from econ_pyro.files.untrusted import open_regular
 
-MOST_PICKLED = 16 << 20
-"""Bytes of the longest pickled part, which has no tensor's values."""
-_PIECE = 1 << 20
-_FOLDER = 0x10  # attribute of DOS
-# a checkpoint is plain containers and tensors
-_KNOWN = re.compile(
+MAX_PICKLED = 16 << 20
+"""Maximum size of the pickle in bytes, which excludes the values of tensors."""
+_BLOCK = 1 << 20
+_FOLDER = 0x10  # DOS attribute of folders
+# checkpoints consist of plain containers and tensors
+_ALLOWED = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch (\w+Storage|Size|device)"
 )
 
 
 def check_archive(path: Path, expected: str, hint: str) -> None:
-    """Check that a file is a whole archive of plain containers and tensors.
+    """Check that a file is an undamaged archive of plain containers and tensors.
 
     Args:
-        path: of the file.
-        expected: what it should be, for the error message.
-        hint: what to try if it is damaged.
+        path: path of the file.
+        expected: what the file should be, for the error message.
+        hint: what to try if the file is damaged.
 
     Raises:
-        EconError: it is missing or damaged, or holds something else.
+        EconError: the file is missing or damaged, or contains other objects.
     """
     with open_regular(path, expected, hint) as file:
         try:
             with zipfile.ZipFile(file) as archive:
-                reason = _fault(archive, path.stat().st_size)
+                reason = _find_defect(archive, path.stat().st_size)
         except (
             zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, OSError, ValueError,
             KeyError, NotImplementedError, RuntimeError, RecursionError, OverflowError,
@@ -52,13 +51,13 @@ def check_archive(path: Path, expected: str, hint: str) -> None:
         raise EconError(expected, f"a damaged file ({reason})", hint)
 
 
-def _fault(archive: zipfile.ZipFile, size: int) -> str:
-    """What is wrong; empty if nothing is."""
+def _find_defect(archive: zipfile.ZipFile, size: int) -> str:
+    """The first defect; empty if there is none."""
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         return "a compressed entry"
     if any(entry.is_dir() or entry.external_attr & _FOLDER for entry in entries):
-        return "an entry that is a folder"  # torch would give whatever is in memory for it
+        return "an entry that is a folder"  # torch would return uninitialised memory for it
     if sum(entry.file_size for entry in entries) > size:
         return "entries larger than the file"
     names = [entry.filename for entry in entries]
@@ -67,20 +66,20 @@ def _fault(archive: zipfile.ZipFile, size: int) -> str:
     pickled = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
     if len(pickled) != 1:
         return "not what torch.save writes"
-    if pickled[0].file_size > MOST_PICKLED:
+    if pickled[0].file_size > MAX_PICKLED:
         return f"a pickle of {pickled[0].file_size:,} bytes"
     for entry in entries:
         with archive.open(entry) as part:
-            while part.read(_PIECE):  # the last piece raises if the checksum is not right
+            while part.read(_BLOCK):  # the last read raises if the checksum is wrong
                 pass
     with archive.open(pickled[0]) as part:
-        return _foreign(part)
+        return _find_forbidden_object(part)
 
 
-def _foreign(part: IO[bytes]) -> str:
-    """What a pickle names beside containers and tensors; empty if nothing."""
+def _find_forbidden_object(part: IO[bytes]) -> str:
+    """The first object in a pickle other than containers and tensors; empty if there is none."""
     for code, argument, _ in pickletools.genops(part):
-        if code.name == "GLOBAL" and not _KNOWN.fullmatch(str(argument)):
+        if code.name == "GLOBAL" and not _ALLOWED.fullmatch(str(argument)):
             return f"it holds {str(argument)[:60]!r}"
         if code.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
             return "it holds objects of other kinds"

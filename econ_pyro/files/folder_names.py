@@ -1,8 +1,7 @@
-"""Names of output folders, from the names of what is read.
+"""Safe, distinct names of output folders from the names of input files.
 
-A file's name is somebody else's: its stem can be ``..``, another file's but for case, a device of
-Windows, or no text at all. Here it becomes the name of a folder that lies where it should, on any
-system, and that no other file has got. Ordinary names stay as they are.
+The stem of a file name may be ``..``, differ from another one only in case, be a device name on
+Windows, or not be valid text. Names that are valid on every system stay unchanged.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 NAMELESS = "image"
-"""What a folder is called where nothing of the file's name is left."""
-LONGEST = 120  # bytes of a name: file systems take 255, some encrypted ones 143
+"""Name of a folder if no character of the file name is usable."""
+MAX_LENGTH = 120  # bytes; file systems allow 255, some encrypted ones 143
 _DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³]|conin\$|conout\$)\s*(\.|$)", re.I)
-# lone surrogates are what Python makes of bytes that are no text; the last are marks of direction
+# lone surrogates come from invalid bytes; the last line has bidirectional control characters
 _UNSAFE = re.compile(
     '[\x00-\x1f\x7f-\x9f<>:"/\\\\|?*\u2028\u2029\ud800-\udfff'
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
@@ -24,17 +23,17 @@ _UNSAFE = re.compile(
 
 
 def folder_names(paths: Sequence[PurePath | str]) -> list[str]:
-    """A folder's name for each file: its stem, made safe, and another's of the same with a number.
+    """Distinct folder names from file stems, made safe and numbered where they collide.
 
-    Depends on the paths alone. Files whose stems can be kept get them first: of ``a.png``,
-    ``a.jpg`` and ``a-2.png``, only ``a.jpg`` has to do with ``a-3``.
+    The result depends on the paths alone. Stems that are safe take precedence: of ``a.png``,
+    ``a.jpg`` and ``a-2.png``, only ``a.jpg`` is renamed, to ``a-3``.
 
     Args:
-        paths: of the files; the same one twice counts as two.
+        paths: paths of the files; duplicates count twice.
 
     Returns:
-        As many names. None is another one's in other case or in another Unicode form, for file
-        systems that do not tell these apart.
+        One name per path. No two names differ only in case or Unicode normalisation, which some
+        file systems ignore.
     """
     stems = [PurePath(path).stem for path in paths]
     safe = [safe_name(stem) for stem in stems]
@@ -44,7 +43,7 @@ def folder_names(paths: Sequence[PurePath | str]) -> list[str]:
         if stem == name and (key := _key(name)) not in taken:
             names[i] = name
             taken.add(key)
-    next_number: dict[str, int] = {}  # where a long list of equal names has got to
+    next_number: dict[str, int] = {}  # avoids quadratic time for many equal names
     for i, name in enumerate(safe):
         if names[i] is not None:
             continue
@@ -58,15 +57,15 @@ def folder_names(paths: Sequence[PurePath | str]) -> list[str]:
 
 
 def safe_name(text: str) -> str:
-    """A text as the name of one file or folder on any system; of an ordinary one, the same.
+    """Make text a valid name of a file or folder on every system.
 
-    What some system does not take becomes ``_``. Dots and spaces go from both ends: ``..`` is a
-    folder elsewhere, and Windows takes them off at the end.
+    Invalid characters become ``_``. Leading and trailing dots and spaces are removed: ``..`` is
+    the parent folder, and Windows drops trailing ones.
     """
     name = _trimmed(_UNSAFE.sub("_", text))
     if _DEVICES.match(name):
         name = f"_{name}"
-    name = _trimmed(name.encode()[:LONGEST].decode(errors="ignore"))  # whole characters
+    name = _trimmed(name.encode()[:MAX_LENGTH].decode(errors="ignore"))  # keep whole characters
     return name if _key(name) else NAMELESS
 
 
@@ -75,6 +74,6 @@ def _trimmed(name: str) -> str:
 
 
 def _key(name: str) -> str:
-    """What a file system that is not exact takes a name for."""
+    """Normalised name, equal for names that some file systems identify."""
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", name).casefold())
     return "".join(c for c in folded if unicodedata.category(c) != "Cf")

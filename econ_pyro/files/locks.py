@@ -1,8 +1,9 @@
-"""One writer at a time: a lock on an output folder, which goes with the process that holds it.
+"""Locks on output folders, so that only one process writes to a folder at a time.
 
-The lock is on a file beside the folder, ``.NAME.lock``, so that it is there before the folder is
-and stays while the folder is replaced. The system takes it back when the process ends in whatever
-way. What is in the file says who holds it. Readers need no lock: files change by renaming.
+The locked file ``.NAME.lock`` lies beside the folder, so that it can exist before the folder and
+remain while the folder is replaced. The operating system releases the lock when the process ends.
+The content of the file identifies the holder. Readers need no lock, as files are replaced by
+renaming.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 
 from econ_pyro.errors import EconError
-from econ_pyro.files import leftovers
+from econ_pyro.files import temporary_paths
 
 try:
     import fcntl
@@ -28,72 +29,73 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
-_TURN = 0.05  # seconds between two tries
-_MOST = 1 << 12  # bytes of what is in the file
+_INTERVAL = 0.05  # seconds between attempts
+_MAX_BYTES = 1 << 12  # maximum size of a lock file
 
 
 def lock_file(folder: Path) -> Path:
-    """The file whose lock is that of a folder, however its path is spelt."""
+    """The lock file of a folder, the same for all paths to the folder."""
     real = Path(os.path.realpath(folder))
     return real.with_name(f".{real.name}.lock")
 
 
 @contextmanager
-def held(folder: Path, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock of an output folder, and clear away what a killed holder left.
+def hold_lock(folder: Path, wait: float = 0.0) -> Iterator[None]:
+    """Lock an output folder, and remove stale temporary folders beside it.
 
     Args:
-        folder: need not be there; the folders above it are made, and go again if they stay empty.
+        folder: the folder, which need not exist. Missing parents are created, and removed at the
+            end if they are still empty.
         wait: seconds to wait for another holder.
 
     Raises:
-        EconError: another process holds it; the message says which.
-        OSError: the folder above may not be written.
+        EconError: another process holds the lock; the message identifies it.
+        OSError: the parent folder is not writable.
     """
     path = lock_file(folder)
-    made = _make(path.parent)
+    created = _create(path.parent)
     try:
-        descriptor = _take(path, folder, wait)
+        descriptor = _acquire(path, folder, wait)
         try:
             if descriptor is not None:
-                leftovers.clear_folders(Path(os.path.realpath(folder)))
+                temporary_paths.remove_stale_folders(Path(os.path.realpath(folder)))
             yield
         finally:
             if descriptor is not None:
                 with suppress(OSError):
-                    path.unlink()  # before it is free: whoever waits sees that it is another file
+                    path.unlink()  # before releasing it, so that waiting processes detect this
                 os.close(descriptor)
     finally:
-        for above in made:
+        for parent in created:
             with suppress(OSError):
-                above.rmdir()
+                parent.rmdir()
 
 
-def _take(path: Path, folder: Path, wait: float) -> int | None:
-    """A descriptor that holds the lock; None where there are no locks."""
-    until = time.monotonic() + wait
+def _acquire(path: Path, folder: Path, wait: float) -> int | None:
+    """A descriptor that holds the lock; None if the file system has no locks."""
+    deadline = time.monotonic() + wait
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)  # another may just have taken it away
+        path.parent.mkdir(parents=True, exist_ok=True)  # another process may have removed it
         descriptor = _open(path)
         try:
             if not _lock(descriptor):
                 _warn(folder)
                 with suppress(OSError):
                     path.unlink()
-            elif _is(path, descriptor):
-                _check_ours(path, descriptor)
-                with suppress(OSError):  # no room: the lock counts, not what is in its file
+            elif _is_same_file(path, descriptor):
+                _check_is_lock(path, descriptor)
+                with suppress(OSError):  # a full disk: the lock is valid without content
                     os.truncate(descriptor, 0)
-                    os.write(descriptor, _about())
+                    os.write(descriptor, _own_identity())
                 return descriptor
-            else:  # its holder ended, and took it away, between our opening and our locking it
+            else:  # the holder removed the file between open and flock
                 os.close(descriptor)
                 continue
         except BlockingIOError:
-            holder = _holder(descriptor)
+            holder = _read_holder(descriptor)
             os.close(descriptor)
-            if time.monotonic() < until:
-                time.sleep(_TURN)
+            if time.monotonic() < deadline:
+                time.sleep(_INTERVAL)
                 continue
             raise EconError(
                 f"no other process that writes to {folder}",
@@ -111,14 +113,14 @@ def _open(path: Path) -> int:
     flags = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
-    except PermissionError:  # left by a process of another user, perhaps: it can still be locked
+    except PermissionError:  # a file of another user can still be locked
         with suppress(OSError):
             return os.open(path, os.O_RDONLY | flags)
         raise
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock a file; False where the system or the file system has no locks."""
+    """Lock a file; False if the system or the file system has no locks."""
     if fcntl is None:
         return False
     try:
@@ -126,7 +128,7 @@ def _lock(descriptor: int) -> bool:
     except BlockingIOError:
         raise
     except OSError as error:
-        if error.errno == errno.EACCES:  # what some systems say in its place
+        if error.errno == errno.EACCES:  # raised by some systems instead
             raise BlockingIOError(*error.args) from None
         if error.errno in _NO_LOCKS:
             return False
@@ -134,39 +136,39 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _is(path: Path, descriptor: int) -> bool:
+def _is_same_file(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
 
-def _check_ours(path: Path, descriptor: int) -> None:
-    """Leave a file alone that happens to have the name of a lock."""
-    said = os.pread(descriptor, _MOST, 0)
-    if said and not said.startswith(b'{"program": '):
+def _check_is_lock(path: Path, descriptor: int) -> None:
+    """Refuse another file that has the name of a lock file."""
+    content = os.pread(descriptor, _MAX_BYTES, 0)
+    if content and not content.startswith(b'{"program": '):
         raise EconError(f"no file {path}, whose name is a lock's", "one", "give it another name")
 
 
-def _about() -> bytes:
-    about = {
+def _own_identity() -> bytes:
+    identity = {
         "program": Path(sys.argv[0]).name,
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "since": datetime.now().astimezone().isoformat(" ", "seconds"),
     }
-    return json.dumps(about).encode()
+    return json.dumps(identity).encode()
 
 
-def _holder(descriptor: int) -> str:
-    """Who holds a lock, as far as its file says."""
+def _read_holder(descriptor: int) -> str:
+    """Describe the holder of a lock."""
     try:
-        about = json.loads(os.pread(descriptor, _MOST, 0))
+        holder = json.loads(os.pread(descriptor, _MAX_BYTES, 0))
         return (
-            f"process {about['pid']} ({about['program']}) on {about['host']}, "
-            f"since {about['since']}"
+            f"process {holder['pid']} ({holder['program']}) on {holder['host']}, "
+            f"since {holder['since']}"
         )
-    except (OSError, ValueError, KeyError, TypeError):  # it has just begun
+    except (OSError, ValueError, KeyError, TypeError):  # the file has not been written yet
         return "one that has just begun"
 
 
@@ -177,8 +179,8 @@ def _warn(folder: Path) -> None:
     )
 
 
-def _make(folder: Path) -> list[Path]:
-    """Make a folder; what had to be made for it, the deepest first."""
+def _create(folder: Path) -> list[Path]:
+    """Create a folder and its parents; returns the created ones, deepest first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing

@@ -1,7 +1,7 @@
-"""Arrays in NumPy's own format, whose headers are checked before they are believed.
+"""Reading .npy files with validated headers.
 
-A header is Python text that names a type and a shape. It may declare more than the file holds,
-more than any memory does, or Python objects, which only code can load.
+A header is a Python literal with a dtype and a shape. It may declare more than the file contains,
+more than fits into memory, or Python objects, which are pickled.
 """
 
 from __future__ import annotations
@@ -18,32 +18,33 @@ import numpy as np
 from econ_pyro.errors import EconError
 from econ_pyro.files.untrusted import first_line, open_regular
 
-_LONGEST = 10_000  # characters of a header; numpy's own limit
-_MOST_AXES = 8
+_MAX_HEADER = 10_000  # characters; NumPy's own limit
+_MAX_AXES = 8
 
 
 class Header(NamedTuple):
-    """What an array is said to be."""
+    """Header of a .npy file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     fortran: bool
-    """Whether the first axis varies fastest."""
+    """Whether the array is in Fortran order."""
     start: int
-    """Where its values begin, in bytes."""
+    """Offset of the values in bytes."""
 
 
 def read_header(file: IO[bytes], size: int, expected: str, path: Path | str) -> Header:
-    """Read a header from a file's beginning.
+    """Read a header, leaving the file at the first value.
 
     Args:
-        file: at its beginning; it is at the first value then.
-        size: bytes of the file.
-        expected: what it should be, for the error message.
+        file: positioned at its beginning.
+        size: size of the file in bytes.
+        expected: what the file should be, for the error message.
         path: name of the file, for the error message.
 
     Raises:
-        EconError: it is damaged, of a kind that is not read, or declares more than there is.
+        EconError: the header is damaged or of an unsupported version, or declares Python objects
+            or more values than the file contains.
     """
     try:
         head = file.read(8)
@@ -53,22 +54,22 @@ def read_header(file: IO[bytes], size: int, expected: str, path: Path | str) -> 
         width = 2 * version[0]
         length = file.read(width)
         characters = int.from_bytes(length, "little")
-        if characters > _LONGEST:
+        if characters > _MAX_HEADER:
             raise ValueError(f"a header of {characters:,} characters")
         read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old Pythons' numbers, of odd texts
+            warnings.simplefilter("ignore")  # deprecated literals
             text = io.BytesIO(length + file.read(characters))
             shape, fortran, dtype = read[version[0]](text)
-    except Exception as error:  # the text goes through Python's parser, which raises many things
+    except Exception as error:  # Python's parser raises many exceptions
         raise EconError(expected, f"{path} ({first_line(error)})") from error
     header = Header(shape, dtype, fortran, len(head) + width + characters)
     if dtype.hasobject:
         raise EconError(
             expected, f"Python objects in {path}", "it may not hold Python objects: save numbers"
         )
-    whole = all(type(side) is int for side in shape)  # to Python, True is one, too
-    if not whole or len(shape) > _MOST_AXES or min(shape, default=0) < 0:
+    integers = all(type(side) is int for side in shape)  # excludes bool
+    if not integers or len(shape) > _MAX_AXES or min(shape, default=0) < 0:
         raise EconError(expected, f"{path}, of shape {str(shape)[:80]}")
     declared = math.prod(shape) * dtype.itemsize
     if header.start + declared > size:
@@ -81,8 +82,8 @@ def read_header(file: IO[bytes], size: int, expected: str, path: Path | str) -> 
     return header
 
 
-def forget(array: object) -> None:
-    """Give back the memory that looking through a mapped array has taken; it can be read again."""
+def release_pages(array: object) -> None:
+    """Release the resident pages of a memory-mapped array, which stays readable."""
     while isinstance(array, np.ndarray):
         array = array.base
     if isinstance(array, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
@@ -90,14 +91,14 @@ def forget(array: object) -> None:
 
 
 def map_npy(path: Path | str, expected: str) -> np.ndarray:
-    """An array in a .npy file, mapped: what is not looked at is not read.
+    """Memory-map the array of a .npy file.
 
     Args:
         path: the file.
-        expected: what it should be, for the error message.
+        expected: what the file should be, for the error message.
 
     Raises:
-        EconError: as :func:`read_header`, or there is no such file.
+        EconError: the file does not exist, or as :func:`read_header`.
     """
     with open_regular(path, expected) as file:
         size = file.seek(0, io.SEEK_END)

@@ -1,9 +1,9 @@
-"""Folders that programs of ours write: one writer at a time, and nothing is half written or lost.
+"""Output folders: one writer at a time, and never partly written.
 
-What is one thing as a whole (a run, a dataset, weights) is :func:`staged`: it appears at once, in
-place of what was there. Results beside which people keep files of their own are :func:`written`:
-at once where there was no folder; into one that exists, files are moved one by one when all are
-ready. What an earlier result left is removed, the rest stays.
+Runs, datasets and weights use :func:`atomic_folder`, which replaces a folder as a whole. Results
+that users may keep next to their own files use :func:`merged_folder`, which moves the new files
+into an existing folder when all are complete. It removes files of an earlier result and keeps all
+others.
 """
 
 from __future__ import annotations
@@ -17,112 +17,113 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from econ_pyro.errors import EconError
-from econ_pyro.files import leftovers, locks, storage
+from econ_pyro.files import locks, storage, temporary_paths
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What tells files of one program."""
+class OutputLayout:
+    """Identifies the files of a program in an output folder."""
 
     marker: str
-    """Pattern of a file that every result has; what lies beside it and below may be ours."""
-    ours: str
-    """Regular expression of our files' paths there, with ``/``."""
+    """Glob pattern of a file that every result contains."""
+    files: str
+    """Regular expression of the result's files, as POSIX paths relative to the marker's folder."""
 
 
 @contextmanager
-def staged(
+def atomic_folder(
     out: Path, overwrite: bool = False, marker: str = "", locked: bool = False
 ) -> Iterator[Path]:
     """A temporary folder that becomes ``out`` when the block ends without an error.
 
-    Nothing of what was there is lost before: not by an error, by a kill, or by another process
-    that writes to the same folder, which has to wait.
+    Until then, the previous content of ``out`` stays intact, even if the process is killed.
 
     Args:
-        out: the folder to make.
-        overwrite: replace it if it exists.
-        marker: pattern of a file that a folder of our making has; no other folder is replaced.
-        locked: the caller holds its lock.
+        out: the folder to write.
+        overwrite: whether to replace an existing folder.
+        marker: glob pattern; a folder without a matching file is not replaced.
+        locked: whether the caller holds the lock of ``out``.
 
     Raises:
-        EconError: it exists and is not empty, or is not of our making, or another process is
-            writing to it.
-        OSError: no room, no permission.
+        EconError: the folder is not empty and ``overwrite`` is False, it has no ``marker``, or
+            another process is writing to it.
+        OSError: the disk is full, or the folder is not writable.
     """
-    real = Path(os.path.realpath(out))  # of a link, what it leads to is replaced
-    with nullcontext() if locked else locks.held(out):
-        _check_ours(out, overwrite, marker)
-        with _temporary(leftovers.unfinished_folder(real), out) as temporary:
+    real = Path(os.path.realpath(out))  # of a link, replace the target
+    with nullcontext() if locked else locks.hold_lock(out):
+        _check_replaceable(out, overwrite, marker)
+        with _temporary(temporary_paths.temporary_folder(real), out) as temporary:
             yield temporary
-            _put(temporary, real)
+            _replace(temporary, real)
 
 
 @contextmanager
-def written(out: Path, overwrite: bool, layout: Layout) -> Iterator[Path]:
-    """A temporary folder whose content is in ``out`` when the block ends without an error.
+def merged_folder(out: Path, overwrite: bool, layout: OutputLayout) -> Iterator[Path]:
+    """A temporary folder whose content is moved to ``out`` when the block ends without an error.
 
     Args:
-        out: the folder to write; made if needed.
-        overwrite: write into it although it has files. Those of an earlier result in the same
-            places are replaced, all others are kept.
-        layout: of a result.
+        out: the folder to write; created if it does not exist.
+        overwrite: whether to write into a folder with files. Files of an earlier result are
+            replaced, all others are kept.
+        layout: layout of the result.
 
     Raises:
-        EconError: it has files and ``overwrite`` is not given, or none of them are ours, or
-            something of another kind is where a file or folder of ours has to be, or another
-            process is writing to it.
-        OSError: no room, no permission.
+        EconError: the folder has files and ``overwrite`` is False, it has no earlier result, a
+            file is in the place of a folder or vice versa, or another process is writing to it.
+        OSError: the disk is full, or the folder is not writable.
     """
-    with locks.held(out):
-        there, place = out.is_dir(), _within(out)
-        leftovers.clear_folders(place)
-        _check_ours(out, overwrite, layout.marker)
-        with _temporary(leftovers.unfinished_folder(place), out) as temporary:
+    with locks.hold_lock(out):
+        exists, place = out.is_dir(), _place_of_temporary(out)
+        temporary_paths.remove_stale_folders(place)
+        _check_replaceable(out, overwrite, layout.marker)
+        with _temporary(temporary_paths.temporary_folder(place), out) as temporary:
             yield temporary
-            if there:
-                _check_room(temporary, out)
+            if exists:
+                _check_kinds(temporary, out)
                 _remove_old(out, temporary, layout)
                 _move(temporary, out)
             else:
                 temporary.rename(place)
 
 
-def check_folder(
-    out: Path, overwrite: bool = False, made: str | Layout = "", locked: bool = False
+def check_output(
+    out: Path, overwrite: bool = False, layout: str | OutputLayout = "", locked: bool = False
 ) -> None:
-    """Check that a folder will be writable, before computing what is to be in it.
+    """Check that a folder can be written, before an expensive computation.
 
     Args:
         out: the folder.
-        overwrite: as given to :func:`staged` or :func:`written` then.
-        made: the marker of the former or the layout of the latter.
-        locked: the caller holds its lock.
+        overwrite: as for :func:`atomic_folder` and :func:`merged_folder`.
+        layout: the marker of :func:`atomic_folder` or the layout of :func:`merged_folder`.
+        locked: whether the caller holds the lock of ``out``.
 
     Raises:
-        EconError: as they do.
-        OSError: likewise.
+        EconError: as these functions.
+        OSError: as these functions.
     """
-    with nullcontext() if locked else locks.held(out):
-        _check_ours(out, overwrite, made.marker if isinstance(made, Layout) else made)
-        place = _within(out) if isinstance(made, Layout) else Path(os.path.realpath(out))
-        folder = leftovers.unfinished_folder(place)
+    with nullcontext() if locked else locks.hold_lock(out):
+        if isinstance(layout, OutputLayout):
+            marker, place = layout.marker, _place_of_temporary(out)
+        else:
+            marker, place = layout, Path(os.path.realpath(out))
+        _check_replaceable(out, overwrite, marker)
+        folder = temporary_paths.temporary_folder(place)
         try:
             storage.check_writable(folder / "check")
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(out)) from error
 
 
-def _within(out: Path) -> Path:
-    """Where files are made that are moved into ``out``, which may be a disk of its own."""
+def _place_of_temporary(out: Path) -> Path:
+    """Where to create files that are moved into ``out``, on the same file system."""
     real = Path(os.path.realpath(out))
     return real / real.name if real.is_dir() else real
 
 
-def _check_ours(out: Path, overwrite: bool, marker: str) -> None:
+def _check_replaceable(out: Path, overwrite: bool, marker: str) -> None:
     if out.is_symlink() and not out.exists():
-        raise EconError("a folder to write to", f"{out}, a link to nothing", "name another folder")
-    new_folder(out, overwrite)
+        raise EconError("a folder to write to", f"{out}, a broken link", "name another folder")
+    _check_new_folder(out, overwrite)
     if marker and out.is_dir() and any(out.iterdir()) and not any(out.glob(marker)):
         raise EconError(
             f"a folder with {marker}, to overwrite", f"{out}, without one", "name another folder"
@@ -131,9 +132,9 @@ def _check_ours(out: Path, overwrite: bool, marker: str) -> None:
 
 @contextmanager
 def _temporary(folder: Path, out: Path) -> Iterator[Path]:
-    """A folder that is gone when the block ends; errors name ``out`` in its place."""
+    """A folder that is removed when the block ends; errors name ``out`` instead."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)  # of a process of the same number
+    shutil.rmtree(folder, ignore_errors=True)  # of an ended process with the same ID
     folder.mkdir()
     try:
         yield folder
@@ -146,34 +147,34 @@ def _temporary(folder: Path, out: Path) -> Iterator[Path]:
 
 
 def _renamed(error: OSError, temporary: Path, out: Path) -> OSError:
-    """An error by the name that the user knows."""
-    name = storage.name_in(error)
-    if name is None and error.errno in storage.NO_ROOM:  # of a write, which does not say where
+    """The error with the path in ``out`` instead of the temporary one."""
+    name = storage.path_of_error(error)
+    if name is None and error.errno in storage.DISK_FULL_ERRORS:  # writes do not set a path
         name = str(out)
     elif name is not None and Path(name).is_relative_to(temporary):
         name = str(out / Path(name).relative_to(temporary))
     return OSError(error.errno, error.strerror, name)
 
 
-def _put(new: Path, out: Path) -> None:
-    """Rename a folder to ``out``, in place of what may be there: whole, whenever it is killed."""
-    aside = leftovers.set_aside(out)
+def _replace(new: Path, out: Path) -> None:
+    """Rename ``new`` to ``out``, keeping a backup of the old folder in between."""
+    backup = temporary_paths.backup_folder(out)
     if out.exists():
-        out.rename(aside)
+        out.rename(backup)
     try:
         new.rename(out)
     except OSError:
-        if aside.exists():
-            aside.rename(out)
+        if backup.exists():
+            backup.rename(out)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(backup, ignore_errors=True)
 
 
-def new_folder(path: Path, overwrite: bool) -> Path:
-    """Check that an output folder may be written, without touching it yet.
+def _check_new_folder(path: Path, overwrite: bool) -> Path:
+    """Check that an output folder may be written, without changing it.
 
     Raises:
-        EconError: it exists and is not empty, or is a file.
+        EconError: the folder is not empty and ``overwrite`` is False, or is a file.
     """
     if path.exists() and not path.is_dir():
         raise EconError("a folder to write to", f"the file {path}", "name another folder")
@@ -184,8 +185,8 @@ def new_folder(path: Path, overwrite: bool) -> Path:
     return path
 
 
-def _check_room(new: Path, out: Path) -> None:
-    """No file where a folder has to be, and the other way round."""
+def _check_kinds(new: Path, out: Path) -> None:
+    """Check that no file is in the place of a folder, or vice versa."""
     for entry in new.iterdir():
         place = out / entry.name
         if place.is_symlink() or not place.exists():
@@ -194,21 +195,21 @@ def _check_room(new: Path, out: Path) -> None:
             kinds = ("a folder", "a file") if entry.is_dir() else ("a file", "a folder")
             raise EconError(f"{kinds[0]} or nothing at {place}", kinds[1], "move it elsewhere")
         if entry.is_dir():
-            _check_room(entry, place)
+            _check_kinds(entry, place)
 
 
-def _remove_old(out: Path, new: Path, layout: Layout) -> None:
-    """Remove an earlier result where a new one comes; copies of it elsewhere may be edited."""
+def _remove_old(out: Path, new: Path, layout: OutputLayout) -> None:
+    """Remove an earlier result in the place of the new one; other copies may be edited ones."""
     for root in {marker.parent for marker in out.glob(layout.marker)}:
         place = root.relative_to(out)
         if root != out and (root.is_symlink() or not (new / place).is_dir()):
-            continue  # what a link leads to is elsewhere
-        for folder, _, names in os.walk(root, topdown=False):  # follows no links
+            continue  # do not follow links
+        for folder, _, names in os.walk(root, topdown=False):  # does not follow links
             paths = [Path(folder, name) for name in names]
-            ours = [p for p in paths if re.fullmatch(layout.ours, p.relative_to(root).as_posix())]
-            for path in ours:
+            old = [p for p in paths if re.fullmatch(layout.files, p.relative_to(root).as_posix())]
+            for path in old:
                 path.unlink()
-            if ours and Path(folder) != out and not os.listdir(folder):
+            if old and Path(folder) != out and not os.listdir(folder):
                 os.rmdir(folder)
 
 
@@ -219,5 +220,5 @@ def _move(new: Path, out: Path) -> None:
             _move(entry, place)
             continue
         if entry.is_dir() and place.is_symlink():
-            place.unlink()  # the link alone: nothing is written where it leads
+            place.unlink()  # replace the link, not its target
         entry.replace(place)

@@ -1,9 +1,8 @@
-"""Files that a reader never sees half of, and JSON that tells whether it is as it was written.
+"""Atomic writing, JSON files with checksums, and errors of the file system.
 
-What it means when a file cannot be written is here, too. An object that is sealed has a further
-field, ``sha256``: the SHA-256, in hexadecimal, of the rest as JSON with sorted keys and no spaces.
-Files without one are read all the same: those of earlier versions, and those that people wrote or
-edited, who take the field out.
+The checksum is the field ``sha256`` of a JSON object: the hexadecimal SHA-256 of all other fields,
+as JSON with sorted keys and no spaces. It is optional when reading, so that files of earlier
+versions are valid and users can remove it from files that they edit.
 """
 
 from __future__ import annotations
@@ -21,188 +20,189 @@ from typing import Any
 
 from econ_pyro.errors import EconError
 from econ_pyro.files import untrusted
-from econ_pyro.files.leftovers import unfinished_file
+from econ_pyro.files.temporary_paths import temporary_file
 
 _BLOCK = 4096  # bytes
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""Of errors that room would mend."""
+DISK_FULL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Error numbers of a full disk, quota or file size limit."""
 
-SEAL = "sha256"
-"""Field of the checksum in what we write."""
+CHECKSUM = "sha256"
+"""Name of the checksum field."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` on a temporary path beside ``path``, flush to disk, and rename.
+    """Call ``write`` on a temporary path, flush the file to disk, and rename it to ``path``.
 
-    The temporary name ends as ``path`` does, for writers that go by it.
+    The temporary path has the suffix of ``path``, as some writers depend on it.
 
     Raises:
-        OSError: it could not be written, in whatever way ``write``'s library says so; what was
-            there before still is.
+        OSError: writing failed, whatever exception ``write`` raised for that. The previous file
+            stays intact.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = unfinished_file(path)
+    temporary = temporary_file(path)
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
         write(temporary)
-        temporary.chmod(mode)  # some libraries make files that nobody else may read
+        temporary.chmod(mode)  # some libraries remove read permissions of group and others
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
         temporary.replace(path)
     except Exception as error:
-        if (failed := failed_write(error, path)) is None:
+        if (failed := to_os_error(error, path)) is None:
             raise
         raise failed from error
     finally:
-        with suppress(OSError):  # a disk that failed to write may fail at this, too
+        with suppress(OSError):  # a failing disk may fail again
             temporary.unlink(missing_ok=True)
 
 
-def failed_write(error: Exception, path: Path | str | None = None) -> OSError | None:
-    """The :class:`OSError` behind what a library raises when it cannot write a file.
+def to_os_error(error: Exception, path: Path | str | None = None) -> OSError | None:
+    """Convert a library's exception for a failed write to an :class:`OSError`.
 
     Args:
-        error: torch's writer of archives says RuntimeError, safetensors' an error of its own,
-            Pillow's encoders and NumPy OSError without a reason.
-        path: of the file that was to be written.
+        error: the exception. torch raises RuntimeError, safetensors an exception of its own,
+            and Pillow and NumPy raise OSError without an ``errno``.
+        path: path of the file; default: the path of ``error``.
 
     Returns:
-        With an ``errno``, and ``path`` as its file where it had none; None for another error.
+        An error with ``errno`` and path; None if ``error`` is not a failed write.
     """
-    told = re.search(r"\(os error (\d+)\)", str(error))  # Rust's way
+    rust_code = re.search(r"\(os error (\d+)\)", str(error))  # message of Rust libraries
     if isinstance(error, OSError) and error.errno:
         code = error.errno
-    elif told:
-        code = int(told[1])
-    elif isinstance(error, OSError) or _of_torch(error):
-        code = errno.ENOSPC  # a write was cut short, and that is why files are
+    elif rust_code:
+        code = int(rust_code[1])
+    elif isinstance(error, OSError) or _is_torch_write_error(error):
+        code = errno.ENOSPC  # incomplete writes are due to full disks
     else:
         return None
-    name = (
-        str(path) if path is not None else name_in(error) if isinstance(error, OSError) else None
-    )
+    if path is not None:
+        name: str | None = str(path)
+    else:
+        name = path_of_error(error) if isinstance(error, OSError) else None
     return OSError(code, os.strerror(code), name)
 
 
-def name_in(error: OSError) -> str | None:
-    """The file that an error names, if it names one."""
+def path_of_error(error: OSError) -> str | None:
+    """The path of an error, if it has one."""
     name = error.filename
     return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else None
 
 
-def write_failed(error: OSError, hint: str = "") -> EconError:
-    """What a user reads when the system refuses a file.
+def to_econ_error(error: OSError, hint: str = "") -> EconError:
+    """Convert an :class:`OSError` to an error for the user.
 
     Args:
-        error: with an ``errno``.
-        hint: what to do once it does not.
+        error: an error with an ``errno``.
+        hint: what to do when the cause is resolved.
     """
     reason = error.strerror or "an error without a name"
-    name = name_in(error)
-    if error.errno in NO_ROOM:
+    name = path_of_error(error)
+    if error.errno in DISK_FULL_ERRORS:
         then = f"then {hint}" if hint else "then try again"
         where = "" if name is None else f" {name}"
-        return EconError(f"room to write{where}", reason, f"free some space, {then}")
+        return EconError(f"free space to write{where}", reason, f"free some disk space, {then}")
     if error.errno in (errno.EACCES, errno.EPERM):
         return EconError(f"permission to use {name or 'a file'}", reason, hint)
     what = reason if name is None else f"{name} ({reason})"
     return EconError("a usable path" if name else "files that can be used", what, hint)
 
 
-def _of_torch(error: Exception) -> bool:
-    """Whether torch's writer of archives could not write."""
-    said = ("PytorchStreamWriter", "inline_container", "unexpected pos")
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in said)
+def _is_torch_write_error(error: Exception) -> bool:
+    """Whether an exception is a failed write of ``torch.save``."""
+    messages = ("PytorchStreamWriter", "inline_container", "unexpected pos")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in messages)
 
 
 def check_writable(path: Path) -> None:
-    """Check that a file can be written, before computing what is to be in it.
+    """Check that a file can be written, before an expensive computation.
 
     Raises:
-        EconError: it is a folder.
-        OSError: there may be nothing written beside it, or there is no room.
+        EconError: the path is a folder.
+        OSError: the folder is not writable, or the disk is full.
     """
     if path.is_dir():
         raise EconError("a file to write to", f"the folder {path}", "name a file")
-    made = [above for above in path.parents if not above.exists()]
-    temporary = unfinished_file(path)
+    created = [parent for parent in path.parents if not parent.exists()]
+    temporary = temporary_file(path)
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # not os.access: it does not know of a full disk, nor root of one for reading alone
+            # os.access does not detect full disks, nor, for root, read-only ones
             temporary.write_bytes(bytes(_BLOCK))
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise failed_write(error, path) or error from error
+        raise to_os_error(error, path) or error from error
     finally:
-        for above in made:
+        for parent in created:
             with suppress(OSError):
-                above.rmdir()
+                parent.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file in UTF-8, atomically."""
+    """Write a UTF-8 text file atomically."""
     write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
-def write_json(path: Path, value: Any, sealed: bool = False) -> None:
-    """A JSON file, atomically.
+def write_json(path: Path, value: Any, checksum: bool = False) -> None:
+    """Write a JSON file atomically; NaN and infinities become null.
 
     Args:
-        path: of the file.
-        value: what it is to hold.
-        sealed: with a checksum; ``value`` is then a dictionary.
+        path: path of the file.
+        value: the content.
+        checksum: whether to add a checksum; ``value`` has to be a dictionary.
     """
-    value = without_nan(value)
-    write_text(path, json.dumps(seal(value) if sealed else value, indent=2) + "\n")
+    value = nan_to_null(value)
+    write_text(path, json.dumps(add_checksum(value) if checksum else value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a run, without its checksum.
+    """Read a JSON object of a run, verifying and removing its checksum.
 
     Raises:
-        EconError: there is none, it is not JSON or no object, or it is not as it was written.
+        EconError: the file does not exist, is not a JSON object, or its checksum is wrong.
     """
     value = untrusted.read_json(
         path, f"a run's folder with {path.name}", hint="train one: make train"
     )
     if not isinstance(value, dict):
         raise EconError(f"a JSON object in {path}", "other JSON")
-    return unsealed(value, str(path))
+    return verify_checksum(value, str(path))
 
 
-def without_nan(value: Any) -> Any:
-    """The same with None in place of numbers that JSON has not: NaN and infinities."""
+def nan_to_null(value: Any) -> Any:
+    """Replace NaN and infinities, which JSON does not have, by None."""
     if isinstance(value, dict):
-        return {name: without_nan(v) for name, v in value.items()}
+        return {name: nan_to_null(v) for name, v in value.items()}
     if isinstance(value, list | tuple):
-        return [without_nan(v) for v in value]
+        return [nan_to_null(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def seal(value: dict[str, Any]) -> dict[str, Any]:
-    """The object with its checksum."""
-    return {**value, SEAL: _digest(value)}
+def add_checksum(value: dict[str, Any]) -> dict[str, Any]:
+    """The object with a checksum."""
+    return {**value, CHECKSUM: _digest(value)}
 
 
-def unsealed(value: dict[str, Any], where: str) -> dict[str, Any]:
-    """An object without its checksum, which has to be right if there is one.
+def verify_checksum(value: dict[str, Any], where: str) -> dict[str, Any]:
+    """Verify the checksum of an object, if present, and remove it.
 
     Raises:
-        EconError: the object is not what was sealed.
+        EconError: the checksum is wrong.
     """
-    rest = {name: v for name, v in value.items() if name != SEAL}
+    rest = {name: v for name, v in value.items() if name != CHECKSUM}
     try:
-        right = SEAL not in value or value[SEAL] == _digest(rest)
-    except RecursionError:  # encoding goes a little less deep than reading
+        valid = CHECKSUM not in value or value[CHECKSUM] == _digest(rest)
+    except RecursionError:  # the encoder's limit is lower than the decoder's
         raise EconError(f"JSON in {where}", "lists or objects nested too deep") from None
-    if not right:
+    if not valid:
         raise EconError(
             f"{where} as it was written",
             "another checksum: the file is damaged, or was edited",
-            f'if you edited it, take the field "{SEAL}" out of it',
+            f'if you edited it, take the field "{CHECKSUM}" out of it',
         )
     return rest
 

@@ -1,8 +1,8 @@
-"""Where files that somebody else made are opened: regular files alone, and bounded.
+"""Opening untrusted files: regular files only, of bounded size.
 
-A path that a user gives can lead to anything: a named pipe on which ``open`` waits for ever, a
-device without an end, a link to itself, a text that fills the memory. Whoever reads such a path
-goes through here first, whatever library reads it then.
+A path may lead to a named pipe on which ``open`` blocks for ever, an endless device, a link to
+itself, or a text that does not fit into memory. All paths from users are opened or checked here
+first, whichever library reads the file afterwards.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, BinaryIO, NoReturn
 
 from econ_pyro.errors import EconError
 
-MOST_TEXT = 64 << 20
-"""Bytes of the largest text or JSON file that is read."""
-MOST_UNPACKED = 4 << 30
-"""Bytes that a packed archive of arrays is unpacked to, at most, in a temporary file."""
+MAX_TEXT = 64 << 20
+"""Maximum size of a text or JSON file in bytes."""
+MAX_UNPACKED = 4 << 30
+"""Maximum size of an extracted archive of arrays in bytes."""
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -30,18 +30,18 @@ _KINDS = (
 
 
 def open_regular(path: Path | str, expected: str, hint: str = "") -> BinaryIO:
-    """Open a regular file, or a link to one, for reading; never waits.
+    """Open a regular file, or a link to one, for reading; never blocks.
 
     Args:
         path: the file.
-        expected: what it should be, for the error message.
-        hint: what to try if there is none.
+        expected: what the file should be, for the error message.
+        hint: what to try if the file does not exist.
 
     Raises:
-        EconError: there is none, it is of another kind, or it may not be read.
+        EconError: the file does not exist, is not a regular file, or is not readable.
     """
     try:
-        # without O_NONBLOCK, opening a named pipe waits for somebody who writes into it
+        # without O_NONBLOCK, opening a named pipe blocks until another process writes to it
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         _refuse(path, expected, error, hint)
@@ -53,15 +53,15 @@ def open_regular(path: Path | str, expected: str, hint: str = "") -> BinaryIO:
 
 
 def check_regular(path: Path | str, expected: str, hint: str = "") -> int:
-    """Check a file that a library is going to open by its name.
+    """Check a file that a library will open by its path.
 
     Args:
         path: the file.
-        expected: what it should be, for the error message.
-        hint: what to try if there is none.
+        expected: what the file should be, for the error message.
+        hint: what to try if the file does not exist.
 
     Returns:
-        Its size in bytes.
+        The size of the file in bytes.
 
     Raises:
         EconError: as :func:`open_regular`.
@@ -71,90 +71,95 @@ def check_regular(path: Path | str, expected: str, hint: str = "") -> int:
 
 
 def walk(folder: Path | str, expected: str) -> tuple[list[Path], dict[Path, EconError]]:
-    """All regular files in a folder and the folders in it, and what else lies there.
+    """List all regular files in a folder and its subfolders.
 
-    Links to files are followed, links to folders are not: they may lead in a circle. Names that
-    begin with a dot are left out.
+    Links to files are followed. Links to folders are not, as they may form cycles. Names that
+    begin with a dot are ignored.
 
     Args:
-        folder: where to begin.
-        expected: what its files should be, for the error messages.
+        folder: the folder.
+        expected: what the files should be, for error messages.
 
     Returns:
-        Files, sorted; and for each pipe, socket, device, link to nothing, to itself or to a
-        folder what is wrong with it.
+        The files, sorted, and an error for each pipe, socket, device, broken link, and link to
+        itself or to a folder.
 
     Raises:
         EconError: the folder does not exist or is not a folder.
-        PermissionError: some folder may not be read.
+        PermissionError: a folder is not readable.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise EconError(f"a folder of {expected}", f"{folder}, which {what}")
+        reason = "is not a folder" if folder.exists() else "does not exist"
+        raise EconError(f"a folder of {expected}", f"{folder}, which {reason}")
     found: list[Path] = []
-    odd: dict[Path, str] = {}
+    irregular: dict[Path, str] = {}
     for root, folders, files in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (Path(root, name) for name in folders):
             if path.is_symlink():
-                odd[path] = "a link to a folder, which is not followed"
+                irregular[path] = "a link to a folder, which is not followed"
         for path in (Path(root, name) for name in files if not name.startswith(".")):
             try:
                 mode = path.stat().st_mode
             except OSError as error:
-                odd[path] = _reason(path, error)
+                irregular[path] = _reason(path, error)
             else:
                 if stat.S_ISREG(mode):
                     found.append(path)
                 else:
-                    odd[path] = f"which is {_kind(mode)}"
-    return sorted(found), {p: EconError(expected, f"{p}, {odd[p]}") for p in sorted(odd)}
+                    irregular[path] = f"which is {_kind(mode)}"
+    return sorted(found), {
+        p: EconError(expected, f"{p}, {irregular[p]}") for p in sorted(irregular)
+    }
 
 
 def _raise(error: OSError) -> None:
     raise error
 
 
-def read_bytes(path: Path | str, expected: str, most: int = MOST_TEXT, hint: str = "") -> bytes:
-    """All of a regular file of at most ``most`` bytes.
+def read_bytes(
+    path: Path | str, expected: str, max_bytes: int = MAX_TEXT, hint: str = ""
+) -> bytes:
+    """Read a regular file of at most ``max_bytes`` bytes.
 
     Raises:
-        EconError: as :func:`open_regular`, or it is larger.
+        EconError: as :func:`open_regular`, or the file is larger.
     """
     with open_regular(path, expected, hint) as file:
-        # no trust in fstat alone: files of some file systems say 0 and have an end elsewhere
-        data = file.read(most + 1)
-        if len(data) > most:
+        # fstat does not suffice: some file systems report a size of 0
+        data = file.read(max_bytes + 1)
+        if len(data) > max_bytes:
             size = max(os.fstat(file.fileno()).st_size, len(data))
-            raise EconError(f"{expected} of at most {most:,} bytes", f"{path} of {size:,}")
+            raise EconError(f"{expected} of at most {max_bytes:,} bytes", f"{path} of {size:,}")
     return data
 
 
-def read_json(path: Path | str, expected: str, most: int = MOST_TEXT, hint: str = "") -> Any:
-    """What a JSON file holds; :mod:`json`'s NaN and Infinity, which JSON has not, are errors.
+def read_json(path: Path | str, expected: str, max_bytes: int = MAX_TEXT, hint: str = "") -> Any:
+    """Read a JSON file; NaN and Infinity, which :mod:`json` accepts, are errors.
 
     Raises:
-        EconError: as :func:`read_bytes`, or it is not JSON.
+        EconError: as :func:`read_bytes`, or the file is not JSON.
     """
-    return parse_json(read_bytes(path, expected, most, hint), str(path))
+    return parse_json(read_bytes(path, expected, max_bytes, hint), str(path))
 
 
 def parse_json(text: bytes | str, where: str) -> Any:
-    """What a JSON text holds.
+    """Parse JSON.
 
     Args:
-        text: of any length and depth; UTF-8 if bytes.
-        where: name of the place, for the error message.
+        text: the text; UTF-8 if bytes.
+        where: source of the text, for the error message.
 
     Raises:
-        EconError: it is not JSON, too deep, or has numbers of thousands of digits.
+        EconError: the text is not JSON, is nested too deeply, or has a number of thousands of
+            digits.
     """
     try:
         return json.loads(text, parse_constant=_no_constant)
     except RecursionError:
         raise EconError(f"JSON in {where}", "lists or objects nested too deep") from None
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are kinds of it
+    except ValueError as error:  # including UnicodeDecodeError and JSONDecodeError
         raise EconError(f"JSON in {where}", f"a damaged file ({first_line(error)})") from None
 
 
@@ -163,7 +168,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in short: its first line, or else its name."""
+    """First line of an error's message, or else its type."""
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
@@ -177,7 +182,7 @@ def _refuse(path: Path | str, expected: str, error: OSError | ValueError, hint: 
 
 def _reason(path: Path | str, error: OSError | ValueError) -> str:
     reasons = {
-        errno.ENOENT: "a link to nothing" if os.path.islink(path) else "which does not exist",
+        errno.ENOENT: "a broken link" if os.path.islink(path) else "which does not exist",
         errno.ELOOP: "a link to itself",
         errno.EACCES: "which may not be read",
         errno.EPERM: "which may not be read",

@@ -64,6 +64,7 @@ class Competition(ABC):
     occlusion: float = 0.0
 
     takes_evidence: ClassVar[bool] = False
+    fixes_seed_pixels: ClassVar[bool] = False
 
     def __call__(
         self,
@@ -90,8 +91,9 @@ class Competition(ABC):
         occluder = None
         if draws.occlusion is not None:
             occluder = draw_occluders(x, d.region, draws.occlusion, self.occlusion)
+        seed_pixel = d.seed_pixel if self.fixes_seed_pixels else None
         losses = d.competition_losses
-        return Selection(d.k, noise, d.seed_pixel, losses, d.region, evidence, occluder)
+        return Selection(d.k, noise, seed_pixel, losses, d.region, evidence, occluder)
 
     @torch.no_grad()
     def contest(
@@ -167,7 +169,7 @@ class Competition(ABC):
         if self.takes_evidence != (evidence is not None):
             kind = type(self).__name__
             expected = "true regions" if self.takes_evidence else "no evidence"
-            raise EconError(f"{expected} for a {kind}", "none" if evidence is None else "some")
+            raise EconError(f"{expected} for {kind}", "none" if evidence is None else "some")
         if evidence is not None:
             fitted("evidence", evidence, (*layers, 1, *x.shape[2:]), x)
 

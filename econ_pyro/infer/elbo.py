@@ -114,7 +114,7 @@ class BatchedELBO(ClassConditionalELBO):
 
     def terms(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Terms:
         """As the trace gives them, ``(B, T)`` each."""
-        if not hasattr(guide, "regions"):  # a handler around it
+        if not (hasattr(guide, "regions") and hasattr(model, "decode")):  # handlers around them
             return super().terms(model, guide, *args, **kwargs)
         return reconstruct(model, guide, *args, **kwargs).terms
 

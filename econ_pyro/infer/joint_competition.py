@@ -17,6 +17,7 @@ Two rounds, as a better expert may suggest another order; then winners are drawn
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -50,6 +51,8 @@ class JointCompetition(Competition):
     """
 
     ordered: bool = True
+
+    fixes_seed_pixels: ClassVar[bool] = True
 
     def _contest(
         self, model: Model, guide: SeededGuide, x: Tensor, draws: Draws, evidence: Tensor | None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from econ_pyro.core.compositing import scopes
 from econ_pyro.core.distributions import pixel_errors
-from econ_pyro.core.selection import Draws
+from econ_pyro.core.selection import Draws, Selection
 from econ_pyro.infer.competition import Competition, Contest
 from econ_pyro.infer.decomposition import Decomposition, in_order
 from econ_pyro.infer.depth_order import arrange, log_joint, log_likelihood, only
@@ -38,14 +38,24 @@ class Refined(Competition):
     @classmethod
     def of(cls, inner: Competition) -> Refined:
         """A competition, refined."""
-        return cls(inner.num_slots, inner.lam, inner.temperature, inner=inner)
+        options = (inner.lam, inner.temperature, inner.expert_bias, inner.occlusion)
+        return cls(inner.num_slots, *options, inner=inner)
+
+    def __call__(
+        self,
+        model: Model,
+        guide: Any,
+        x: Tensor,
+        evidence: Tensor | None = None,
+        draws: Draws | None = None,
+    ) -> Selection:
+        """What the competition within selects."""
+        return self._inner()(model, guide, x, evidence, draws)
 
     def _contest(
         self, model: Model, guide: Any, x: Tensor, draws: Draws, evidence: Tensor | None
     ) -> Contest:
-        assert self.inner is not None
-        inner = replace(self.inner, temperature=self.temperature, expert_bias=self.expert_bias)
-        return inner.contest(model, guide, x, draws, evidence)
+        return self._inner().contest(model, guide, x, draws, evidence)
 
     def explain(
         self, model: Model, guide: Any, x: Tensor, draws: Draws, evidence: Tensor | None = None
@@ -54,6 +64,11 @@ class Refined(Competition):
         d, noise = self.contest(model, guide, x, draws, evidence)
         oracle = OracleCompetition(self.num_slots, self.lam, self.temperature)
         return refine(model, guide, d, draws._replace(noise=noise), oracle)
+
+    def _inner(self) -> Competition:
+        """The competition within, at this one's temperature and with its bias."""
+        assert self.inner is not None
+        return replace(self.inner, temperature=self.temperature, expert_bias=self.expert_bias)
 
 
 @torch.no_grad()

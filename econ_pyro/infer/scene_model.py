@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from econ_pyro import config as configuration
+from econ_pyro import model_config
 from econ_pyro.accel.execution import Execution
-from econ_pyro.config import Config, SceneModelConfig
+from econ_pyro.config import Config
 from econ_pyro.errors import EconError
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import ClassConditionalELBO
 from econ_pyro.infer.svi import Step
 from econ_pyro.infer.terms import Terms
+from econ_pyro.model_config import SceneModelConfig
 
 GROUP = "econ_pyro.scene_models"
 """Entry points of installed packages: each a function that calls :func:`register`."""
@@ -203,7 +204,7 @@ def register(kind: str, config: type[SceneModelConfig], build: Callable[..., Sce
     if kind in _registry and _registry[kind].config is not config:
         raise EconError("a new name for a scene model", f"{kind}, which is registered")
     _registry[kind] = Registered(config, build)
-    configuration.KINDS[kind] = config
+    model_config.KINDS[kind] = config
 
 
 def known() -> list[str]:

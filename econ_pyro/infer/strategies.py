@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from econ_pyro.config import Config, EconConfig, JointCompetition, additions
-from econ_pyro.infer import joint_competition
+from econ_pyro.config import Config, additions
 from econ_pyro.infer.competition import Competition, GreedyCompetition
+from econ_pyro.infer.joint_competition import JointCompetition
 from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.refinement import Refined
+from econ_pyro.model_config import EconConfig, JointOptions
 
 
 def competition_of(config: Config) -> Competition:
@@ -19,9 +20,9 @@ def competition_of(config: Config) -> Competition:
     given = (model.num_slots, options.lam, options.temperature, None, additions(config).occlusion)
     if config.gt_masks:
         return OracleCompetition(*given)
-    if isinstance(options, JointCompetition):
+    if isinstance(options, JointOptions):
         ordered = options.depth_order_from is not None
-        return joint_competition.JointCompetition(*given, ordered=ordered)
+        return JointCompetition(*given, ordered=ordered)
     return GreedyCompetition(*given)
 
 

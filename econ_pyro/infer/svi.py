@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from econ_pyro.accel.execution import Execution
-from econ_pyro.accel.side_by_side import separate_graphs
+from econ_pyro.accel.parallel_networks import separate_graphs
 from econ_pyro.core.handlers import one_at_a_time
 from econ_pyro.core.selection import Draws, Selection
 from econ_pyro.infer.competition import Competition

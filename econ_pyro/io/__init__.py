@@ -1,1 +1,1 @@
-"""Weights, experts, scenes and layers as files."""
+"""Files of weights, experts, scenes and layers."""

@@ -1,7 +1,8 @@
-"""Experts as parts: what one is, the file that holds one alone, and whether it fits a model.
+"""Files of single experts, and checks that an expert fits a model.
 
-A file is safetensors; its metadata has the expert's name and the sizes of its networks, so that it
-can be put into another model, or be built anew, without the run that it comes from.
+The file format is safetensors. The metadata contain the name of the expert and the configuration
+of its networks, so that it can be loaded into another model without the run in which it was
+trained.
 """
 
 from __future__ import annotations
@@ -15,22 +16,24 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from econ_pyro.config import FORMAT, EconConfig, ExpertConfig, from_dict, to_dict
-from econ_pyro.errors import EconError
+from econ_pyro.config import FORMAT, from_dict, to_dict
+from econ_pyro.errors import EconError, command
 from econ_pyro.evaluation.specialisation import distinct_names, is_named
 from econ_pyro.files.tensor_file import read_tensors, write_tensors
 from econ_pyro.files.untrusted import parse_json
+from econ_pyro.model_config import EconConfig, ExpertConfig
 from econ_pyro.naming import check_names
 from econ_pyro.training.format1 import upgraded_expert, upgraded_weights
 
+FORMAT_FIELD = "config_format"  # "format" is safetensors' own: pt
 NETWORKS = ("decoder", "attention", "encoder")
-# what weights began with; trained ones may differ
-INITIAL = {"attention.bias", "shape_bias", "attention.place_weight"}
+# options that only set the initial weights, so that they may differ between experts of a model
+INITIAL_ONLY = {"attention.bias", "shape_bias", "attention.place_weight"}
 
 
 @dataclass(frozen=True)
 class Expert:
-    """One expert: three networks, a name, and the sizes that make it fit a model."""
+    """An expert: its networks, name and configuration."""
 
     index: int
     name: str
@@ -39,7 +42,7 @@ class Expert:
     encoder: nn.Module
     config: ExpertConfig
     size: int
-    """Height and width of the images, in pixels."""
+    """Height and width of images in pixels."""
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -47,8 +50,8 @@ class Expert:
         return {name: getattr(self, name) for name in NETWORKS}
 
 
-class Stored(NamedTuple):
-    """What an expert's file holds."""
+class StoredExpert(NamedTuple):
+    """Content of the file of an expert."""
 
     name: str
     config: ExpertConfig
@@ -57,50 +60,51 @@ class Stored(NamedTuple):
 
 
 def save_expert(path: Path, expert: Expert) -> None:
-    """An expert alone, as a safetensors file."""
+    """Write an expert to a safetensors file."""
     tensors = {
         f"{part}.{name}": tensor
         for part, network in expert.networks.items()
         for name, tensor in network.state_dict().items()
     }
-    about = {
+    metadata = {
         "name": expert.name,
         "size": str(expert.size),
         "expert": json.dumps(to_dict(expert.config)),
-        "format": str(FORMAT),
+        FORMAT_FIELD: str(FORMAT),
     }
-    write_tensors(path, tensors, about)
+    write_tensors(path, tensors, metadata)
 
 
-def read_expert(path: Path) -> Stored:
-    """What an expert's file holds.
+def read_expert(path: Path) -> StoredExpert:
+    """Read the file of an expert.
 
     Raises:
-        EconError: the file is missing, damaged or no expert.
+        EconError: the file is missing, damaged or not that of an expert.
     """
-    about, tensors = read_tensors(path, "an expert's safetensors file")
-    missing = [field for field in ("name", "size", "expert") if field not in about]
+    metadata, tensors = read_tensors(path, "an expert's safetensors file")
+    missing = [field for field in ("name", "size", "expert") if field not in metadata]
     if missing:
         raise EconError(
-            f"an expert's name and sizes in {path}",
-            f"a file without them ({missing[0]})",
-            "such files are in experts/ of a run; an old run writes them again with "
-            "svi_train.py --resume",
+            f"the name and configuration of an expert in {path}",
+            f"a file without {missing[0]}",
+            "runs have files of experts in experts/; for an old run, "
+            f"{command('train')} --resume rewrites them",
         )
-    check_names([about["name"]], str(path))
-    version = parse_json(about["format"], str(path)) if "format" in about else None
-    values = upgraded_expert(parse_json(about["expert"], str(path)), version, str(path))
+    check_names([metadata["name"]], str(path))
+    stated = metadata.get(FORMAT_FIELD)
+    version = None if stated is None else parse_json(stated, str(path))
+    values = upgraded_expert(parse_json(metadata["expert"], str(path)), version, str(path))
     config = from_dict(ExpertConfig, values, str(path))
-    size = parse_json(about["size"], str(path))
+    size = parse_json(metadata["size"], str(path))
     model = EconConfig(num_experts=1, num_slots=1, size=size, expert=config)  # checks the size
-    return Stored(about["name"], config, model.size, upgraded_weights(tensors))
+    return StoredExpert(metadata["name"], config, model.size, upgraded_weights(tensors))
 
 
 def check_fits(name: str, config: ExpertConfig, size: int, model: EconConfig) -> None:
-    """Check that an expert of these sizes can be one of a model's.
+    """Check that an expert has the image size and configuration of a model's experts.
 
     Raises:
-        EconError: a size differs; the message names its field.
+        EconError: an option differs; the message names it.
     """
     pairs = [("model.size", size, model.size), *_differences(config, model.expert)]
     for field, own, wanted in pairs:
@@ -113,12 +117,12 @@ def check_fits(name: str, config: ExpertConfig, size: int, model: EconConfig) ->
 
 
 def _differences(own: Any, wanted: Any, above: str = "") -> list[tuple[str, Any, Any]]:
-    """Options and their two values, kinds first; of parts of different kinds the kind alone."""
+    """Options with their two values where they differ; of parts of another kind, only the kind."""
     found = []
     for field in dataclasses.fields(own):
         name, a = f"{above}{field.name}", getattr(own, field.name)
         b = getattr(wanted, field.name)
-        if name in INITIAL:
+        if name in INITIAL_ONLY:
             continue
         if dataclasses.is_dataclass(a):
             kind: Any = getattr(a, "kind"), getattr(b, "kind")  # noqa: B009 (of any part)
@@ -139,12 +143,12 @@ def _option(field: str, value: Any) -> str:
 
 
 def copy_weights(source: Expert, target: Expert) -> None:
-    """Weights of one expert into another of the same sizes."""
+    """Copy the weights of an expert to another one with the same configuration."""
     for part, network in target.networks.items():
         network.load_state_dict(source.networks[part].state_dict())
 
 
-def given_names(experts: Sequence[Expert]) -> tuple[str, ...]:
-    """Names that experts keep in another model; empty for those that were only numbered."""
+def custom_names(experts: Sequence[Expert]) -> tuple[str, ...]:
+    """Names that experts keep in another model; empty for experts with default names."""
     given = [e.name if is_named(e.name) else "" for e in experts]
     return tuple(n if own else "" for n, own in zip(distinct_names(given), given, strict=True))

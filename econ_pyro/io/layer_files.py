@@ -1,4 +1,4 @@
-"""Layers as files that other tools open: transparent PNGs, OpenRaster and ``scene.json``."""
+"""Files of the layers of scenes: transparent PNGs, OpenRaster and ``scene.json``."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from econ_pyro.files import storage
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.io import scene_file
 from econ_pyro.io.openraster import RasterLayer, merge, on_canvas, write_ora
-from econ_pyro.io.rendering import Rendered
+from econ_pyro.io.rendering import RenderedScene
 from econ_pyro.io.scene_file import Scene
 from econ_pyro.viz import figures, gif
 
-SHAPE_THRESHOLD = 0.5  # a pixel belongs to an object's full mask from this probability on
-LAYERED = "layers.ora"
-"""Name of the layered file."""
+MASK_THRESHOLD = 0.5  # of the shape probability, for amodal masks
+ORA_FILE = "layers.ora"
+"""Name of the OpenRaster file."""
 Format = Literal["png", "ora"]
-"""How layers are written: a transparent PNG each, or one layered OpenRaster file."""
+"""Formats of layers: one transparent PNG per layer, or one OpenRaster file."""
 PNG: tuple[Format, ...] = ("png",)
-PAINTED = r"layer-\d+\.png|layers\.ora|composed\.png|build-up\.gif|scene\.json"
-"""Regular expression of the files of a painted scene."""
+RENDERED_FILES = r"layer-\d+\.png|layers\.ora|composed\.png|build-up\.gif|scene\.json"
+"""Regular expression of the files of a rendered scene."""
 
 
 def check_formats(formats: Sequence[Format]) -> None:
-    """Check the formats that a user asked for.
+    """Check the formats that a user chose.
 
     Raises:
-        EconError: none, or one more than once.
+        EconError: there is no format, or a format is repeated.
     """
     if not formats or len({*formats}) < len(formats):
         got = " ".join(formats) or "none"
@@ -42,34 +42,36 @@ def check_formats(formats: Sequence[Format]) -> None:
 
 
 def to_bytes(image: Tensor) -> np.ndarray:
-    """``(C, H, W)`` in [0, 1] to ``(H, W, C)`` uint8; values outside are clipped."""
+    """Convert ``(C, H, W)`` in [0, 1] to ``(H, W, C)`` uint8; other values are clipped."""
     scaled = image.detach().cpu().float().clamp(0, 1) * 255
     return scaled.round().byte().permute(1, 2, 0).numpy()
 
 
 def write_image(path: Path, image: Tensor) -> None:
-    """An RGB or RGBA PNG of ``(3 or 4, H, W)`` in [0, 1]."""
+    """Write an image ``(3 or 4, H, W)`` in [0, 1] as an RGB or RGBA PNG."""
     write_pixels(path, to_bytes(image))
 
 
 def write_pixels(path: Path, pixels: np.ndarray) -> None:
-    """The same of ``(H, W, 3 or 4)`` uint8."""
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    storage.write_atomically(path, lambda p: picture.save(p, format="PNG"))
+    """Write an image ``(H, W, 3 or 4)`` uint8 as an RGB or RGBA PNG."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    storage.write_atomically(path, lambda p: image.save(p, format="PNG"))
 
 
 def layer_name(name: str, step: int) -> str:
-    """What a layers panel shows of the layer found in step 1, 2, ..."""
+    """Name of a layer in image editors, with the inference step (from 1) that found it."""
     return f"{name} (step {step})"
 
 
-def raster_layers(scene: Scene, rendered: Rendered, names: Sequence[str]) -> list[RasterLayer]:
-    """The layers of a painted scene, front to back, each as large as the canvas.
+def raster_layers(
+    scene: Scene, rendered: RenderedScene, names: Sequence[str]
+) -> list[RasterLayer]:
+    """Convert a rendered scene to raster layers, front to back, each of the size of the canvas.
 
     Args:
-        scene: what was painted.
-        rendered: the painted scene.
-        names: of the experts.
+        scene: the scene.
+        rendered: the rendered scene.
+        names: names of the experts.
     """
     rows = zip(scene.layers, rendered.layers, strict=True)
     return [
@@ -85,17 +87,17 @@ def write_layers(
     height: int,
     formats: Collection[Format] = PNG,
 ) -> None:
-    """``layer-1.png``, ... as large as the canvas, and ``layers.ora``.
+    """Write ``layer-1.png``, ... (each of the size of the canvas) and ``layers.ora``.
 
-    A PNG file cannot say that it is not to be shown. That of a hidden layer is transparent all
-    over, so that all files, one over the other, give the picture; in ``layers.ora`` it is kept.
+    A PNG file cannot be marked as hidden. The file of a hidden layer is therefore fully
+    transparent, so that the composite of all files is the image; ``layers.ora`` keeps its pixels.
 
     Args:
-        folder: made if needed.
-        layers: front to back.
-        width: of the canvas in pixels.
-        height: of the canvas in pixels.
-        formats: which of the two.
+        folder: output folder, created if needed.
+        layers: layers, front to back.
+        width: width of the canvas in pixels.
+        height: height of the canvas in pixels.
+        formats: formats to write.
     """
     if "png" in formats:
         for i, layer in enumerate(layers):
@@ -104,42 +106,42 @@ def write_layers(
                 pixels = np.zeros_like(pixels)
             write_pixels(folder / f"layer-{i + 1}.png", pixels)
     if "ora" in formats:
-        write_ora(folder / LAYERED, layers, width, height)
+        write_ora(folder / ORA_FILE, layers, width, height)
 
 
-def composed(layers: Sequence[RasterLayer], size: int) -> np.ndarray:
-    """The picture of a scene, ``(H, W, 3)`` uint8; with alpha if some of it is transparent.
+def flatten(layers: Sequence[RasterLayer], size: int) -> np.ndarray:
+    """Composite layers to one image, ``(H, W, 3)`` uint8, or with alpha if it is transparent.
 
-    Made of the layers' bytes, as a program does that is given their files: the same to the last
-    bit, where the painted scene would differ by roundings at soft edges.
+    The composite uses the 8-bit values of the layers, so it is bit-identical to that of other
+    programs that open the files. The rendered scene differs from it by rounding at soft edges.
 
     Args:
-        layers: of :func:`raster_layers`.
+        layers: layers, as from :func:`raster_layers`.
         size: height and width in pixels.
     """
     pixels = np.asarray(merge(layers, size, size))
     return pixels[..., :3] if (pixels[..., 3] == 255).all() else pixels
 
 
-def write_painted(
+def write_rendered(
     folder: Path,
     scene: Scene,
-    rendered: Rendered,
+    rendered: RenderedScene,
     names: Sequence[str],
     formats: Collection[Format] = PNG,
 ) -> None:
-    """Layers, ``composed.png`` and ``build-up.gif`` of a painted scene.
+    """Write the layers, ``composed.png`` and ``build-up.gif`` of a rendered scene.
 
     Args:
-        folder: made if needed.
-        scene: what was painted.
-        rendered: the painted scene.
-        names: of the experts.
-        formats: of the layers.
+        folder: output folder, created if needed.
+        scene: the scene.
+        rendered: the rendered scene.
+        names: names of the experts.
+        formats: formats of the layers.
     """
     layers = raster_layers(scene, rendered, names)
     write_layers(folder, layers, scene.size, scene.size, formats)
-    write_pixels(folder / "composed.png", composed(layers, scene.size))
+    write_pixels(folder / "composed.png", flatten(layers, scene.size))
     gif.build_up(rendered.stages[None], folder / "build-up.gif")
 
 
@@ -151,15 +153,15 @@ def write_scene(
     source: str,
     formats: Collection[Format] = PNG,
 ) -> None:
-    """Strip and ``scene.json`` of one decomposed image.
+    """Write ``strip.png`` and ``scene.json`` of a decomposed image.
 
     Args:
-        folder: made if needed.
-        d: of a single image.
-        scene: that was found in it, :func:`econ_pyro.io.scene_file.of_decomposition`.
-        names: of the experts.
-        source: where the image came from.
-        formats: of the layers.
+        folder: output folder, created if needed.
+        d: decomposition of a single image.
+        scene: its scene, from :func:`econ_pyro.io.scene_file.of_decomposition`.
+        names: names of the experts.
+        source: path of the image.
+        formats: formats of the layers.
     """
     figures.decomposition_strip(d, names, folder / "strip.png")
     storage.write_json(folder / "scene.json", scene_json(d, scene, names, source, formats))
@@ -172,27 +174,28 @@ def scene_json(
     source: str,
     formats: Collection[Format] = PNG,
 ) -> dict[str, Any]:
-    """What ``scene.json`` says of one decomposed image.
+    """Content of ``scene.json`` for a decomposed image.
 
-    It can be edited and painted again (:mod:`econ_pyro.io.scene_file`); the rest are notes, which
-    are not read. Layers are listed front to back. ``box`` is (left, top, right, bottom) of the
-    full mask in pixels, right and bottom exclusive, None for an empty one; ``area`` its pixels;
-    ``visible_area`` those of the hard region; ``present`` whether that is large enough to count.
+    It contains the scene (:mod:`econ_pyro.io.scene_file`) and annotations, which are ignored when
+    the scene is read. Layers are listed front to back. ``box`` is (left, top, right, bottom) of
+    the amodal mask in pixels, right and bottom exclusive, None for an empty mask; ``area`` is the
+    area of the mask, ``visible_area`` that of the hard region, both in pixels; ``present`` is
+    whether the region has the minimum area.
 
     Args:
-        d: of a single image.
-        scene: that was found in it.
-        names: of the experts.
-        source: where the image came from.
-        formats: of the layers.
+        d: decomposition of a single image.
+        scene: its scene.
+        names: names of the experts.
+        source: path of the image.
+        formats: formats of the layers.
     """
-    steps = len(scene.layers)
-    hard = matching.hard_regions(d.segmentation, steps)  # (1, T, H, W)
+    slots = len(scene.layers)
+    hard = matching.hard_regions(d.segmentation, slots)  # (1, T, H, W)
     value = scene_file.to_json(scene)
-    for i, (layer, edited) in enumerate(zip(scene.layers, value["layers"], strict=True)):
-        mask = d.shape[0, i, 0] > SHAPE_THRESHOLD
-        edited |= {
-            "t": steps - i,
+    for i, (layer, entry) in enumerate(zip(scene.layers, value["layers"], strict=True)):
+        mask = d.shape[0, i, 0] > MASK_THRESHOLD
+        entry |= {
+            "t": slots - i,
             "file": f"layer-{i + 1}.png" if "png" in formats else None,
             "class": names[layer.expert],
             "present": layer.visible,

@@ -1,4 +1,4 @@
-"""The model card of published weights: a README.md with what a reader needs to use them."""
+"""Model cards of published weights (README.md)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from typing import Any
 
 from econ_pyro import _version
 from econ_pyro.config import Config
-from econ_pyro.errors import EconError
-from econ_pyro.naming import shown
+from econ_pyro.errors import EconError, describe, printable
 
 LICENCE = "apache-2.0"
-# the measure, its heading, decimals
+# metric, heading, decimal places
 FIGURES = (
     ("ari_fg", "ARI-FG", 3),
     ("visible_iou", "visible IoU", 2),
     ("amodal_iou", "amodal IoU", 2),
     ("oca", "counting", 2),
     ("ooa", "depth order", 2),
-    ("class_accuracy", "class accuracy", 3),
+    ("class_accuracy", "class accuracy of objects", 3),
     ("mse", "MSE", 6),
 )
 
@@ -35,23 +34,24 @@ def model_card(
     dtype: str = "float32",
     trained_on: str = "",
 ) -> str:
-    """The card, in Markdown, with the head that the Hugging Face hub reads.
+    """Model card in Markdown, with metadata for the Hugging Face hub.
 
     Args:
         title: name of the weights.
-        config: of the model.
-        names: of the experts.
-        reports: what was measured on which scenes, as ``evaluation.as_json`` has it.
-        licence: of the weights, as an SPDX identifier.
+        config: configuration of the model.
+        names: names of the experts.
+        reports: results of ``evaluation.as_json`` by set of scenes.
+        licence: licence of the weights, as an SPDX identifier.
         dtype: type in which the weights are stored.
-        trained_on: what the training saw, as a phrase; the configured scenes if not given.
+        trained_on: noun phrase that describes the training data; the configured scenes if not
+            given.
 
     Raises:
-        EconError: the licence is no identifier.
+        EconError: the licence is not an SPDX identifier.
     """
     check_licence(licence)
     model = config.model
-    seen = _plain(trained_on or _scenes(config))
+    data = _plain(trained_on or _scenes(config))
     experts = "\n".join(f"- {k}: {_plain(name)}" for k, name in enumerate(names))
     return f"""---
 license: {licence.lower()}
@@ -63,11 +63,11 @@ tags: [econ, object-centric, scene-decomposition, generative, pyro]
 # {_plain(title)}
 
 A scene model of competing experts (ECON,
-[von Kügelgen et al., 2020](https://arxiv.org/abs/2004.12906)): it takes a picture of
-{model.size}x{model.size} pixels apart into {model.num_slots} layers in depth order, each a whole
-object with what is hidden of it, and composes new scenes. Trained without labels by econ-pyro
-{_version.__version__} on {seen}. The weights are stored as {dtype} and
-load as float32.
+[von Kügelgen et al., 2020](https://arxiv.org/abs/2004.12906)). It decomposes images of
+{model.size}x{model.size} pixels into {model.num_slots} layers in depth order, each with the shape
+and appearance of a whole object including its occluded parts, and generates new scenes. It was
+trained without labels by econ-pyro {_version.__version__} on {data}.
+The weights are stored as {dtype} and load as float32.
 
 ## Use
 
@@ -79,21 +79,22 @@ d = econ.decompose(images)  # (B, 3, {model.size}, {model.size}) in [0, 1]
 econ.sample(4, experts={list(range(len(names)))[:2]}, seed=0).image  # back to front
 ```
 
-The scripts take this folder in place of a run:
-`python scripts/decompose.py FOLDER pictures --out layers`.
+The commands of econ-pyro accept this folder in place of a run:
+`econ-pyro decompose FOLDER pictures --out layers`.
 
 ## Experts
 
 {experts}
 
-## Figures
+## Results
 
 {_table(reports)}
 
-## Limits
+## Limitations
 
-Pictures of other sizes have to be resized; {model.num_slots} layers were trained; pictures unlike
-those of training come apart badly. `config.json` has every setting of the training.
+Images of other sizes have to be resized. The model was trained with {model.num_slots} layers.
+Decompositions of images that differ from the training data are poor. `config.json` contains the
+configuration of the training.
 
 ## Licence
 
@@ -102,13 +103,13 @@ those of training come apart badly. `config.json` has every setting of the train
 
 
 def check_licence(licence: str) -> None:
-    """Check that a licence can stand in the head of a card.
+    """Check a licence.
 
     Raises:
-        EconError: it is no identifier.
+        EconError: the licence is not an SPDX identifier.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}", licence):
-        raise EconError("an SPDX identifier as licence", repr(shown(licence)), f"try {LICENCE}")
+        raise EconError("an SPDX identifier as licence", describe(licence), f"try {LICENCE}")
 
 
 def _scenes(config: Config) -> str:
@@ -121,7 +122,7 @@ def _scenes(config: Config) -> str:
 
 def _table(reports: Mapping[str, Mapping[str, Any]] | None) -> str:
     if not reports:
-        return "None were measured."
+        return "No results."
     heads = [head for _, head, _ in FIGURES]
     lines = [f"| scenes | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for title, report in reports.items():
@@ -135,10 +136,10 @@ def _cell(value: float | None, places: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text that Markdown shows as it is: no markup, no HTML, one line."""
-    return re.sub(r"([\\`*_\[\]|$~])", r"\\\1", html.escape(shown(text, 1000), quote=False))
+    """Escape text for Markdown: no markup, no HTML, one line."""
+    return re.sub(r"([\\`*_\[\]|$~])", r"\\\1", html.escape(printable(text, 1000), quote=False))
 
 
 def _quoted(text: str) -> str:
-    """A text as Python writes it, in a block of code that it cannot end."""
-    return json.dumps(shown(text), ensure_ascii=False).replace("`", "\\x60")
+    """Quote text as a Python string that cannot end a Markdown code block."""
+    return json.dumps(printable(text, 100), ensure_ascii=False).replace("`", "\\x60")

@@ -1,8 +1,9 @@
-"""Trained experts for programs without Python or torch: ONNX files, checked against torch.
+"""Export of models to ONNX, for programs without Python or torch.
 
-``decompose.onnx`` is all of :meth:`Econ.decompose <econ_pyro.econ.Econ.decompose>`, its T steps
-unrolled: posterior means, and the best expert at each step. ``decoder_K.onnx`` draws one expert's
-object from its latent. The batch is free in both, the image size fixed. Extra: onnx.
+``decompose.onnx`` computes :meth:`Econ.decompose <econ_pyro.econ.Econ.decompose>` with its T
+steps unrolled; it uses posterior means and the winning expert at each step. ``decoder_K.onnx`` is
+the decoder of expert K. The batch size of both is dynamic, the image size is fixed. The outputs
+are compared with torch. Requires the extra ``onnx``.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
 from econ_pyro.files.storage import write_atomically
 from econ_pyro.infer.strategies import decomposition_of
 from econ_pyro.scene_config import SceneConfig
 
-# an output must not be called as one of torch's operations, "mean" for one: those name the nodes
+# outputs must not have the name of a torch operation, such as "mean", as nodes have these names
 OUTPUTS = {
     "k": "k",
     "region": "region",
@@ -34,12 +35,12 @@ OUTPUTS = {
     "z": "z",
     "competition_losses": "competition_losses",
 }
-"""What ``decompose.onnx`` gives, as fields of a Decomposition."""
+"""Outputs of ``decompose.onnx``, with the fields of a Decomposition."""
 CHECKED = 8  # images or latents on which a file is compared with torch
 
 
 class Decompose(nn.Module):
-    """Images to the layers of :data:`OUTPUTS`, without noise, front to back.
+    """Network that maps images to the :data:`OUTPUTS`, without noise, layers front to back.
 
     Args:
         econ: the scene model.
@@ -53,13 +54,13 @@ class Decompose(nn.Module):
         self.competition = decomposition_of(econ.config, slots, evidence=False, refine=True)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Take images ``(B, 3, H, W)`` in [0, 1] apart."""
+        """Decompose images ``(B, 3, H, W)`` in [0, 1]."""
         d = self.competition.decompose(self.model, self.guide, images)
         return tuple(getattr(d, field) for field in OUTPUTS.values())
 
 
 class Decode(nn.Module):
-    """Latents ``(B, L)`` to appearance ``(B, 3, H, W)`` and shape ``(B, 1, H, W)``, in [0, 1].
+    """Network that maps latents ``(B, L)`` to an appearance and a shape.
 
     Args:
         econ: the scene model.
@@ -71,22 +72,23 @@ class Decode(nn.Module):
         self.model = econ.with_experts([expert]).model
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw the object of each latent."""
+        """Appearances ``(B, 3, H, W)`` and shapes ``(B, 1, H, W)`` in [0, 1]."""
         mean, shape = self.model.decode_all(z[:, None])
         return mean[:, 0], shape[:, 0]
 
 
 def export_onnx(econ: Any, folder: Path, slots: int | None = None) -> dict[str, float]:
-    """Write ``decompose.onnx`` and ``decoder_K.onnx`` of each expert, and run them.
+    """Write ``decompose.onnx`` and the ``decoder_K.onnx`` of each expert, and check them.
 
     Args:
         econ: the scene model, on the CPU.
-        folder: where to.
+        folder: output folder.
         slots: number of layers of ``decompose.onnx``; as in training if not given.
 
     Returns:
-        For each file, the largest difference of an output of onnxruntime from torch's, on drawn
-        scenes and samples of the prior, as a share of the output's largest value, at least of 1.
+        For each file, the maximum difference between the outputs of onnxruntime and torch, on
+        generated scenes and samples of the prior, relative to the maximum of the output if that
+        exceeds 1.
 
     Raises:
         EconError: onnx, onnxruntime or onnxscript is not installed.
@@ -103,58 +105,58 @@ def export_onnx(econ: Any, folder: Path, slots: int | None = None) -> dict[str, 
         (f"decoder_{e.index}.onnx", Decode(econ, e.index), "z", z, ("appearance", "shape"))
         for e in econ.experts
     ]
-    about = {"experts": json.dumps(econ.names), "layers": "front to back"}
+    metadata = {"experts": json.dumps(econ.names), "layers": "front to back"}
     differences = {}
-    for name, network, given, value, outputs in jobs:
+    for name, network, input_name, value, outputs in jobs:
         path = folder / name
         with _exporting():
-            _write(path, network, given, value, outputs, about)
-            differences[name] = _difference(path, network, given, value)
+            _write(path, network, input_name, value, outputs, metadata)
+            differences[name] = _difference(path, network, input_name, value)
     return differences
 
 
 def _write(
     path: Path,
     network: nn.Module,
-    given: str,
+    input_name: str,
     value: Tensor,
     outputs: tuple[str, ...],
-    about: dict[str, str],
+    metadata: dict[str, str],
 ) -> None:
     program = torch.onnx.export(
         network.eval(),
         (value,),
         dynamo=True,
-        optimize=False,  # half of an export's time, and onnxruntime does it anew at loading
-        input_names=[given],
+        optimize=False,  # takes half of the time, and onnxruntime optimises when it loads the file
+        input_names=[input_name],
         output_names=list(outputs),
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         verbose=False,
     )
     assert program is not None
-    program.model.metadata_props.update(about)
+    program.model.metadata_props.update(metadata)
     write_atomically(path, lambda p: program.save(p))
 
 
-def _difference(path: Path, network: nn.Module, given: str, value: Tensor) -> float:
+def _difference(path: Path, network: nn.Module, input_name: str, value: Tensor) -> float:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors: its warnings are of what it could not simplify
+    options.log_severity_level = 3  # errors only; warnings are about missed simplifications
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    largest = 0.0
-    for part in (value, value[:1]):  # the batch must be free
-        ours = network(part)
-        theirs: list[Any] = session.run(None, {given: part.numpy()})
-        for a, b in zip(ours, theirs, strict=True):
-            apart = (a - torch.from_numpy(b)).abs().max() / a.abs().max().clamp_min(1)
-            largest = max(largest, apart.item())
-    return largest
+    maximum = 0.0
+    for batch in (value, value[:1]):  # the batch size must be dynamic
+        expected = network(batch)
+        outputs: list[Any] = session.run(None, {input_name: batch.numpy()})
+        for a, b in zip(expected, outputs, strict=True):
+            difference = (a - torch.from_numpy(b)).abs().max() / a.abs().max().clamp_min(1)
+            maximum = max(maximum, difference.item())
+    return maximum
 
 
 @contextmanager
 def _exporting() -> Iterator[None]:
-    # validation branches on values, which no graph can; the exporter's chatter is not our user's
+    # graphs cannot contain branches on values, as in validation; the exporter logs a lot
     validate = Distribution._validate_args
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

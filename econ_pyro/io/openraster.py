@@ -1,16 +1,16 @@
-"""Layered pictures as OpenRaster files, which GIMP, Krita, MyPaint and others open.
+"""OpenRaster files: layered images for GIMP, Krita, MyPaint and other programs.
 
 An ``.ora`` file is a zip archive:
 
 ============================  =========================================================
-``mimetype``                  first and stored as it is, so that its bytes tell the type
-``stack.xml``                 the layers from the top down: name, place, opacity, visibility
-``data/layer-001.png``, ...   RGBA pixels of each layer, cut to what is not transparent
-``mergedimage.png``           all visible layers, one over the other, for programs that ask no more
-``Thumbnails/thumbnail.png``  the same, at most 256 pixels wide and high
+``mimetype``                  first and uncompressed, to identify the format
+``stack.xml``                 layers from top to bottom: name, position, opacity, visibility
+``data/layer-001.png``, ...   RGBA pixels of each layer without transparent margins
+``mergedimage.png``           composite of the visible layers
+``Thumbnails/thumbnail.png``  the composite, at most 256 pixels wide and high
 ============================  =========================================================
 
-Equal layers give equal bytes: no time is written.
+Equal layers give identical files, as no timestamps are written.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from econ_pyro.errors import EconError
 from econ_pyro.files.storage import write_atomically
 
 MIMETYPE = "image/openraster"
-VERSION = "0.0.3"  # of the specification: the oldest that has all that is written here
-THUMBNAIL = 256  # largest width and height, by the specification
+VERSION = "0.0.3"  # oldest version of the specification with all features that are used
+THUMBNAIL = 256  # maximum width and height in the specification
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-@dataclass(frozen=True, eq=False)  # arrays do not compare to one truth
+@dataclass(frozen=True, eq=False)  # comparing arrays does not give one boolean
 class RasterLayer:
-    """One layer of a picture."""
+    """One layer of an image."""
 
     name: str
-    """What a layers panel shows."""
+    """Name shown in image editors."""
     pixels: np.ndarray
     """``(H, W, 4)`` uint8, RGB not multiplied by alpha."""
     x: int = 0
-    """Column of the canvas where the pixels' left edge lies; may be outside."""
+    """Column of the left edge on the canvas; may be outside."""
     y: int = 0
-    """Row of the canvas where their upper edge lies."""
+    """Row of the upper edge on the canvas; may be outside."""
     visible: bool = True
     """Whether the layer is shown."""
     opacity: float = 1.0
     """Factor of alpha, in [0, 1]."""
 
     def cropped(self) -> RasterLayer:
-        """The same without transparent margins; one transparent pixel if nothing is left."""
+        """The layer without transparent margins; one transparent pixel if nothing is left."""
         alpha = self.pixels[..., 3] > 0
         rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
         if not len(rows):
@@ -68,16 +68,16 @@ class RasterLayer:
 
 
 def write_ora(path: Path, layers: Sequence[RasterLayer], width: int, height: int) -> None:
-    """Write a layered picture.
+    """Write an OpenRaster file atomically.
 
     Args:
-        path: of the file, whole or not at all.
-        layers: front to back.
-        width: of the canvas in pixels.
-        height: of the canvas in pixels.
+        path: path of the file.
+        layers: layers, front to back.
+        width: width of the canvas in pixels.
+        height: height of the canvas in pixels.
 
     Raises:
-        EconError: a layer's pixels are not RGBA bytes, or its opacity is outside [0, 1].
+        EconError: the pixels of a layer are not RGBA uint8, or its opacity is outside [0, 1].
     """
     for layer in layers:
         _check(layer)
@@ -107,15 +107,15 @@ def write_ora(path: Path, layers: Sequence[RasterLayer], width: int, height: int
 
 
 def merge(layers: Sequence[RasterLayer], width: int, height: int) -> Image.Image:
-    """The visible layers one over the other, on a transparent canvas.
+    """Composite the visible layers on a transparent canvas.
 
     Args:
-        layers: front to back.
-        width: of the canvas in pixels.
-        height: of the canvas in pixels.
+        layers: layers, front to back.
+        width: width of the canvas in pixels.
+        height: height of the canvas in pixels.
 
     Returns:
-        An RGBA picture.
+        An RGBA image.
     """
     canvas = Image.new("RGBA", (width, height))
     for layer in reversed(layers):
@@ -130,13 +130,13 @@ def merge(layers: Sequence[RasterLayer], width: int, height: int) -> Image.Image
 
 
 def on_canvas(layer: RasterLayer, width: int, height: int) -> np.ndarray:
-    """A layer's pixels where they lie, transparent around, ``(height, width, 4)`` uint8."""
+    """Pixels of a layer on a transparent canvas, ``(height, width, 4)`` uint8."""
     return np.asarray(_placed(Image.fromarray(layer.pixels), layer, width, height))
 
 
 def _placed(pixels: Image.Image, layer: RasterLayer, width: int, height: int) -> Image.Image:
     canvas = Image.new("RGBA", (width, height))
-    canvas.paste(pixels, (layer.x, layer.y))  # cuts what lies outside
+    canvas.paste(pixels, (layer.x, layer.y))  # crops what lies outside
     return canvas
 
 
@@ -158,6 +158,6 @@ def _archive(path: Path, files: dict[str, bytes]) -> None:
     with ZipFile(path, "w") as archive:
         archive.writestr(ZipInfo("mimetype"), MIMETYPE, ZIP_STORED)
         for name, content in files.items():
-            # PNGs are compressed already
-            how = ZIP_STORED if name.endswith(".png") else ZIP_DEFLATED
-            archive.writestr(ZipInfo(name), content, how)
+            # PNGs are already compressed
+            compression = ZIP_STORED if name.endswith(".png") else ZIP_DEFLATED
+            archive.writestr(ZipInfo(name), content, compression)

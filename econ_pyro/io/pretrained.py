@@ -1,10 +1,9 @@
-"""Where trained weights are, and what is in them: one reader for runs and published folders.
+"""Trained weights: reading runs and published folders, and writing the latter.
 
-A published folder holds ``config.json`` and ``experts.json`` as a run does, ``model.safetensors``
-and a model card, ``README.md``. Weights that are installed with the package are such folders in
-``econ_pyro/io/weights/``; ``python scripts/publish.py RUN econ_pyro/io/weights/NAME`` makes one.
-Weights on the Hugging Face hub are such folders too. Nothing else than the latter touches a
-network.
+A published folder contains ``config.json`` and ``experts.json`` as in a run, ``model.safetensors``
+and a model card, ``README.md``. The weights installed with the package are such folders in
+``econ_pyro/io/weights/``, written by ``python scripts/publish.py RUN econ_pyro/io/weights/NAME``.
+Weights on the Hugging Face hub are such folders too; only they require a network.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from torch import Tensor, nn
 
 from econ_pyro._version import __version__
 from econ_pyro.config import FORMAT, Config, additions, to_dict
-from econ_pyro.errors import EconError, check_choice
+from econ_pyro.errors import EconError, check_choice, command, printable
 from econ_pyro.files import storage
 from econ_pyro.files.tensor_file import read_tensors, write_tensors
 from econ_pyro.files.untrusted import parse_json
-from econ_pyro.naming import check_names, shown
+from econ_pyro.naming import check_names
 from econ_pyro.training import checkpoint
 from econ_pyro.training.format1 import upgraded_checkpoint, upgraded_weights
 from econ_pyro.training.run_config import read_config
@@ -36,37 +35,37 @@ HUB = "hf:"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class Trained(NamedTuple):
-    """What a run or a published folder holds."""
+class StoredModel(NamedTuple):
+    """Content of a run or a published folder."""
 
     config: Config
     names: list[str] | None
     weights: dict[str, Tensor]
     extra: dict[str, Any]
-    """What beside the weights a scene model keeps (``SceneModel.extra_state``)."""
+    """State of the scene model besides its weights (``SceneModel.extra_state``)."""
     path: Path
-    """The file of the weights."""
+    """File of the weights."""
 
 
 def shipped() -> list[str]:
-    """Names of the weights that are installed with the package."""
+    """Names of the weights installed with the package."""
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{WEIGHTS}"))
 
 
 def find(source: str | Path) -> Path:
-    """The folder that a user means; a folder of that name goes before shipped weights.
+    """Find the folder of trained weights; local folders take precedence over shipped weights.
 
     Args:
         source: a folder, the name of shipped weights, or ``hf:OWNER/NAME`` on the hub.
 
     Raises:
-        EconError: there is none.
+        EconError: there are no such weights.
     """
     name = str(source)
-    if os.path.isdir(source):  # not Path.is_dir, which some names make raise
+    if os.path.isdir(source):  # Path.is_dir raises for some names
         return Path(source)
     if os.path.exists(source):
-        raise EconError("a run's folder", f"{name}, which is none", "name the folder of a run")
+        raise EconError("a run's folder", f"the file {name}", "name the folder of a run")
     if name.startswith(HUB):
         return _download(name.removeprefix(HUB).strip("/"))
     if name in shipped():
@@ -75,20 +74,23 @@ def find(source: str | Path) -> Path:
     raise EconError(
         f"a run's folder{known}",
         f"no folder {name}",
-        f"train one: make train; weights on the Hugging Face hub are {HUB}OWNER/NAME",
+        f"train a model with {command('train')} quick; weights on the Hugging Face hub are named "
+        f"{HUB}OWNER/NAME",
     )
 
 
-def read(source: str | Path, device: torch.device | str = "cpu", which: str = "best") -> Trained:
-    """Read a run or a published folder; never executes code from it.
+def read(
+    source: str | Path, device: torch.device | str = "cpu", which: str = "best"
+) -> StoredModel:
+    """Read a run or a published folder, without executing code from it.
 
     Args:
-        source: as :func:`find` takes it.
-        device: where to put the tensors.
-        which: ``best`` (by validation loss) or ``last`` checkpoint of a run.
+        source: as for :func:`find`.
+        device: device of the tensors.
+        which: checkpoint of a run: ``best`` (by validation loss) or ``last``.
 
     Raises:
-        EconError: there is none, or it is damaged.
+        EconError: the weights do not exist or are damaged.
     """
     check_choice("a checkpoint", which, ("best", "last"))
     folder = find(source)
@@ -98,16 +100,16 @@ def read(source: str | Path, device: torch.device | str = "cpu", which: str = "b
         names = _names(folder / checkpoint.NAMES, getattr(config.model, "num_experts", 1))
     path = folder / WEIGHTS
     if path.exists():
-        about, tensors = read_tensors(path, "whole weights")
+        metadata, tensors = read_tensors(path, "whole weights")
         for name, tensor in tensors.items():
             if not tensor.is_floating_point():
-                got = f"{shown(name)} of type {tensor.dtype}"
+                got = f"{printable(name)} of type {tensor.dtype}"
                 raise EconError(f"weights of econ-pyro in {path}", got)
         weights = {
             name: tensor.to(device, torch.float32)
             for name, tensor in upgraded_weights(tensors).items()
         }
-        return Trained(config, names, weights, _extra(about, path), path)
+        return StoredModel(config, names, weights, _extra(metadata, path), path)
     path = folder / {"best": checkpoint.BEST, "last": checkpoint.LAST}[which]
     state = upgraded_checkpoint(checkpoint.load_checkpoint(path, device))
     step = state.get("step")
@@ -115,14 +117,14 @@ def read(source: str | Path, device: torch.device | str = "cpu", which: str = "b
         raise EconError(f"a checkpoint of econ-pyro in {path}", "one without a step")
     until = steps_of(additions(config).constant_colour_until, config.train.steps)
     extra = {"constant_colour": step <= until}
-    return Trained(config, names, state.get("weights", {}), extra, path)
+    return StoredModel(config, names, state.get("weights", {}), extra, path)
 
 
-def _extra(about: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """What the metadata of weights says; format 1 has one word of it."""
-    if "extra" not in about:
-        return {"constant_colour": about.get("flat") == "true"}
-    extra = parse_json(about["extra"], str(path))
+def _extra(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """Extra state from the metadata of weights; format 1 only has the field ``flat``."""
+    if "extra" not in metadata:
+        return {"constant_colour": metadata.get("flat") == "true"}
+    extra = parse_json(metadata["extra"], str(path))
     if not isinstance(extra, dict):
         raise EconError(f"an object as extra in {path}", "something else")
     return extra
@@ -136,18 +138,19 @@ def save(
     extra: Mapping[str, Any],
     dtype: str = "float32",
 ) -> None:
-    """Write a published folder, but for its card.
+    """Write a published folder, except its model card.
 
     Args:
-        folder: where to; files in it are replaced.
-        config: of the model.
-        names: of the experts.
+        folder: output folder; existing files are replaced.
+        config: configuration of the model.
+        names: names of the experts.
         model: the scene model.
-        extra: as in :class:`Trained`.
-        dtype: of the stored weights: float32, float16 or bfloat16; they load as float32.
+        extra: as in :class:`StoredModel`.
+        dtype: type of the stored weights: float32, float16 or bfloat16; they load as float32.
 
     Raises:
-        EconError: the folder is a run's, or the type is unknown.
+        EconError: the folder is that of a run, the type is unknown, or a weight is not finite in
+            this type.
     """
     check_choice("a type of weights", dtype, DTYPES)
     refuse_run(folder)
@@ -158,7 +161,7 @@ def save(
         stored = tensor.detach().to(kind)
         if not stored.isfinite().all():
             hint = "use bfloat16 or float32" if tensor.isfinite().all() else "train again"
-            raise EconError(f"weights that {kind} can hold", f"others in {name}", hint)
+            raise EconError(f"weights within the range of {kind}", f"others in {name}", hint)
         tensors[name] = stored
     storage.write_json(
         folder / checkpoint.CONFIG,
@@ -168,17 +171,17 @@ def save(
             "dtype": dtype,
             "versions": {"econ_pyro": __version__, "torch": torch.__version__},
         },
-        sealed=True,
+        checksum=True,
     )
-    storage.write_json(folder / checkpoint.NAMES, {"names": list(names)}, sealed=True)
+    storage.write_json(folder / checkpoint.NAMES, {"names": list(names)}, checksum=True)
     write_tensors(folder / WEIGHTS, tensors, {"extra": json.dumps(dict(extra))})
 
 
 def refuse_run(folder: Path) -> None:
-    """Check that weights are not about to be published over a run.
+    """Check that a folder for published weights is not that of a run.
 
     Raises:
-        EconError: the folder is a run's.
+        EconError: the folder is that of a run.
     """
     if (folder / checkpoint.LAST).exists():
         raise EconError("a folder of its own for weights", f"the run {folder}", "name another one")
@@ -210,5 +213,5 @@ def _download(repository: str) -> Path:
         raise EconError(
             "a model on the Hugging Face hub, or in its cache, as OWNER/NAME",
             f"{repository} ({str(error).splitlines()[0][:150]})",
-            "check its name and the network; with HF_HUB_OFFLINE=1 only the cache is read",
+            "check the name and the network; HF_HUB_OFFLINE=1 restricts the search to the cache",
         ) from None

@@ -1,11 +1,11 @@
-r"""The picture of an edited scene.
+r"""Rendering of scenes.
 
-The layers of a :class:`~econ_pyro.io.scene_file.Scene` are decoded, moved, and the shown ones
-painted back to front as the prior program does,
+The layers of a :class:`~econ_pyro.io.scene_file.Scene` are decoded and moved. The visible ones are
+composited back to front as in the prior program,
 
 .. math:: x \leftarrow m_t x_t + (1 - m_t) x
 
-but with soft shapes and without noise. Where nothing is painted the picture stays transparent.
+but with soft shapes and without noise. Pixels without a layer are transparent.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from econ_pyro.arguments import whole
-from econ_pyro.config import EconConfig
+from econ_pyro.arguments import as_int
 from econ_pyro.core.compositing import stages
 from econ_pyro.errors import EconError
-from econ_pyro.io.scene_file import LARGEST, Scene
+from econ_pyro.io.scene_file import MAX_VALUE, Scene
+from econ_pyro.model_config import EconConfig
 
 
-class Decoders(Protocol):
-    """What painting needs of a model."""
+class Decoder(Protocol):
+    """Interface of the models whose scenes can be rendered."""
 
     config: EconConfig
 
@@ -34,26 +34,26 @@ class Decoders(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Rendered:
-    """A painted scene; layer axis front to back, hidden layers included; on the CPU."""
+class RenderedScene:
+    """A rendered scene on the CPU, its layers front to back, including hidden ones."""
 
     mean: Tensor
-    """Appearances where they lie, ``(T, 3, H, W)`` in [0, 1]."""
+    """Appearances at their positions, ``(T, 3, H, W)`` in [0, 1]."""
     shape: Tensor
-    """Shapes where they lie, ``(T, 1, H, W)`` in [0, 1]; 1 all over for a background."""
+    """Shapes at their positions, ``(T, 1, H, W)`` in [0, 1]; 1 everywhere for a background."""
     visible: tuple[bool, ...]
-    """Which layers are painted."""
+    """Whether each layer is part of the image."""
 
     @property
     def layers(self) -> Tensor:
-        """Each layer with its shape as alpha, ``(T, 4, H, W)``, RGB not multiplied by it."""
+        """Each layer with its shape as alpha, ``(T, 4, H, W)``, RGB not premultiplied."""
         return torch.cat([self.mean, self.shape], 1)
 
     @property
     def stages(self) -> Tensor:
-        """The picture after each painted layer, back to front, ``(n, 4, H, W)`` as ``layers``."""
-        shown = list(self.visible)
-        m, x = self.shape[shown], self.mean[shown]
+        """The image after each visible layer, back to front, ``(n, 4, H, W)`` as ``layers``."""
+        visible = list(self.visible)
+        m, x = self.shape[visible], self.mean[visible]
         if not len(m):
             return x.new_zeros(0, 4, *x.shape[2:])
         covered = stages(m[None], torch.ones_like(m)[None].expand(-1, -1, 3, -1, -1))[0, :, :1]
@@ -61,22 +61,22 @@ class Rendered:
 
     @property
     def image(self) -> Tensor:
-        """The scene, ``(4, H, W)`` in [0, 1], alpha last; all transparent if nothing is shown."""
-        painted = self.stages
-        return painted[-1] if len(painted) else painted.new_zeros(4, *painted.shape[2:])
+        """The image, ``(4, H, W)`` in [0, 1], alpha last; transparent without visible layers."""
+        stages = self.stages
+        return stages[-1] if len(stages) else stages.new_zeros(4, *stages.shape[2:])
 
 
 @torch.no_grad()
-def render(model: Decoders, scene: Scene, device: torch.device | str = "cpu") -> Rendered:
-    """Decode the layers of a scene, move them and paint.
+def render(model: Decoder, scene: Scene, device: torch.device | str = "cpu") -> RenderedScene:
+    """Render a scene.
 
-    An object's appearance and shape move together. What moves into the canvas at its edge is
-    empty for a shape; an appearance repeats its edge, so that a background stays without gaps.
+    The appearance and shape of a layer move together. A moved shape is padded with zeros; a moved
+    appearance is padded by repeating its edge, so that a background has no gaps.
 
     Args:
-        model: decodes the layers.
-        scene: what to paint.
-        device: where the model is.
+        model: the model.
+        scene: the scene.
+        device: device of the model.
 
     Raises:
         EconError: the scene does not fit the model.
@@ -91,21 +91,21 @@ def render(model: Decoders, scene: Scene, device: torch.device | str = "cpu") ->
         moved = shift(shape, layer.dx, layer.dy)
         shapes.append(torch.ones_like(shape) if layer.background else moved)
     visible = tuple(layer.visible for layer in scene.layers)
-    return Rendered(torch.stack(means), torch.stack(shapes), visible)
+    return RenderedScene(torch.stack(means), torch.stack(shapes), visible)
 
 
 def shift(x: Tensor, dx: float, dy: float, repeat: bool = False) -> Tensor:
-    """Move pictures; bilinear between pixels, and exact for whole ones.
+    """Move images, with bilinear interpolation for fractions of a pixel.
 
     Args:
-        x: ``(..., H, W)``.
+        x: images, ``(..., H, W)``.
         dx: pixels to the right.
         dy: pixels down.
-        repeat: what comes in repeats the edge; else it is 0.
+        repeat: pad by repeating the edge instead of with zeros.
     """
     for dim, offset in ((-1, dx), (-2, dy)):
         size = x.shape[dim]
-        offset = max(-float(size), min(float(size), offset))  # further is as far
+        offset = max(-float(size), min(float(size), offset))  # larger offsets have the same effect
         whole = math.floor(offset)
         near, far = (_roll(x, n, dim, repeat) for n in (whole, whole + 1))
         x = torch.lerp(near, far, offset - whole) if offset != whole else near
@@ -115,16 +115,16 @@ def shift(x: Tensor, dx: float, dy: float, repeat: bool = False) -> Tensor:
 def _check(model: EconConfig, scene: Scene) -> None:
     if scene.size != model.size:
         raise EconError(
-            f"a scene of {model.size} pixels, as the run's images",
+            f"a scene of {model.size} pixels, as the images of the run",
             f"{scene.size}",
-            "was it made with another run?",
+            "check that it was made with this run",
         )
     if not scene.layers:
-        raise EconError("a scene of one layer or more", "none")
+        raise EconError("a scene with at least one layer", "none")
     for i, layer in enumerate(scene.layers):
-        whole("the expert of a layer", layer.expert, least=None)
+        as_int("the expert of a layer", layer.expert, minimum=None)
         for name, values in (("z", layer.z), ("dx", (layer.dx,)), ("dy", (layer.dy,))):
-            if not all(isinstance(v, int | float) and abs(v) <= LARGEST for v in values):
+            if not all(isinstance(v, int | float) and abs(v) <= MAX_VALUE for v in values):
                 raise EconError(
                     f"numbers from -1e6 to 1e6 as {name} of layer {i + 1}", str(values)
                 )

@@ -1,8 +1,8 @@
-"""Scenes that people edit: the layers of ``scene.json``.
+"""Editable scenes and their files, ``scene.json``.
 
-A scene is a list of layers, front to back. Each is an expert and its latents z, moved by (dx, dy)
-pixels, shown or not; one may be the background, which fills the canvas (footnote 2 of the paper).
-:mod:`econ_pyro.io.rendering` makes the picture.
+A scene is a list of layers, front to back. A layer consists of an expert, its latents z, a
+translation by (dx, dy) pixels and its visibility. One layer may be the background, which fills the
+canvas (footnote 2 of the paper). :mod:`econ_pyro.io.rendering` renders scenes.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from econ_pyro import naming
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, command, describe, printable
 from econ_pyro.evaluation import matching
 from econ_pyro.files import untrusted
 from econ_pyro.infer.decomposition import Decomposition
 
 VERSION = 1
-"""Version of the layout of ``scene.json``."""
-NOTES = (
+"""Version of the format of ``scene.json``."""
+ANNOTATIONS = (
     "t", "file", "class", "present", "area", "visible_area", "box", "terms", "scores",
 )  # fmt: skip
-"""What ``scene.json`` tells of a layer beside what is needed to paint it."""
-MOST_LAYERS, MOST_LATENTS = 256, 256
-LARGEST = 1e6  # of a number in the file: decoders stay finite
+"""Fields of a layer in ``scene.json`` that are ignored when the file is read."""
+MAX_LAYERS, MAX_LATENTS = 256, 256
+MAX_VALUE = 1e6  # maximum of numbers in the file; decoders give finite values up to it
 
 
 @dataclass(frozen=True)
@@ -34,37 +34,37 @@ class Layer:
     """One layer: an object or the background."""
 
     expert: int
-    """Index of the expert that draws it."""
+    """Index of the expert."""
     z: tuple[float, ...]
-    """Its latents, L numbers."""
+    """Latents, L numbers."""
     dx: float = 0.0
-    """Pixels to the right, of the model's image; fractions are interpolated."""
+    """Translation to the right in pixels of the model; fractions are interpolated."""
     dy: float = 0.0
-    """Pixels down."""
+    """Translation down in pixels of the model."""
     visible: bool = True
-    """Whether it is painted."""
+    """Whether the layer is part of the image."""
     background: bool = False
-    """Whether it fills the canvas, whatever its shape."""
+    """Whether the layer fills the canvas regardless of its shape."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What can be edited and painted again."""
+    """An editable scene."""
 
     size: int
-    """Height and width in pixels; the model's."""
+    """Height and width in pixels, as for the model."""
     layers: tuple[Layer, ...]
-    """Front to back."""
+    """Layers, front to back."""
 
 
 def of_decomposition(d: Decomposition) -> Scene:
-    """The scene that a decomposition found: layers that hold something are shown.
+    """The scene of a decomposition. Layers that are not present are hidden.
 
     Args:
-        d: of a single image.
+        d: decomposition of a single image.
 
     Raises:
-        EconError: it is of several images.
+        EconError: the decomposition has several images.
     """
     if len(d) != 1:
         raise EconError("a decomposition of one image", f"one of {len(d)}", "take d[0], d[1], ...")
@@ -75,8 +75,8 @@ def of_decomposition(d: Decomposition) -> Scene:
     return Scene(
         d.image.shape[-1],
         tuple(
-            Layer(k, tuple(z), visible=shown, background=i == background)
-            for i, (k, z, shown) in enumerate(rows)
+            Layer(k, tuple(z), visible=visible, background=i == background)
+            for i, (k, z, visible) in enumerate(rows)
         ),
     )
 
@@ -85,25 +85,25 @@ def read_scene(path: Path, names: Sequence[str]) -> Scene:
     """Read a ``scene.json``.
 
     Args:
-        path: of the file.
-        names: of the experts, which may stand in the file instead of their indices.
+        path: path of the file.
+        names: names of the experts, which the file may use instead of indices.
 
     Raises:
-        EconError: there is no such file, or it is not a scene.
+        EconError: the file does not exist or is not a valid scene.
     """
-    hint = "decompose.py writes one for each image"
+    hint = f"{command('decompose')} writes one for each image"
     return parse_scene(untrusted.read_json(path, "a scene.json", hint=hint), names)
 
 
 def parse_scene(value: Any, names: Sequence[str]) -> Scene:
-    """A scene from what a JSON file holds.
+    """Convert the content of a JSON file to a scene.
 
     Args:
-        value: as ``json.loads`` gives it.
-        names: of the experts.
+        value: value from ``json.loads``.
+        names: names of the experts.
 
     Raises:
-        EconError: it is not a scene; the message says where.
+        EconError: the value is not a valid scene.
     """
     if not isinstance(value, dict) or not isinstance(value.get("layers"), list):
         raise EconError('a scene: an object with a list "layers"', _short(value))
@@ -114,13 +114,13 @@ def parse_scene(value: Any, names: Sequence[str]) -> Scene:
     if width != height:
         raise EconError("a square scene", f"{width} x {height} pixels")
     layers = value["layers"]
-    if not 1 <= len(layers) <= MOST_LAYERS:
-        raise EconError(f"1 to {MOST_LAYERS} layers in the scene", str(len(layers)))
+    if not 1 <= len(layers) <= MAX_LAYERS:
+        raise EconError(f"1 to {MAX_LAYERS} layers in the scene", str(len(layers)))
     return Scene(width, tuple(_layer(v, i + 1, names) for i, v in enumerate(layers)))
 
 
 def to_json(scene: Scene) -> dict[str, Any]:
-    """What :func:`parse_scene` reads, for ``files.write_json``."""
+    """Convert a scene to the JSON value that :func:`parse_scene` reads."""
     layers = [{**asdict(layer), "z": list(layer.z)} for layer in scene.layers]
     return {"version": VERSION, "width": scene.size, "height": scene.size, "layers": layers}
 
@@ -130,16 +130,14 @@ def _layer(value: Any, number: int, names: Sequence[str]) -> Layer:
     if not isinstance(value, dict):
         raise EconError(f"{where} as an object", _short(value))
     known = [f.name for f in fields(Layer)]
-    unknown = sorted(set(value) - {*known, *NOTES})
+    unknown = sorted(set(value) - {*known, *ANNOTATIONS})
     if unknown:
-        raise EconError(
-            f"fields of {where} among {', '.join(known)}", repr(naming.shown(unknown[0]))
-        )
+        raise EconError(f"fields of {where} among {', '.join(known)}", describe(unknown[0]))
     latents = _field(value, "z", where)
     if not isinstance(latents, list):
         raise EconError(f'a list of numbers "z" of {where}', _short(latents))
-    if len(latents) > MOST_LATENTS:
-        raise EconError(f'at most {MOST_LATENTS} numbers "z" of {where}', str(len(latents)))
+    if len(latents) > MAX_LATENTS:
+        raise EconError(f'at most {MAX_LATENTS} numbers "z" of {where}', str(len(latents)))
     expert = _field(value, "expert", where)
     if isinstance(expert, str):
         expert = _named(expert, names, where)
@@ -155,29 +153,29 @@ def _layer(value: Any, number: int, names: Sequence[str]) -> Layer:
 
 def _named(expert: str, names: Sequence[str], where: str) -> int:
     try:
-        return naming.find(names, [expert])[0]
+        return naming.find_experts(names, [expert])[0]
     except EconError as error:
-        known = naming.listed(names)
+        known = naming.join_names(names)
         raise EconError(f"an expert of {where} from {known}", error.got) from None
 
 
 def _field(value: dict[str, Any], name: str, where: str) -> Any:
     if name not in value:
-        got = naming.shown(", ".join(sorted(value))) or "nothing"
+        got = printable(", ".join(sorted(value)), 100) or "nothing"
         raise EconError(f'"{name}" in {where}', f"only {got}")
     return value[name]
 
 
 def _whole(value: dict[str, Any], name: str, where: str) -> int:
     number = _field(value, name, where)
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= LARGEST:
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= MAX_VALUE:
         raise EconError(f'a whole number "{name}" of {where}', _short(number))
     return number
 
 
 def _number(value: Any, name: str, where: str) -> float:
     right = isinstance(value, int | float) and not isinstance(value, bool)
-    if not right or not abs(value) <= LARGEST:  # NaN fails too
+    if not right or not abs(value) <= MAX_VALUE:  # NaN fails too
         raise EconError(f'a number from -1e6 to 1e6 in "{name}" of {where}', _short(value))
     return float(value)
 
@@ -191,6 +189,6 @@ def _truth(value: Any, name: str, where: str) -> bool:
 def _short(value: Any) -> str:
     try:
         text = json.dumps(value)
-    except RecursionError:  # encoding goes a little less deep than reading
-        return "lists or objects nested too deep"
+    except RecursionError:  # encoding has a lower limit than reading
+        return "lists or objects that are nested too deeply"
     return text if len(text) <= 40 else f"{text[:37]}..."

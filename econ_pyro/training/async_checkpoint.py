@@ -1,6 +1,6 @@
-"""Checkpoints that are written while training goes on.
+"""Asynchronous checkpoints, written in a thread while training continues.
 
-On a GPU, steps of the paper's size come every 5 ms, and a checkpoint takes 0.2 s to write.
+On a GPU, a training step at the paper's size takes 5 ms, and writing a checkpoint 0.2 s.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from torch import Tensor
 
 from econ_pyro.training.checkpoint import save_checkpoint
 
-WAITING = 2  # a validation's best and last
+MAX_PENDING = 2  # a validation writes at most two checkpoints, best.pt and last.pt
 
 
-class Saver:
-    """Writes checkpoints in a thread, one after the other, each as it was asked for.
+class AsyncCheckpointer:
+    """Writes checkpoints in a thread, in the order of the calls.
 
-    After one that could not be written none is: a ``last.pt`` that knows of a better ``best.pt``
-    than there is would have a resumed run keep the worse one.
+    After an error, no further checkpoint is written: if ``last.pt`` contained the loss of a
+    ``best.pt`` that was not written, a resumed run would keep the older, worse ``best.pt``.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1)
-        self._waiting = deque[Future[None]]()
+        self._pending = deque[Future[None]]()
         self._failed = False
 
     def save(self, path: Path, state: dict[str, Any]) -> None:
-        """Have a checkpoint written; what becomes of the tensors in it afterwards plays no part.
+        """Write a checkpoint in the background. Its tensors are copied and may change afterwards.
 
         Raises:
-            OSError: one from before could not be written.
+            OSError: an earlier checkpoint could not be written.
         """
-        self.wait(WAITING - 1)
-        # copied here: another thread must ask nothing of a GPU while this one captures a graph
-        self._waiting.append(self._thread.submit(self._write, path, _on_host(state)))
+        self.wait(MAX_PENDING - 1)
+        # copied in this thread, as other threads must not use a GPU while it captures a graph
+        self._pending.append(self._thread.submit(self._write, path, _host_copy(state)))
 
     def wait(self, most: int = 0) -> None:
-        """Until at most so many are still to be written.
+        """Wait until at most ``most`` checkpoints are pending.
 
         Raises:
-            OSError: one could not be written.
+            OSError: a checkpoint could not be written.
         """
-        while len(self._waiting) > most:
-            self._waiting.popleft().result()
+        while len(self._pending) > most:
+            self._pending.popleft().result()
 
     def _write(self, path: Path, state: dict[str, Any]) -> None:
         if self._failed:
@@ -58,10 +58,10 @@ class Saver:
             raise
 
 
-def _on_host(value: Any) -> Any:
-    """A copy of plain containers, with copies of the tensors in them."""
+def _host_copy(value: Any) -> Any:
+    """Copy plain containers, with copies of their tensors on the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        return {key: _on_host(v) for key, v in value.items()}
-    return [_on_host(v) for v in value] if isinstance(value, list) else value
+        return {key: _host_copy(v) for key, v in value.items()}
+    return [_host_copy(v) for v in value] if isinstance(value, list) else value

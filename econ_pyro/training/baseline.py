@@ -95,6 +95,7 @@ def _joint(
     known: Any = _KnownFeatures(guide, features.detach())
     won: Selection = competition(model, known, x, None, draws)
 
+    assert won.seed_pixel is not None
     seeds = won.seed_pixel[:, :-1, None].expand(-1, -1, experts)  # (B, T - 1, K)
     of_layers = features[:, None].expand(-1, slots - 1, -1, -1, -1, -1)
     attention = grow(of_layers.flatten(0, 2), seeds.flatten()).sigmoid()

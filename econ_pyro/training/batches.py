@@ -1,4 +1,4 @@
-"""The images of each training step and of validation, where the networks are."""
+"""Batches of training steps and of validation, on the device of the networks."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from torch import Tensor
 from econ_pyro.accel.overlap import Prefetcher
 from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.config import Config
-from econ_pyro.data.splits import Source, batch_indices
+from econ_pyro.data.base import Source
+from econ_pyro.data.splits import batch_indices
 from econ_pyro.errors import EconError
 
 Batch = tuple[Tensor, Tensor | None]
-"""Images ``(B, 3, H, W)``, and true regions ``(B, T, 1, H, W)`` where they are asked for."""
-_ANY = torch.zeros(1, dtype=torch.long)
+"""Images ``(B, 3, H, W)`` and, if configured, true regions ``(B, T, 1, H, W)``."""
+_FIRST = torch.zeros(1, dtype=torch.long)
 
 
 class Batches:
-    """This process's share of what a run trains and validates on.
+    """This process's shard of the training and validation images.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         train: source of training images.
         valid: source of validation images.
-        device: where the networks are.
-        group: the processes that share each batch.
+        device: device of the networks.
+        group: processes among which each batch is divided.
 
     Raises:
-        EconError: there are no images, or true regions are asked for, and the images have none.
+        EconError: there are no images, or true regions are configured but not available.
     """
 
     def __init__(
@@ -45,31 +46,31 @@ class Batches:
         for name, source in (("to train on", train), ("to validate on", valid)):
             if not len(source):
                 raise EconError(f"at least 1 image {name}", "none")
-        if config.gt_masks:  # fail before anything is written
-            self._read(train, _ANY)
-        # prepared in a thread for a GPU; on a CPU two would share the processor
+        if config.gt_masks:  # report errors before anything is written
+            self._read(train, _FIRST)
+        # a thread prepares batches for a GPU; on a CPU, it would compete with the training
         self._training: Callable[[int], Batch] = (
             self._of_step if device.type == "cpu" else Prefetcher(self._of_step)
         )
 
     def training(self, step: int) -> Batch:
-        """Those of a training step, by its number."""
+        """Batch of a training step."""
         return self._to_device(*self._training(step))
 
     def validation(self) -> tuple[Tensor, Tensor | None, int]:
-        """Those of validation, and how many of them count.
+        """Validation images, true regions, and the number of images that count.
 
-        With more processes than images, one without an image of its own gets some other, of
-        which none counts: the networks take no batch of none.
+        With more processes than images, a process without an image gets one that does not count,
+        as the networks do not support empty batches.
         """
-        share = self._group.share(torch.arange(len(self._valid)))
-        given = self._read(self._valid, share if len(share) else _ANY)
-        return *self._to_device(*given), len(share)
+        indices = self._group.share(torch.arange(len(self._valid)))
+        batch = self._read(self._valid, indices if len(indices) else _FIRST)
+        return *self._to_device(*batch), len(indices)
 
     def _of_step(self, step: int) -> Batch:
-        limits = self._config.train
-        whole = batch_indices(len(self._train), limits.batch, step, self._config.seed)
-        return self._read(self._train, self._group.share(whole))
+        train = self._config.train
+        indices = batch_indices(len(self._train), train.batch, step, self._config.seed)
+        return self._read(self._train, self._group.share(indices))
 
     def _read(self, source: Source, indices: Tensor) -> Batch:
         if not self._config.gt_masks:
@@ -79,13 +80,13 @@ class Batches:
             raise EconError(
                 "scenes with true regions",
                 "images without ground truth",
-                "leave out --gt-masks, or train on generated scenes",
+                "omit --gt-masks, or train on generated scenes",
             )
         return scenes.image, scenes.layers(self._config.model.num_slots)
 
     def _to_device(self, x: Tensor, regions: Tensor | None) -> Batch:
         def move(part: Tensor) -> Tensor:
-            if self._device.type == "cuda":  # what is pinned is copied without waiting for it
+            if self._device.type == "cuda":  # pinned memory is copied asynchronously
                 part = part.pin_memory()
             return part.to(self._device, non_blocking=True)
 

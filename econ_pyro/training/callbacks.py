@@ -14,12 +14,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from econ_pyro.accel.process_group import ProcessGroup
-from econ_pyro.config import Config, JointCompetition, PlateauSchedule
+from econ_pyro.config import Config, PlateauSchedule
 from econ_pyro.core.ensemble import learns
 from econ_pyro.core.whitening import moments, refit
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import ClassConditionalELBO
 from econ_pyro.infer.svi import Step
+from econ_pyro.model_config import JointOptions
 from econ_pyro.training.schedules import gamma_at, rate_at, steps_of, temperature_at
 
 FEW = 10  # layers are too few to estimate the mean and spread of latents
@@ -141,7 +142,7 @@ class Temperature(Callback):
 class DepthOrder(Callback):
     """From some step on, layers compete in the order that makes the image likeliest."""
 
-    def __init__(self, config: JointCompetition, competition: Any) -> None:
+    def __init__(self, config: JointOptions, competition: Any) -> None:
         self.start, self.competition = config.depth_order_from, competition
 
     def before_step(self, step: int, horizon: int) -> None:

@@ -1,11 +1,11 @@
-"""Files of a run: checkpoints and metrics.
+"""Checkpoints, and names of the files of a run.
 
-Every file is written under a temporary name and renamed, so a reader never sees half of one, and
-none of them can execute code: checkpoints load with ``weights_only=True``, experts are
-safetensors (:mod:`econ_pyro.io.expert_file`), the rest is JSON. Each tells whether it is as it was
-written: checkpoints by the checksums of zip archives (:mod:`econ_pyro.files.archive`), experts by
-one of their own (:mod:`econ_pyro.files.tensor_file`), configuration, names and each row of metrics
-by a field (:mod:`econ_pyro.files.storage`).
+Every file is written under a temporary name and renamed, so readers never see an incomplete file.
+No file can execute code: checkpoints load with ``weights_only=True``, experts are safetensors
+(:mod:`econ_pyro.io.expert_file`), all others are JSON. Checksums detect damaged files: those of
+zip archives for checkpoints (:mod:`econ_pyro.files.archive`), one in the metadata of experts
+(:mod:`econ_pyro.files.tensor_file`), and a field of the configuration, the names and each row of
+metrics (:mod:`econ_pyro.files.storage`).
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, command
 from econ_pyro.files.archive import check_archive
 from econ_pyro.files.storage import write_atomically
 from econ_pyro.training.metrics_file import read_rows
 
 read_metrics = read_rows
-"""Rows of ``metrics.jsonl``, by the name that goes with the rest of this module."""
+"""Alias of :func:`econ_pyro.training.metrics_file.read_rows`."""
 
 LAST, BEST = "checkpoints/last.pt", "checkpoints/best.pt"
 CONFIG, METRICS, NAMES = "config.json", "metrics.jsonl", "experts.json"
-_OTHER = "use the other one of best.pt and last.pt, or train again"
+_HINT = "use the other one of best.pt and last.pt, or train again"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """A checkpoint of plain containers and tensors, atomically."""
+    """Write a checkpoint of plain containers and tensors atomically."""
     write_atomically(path, lambda p: torch.save(state, p))
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """A checkpoint; never executes code.
+    """Read a checkpoint without executing code.
 
     Raises:
-        EconError: there is none, or it is cut short, damaged or none of ours.
+        EconError: the file does not exist, or is truncated, damaged or not a checkpoint.
     """
     if not path.exists():
-        raise EconError("a checkpoint", f"no file {path}", _why_none(path))
+        raise EconError("a checkpoint", f"no file {path}", _hint_if_missing(path))
     whole = f"a whole checkpoint in {path}"
-    check_archive(path, whole, _OTHER)
+    check_archive(path, whole, _HINT)
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (
@@ -54,33 +54,33 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         TypeError, KeyError, IndexError, AttributeError, AssertionError, OverflowError,
     ) as error:  # fmt: skip
         reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
-        raise EconError(whole, f"a damaged file ({reason})", _OTHER) from None
+        raise EconError(whole, f"a damaged file ({reason})", _HINT) from None
     if not isinstance(state, dict):
-        raise EconError(whole, f"a {type(state).__name__}", _OTHER)
+        raise EconError(whole, f"a {type(state).__name__}", _HINT)
     return state
 
 
-def _why_none(path: Path) -> str:
+def _hint_if_missing(path: Path) -> str:
     run, other = path.parent.parent, LAST if path.name == "best.pt" else BEST
     if (run / other).exists():
         return (
-            f"{run / other} is there: the run was stopped before its first validation, or the "
-            "file was moved; go on with svi_train.py --resume"
+            f"{run / other} exists: the run was stopped before its first validation, or the "
+            f"file was moved; resume with {command('train')} --resume"
         )
     if (run / CONFIG).exists():
         return (
-            "the run was stopped before its first checkpoint was written; begin it again with "
-            "svi_train.py --overwrite"
+            "the run was stopped before its first checkpoint was written; restart it with "
+            f"{command('train')} --overwrite"
         )
-    return f"{run} is no run's folder"
+    return f"{run} is not the folder of a run"
 
 
 def check_weights(state: Any, like: Mapping[str, Tensor], source: Path) -> None:
-    """Check that weights are those of a module, and finite.
+    """Check that weights from a file match those of a module and are finite.
 
     Args:
-        state: weights by name, as they came from a file.
-        like: what the module has; values play no part.
+        state: weights by name, from a file.
+        like: weights of the module; values are ignored.
         source: the file, for the error message.
 
     Raises:
@@ -91,20 +91,20 @@ def check_weights(state: Any, like: Mapping[str, Tensor], source: Path) -> None:
         raise EconError(
             "weights of the sizes that are configured",
             f"others in {source} ({reason})",
-            "they are from another configuration: restore the config.json that they came with",
+            "they belong to another configuration: restore their config.json",
         )
     for name, tensor in state.items():
-        # the sum of weights is finite if they are, and takes half the time
+        # checking the sum first takes half the time; it is finite if the weights are
         if not tensor.sum().isfinite() and not tensor.isfinite().all():
             raise EconError(
                 f"finite weights in {source}",
                 f"NaN or infinity in {name}",
-                "training went wrong there: use another checkpoint, or train again",
+                "training diverged: use another checkpoint, or train again",
             )
 
 
 def _difference(state: Any, like: Mapping[str, Tensor]) -> str:
-    """How weights differ from what a module has; empty if they do not."""
+    """Describe how weights differ from those of a module; empty if they match."""
     if not isinstance(state, dict):
         return f"no weights, but a {type(state).__name__}"
     for name, own in like.items():
@@ -112,7 +112,7 @@ def _difference(state: Any, like: Mapping[str, Tensor]) -> str:
         if tensor is None:
             return f"without {name}"
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
-            return f"{name} is no tensor"
+            return f"{name} is not a tensor"
         if tensor.shape != own.shape:
             return f"{name} is {_size(tensor)}, not {_size(own)}"
         if tensor.is_floating_point() != own.is_floating_point() or tensor.is_complex():
@@ -126,7 +126,7 @@ def _size(tensor: Tensor) -> str:
 
 
 def load_weights(module: nn.Module, state: dict[str, Tensor], source: Path) -> None:
-    """Weights into a module of the same sizes.
+    """Load weights into a module.
 
     Raises:
         EconError: as :func:`check_weights`.

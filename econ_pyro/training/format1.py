@@ -7,11 +7,10 @@ option went, and :func:`upgraded_config` which kinds the flags mean.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from econ_pyro import limits
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, describe, printable
 
 _MOVED = {
     "model.experts": "model.num_experts",
@@ -73,16 +72,16 @@ def upgraded_config(values: Any, version: Any, where: str) -> Any:
         return values
     if version is not None:
         raise EconError(
-            f"format 1 or 2 in {where}", limits.shown(version), "a later econ-pyro reads it"
+            f"format 1 or 2 in {where}", describe(version), "a later econ-pyro reads it"
         )
     if not isinstance(values, dict):
         return values
     flat = _flat(values)
-    kinds = {}
+    kinds: dict[str, Any] = {}
     for flag, (group, if_set, otherwise, only) in _FLAGS.items():
         on = flat.pop(flag, False)
         if not isinstance(on, bool):
-            raise EconError(f"true or false for {flag} in {where}", limits.shown(on))
+            raise EconError(f"true or false for {flag} in {where}", describe(on))
         kinds[group] = if_set if on else otherwise
         absent = ("bias",) if on else only
         for name in absent:
@@ -94,8 +93,8 @@ def upgraded_config(values: Any, version: Any, where: str) -> Any:
                     "no-centred",
                     "econ-pyro 0.1 reads it",
                 )
-    cosine = flat.pop("train.schedule", "plateau") == "cosine"
-    kinds["train.schedule"] = "cosine" if cosine else "plateau"
+    kinds["train.schedule"] = flat.pop("train.schedule", "plateau")
+    cosine = kinds["train.schedule"] == "cosine"
     for name in ("patience", "decreases") if cosine else ("warmup",):
         flat.pop(f"train.{name}", None)
     kinds["recipe"] = "econ"
@@ -125,8 +124,16 @@ def upgraded_weights(tensors: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def upgraded_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint in the present format; what is damaged is left for later checks."""
+def upgraded_checkpoint(
+    state: dict[str, Any], callbacks_in_use: Collection[str] | None = None
+) -> dict[str, Any]:
+    """A checkpoint in the present format; what is damaged is left for later checks.
+
+    Args:
+        state: the checkpoint.
+        callbacks_in_use: names of the run's callbacks. Format 1 has states of all of them, also
+            of those that are switched off, which are left out here.
+    """
     if "format" in state or "model" not in state:
         return state
     weights = {}
@@ -142,6 +149,8 @@ def upgraded_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
         callbacks["restarts"] = {"wins": state["window"]}
     if "schedule" in state:
         callbacks["schedule"] = state["schedule"]
+    if callbacks_in_use is not None:
+        callbacks = {n: v for n, v in callbacks.items() if n in callbacks_in_use}
     kept = {n: v for n, v in state.items() if n not in ("model", "guide", "schedule", "rival")}
     return {**kept, "weights": upgraded_weights(weights), "callbacks": callbacks}
 
@@ -154,6 +163,8 @@ def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Values by dotted names; scenes are not taken apart."""
     found: dict[str, Any] = {}
     for name, value in values.items():
+        if "." in name:  # no field's name has one
+            raise EconError("the fields of format 1", f"unknown {printable(name)}")
         dotted = f"{above}{name}"
         if isinstance(value, dict) and dotted != "scenes":
             found.update(_flat(value, f"{dotted}."))

@@ -1,7 +1,7 @@
-"""``metrics.jsonl``: a row of numbers for each validation, a line of JSON with a checksum each.
+"""``metrics.jsonl``: one line of JSON per validation, with a checksum.
 
-The checksum is of what was computed, which is the same in every run of a configuration: all but
-``seconds``, the machine's time.
+The checksum covers all fields except ``seconds``, which depends on the speed of the machine, so
+that it is the same in all runs of a configuration.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ from pathlib import Path
 from typing import Any
 
 from econ_pyro.errors import EconError
-from econ_pyro.files.storage import SEAL, seal, unsealed, without_nan
+from econ_pyro.files.storage import CHECKSUM, add_checksum, nan_to_null, verify_checksum
 from econ_pyro.files.untrusted import read_bytes
 
-MOST = 256 << 20
-"""Bytes of the longest file that is read: half a million validations."""
-CLOCK = "seconds"
-NUMBERS = ("loss", "valid_loss", "x", "z", "r", "lr", CLOCK)
-"""What is read of a row as a number, beside ``step`` and the shares ``usage``."""
+MAX_BYTES = 256 << 20
+"""Maximum size of the file: half a million validations."""
+TIME = "seconds"
+NUMBERS = ("loss", "valid_loss", "x", "z", "r", "lr", TIME)
+"""Numeric fields of a row, besides ``step`` and the list ``usage``."""
 
 
 def to_line(row: dict[str, Any]) -> str:
-    """A row as a line, its end included."""
-    row = without_nan(row)
-    return json.dumps({**row, SEAL: seal(_computed(row))[SEAL]}) + "\n"
+    """Format a row as a line, with its line end."""
+    row = nan_to_null(row)
+    return json.dumps({**row, CHECKSUM: add_checksum(_computed(row))[CHECKSUM]}) + "\n"
 
 
 def to_text(rows: Iterable[dict[str, Any]]) -> str:
-    """All of a file."""
+    """Format rows as the content of a file."""
     return "".join(map(to_line, rows))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file; none if there is no file.
+    """Read the rows of a file; an empty list if there is no file.
 
-    A last line that a kill cut short is dropped. Any other line that is damaged is left out with
-    a warning that names it: no later line is lost with it, and a run can go on.
+    An incomplete last line, as of a killed process, is dropped. Other damaged lines are skipped
+    with a warning, so that the run can be resumed and later lines are kept.
 
     Raises:
-        EconError: it cannot be read, or is too large.
+        EconError: the file cannot be read or is too large.
     """
     if not path.exists():
         return []
-    lines = read_bytes(path, "a run's metrics", MOST).split(b"\n")
+    lines = read_bytes(path, "a run's metrics", MAX_BYTES).split(b"\n")
     rows: list[dict[str, Any]] = []
     experts = set[int]()
     for number, line in enumerate(lines, 1):
@@ -58,20 +58,20 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
                     raise EconError(f"as many experts in {path}, line {number}", "others")
                 rows.append(row)
         except EconError as error:
-            if number < len(lines):  # what is after the last line end was cut short by a kill
-                warnings.warn(f"a line of metrics is left out: {error}", stacklevel=3)
+            if number < len(lines):  # a last line without its line end is incomplete
+                warnings.warn(f"skipped a line of metrics: {error}", stacklevel=3)
     return rows
 
 
 def _row(line: bytes, where: str) -> dict[str, Any]:
     try:
-        # earlier versions wrote NaN where a loss was
+        # earlier versions wrote NaN for losses that are NaN
         row = json.loads(line, parse_constant=lambda name: None)
     except (ValueError, RecursionError):
         raise EconError(f"a row of metrics in {where}", "a damaged line") from None
     if not isinstance(row, dict):
         raise EconError(f"a row of metrics in {where}", "other JSON")
-    row = {**unsealed(_computed(row), where), **{n: row[n] for n in (CLOCK,) if n in row}}
+    row = {**verify_checksum(_computed(row), where), **{n: row[n] for n in (TIME,) if n in row}}
     step = row.get("step")
     if not _is_number(step) or not isinstance(step, int) or step < 0:
         raise EconError(f"a step in {where}", "none")
@@ -81,14 +81,14 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     usage = row.get("usage")
     if usage is not None and not (isinstance(usage, list) and all(map(_is_number, usage))):
         raise EconError(f"a list of numbers as usage in {where}", "something else")
-    return without_nan(row)
+    return nan_to_null(row)
 
 
 def _computed(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != CLOCK}
+    return {name: value for name, value in row.items() if name != TIME}
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is one, or None; not so large that it is no float."""
+    """Whether the value is None or a number that fits into a float."""
     right = isinstance(value, int | float) and not isinstance(value, bool)
     return value is None or (right and (isinstance(value, float) or abs(value) < 2**63))

@@ -1,6 +1,6 @@
-"""What of a checkpoint training goes on from, beside the weights: checked before it is taken.
+"""Checks of the state in a checkpoint, besides the weights, before training resumes from it.
 
-Torch's optimisers and schedules take whatever state they are given, and fail steps later.
+Torch's optimisers and schedulers accept any state and only fail later.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from econ_pyro.errors import EconError
-from econ_pyro.limits import MOST
+from econ_pyro.limits import MAX_COUNT
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def check_progress(state: Mapping[str, Any], source: Path) -> None:
-    """Check how far training was, and the states of generators of random numbers.
+    """Check the progress of training and the states of random number generators.
 
     Raises:
-        EconError: a part is missing, or of another kind.
+        EconError: a value is missing or invalid.
     """
     step, best, seconds = (state.get(name, source) for name in ("step", "best", "seconds"))
     if not _is_count(step):
@@ -35,7 +35,7 @@ def check_progress(state: Mapping[str, Any], source: Path) -> None:
         _refuse(source, "steps")
     if not _is_real(best) or math.isnan(best):  # infinite before the first validation
         _refuse(source, "best")
-    if not _is_real(seconds) or not 0 <= seconds < MOST:
+    if not _is_real(seconds) or not 0 <= seconds < MAX_COUNT:
         _refuse(source, "seconds")
     _check_generator(state.get("rng"), source)
     others = state.get("cuda_rng")
@@ -50,12 +50,12 @@ def check_optimiser(state: Any, shapes: Sequence[torch.Size], source: Path) -> N
     """Check the state of Adam.
 
     Args:
-        state: as its ``state_dict`` gives it.
-        shapes: of the parameters, in their order.
+        state: state from ``state_dict``.
+        shapes: shapes of the parameters, in their order.
         source: the file, for the error message.
 
     Raises:
-        EconError: it is of other parameters, or none.
+        EconError: the state is invalid, or that of other parameters.
     """
     groups = state.get("param_groups") if isinstance(state, dict) else None
     moments = state.get("state") if isinstance(state, dict) else None
@@ -85,7 +85,7 @@ def check_callbacks(state: Any, own: Mapping[str, Mapping[str, Any]], source: Pa
     """Check the states of callbacks, by name.
 
     Raises:
-        EconError: one is missing, of another configuration, or of another kind.
+        EconError: a state is missing, invalid or belongs to another configuration.
     """
     if not isinstance(state, dict) or set(state) != set(own):
         _refuse(source, "callbacks")
@@ -100,10 +100,10 @@ def check_callbacks(state: Any, own: Mapping[str, Mapping[str, Any]], source: Pa
 
 
 def check_schedule(state: Any, own: Mapping[str, Any], source: Path) -> None:
-    """Check the state of a schedule: numbers and words by the names that its own state has.
+    """Check that the state of a schedule has the fields and types of ``own``.
 
     Raises:
-        EconError: it is of another kind.
+        EconError: the state is invalid.
     """
     if not isinstance(state, dict) or not set(state) <= set(own):
         _refuse(source, "schedule")
@@ -116,7 +116,7 @@ def check_schedule(state: Any, own: Mapping[str, Any], source: Path) -> None:
             _refuse(source, "schedule")
         if _is_real(own[name]) and not _is_real(value):
             _refuse(source, "schedule")
-        if isinstance(own[name], str) and value != own[name]:  # modes, which do not change
+        if isinstance(own[name], str) and value != own[name]:  # modes are constant
             _refuse(source, "schedule")
         if isinstance(value, str) and not isinstance(own[name], str):
             _refuse(source, "schedule")
@@ -125,10 +125,10 @@ def check_schedule(state: Any, own: Mapping[str, Any], source: Path) -> None:
 
 
 def check_tensor(value: Any, own: Tensor, name: str, source: Path) -> None:
-    """Check a tensor's shape, and that its values are whole numbers or floats as ours are.
+    """Check that a tensor has the shape of ``own`` and, as ``own``, integer or float values.
 
     Raises:
-        EconError: it is of another kind.
+        EconError: the tensor is invalid.
     """
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_complex():
         _refuse(source, name)
@@ -154,11 +154,11 @@ def _is_real(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
 
 
 def _are_options(group: Mapping[str, Any]) -> bool:
-    """Whether the values of a group of parameters are what Adam's are."""
+    """Whether the options of a parameter group are valid for Adam."""
     betas = group.get("betas")
     if not _is_rate(group.get("lr")):
         return False
@@ -183,7 +183,7 @@ def _is_switch(value: Any) -> bool:
 
 def _refuse(source: Path, name: str) -> NoReturn:
     raise EconError(
-        f"a checkpoint of this run in {source}, to go on from",
-        f"another kind of {name!r} in it",
-        "it is damaged or from another configuration: begin again with --overwrite",
+        f"a checkpoint of this run in {source}",
+        f"one with another kind of {name!r}",
+        "it is damaged or belongs to another configuration: restart with --overwrite",
     )

@@ -10,14 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from econ_pyro.config import (
-    Config,
-    CosineSchedule,
-    Duration,
-    JointCompetition,
-    PlateauSchedule,
-    additions,
-)
+from econ_pyro.config import Config, CosineSchedule, PlateauSchedule, additions
+from econ_pyro.model_config import Duration, JointOptions
 
 
 def steps_of(duration: Duration, horizon: int) -> float:
@@ -89,27 +83,30 @@ def unfinished(config: Config, step: int, horizon: int) -> list[str]:
         return []
     competition: Any = getattr(config.model, "competition", None)
     cosine = isinstance(train.schedule, CosineSchedule)
-    moving: dict[str, float] = {"the end of the cosine rate": horizon if cosine else 0}
+    moving: dict[str, Duration] = {"the end of the cosine rate": "100%" if cosine else 0}
     if objective.gamma_end not in (None, objective.gamma):
-        moving["objective.gamma-until"] = steps_of(objective.gamma_until, horizon)
+        moving["objective.gamma-until"] = objective.gamma_until
     if competition is not None and competition.temperature_end not in (
         None,
         competition.temperature,
     ):
-        until = steps_of(competition.temperature_until, horizon)
-        moving["model.competition.temperature-until"] = until
+        moving["model.competition.temperature-until"] = competition.temperature_until
     turns: dict[str, Duration] = {}
-    if isinstance(competition, JointCompetition) and competition.depth_order_from is not None:
+    if isinstance(competition, JointOptions) and competition.depth_order_from is not None:
         turns["model.competition.depth-order-from"] = competition.depth_order_from
     if recipe.load_balancing > 0:
         turns["recipe.load-balancing-until"] = recipe.load_balancing_until
     if recipe.restart_below > 0:
         turns["recipe.restart-until"] = recipe.restart_until
     turns["recipe.constant-colour-until"] = recipe.constant_colour_until
+
+    def last(until: Duration) -> int:  # shares of the run are complete at the horizon
+        return horizon if isinstance(until, str) else planned
+
     # what lies beyond the last step was not to be reached; what moves was to come as far as that
-    due = {name: min(end, planned) for name, end in moving.items()}
+    due = {name: min(steps_of(end, horizon), last(end)) for name, end in moving.items()}
     at = {name: steps_of(turn, horizon) for name, turn in turns.items()}
-    due |= {name: end for name, end in at.items() if end <= planned}
+    due |= {name: end for name, end in at.items() if end <= last(turns[name])}
     return [f"{name} (step {end:.0f})" for name, end in due.items() if end > step]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from econ_pyro.accel.overlap import HostCopy
 from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.config import FORMAT, Config, PlateauSchedule
-from econ_pyro.data.splits import Source
+from econ_pyro.data.base import Source
 from econ_pyro.errors import EconError
 from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.training import checkpoint, format1, resume_checks
@@ -85,7 +85,8 @@ class Trainer:
     def resume(self) -> None:
         """Go back to the last checkpoint of the run."""
         path = self.run / checkpoint.LAST
-        state = format1.upgraded_checkpoint(checkpoint.load_checkpoint(path))
+        in_use = self.learner.state()["callbacks"]
+        state = format1.upgraded_checkpoint(checkpoint.load_checkpoint(path), in_use)
         resume_checks.check_progress(state, path)
         horizon = state.get("horizon")
         same = state.get("steps") in (None, self.config.train.steps)

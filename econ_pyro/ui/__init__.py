@@ -1,1 +1,1 @@
-"""The page in the browser."""
+"""Web page to decompose images and to compose and edit scenes."""

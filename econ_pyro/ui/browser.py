@@ -1,4 +1,4 @@
-"""A headless Chromium that opens the page: for its pictures and its tests. Needs playwright."""
+"""Headless Chromium for screenshots and tests of the page. Requires playwright."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from econ_pyro.errors import EconError
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-WIDTHS = (1280, 480)  # a desktop's window, and a narrow one
-TABS = ("Take apart", "Compose", "What the experts know")
+WIDTHS = (1280, 480)  # of a desktop window and of a narrow window, in pixels
+TABS = ("Decompose", "Compose", "Experts")
 
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """Playwright's browser, on the Chromium of this machine.
+    """Start the installed Chromium under playwright.
 
     Raises:
         EconError: playwright or Chromium is missing.
@@ -26,7 +26,7 @@ def chromium() -> Iterator[Any]:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
         raise EconError(
-            "playwright, to open the page", "a Python without it", "pip install playwright"
+            "the package playwright", "none installed", "pip install playwright"
         ) from error
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
@@ -36,7 +36,7 @@ def chromium() -> Iterator[Any]:
             "on Debian: apt-get install chromium",
         )
     with sync_playwright() as playwright:
-        # pages of our own alone are opened; the sandbox does not work for root, as in containers
+        # the sandbox does not work for root, as in containers; only our own page is opened
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         try:
             yield browser
@@ -45,14 +45,14 @@ def chromium() -> Iterator[Any]:
 
 
 def screenshots(address: str, folder: Path) -> list[Path]:
-    """Pictures of each tab, with an example scene taken apart, at ``WIDTHS``.
+    """Write screenshots of each tab, with a decomposed example scene, in each of ``WIDTHS``.
 
     Args:
-        address: where the page is served.
-        folder: made if needed.
+        address: address of the page.
+        folder: output folder, created if needed.
 
     Returns:
-        The PNG files.
+        Paths of the PNG files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -65,7 +65,7 @@ def screenshots(address: str, folder: Path) -> list[Path]:
                 page.wait_for_selector("#apart-picture img")
             for tab in TABS:
                 open_tab(page, tab)
-                page.wait_for_timeout(500)  # the tabs' colours fade
+                page.wait_for_timeout(500)  # animation of the tabs
                 name = tab.lower().replace(" ", "-")
                 path = folder / f"{name}-{width}.png"
                 page.screenshot(path=path, full_page=True)
@@ -75,14 +75,14 @@ def screenshots(address: str, folder: Path) -> list[Path]:
 
 
 def open_page(page: Any, address: str) -> None:
-    """Load the page and wait until its tabs have found their places."""
+    """Load the page and wait until the layout of its tabs is final."""
     page.goto(address)
     page.locator("[role=tablist] [role=tab]").first.wait_for()
     page.wait_for_timeout(300)
 
 
 def open_tab(page: Any, name: str) -> None:
-    """Show a tab; in a narrow window it may be in the menu of those that do not fit."""
+    """Open a tab, which may be in the overflow menu in a narrow window."""
     tab = page.get_by_role("tab", name=name, exact=True).first
     if not tab.is_visible():
         page.locator(".overflow-menu > button").click()

@@ -1,104 +1,40 @@
-"""The editor of the page: a scene, its layers, and the controls of one of them."""
+"""Scene editor of the page: the image, its layers, and the controls of the selected layer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial, wraps
-from threading import Lock
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
 from torch import Tensor
 
-from econ_pyro.accel import malloc
 from econ_pyro.errors import EconError
 from econ_pyro.io.scene_file import Layer, Scene
 from econ_pyro.ui import markup, scene_edits
-from econ_pyro.ui.scene_edits import Machine
+from econ_pyro.ui.components import html, listen, message
+from econ_pyro.ui.scene_edits import Composer
 
 SAVE = """(uri, name) => { if (!uri) return; const a = document.createElement("a");
   a.href = uri; a.download = name; document.body.append(a); a.click(); a.remove(); }"""
-_MODEL = Lock()
 DOWNLOADS = {
-    "scene.png": "Save picture (.png)",
+    "scene.png": "Save image (.png)",
     "scene.ora": "Save layers (.ora)",
     "scene.json": "Save scene.json",
 }
 
 
-def listen(
-    event: Callable[..., Any],
-    then: Callable[..., Any],
-    inputs: Sequence[Any],
-    outputs: Sequence[Any],
-    progress: bool = False,
-    live: bool = False,
-) -> Any:
-    """Bind an event, as all events of the page are.
-
-    One runs at a time, because Pyro's handlers and torch's seeds are of the process; none can be
-    called from outside the page.
-
-    Args:
-        event: of a component.
-        then: the function.
-        inputs: components.
-        outputs: components.
-        progress: show that it works.
-        live: skip to the latest where a person is faster than we are.
-    """
-    return event(
-        _alone(then),
-        list(inputs),
-        list(outputs),
-        show_progress="minimal" if progress else "hidden",
-        trigger_mode="always_last" if live else "once",
-        concurrency_id="model",
-        concurrency_limit=1,
-        api_visibility="private",
-    )
-
-
-def _alone(then: Callable[..., Any] | None) -> Callable[..., Any] | None:
-    """One of these functions at a time, also where gradio's queue is passed by."""
-    if then is None:
-        return None
-    called = then
-
-    @wraps(called)
-    def alone(*values: Any) -> Any:
-        with _MODEL:
-            try:
-                return called(*values)
-            except EconError as error:
-                raise gr.Error(str(error), print_exception=False) from None
-            finally:
-                malloc.trim()
-
-    return alone
-
-
-def html(value: str = "", **settings: Any) -> gr.HTML:
-    """HTML without gradio's own style of text."""
-    return gr.HTML(value, apply_default_css=False, **settings)
-
-
-def message(text: str = "", error: bool = False) -> dict[str, Any]:
-    """An update that shows a line of words, or nothing and takes no room."""
-    return gr.update(value=markup.message(text, error), visible=bool(text))
-
-
 class Editor:
-    """Components that show and change a scene.
+    """Components that display and edit a scene.
 
     Args:
-        econ: the experts.
-        name: prefix of the components' HTML ids.
-        scene: to begin with; the editor is closed if there is none.
+        econ: the scene model.
+        name: prefix of the HTML ids of the components.
+        scene: initial scene; the editor is hidden if not given.
     """
 
-    def __init__(self, econ: Machine, name: str, scene: Scene | None = None) -> None:
+    def __init__(self, econ: Composer, name: str, scene: Scene | None = None) -> None:
         self.econ = econ
         model = econ.sizes
         first = scene or Scene(model.size, (Layer(0, (0.0,) * model.expert.latents.dim),))
@@ -111,7 +47,7 @@ class Editor:
                 self.strip = html(strip, elem_id=f"{name}-layers")
             with gr.Column(min_width=320):
                 self.shown = gr.CheckboxGroup(
-                    label="Shown, front to back", elem_id=f"{name}-shown", **next(control)
+                    label="Visible layers, front to back", elem_id=f"{name}-shown", **next(control)
                 )
                 self.picked = gr.Radio(
                     label="Layer to edit", elem_id=f"{name}-picked", **next(control)
@@ -134,13 +70,11 @@ class Editor:
                         min_width=140,
                     )
                 with gr.Row():
-                    self.swap = gr.Button("Replace layer by a sample", size="sm", min_width=140)
+                    self.swap = gr.Button("Replace layer with a sample", size="sm", min_width=140)
                     self.add = gr.Button("Add a sample in front", size="sm", min_width=140)
                 self.dx = gr.Slider(label="Right (pixels)", step=1, buttons=[], **next(control))
                 self.dy = gr.Slider(label="Down (pixels)", step=1, buttons=[], **next(control))
-                self.fills = gr.Checkbox(
-                    label="Fills the canvas, as a background does", **next(control)
-                )
+                self.fills = gr.Checkbox(label="Background (fills the canvas)", **next(control))
                 self.latents = [
                     gr.Slider(label=f"Latent {j + 1}", step=0.01, buttons=[], **next(control))
                     for j in range(model.expert.latents.dim)
@@ -159,11 +93,11 @@ class Editor:
         self._events()
 
     def open(self, scene: Scene, given: Tensor | None = None) -> list[Any]:
-        """Values of ``outputs`` that show a scene.
+        """Values of ``outputs`` that display a scene.
 
         Args:
-            scene: to show.
-            given: the image it was taken from, ``(3, H, W)``.
+            scene: the scene.
+            given: the image of which it is the decomposition, ``(3, H, W)``.
         """
         return [gr.update(visible=True), given, *self._refresh(scene, 0, given)]
 
@@ -186,12 +120,12 @@ class Editor:
         listen(self.swap.click, partial(self._draw, self._swapped), drawn, [self.seed, *self._all])
         listen(self.add.click, partial(self._draw, self._added), drawn, [self.seed, *self._all])
         live: dict[Any, Callable[..., Scene]] = {
-            self.shown: lambda s, i, shown: scene_edits.show(s, shown),
+            self.shown: lambda s, i, shown: scene_edits.set_visible(s, shown),
             self.fills: lambda s, i, fills: scene_edits.edit(s, i, background=fills),
             self.dx: lambda s, i, dx: scene_edits.edit(s, i, dx=float(dx)),
             self.dy: lambda s, i, dy: scene_edits.edit(s, i, dy=float(dy)),
             **{
-                slider: lambda s, i, value, j=j: scene_edits.turn(s, i, j, float(value))
+                slider: lambda s, i, value, j=j: scene_edits.set_latent(s, i, j, float(value))
                 for j, slider in enumerate(self.latents)
             },
         }
@@ -211,7 +145,7 @@ class Editor:
         given: Tensor | None,
         picked: int | None,
     ) -> list[Any]:
-        """After a button: all components anew."""
+        """Handle a button: update all components."""
         i = _within(scene, picked)
         try:
             return self._refresh(*change(scene, i), given)
@@ -227,7 +161,7 @@ class Editor:
         expert: int,
         seed: float | None,
     ) -> list[Any]:
-        """After a button that takes a seed: the next one, and all components anew."""
+        """Handle a button that uses the seed: increment it and update all components."""
         i = _within(scene, picked)
         try:
             number = scene_edits.check_seed(seed)
@@ -236,10 +170,10 @@ class Editor:
             return [gr.skip(), *self._refresh(scene, i, given, str(error))]
 
     def _swapped(self, scene: Scene, i: int, expert: int, seed: int) -> tuple[Scene, int]:
-        return scene_edits.swap(self.econ, scene, i, expert, seed), i
+        return scene_edits.replace_layer(self.econ, scene, i, expert, seed), i
 
     def _added(self, scene: Scene, i: int, expert: int, seed: int) -> tuple[Scene, int]:
-        return scene_edits.add(scene, scene_edits.fresh(self.econ, expert, seed)), 0
+        return scene_edits.add(scene, scene_edits.sample_layer(self.econ, expert, seed)), 0
 
     def _live(
         self,
@@ -249,7 +183,7 @@ class Editor:
         picked: int | None,
         value: Any,
     ) -> list[Any]:
-        """While a slider moves: the pictures alone, so that the slider stays in the hand."""
+        """Handle a moving slider: update only the images, so that the slider is not reset."""
         i = _within(scene, picked)
         scene = edit(scene, i, value)
         return [scene, message(), *self._pictures(scene, i, given)]
@@ -275,12 +209,12 @@ class Editor:
         ]
 
     def _controls(self, scene: Scene, picked: int) -> list[dict[str, Any]]:
-        """Settings of the controls, in the order in which they stand on the page."""
+        """Settings of the controls, in their order on the page."""
         layer, size = scene.layers[picked], scene.size
         names = self.econ.names
         choices = [(markup.layer_name(scene, i, names), i) for i in range(len(scene.layers))]
         shown = [i for i, other in enumerate(scene.layers) if other.visible]
-        reach = max(3, math.ceil(max(abs(z) for z in layer.z)))  # encoded latents may lie far out
+        limit = max(3, math.ceil(max(abs(z) for z in layer.z)))  # encoded latents may be large
         return [
             {"choices": choices, "value": shown},
             {"choices": choices, "value": picked},
@@ -291,18 +225,18 @@ class Editor:
             {"minimum": -size, "maximum": size, "value": layer.dx},
             {"minimum": -size, "maximum": size, "value": layer.dy},
             {"value": layer.background},
-            *({"minimum": -reach, "maximum": reach, "value": round(z, 2)} for z in layer.z),
+            *({"minimum": -limit, "maximum": limit, "value": round(z, 2)} for z in layer.z),
         ]
 
 
 def _within(scene: Scene | None, picked: int | None) -> int:
-    """A layer that exists: the choice may be older than the scene.
+    """Clip the index of the selected layer, which may be older than the scene.
 
     Raises:
         EconError: there is no scene.
     """
     if scene is None:
         raise EconError(
-            "a scene to edit", "none: the page keeps those used last", "begin with a new one"
+            "a scene to edit", "none, as the page only keeps recent scenes", "start a new one"
         )
     return max(0, min(len(scene.layers) - 1, picked or 0))

@@ -1,8 +1,8 @@
-"""What stands before gradio's routes: whose requests come through, which, how large, how many.
+"""Middleware that filters the requests to gradio by origin, route, size and number.
 
-Gradio answers to more than the page needs: it fetches addresses for whoever asks, serves files,
-allows other ports of this machine to read its answers, and takes a body of any length. All of
-that ends here, before gradio sees a request.
+Gradio offers more than the page needs: it fetches URLs on request, serves files, allows pages on
+other ports of this machine to read its responses, and accepts request bodies of any length. The
+middleware rejects such requests before gradio receives them.
 """
 
 from __future__ import annotations
@@ -29,63 +29,63 @@ POLICY = (
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",  # no-referrer would have browsers hide our own origin, too
+    "Referrer-Policy": "same-origin",  # no-referrer would also hide the page's own origin
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 API = "/gradio_api"
-UPLOAD = f"{API}/upload"
-POSTS = re.compile(rf"{API}/(queue/join|upload|cancel|reset|run/[^/]+)/?")
-"""What the page sends."""
-CLOSED = re.compile(
+UPLOAD_ROUTE = f"{API}/upload"
+POST_ROUTES = re.compile(rf"{API}/(queue/join|upload|cancel|reset|run/[^/]+)/?")
+"""Routes of the page's POST requests."""
+BLOCKED = re.compile(
     rf"{API}/(file|proxy|dev|vibe|deep_link|openapi|stream|custom_component|runs|run-history"
     r"|profiling)|/(monitoring|login|logout|docs|redoc)(/|$)"
 )
-"""What gradio has beside: files, addresses elsewhere, its tools for developers."""
+"""Other routes of gradio: files, proxies, tools for developers."""
 
-MOST_BODY = 1 << 20
-"""Bytes of a request; of an upload, ``most_upload`` and as much as its form may add."""
-FORM = 64 << 10
-MOST_SECONDS = 60.0
-"""For a body to arrive."""
-MOST_DRAINED, DRAINING = 64 << 20, 5.0
-"""Bytes and seconds that are read on of a body that is too long."""
-MOST_REQUESTS = 256
-"""At a time; an open page has two."""
-MOST_UPLOADS = 4
-"""At a time."""
+MAX_BODY = 1 << 20
+"""Maximum size of a request in bytes, except for uploads: ``max_upload`` plus FORM_OVERHEAD."""
+FORM_OVERHEAD = 64 << 10
+BODY_TIMEOUT = 60.0
+"""Seconds in which a body has to arrive."""
+MAX_DRAIN, DRAIN_TIMEOUT = 64 << 20, 5.0
+"""Maximum number of bytes, and of seconds, for which a body that is too long is read."""
+MAX_REQUESTS = 256
+"""Maximum number of simultaneous requests; an open page has two."""
+MAX_UPLOADS = 4
+"""Maximum number of simultaneous uploads."""
 
 
 class Guard:
-    """An ASGI application before another one.
+    """ASGI middleware that filters requests.
 
     Args:
-        app: the other one.
-        names: that ``Host`` may have, :func:`econ_pyro.ui.origins.loopback_names`.
-        folder: where uploads lie.
-        most_upload: bytes of a file.
+        app: the application.
+        names: allowed names in ``Host``, from :func:`econ_pyro.ui.origins.loopback_names`.
+        folder: folder of uploads.
+        max_upload: maximum size of a file in bytes.
     """
 
     def __init__(
-        self, app: App, names: Collection[str] | None, folder: Path, most_upload: int
+        self, app: App, names: Collection[str] | None, folder: Path, max_upload: int
     ) -> None:
         self.app, self.names, self.folder = app, names, folder
-        self.most_upload = most_upload
+        self.max_upload = max_upload
         self.requests = 0
-        self.uploading = asyncio.Semaphore(MOST_UPLOADS)
+        self.uploading = asyncio.Semaphore(MAX_UPLOADS)
 
     async def __call__(
         self, scope: MutableMapping[str, Any], receive: Receive, send: Send
     ) -> None:
-        """Answer a request, or have it answered."""
+        """Forward or reject a request."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         if scope["type"] != "http":  # the page uses no websockets
             await send({"type": "websocket.close", "code": 1008})
             return
-        refused = self._refusal(scope)
-        if refused is not None:
-            await _answer(send, *refused)
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await _respond(send, *refusal)
             return
         self.requests += 1
         try:
@@ -98,57 +98,61 @@ class Guard:
 
     def _refusal(self, scope: MutableMapping[str, Any]) -> tuple[int, str] | None:
         method, path = scope["method"], scope["path"]
-        refused = origins.refusal(method, scope["scheme"], scope["headers"], self.names)
-        if refused is not None:
-            return refused
+        refusal = origins.refusal(method, scope["scheme"], scope["headers"], self.names)
+        if refusal is not None:
+            return refusal
         if method not in ("GET", "HEAD", "POST"):
             return 405, f"expected GET, HEAD or POST, got {method}"
-        if CLOSED.match(path) or (method == "POST" and not POSTS.fullmatch(path)):
-            return 404, "expected a part of the page, got the address of none"
-        if self.requests >= MOST_REQUESTS:
-            return 503, f"expected at most {MOST_REQUESTS} requests at a time: try again later"
+        if BLOCKED.match(path) or (method == "POST" and not POST_ROUTES.fullmatch(path)):
+            return 404, "expected a route of the page, got another one"
+        if self.requests >= MAX_REQUESTS:
+            return 503, f"expected at most {MAX_REQUESTS} simultaneous requests: try again later"
         return None
 
     async def _post(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        if scope["path"].rstrip("/") != UPLOAD:
-            await self._whole(scope, receive, send, MOST_BODY)
+        if scope["path"].rstrip("/") != UPLOAD_ROUTE:
+            await self._forward(scope, receive, send, MAX_BODY)
             return
-        async with self.uploading:  # the others wait, unread
+        async with self.uploading:  # the bodies of other uploads are not read yet
             try:
-                await self._whole(scope, receive, send, self.most_upload + FORM)
+                await self._forward(scope, receive, send, self.max_upload + FORM_OVERHEAD)
             finally:
-                await asyncio.to_thread(self._tidy)
+                await asyncio.to_thread(self._clean_up)
 
-    async def _whole(
+    async def _forward(
         self, scope: MutableMapping[str, Any], receive: Receive, send: Send, most: int
     ) -> None:
-        """Have a request answered whose body is here and no longer than it may be."""
+        """Read the body of a request, check it and forward the request."""
         try:
-            body = await asyncio.wait_for(_body(scope, receive, most), MOST_SECONDS)
+            body = await asyncio.wait_for(_body(scope, receive, most), BODY_TIMEOUT)
         except (asyncio.TimeoutError, TimeoutError):
-            await _answer(send, 408, f"expected all of it within {MOST_SECONDS:g} seconds")
+            await _respond(
+                send, 408, f"expected the whole request within {BODY_TIMEOUT:g} seconds"
+            )
             return
         except _TooLarge:
-            await _answer(send, 413, f"expected at most {most:,} bytes, got more", _drain(receive))
+            await _respond(
+                send, 413, f"expected at most {most:,} bytes, got more", _drain(receive)
+            )
             return
-        if body is None:  # the visitor has gone
+        if body is None:  # the client disconnected
             return
         if _parts(scope, body) > 1:
-            await _answer(send, 413, "expected one file at a time, got several")
+            await _respond(send, 413, "expected one file at a time, got several")
             return
         await self.app(scope, _replay(body, receive), _with_headers(send))
 
-    def _tidy(self) -> None:
+    def _clean_up(self) -> None:
         uploads.sweep(self.folder)
         malloc.trim()
 
 
 class _TooLarge(Exception):
-    """A body has more bytes than it may."""
+    """A body is too long."""
 
 
 async def _body(scope: MutableMapping[str, Any], receive: Receive, most: int) -> bytes | None:
-    """All of a request's body; None if the client went away."""
+    """Read the body of a request; None if the client disconnects."""
     for key, value in scope["headers"]:
         if key == b"content-length" and (not value.isdigit() or int(value[:20]) > most):
             raise _TooLarge
@@ -165,14 +169,14 @@ async def _body(scope: MutableMapping[str, Any], receive: Receive, most: int) ->
 
 
 def _parts(scope: MutableMapping[str, Any], body: bytes) -> int:
-    """Parts of a form; 0 if it has no boundary, which gradio refuses."""
+    """Number of parts of a form; 0 without a boundary, which gradio rejects."""
     kind = next((value for key, value in scope["headers"] if key == b"content-type"), b"")
     found = re.search(rb'(?:^|;)\s*boundary="?([^";]+)', kind, re.I)
     return body.count(b"--" + found[1].strip()) - 1 if found else 0
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Give the body once, then what else comes: that the client has gone."""
+    """Receive the body once, then further messages, such as that the client disconnected."""
     rest = [body]
 
     async def replayed() -> Message:
@@ -184,7 +188,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _with_headers(send: Send) -> Send:
-    """Add ``HEADERS`` to the answer, and let no other page read it."""
+    """Add ``HEADERS`` to the response and remove headers that let other pages read it."""
     added = [(key.lower().encode(), value.encode()) for key, value in HEADERS.items()]
 
     async def sent(message: Message) -> None:
@@ -202,8 +206,8 @@ def _is_replaced(name: bytes) -> bool:
 
 
 async def _drain(receive: Receive) -> None:
-    """Read on for a while: a client that still sends has no eye for the answer."""
-    left, end = MOST_DRAINED, asyncio.get_running_loop().time() + DRAINING
+    """Read the rest of a body for a while: clients read the response only after sending."""
+    left, end = MAX_DRAIN, asyncio.get_running_loop().time() + DRAIN_TIMEOUT
     while left > 0:
         seconds = end - asyncio.get_running_loop().time()
         try:
@@ -215,17 +219,17 @@ async def _drain(receive: Receive) -> None:
         left -= len(message.get("body", b""))
 
 
-async def _answer(
-    send: Send, status: int, words: str, rest: Awaitable[None] | None = None
+async def _respond(
+    send: Send, status: int, text: str, rest: Awaitable[None] | None = None
 ) -> None:
-    body = f"{words}\n".encode(errors="replace")
+    body = f"{text}\n".encode(errors="replace")
     start = {
         "type": "http.response.start",
         "status": status,
         "headers": [
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),  # what is left of the body is not read
+            (b"connection", b"close"),  # the rest of the body is not read
         ],
     }
     with suppress(OSError):

@@ -1,10 +1,10 @@
-"""Whose requests the page answers: its own, and those of programs that are no browsers.
+"""Origin checks: the page only accepts its own requests and those of programs without a browser.
 
-A browser lets any page of any site, and of any other port of this machine, send requests here. It
-says which page did: in ``Origin``, or else ``Sec-Fetch-Site`` or ``Referer``. What another page
-asks for is refused, but for a link that is followed to us. The page is known by its ``Host``,
-which a page elsewhere could have only if its name led here (DNS rebinding): so on a loopback
-address, ``Host`` must be that address.
+Browsers let any page, including pages on other ports of this machine, send requests to the server.
+They name the sending page in ``Origin``, or else in ``Sec-Fetch-Site`` or ``Referer``. Requests of
+other pages are rejected, except links to the page. The page's own origin is taken from ``Host``.
+A page of another host could have the same ``Host`` if its name resolves to this machine (DNS
+rebinding), so a server on a loopback address only accepts a loopback name as ``Host``.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from collections.abc import Collection, Sequence
 from urllib.parse import urlsplit
 
 Headers = Sequence[tuple[bytes, bytes]]
-"""As ASGI has them: names in small letters."""
+"""Headers as in ASGI, with names in lower case."""
 _PORTS = {"http": 80, "https": 443}
 _READING = ("GET", "HEAD")
 
 
 def loopback_names(host: str) -> frozenset[str] | None:
-    """Names by which a page is reached that is served at ``host``; None if by any.
+    """Allowed names in ``Host`` for a server at ``host``; None if all are allowed.
 
     Args:
-        host: an address or a name, that the server binds.
+        host: address or name to which the server is bound.
     """
     bare = host.strip("[]").lower()
     try:
@@ -36,31 +36,31 @@ def loopback_names(host: str) -> frozenset[str] | None:
 def refusal(
     method: str, scheme: str, headers: Headers, names: Collection[str] | None
 ) -> tuple[int, str] | None:
-    """Why a request is not answered.
+    """Reason to reject a request.
 
     Args:
-        method: in capitals.
-        scheme: by which it came, http or https.
-        headers: of the request.
-        names: that ``Host`` may have, :func:`loopback_names`; None for any.
+        method: HTTP method, in upper case.
+        scheme: http or https.
+        headers: headers of the request.
+        names: allowed names in ``Host``, from :func:`loopback_names`; None if all are allowed.
 
     Returns:
-        An HTTP status and a line of words; None if it is to be answered.
+        HTTP status and message; None if the request is accepted.
     """
     hosts = _all(headers, b"host")
     own = _origin(f"{scheme}://{hosts[0]}") if len(hosts) == 1 else None
     if own is None or (names is not None and own[1] not in names):
-        return 400, f"expected the address that was printed, got {hosts[0] if hosts else 'none'}"
+        return 400, f"expected the printed address, got {hosts[0] if hosts else 'none'}"
     other = _sender(method, headers, own)
     if other is None:
         return None
     port = "" if own[2] == _PORTS[own[0]] else f":{own[2]}"
     name = f"[{own[1]}]" if ":" in own[1] else own[1]
-    return 403, f"expected a request of {own[0]}://{name}{port}, got one of {other}"
+    return 403, f"expected a request from {own[0]}://{name}{port}, got one from {other}"
 
 
 def _sender(method: str, headers: Headers, own: tuple[str, str, int]) -> str | None:
-    """The page that sent the request, in words; None if it is ours, or none."""
+    """Description of another page that sent the request; None if there is none."""
     origins = _all(headers, b"origin")
     if origins:
         right = len(origins) == 1 and _origin(origins[0]) == own
@@ -82,7 +82,7 @@ def _all(headers: Headers, name: bytes) -> list[str]:
 
 
 def _origin(text: str, page: bool = False) -> tuple[str, str, int] | None:
-    """Scheme, host and port of an origin, or of the address of a page; None if it is none."""
+    """Scheme, host and port of an origin, or of the URL of a page; None if it is invalid."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -91,6 +91,6 @@ def _origin(text: str, page: bool = False) -> tuple[str, str, int] | None:
     scheme, host = parts.scheme.lower(), parts.hostname
     if scheme not in _PORTS or not host or "@" in parts.netloc or not host.isascii():
         return None
-    if not page and text.lower() != f"{scheme}://{parts.netloc.lower()}":  # a path, a blank
+    if not page and text.lower() != f"{scheme}://{parts.netloc.lower()}":  # with a path or a space
         return None
     return scheme, host, _PORTS[scheme] if port is None else port

@@ -1,8 +1,7 @@
-"""The page: three tabs on top of :mod:`econ_pyro.ui.scene_edits`. Needs the extra ``ui`` (gradio).
+"""The page with its three tabs. Requires the extra ``ui`` (gradio).
 
-Nothing but this module and :mod:`econ_pyro.ui.server` knows gradio. A visitor's scene is a
-``gr.State``, the model is shared. Sliders answer to ``input``, which a person causes, never to
-``change``, which we cause ourselves.
+The scene of a visitor is a ``gr.State``; the model is shared. Sliders handle ``input`` events,
+which only users trigger, and not ``change`` events, which updates trigger too.
 """
 
 from __future__ import annotations
@@ -17,47 +16,49 @@ from torch import Tensor
 from econ_pyro.errors import EconError
 from econ_pyro.io.scene_file import Scene
 from econ_pyro.ui import markup, scene_edits
-from econ_pyro.ui.editor import Editor, html, listen, message
-from econ_pyro.ui.scene_edits import Machine
+from econ_pyro.ui.components import html, listen, message
+from econ_pyro.ui.editor import Editor
+from econ_pyro.ui.scene_edits import Composer
 
-WALL = 10  # samples an expert
+NUM_SAMPLES = 10  # per expert
 
-TakeApart = Callable[[Tensor], Scene]
-"""``(1, 3, H, W)`` to the scene found in it."""
+Decompose = Callable[[Tensor], Scene]
+"""Decomposes an image ``(1, 3, H, W)``."""
 
 
 def build(
-    econ: Machine, take_apart: TakeApart, example: Callable[[int], Tensor] | None
+    econ: Composer, decompose: Decompose, example: Callable[[int], Tensor] | None
 ) -> gr.Blocks:
-    """The page of a run.
+    """Build the page of a model.
 
     Args:
-        econ: the experts.
-        take_apart: decomposes one image.
-        example: makes an example image ``(1, 3, H, W)`` of a number; None if there are none.
+        econ: the scene model.
+        decompose: decomposes one image.
+        example: maps a number to an example image ``(1, 3, H, W)``; None without examples.
     """
-    title = "econ-pyro: scenes of layers"
+    title = "econ-pyro: layered scenes"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 600)) as page:
-        gr.Markdown("# Scenes of layers")
-        with gr.Tab("Take apart"):
-            _take_apart(econ, take_apart, example)
+        gr.Markdown("# Layered scenes")
+        with gr.Tab("Decompose"):
+            _decompose(econ, decompose, example)
         with gr.Tab("Compose"):
             _compose(econ)
-        with gr.Tab("What the experts know"):
+        with gr.Tab("Experts"):
             _experts(econ)
     return page
 
 
-def _take_apart(
-    econ: Machine, take_apart: TakeApart, example: Callable[[int], Tensor] | None
+def _decompose(
+    econ: Composer, decompose: Decompose, example: Callable[[int], Tensor] | None
 ) -> None:
     size = econ.sizes.size
     gr.Markdown(
-        "Drop a picture: the experts take it apart into whole objects, front to back, and you "
-        f"can rearrange them. It is cropped to a square of {size} × {size} pixels first."
+        "Upload an image. The experts decompose it into layers, front to back, each with a whole "
+        f"object, which you can edit. The image is first cropped to a square of {size} × {size} "
+        "pixels."
     )
     upload = gr.File(
-        label="Picture (PNG, JPEG, GIF or WebP, at most 10 MB)",
+        label="Image (PNG, JPEG, GIF or WebP, at most 10 MB)",
         file_types=[".png", ".jpg", ".jpeg", ".gif", ".webp"],
         height=130,
         elem_id="upload",
@@ -67,10 +68,10 @@ def _take_apart(
     editor = Editor(econ, "apart")
 
     def found(image: Tensor) -> list[Any]:
-        scene = take_apart(image)
+        scene = decompose(image)
         shown = sum(layer.visible for layer in scene.layers)
         return [
-            message(f"{shown} of {len(scene.layers)} layers hold something."),
+            message(f"{shown} of {len(scene.layers)} layers are present."),
             *editor.open(scene, given=image[0]),
         ]
 
@@ -83,7 +84,7 @@ def _take_apart(
             return [message(str(error), error=True), *editor.close()]
 
     outputs = [said, *editor.outputs]
-    # not change: an example clears the file, which must not close the editor again
+    # not upload.change: examples clear the file, which must not close the editor
     listen(upload.upload, uploaded, [upload], outputs, progress=True)
     listen(upload.clear, lambda: uploaded(None), [], outputs)
     if another is not None and example is not None:
@@ -95,17 +96,17 @@ def _take_apart(
         listen(another.click, tried, [], [upload, *outputs], progress=True)
 
 
-def _compose(econ: Machine) -> None:
+def _compose(econ: Composer) -> None:
     gr.Markdown(
-        "A scene drawn by the experts. A seed always gives the same scene; add, move, reorder and "
-        "reshape its layers below."
+        "Sample a scene from the prior. The same seed always gives the same scene. You can add, "
+        "move, reorder and modify its layers below."
     )
     slots = econ.sizes.num_slots
     with gr.Row(equal_height=True):
         seed = gr.Number(0, label="Seed of the scene", precision=0, minimum=0, elem_id="seed")
         count = gr.Slider(1, max(8, slots), slots, step=1, label="Layers", elem_id="count")
     with gr.Row():
-        draw = gr.Button("Paint this seed", elem_id="draw")
+        draw = gr.Button("Sample with this seed", elem_id="draw")
         surprise = gr.Button("Random scene", variant="primary", elem_id="surprise")
     said = html(visible=False, elem_id="compose-said")
     editor = Editor(econ, "compose", scene_edits.random_scene(econ, 0))
@@ -128,10 +129,10 @@ def _compose(econ: Machine) -> None:
     listen(surprise.click, surprised, [count], [seed, *outputs])
 
 
-def _experts(econ: Machine) -> None:
+def _experts(econ: Composer) -> None:
     gr.Markdown(
-        "Each expert draws one kind of thing. Its samples come from latents drawn from N(0, 1); "
-        "the same column has the same latents in every row."
+        "Samples of each expert, with latents drawn from N(0, 1). The samples in a column have "
+        "the same latents."
     )
     said = html(visible=False, elem_id="experts-said")
     with gr.Row():
@@ -139,10 +140,13 @@ def _experts(econ: Machine) -> None:
             0, label="Seed of the first sample", precision=0, minimum=0, elem_id="wall-seed"
         )
     more = gr.Button("New samples", variant="primary", elem_id="more")
-    wall = html(markup.wall(scene_edits.wall(econ, WALL, 0), econ.names), elem_id="wall")
+    wall = html(
+        markup.expert_samples(scene_edits.expert_samples(econ, NUM_SAMPLES, 0), econ.names),
+        elem_id="wall",
+    )
     gr.Markdown(
-        "### Latent traversals\nEach row moves one latent of the first sample above, in standard "
-        "deviations of the prior; the others stay."
+        "### Latent traversals\nEach row varies one latent of the first sample above, in standard "
+        "deviations of the prior."
     )
     expert = gr.Radio(_choices(econ.names), value=0, label="Expert", elem_id="expert")
     rows = html(_traversals(econ, 0, 0), elem_id="traversals")
@@ -151,8 +155,8 @@ def _experts(econ: Machine) -> None:
     def drawn(number: float | None, k: int) -> list[Any]:
         try:
             first = scene_edits.check_seed(number)
-            samples = scene_edits.wall(econ, WALL, first)
-            return [message(), markup.wall(samples, econ.names),
+            samples = scene_edits.expert_samples(econ, NUM_SAMPLES, first)
+            return [message(), markup.expert_samples(samples, econ.names),
                     _traversals(econ, k, first)]  # fmt: skip
         except EconError as error:
             return [message(str(error), error=True), gr.skip(), gr.skip()]
@@ -166,8 +170,10 @@ def _experts(econ: Machine) -> None:
     listen(expert.input, drawn, [seed, expert], outputs)
 
 
-def _traversals(econ: Machine, expert: int, seed: int) -> str:
-    return markup.traversals(scene_edits.traverse(econ, scene_edits.fresh(econ, expert, seed)))
+def _traversals(econ: Composer, expert: int, seed: int) -> str:
+    return markup.traversals(
+        scene_edits.traverse(econ, scene_edits.sample_layer(econ, expert, seed))
+    )
 
 
 def _choices(names: Sequence[str]) -> list[tuple[str, int]]:

@@ -1,7 +1,8 @@
-"""Serving the page to one machine: loopback, no files, no network.
+"""Server of the page, by default only for this machine.
 
-Gradio's pages name fonts and scripts of other hosts, and its routes can serve files. The browser
-is told to load nothing from elsewhere, and :mod:`econ_pyro.ui.guard` stands before all routes.
+Gradio's pages refer to fonts and scripts on other hosts, and its routes can serve files. A content
+security policy keeps browsers from loading anything from other hosts, and the middleware
+:mod:`econ_pyro.ui.guard` filters all requests.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from econ_pyro.errors import EconError, check_range
 from econ_pyro.ui import origins
 from econ_pyro.ui.guard import Guard
-from econ_pyro.ui.scene_edits import MOST_BYTES
+from econ_pyro.ui.scene_edits import MAX_BYTES
 
 if TYPE_CHECKING:
     import gradio as gr
 
 LOOPBACK = "127.0.0.1"
-MOST_WAITING = 64
-"""Events that wait for the model, of all visitors together."""
-MOST_SESSIONS = 100
-"""Pages whose scenes are kept: some 200 kB each. Who comes back later begins anew."""
+MAX_QUEUE = 64
+"""Maximum number of events of all visitors that wait for the model."""
+MAX_SESSIONS = 100
+"""Maximum number of pages whose scenes are kept, about 200 kB each."""
 
 
 def gradio() -> Any:
-    """The module, set to phone nowhere.
+    """Import gradio, configured not to contact other hosts.
 
     Raises:
-        EconError: it is not installed.
+        EconError: gradio is not installed.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_RUN_HISTORY"] = "False"
@@ -42,16 +43,16 @@ def gradio() -> Any:
         import gradio
     except ImportError as error:
         raise EconError(
-            "gradio, for the page", "a Python without it", "pip install 'econ-pyro[ui]'"
+            "the package gradio", "none installed", "pip install 'econ-pyro[ui]'"
         ) from error
     return gradio
 
 
 def check_address(host: str, port: int | None) -> None:
-    """Check where to serve, before anything is loaded.
+    """Check the address of the server before the model is loaded.
 
     Raises:
-        EconError: the host is no address of this machine, or the port is none or taken.
+        EconError: the host is not an address of this machine, or the port is invalid or in use.
     """
     if port is not None:
         check_range("--port", port, 1, 65535)
@@ -77,7 +78,7 @@ def check_address(host: str, port: int | None) -> None:
 def _no_port(host: str, port: int | None, error: Exception) -> NoReturn:
     raise EconError(
         f"a free port{'' if port is None else f' {port}'} on {host}",
-        "none that can be listened at",
+        "none that is available",
         "choose another with --port",
     ) from error
 
@@ -92,14 +93,14 @@ def serve(
     """Serve a page from threads of this process until ``page.close()``.
 
     Args:
-        page: to serve.
-        uploads: folder of :func:`econ_pyro.ui.uploads.folder`.
-        host: address to bind; loopback is reached from this machine alone.
-        port: to listen at; the first free one from 7860 on if not given.
-        css: style of the page.
+        page: the page.
+        uploads: folder from :func:`econ_pyro.ui.uploads.folder`.
+        host: address to bind; a loopback address can only be reached from this machine.
+        port: port; the first free one from 7860 if not given.
+        css: style sheet of the page.
 
     Returns:
-        Its address.
+        The address of the page.
 
     Raises:
         EconError: as :func:`check_address`.
@@ -109,17 +110,17 @@ def serve(
 
     check_address(host, port)
     if ":" in host and not host.startswith("["):
-        host = f"[{host}]"  # as in an address
+        host = f"[{host}]"  # as in URLs
 
     @asynccontextmanager
     async def guarded(app: Any) -> AsyncIterator[None]:
-        # gradio puts its own rules of origins before any middleware that it is given; this runs
-        # before the first request
+        # gradio places its own origin rules before custom middleware; this runs before the first
+        # request
         names = origins.loopback_names(host)
-        app.middleware_stack = Guard(app.middleware_stack, names, uploads, MOST_BYTES)
+        app.middleware_stack = Guard(app.middleware_stack, names, uploads, MAX_BYTES)
         yield
 
-    page.queue(max_size=MOST_WAITING)
+    page.queue(max_size=MAX_QUEUE)
     try:
         _, address, _ = page.launch(
             server_name=host,
@@ -129,12 +130,12 @@ def serve(
             share=False,
             inbrowser=False,
             show_error=False,
-            max_file_size=MOST_BYTES,
+            max_file_size=MAX_BYTES,
             footer_links=[],
             ssr_mode=False,
             mcp_server=False,
             enable_monitoring=False,
-            state_session_capacity=MOST_SESSIONS,
+            state_session_capacity=MAX_SESSIONS,
             theme=gr.themes.Default(
                 font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
             ),

@@ -1,4 +1,4 @@
-"""The folder of what visitors upload: of a bounded size, whatever is sent."""
+"""Temporary folder of uploads, with bounded size."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 from stat import S_ISREG
 from tempfile import TemporaryDirectory
 
-MOST_BYTES = 64 << 20
-"""Bytes of all that lie there: the oldest files go first."""
-MOST_FILES = 64
-"""How many."""
-OLDEST = 600.0
-"""Seconds after which a file goes."""
-IN_USE = 60.0
-"""Seconds in which an empty file or folder may be one that is being filled."""
+MAX_BYTES = 64 << 20
+"""Maximum total size in bytes; the oldest files are removed first."""
+MAX_FILES = 64
+"""Maximum number of files."""
+MAX_AGE = 600.0
+"""Seconds after which a file is removed."""
+MIN_AGE = 60.0
+"""Seconds before an empty file or folder is removed, as it may be one that is being written."""
 
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A folder of this process alone, where gradio puts uploads; it goes when the block ends.
+    """Create a temporary folder for gradio's uploads, which is removed when the block ends.
 
-    To be entered before the page is built.
+    Enter the block before building the page.
     """
     with TemporaryDirectory(prefix="econ-page-", ignore_cleanup_errors=True) as made:
         before = os.environ.get("GRADIO_TEMP_DIR")
@@ -39,11 +39,11 @@ def folder() -> Iterator[Path]:
 
 
 def sweep(root: Path, now: float | None = None) -> None:
-    """Remove what is too old, and the oldest files while there are too many or too large ones.
+    """Remove old files, and the oldest ones while the number or total size exceeds its maximum.
 
     Args:
         root: the folder.
-        now: seconds since the epoch; the present if not given.
+        now: current time in seconds since the epoch; default: the system's.
     """
     now = time.time() if now is None else now
     files: list[tuple[float, int, str]] = []
@@ -52,16 +52,16 @@ def sweep(root: Path, now: float | None = None) -> None:
         for path in (os.path.join(place, name) for name in [*names, *folders]):
             with suppress(OSError):
                 state = os.lstat(path)
-                # gradio leaves an empty file in the folder for each one that it hands on
+                # gradio leaves an empty file for each file that it moves
                 kind = files if S_ISREG(state.st_mode) and state.st_size else rest
                 kind.append((state.st_mtime, state.st_size, path))
     total = 0
     for number, (changed, size, path) in enumerate(sorted(files, reverse=True), start=1):
         total += size
-        if number > MOST_FILES or total > MOST_BYTES or now - changed > OLDEST:
+        if number > MAX_FILES or total > MAX_BYTES or now - changed > MAX_AGE:
             with suppress(OSError):
                 os.unlink(path)
     for changed, _, path in rest:
-        if now - changed > IN_USE:
-            with suppress(OSError):  # a folder that is not empty
+        if now - changed > MIN_AGE:
+            with suppress(OSError):  # the folder is not empty
                 (os.rmdir if os.path.isdir(path) else os.unlink)(path)

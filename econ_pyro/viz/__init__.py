@@ -1,1 +1,1 @@
-"""Figures."""
+"""Figures, animations and training curves."""

@@ -1,15 +1,15 @@
-r"""The paper's figures, of tensors, to a PNG file each.
+r"""The paper's figures from tensors, as PNG files.
 
-==========================  ==================================================
-:func:`decomposition_strip`  Figs. 4 and 8: one scene, step by step
-:func:`decomposition_grid`   several scenes, each layer as seen and as completed
-:func:`expert_samples`       Figs. 1B, 5 and 6: a row of objects an expert
-:func:`build_up`             Figs. 1C and 7: scenes painted layer by layer
-:func:`contact_sheet`        Fig. 1A: any images
-==========================  ==================================================
+============================  =====================================================
+:func:`decomposition_strip`   Figs. 4 and 8: one scene, step by step
+:func:`decomposition_grid`    several scenes, each layer as visible and as completed
+:func:`expert_samples`        Figs. 1B, 5 and 6: a row of objects per expert
+:func:`build_up`              Figs. 1C and 7: scenes composited layer by layer
+:func:`contact_sheet`         Fig. 1A: any images
+============================  =====================================================
 
-Panels are enlarged without resampling (:mod:`econ_pyro.viz.panels`); an expert has one colour in
-all figures. Training curves are in :mod:`econ_pyro.viz.training_curves`.
+Panels are enlarged by integer factors (:mod:`econ_pyro.viz.panels`). Every expert has the same
+colour in all figures. Training curves are in :mod:`econ_pyro.viz.training_curves`.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.viz import panels
 from econ_pyro.viz.panels import Label
 
-STRIP_PANEL = 128  # width of a panel of a strip, about, in pixels of the sheet
-SHEET_PANEL = 96  # of every other figure
+STRIP_PANEL = 128  # approximate width of a panel in a strip, in sheet pixels
+SHEET_PANEL = 96  # approximate width of a panel in all other figures
 
 
 def decomposition_strip(
     decomposition: Decomposition, names: Sequence[str], path: str | Path
 ) -> Path:
-    """One scene as in Fig. 4: a row an inference step, front to back.
+    """Draw one scene as in Fig. 4: one row per inference step, front to back.
 
-    Columns are the scope before the step, the region, the whole appearance, what is seen of it
-    and the unoccluded shape; the image, its reconstruction and its segmentation stand left.
+    The columns are the scope before the step, the region, the whole appearance, its visible part
+    and the unoccluded shape. The image, its reconstruction and its segmentation are on the left.
 
     Args:
-        decomposition: of one image or more; the first is shown.
-        names: of the experts, K.
-        path: of the PNG file.
+        decomposition: decomposition of at least one image; the first is drawn.
+        names: names of the K experts.
+        path: path of the PNG file.
     """
     d = decomposition[:1].cpu()
     scale = panels.scale_for(d.image.shape[3], STRIP_PANEL)
@@ -74,8 +74,8 @@ def decomposition_strip(
         [panels.panel(d.reconstruction[0], scale)],
         [_segments(d, scale)],
     ]
-    words = [Label("image"), Label("reconstruction"), Label("segments")]
-    left = panels.grid(overview, rows=words)
+    labels = [Label("image"), Label("reconstruction"), Label("segments")]
+    left = panels.grid(overview, rows=labels)
     sheet = _beside_top(left, panels.grid(tiles, rows, columns))
     return panels.save(panels.framed(sheet), path)
 
@@ -83,16 +83,17 @@ def decomposition_strip(
 def decomposition_grid(
     decomposition: Decomposition, names: Sequence[str], path: str | Path, limit: int = 4
 ) -> Path:
-    """Several scenes side by side, three columns each.
+    """Draw several scenes side by side, three columns each.
 
-    On top the image, its reconstruction and its segmentation; below, a row an inference step: what
-    is seen of the layer, the same completed behind its occluders, and the shape.
+    The top row is the image, its reconstruction and its segmentation. Below, each inference step
+    has a row: the visible part of the layer, the layer completed behind its occluders, and the
+    shape.
 
     Args:
-        decomposition: of B images.
-        names: of the experts, K.
-        path: of the PNG file.
-        limit: scenes shown at the most.
+        decomposition: decomposition of B images.
+        names: names of the K experts.
+        path: path of the PNG file.
+        limit: maximum number of scenes.
     """
     d = decomposition[:limit].cpu()
     if not len(d):
@@ -111,14 +112,14 @@ def expert_samples(
     path: str | Path,
     training: Tensor | None = None,
 ) -> Path:
-    """Samples of each expert as in Figs. 1B and 6: objects on a checkerboard, shape as alpha.
+    """Draw samples of each expert as in Figs. 1B and 6, on a checkerboard with the shape as alpha.
 
     Args:
         mean: appearances, ``(K, n, 3, H, W)`` in [0, 1].
-        shape: probabilities of the shapes, ``(K, n, 1, H, W)``.
-        names: of the experts, K.
-        path: of the PNG file.
-        training: images for the row on top, ``(>= 0, 3, H, W)``; the first n are shown.
+        shape: shape probabilities, ``(K, n, 1, H, W)``.
+        names: names of the K experts.
+        path: path of the PNG file.
+        training: training images for the top row, ``(N, 3, H, W)``; the first n are drawn.
     """
     scale = panels.scale_for(mean.shape[-1], SHEET_PANEL)
     tiles = [
@@ -140,13 +141,13 @@ def build_up(
     k: Tensor | None = None,
     names: Sequence[str] = (),
 ) -> Path:
-    """Scenes painted layer by layer as in Fig. 7: a column a scene, a row a layer more.
+    """Draw scenes layer by layer as in Fig. 7: one column per scene, one row per layer.
 
     Args:
-        canvases: the scene after 1 to T layers, painted back to front, ``(B, T, 3, H, W)``.
-        path: of the PNG file.
-        k: expert of the layer that came last, ``(B, T)``, in the order of ``canvases``.
-        names: of the experts, for a legend; goes with ``k``.
+        canvases: scenes with 1 to T layers, composited back to front, ``(B, T, 3, H, W)``.
+        path: path of the PNG file.
+        k: expert of the layer added last, ``(B, T)``, in the order of ``canvases``.
+        names: names of the experts, for a legend; requires ``k``.
     """
     scale = panels.scale_for(canvases.shape[-1], SHEET_PANEL)
     steps = canvases.shape[1]
@@ -167,13 +168,13 @@ def contact_sheet(
     columns: int | None = None,
     width: int = SHEET_PANEL,
 ) -> Path:
-    """Images in rows.
+    """Draw images in rows.
 
     Args:
-        images: ``(N, 3, H, W)`` in [0, 1], or ``(N, 1, H, W)``.
-        path: of the PNG file.
-        columns: images a row; about as many as rows if not given.
-        width: of a panel, about, in pixels.
+        images: ``(N, 3, H, W)`` or ``(N, 1, H, W)`` in [0, 1].
+        path: path of the PNG file.
+        columns: images per row; default: about the number of rows.
+        width: approximate width of a panel in pixels.
     """
     scale = panels.scale_for(images.shape[-1], width)
     across = columns or ceil(sqrt(len(images)))
@@ -200,12 +201,12 @@ def _block(d: Decomposition, steps: Sequence[Label]) -> Image.Image:
     ]
     bars = [[panels.expert_colour(k)] * 3 for k in d.k[0].tolist()]
     upper = panels.grid([top], columns=[Label("image"), Label("model"), Label("segments")])
-    words = [Label("seen"), Label("complete"), Label("shape")]
-    return panels.above(upper, panels.grid(tiles, steps, words, bars))
+    labels = [Label("seen"), Label("complete"), Label("shape")]
+    return panels.above(upper, panels.grid(tiles, steps, labels, bars))
 
 
 def _segments(d: Decomposition, scale: int) -> np.ndarray:
-    """Layers in their experts' colours, white lines where two layers meet."""
+    """Layers in the colours of their experts, with white lines between layers."""
     layer = d.segmentation[0]
     colours = torch.tensor([panels.expert_colour(k) for k in d.k[0].tolist()]) / 255  # (T, 3)
     pixels = panels.panel(colours[layer].permute(2, 0, 1), scale)
@@ -216,7 +217,7 @@ def _segments(d: Decomposition, scale: int) -> np.ndarray:
 
 
 def _beside_top(left: Image.Image, right: Image.Image) -> Image.Image:
-    """The overview beside the steps, first panels level: the steps have words above."""
+    """Align the first panels of the overview and of the steps, which have column labels."""
     head = 2 * (panels.TEXT + 4) + panels.GAP
     lowered = Image.new("RGB", (left.width, max(left.height + head, right.height)), panels.PAPER)
     lowered.paste(left, (0, head))

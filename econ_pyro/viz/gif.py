@@ -1,4 +1,4 @@
-"""Scenes that grow layer by layer, as in Fig. 7, as an animated GIF."""
+"""Animated GIFs of scenes composited layer by layer, as in Fig. 7."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from econ_pyro.viz import panels
 from econ_pyro.viz.figures import SHEET_PANEL
 
-STEP = 700  # milliseconds that a stage is shown
-HOLD = 2000  # that the whole scene is
+STEP = 700  # duration of a frame in milliseconds
+HOLD = 2000  # duration of the last frame
 
 
 def build_up(painted: Tensor, path: Path) -> Path:
-    """Scenes painted back to front: a frame a layer more, all scenes side by side.
+    """Animate scenes side by side, composited back to front, with one frame per layer.
 
     Args:
-        painted: the scenes after 1 to T layers, ``(B, T, C, H, W)`` in [0, 1]; C is 3, or 4 with
-            alpha, which shows a checkerboard. Without any layer the board alone is shown.
-        path: of the GIF file.
+        painted: scenes with 1 to T layers, ``(B, T, C, H, W)`` in [0, 1]; C is 3, or 4 with alpha,
+            which shows a checkerboard. If T is 0, the checkerboard alone is shown.
+        path: path of the GIF file.
     """
     batch, _, channels, height, width = painted.shape
     if not painted.shape[1]:
@@ -39,15 +39,15 @@ def build_up(painted: Tensor, path: Path) -> Path:
 
 
 def write_gif(frames: list[Image.Image], path: Path) -> Path:
-    """An endless animation whose last frame stays a while.
+    """Write an endlessly looping animation with a longer last frame.
 
     Args:
-        frames: of one size, RGB; each gets 256 colours of its own.
-        path: of the GIF file.
+        frames: RGB images of one size; each has its own palette of 256 colours.
+        path: path of the GIF file.
     """
     first, *rest = (frame.quantize(256, dither=Image.Dither.NONE) for frame in frames)
     duration = [STEP] * len(rest) + [HOLD]
-    return panels.write_whole(
+    return panels.write_figure(
         path,
         (".gif",),
         lambda p: first.save(

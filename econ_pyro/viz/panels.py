@@ -1,8 +1,8 @@
-r"""Sheets of image panels, enlarged by whole numbers: every pixel stays itself.
+r"""Sheets of image panels, enlarged by integer factors without resampling.
 
-Images are resampled nowhere: one pixel of the data is a square of ``scale`` x ``scale`` pixels of
-the sheet. Sheets are Pillow images, put together with :func:`grid`, :func:`beside`,
-:func:`above`, :func:`framed`, and written whole or not at all by :func:`save`.
+A data pixel becomes a square of ``scale`` x ``scale`` sheet pixels. Sheets are Pillow images,
+composed by :func:`grid`, :func:`beside`, :func:`above` and :func:`framed`, and written atomically
+by :func:`save`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from econ_pyro.files.storage import write_atomically
 
 Colour = tuple[int, int, int]
 
-# Okabe and Ito (2008), safe for colour-blind readers; yellow last: it is faint on white.
+# Okabe and Ito (2008), safe for colour-blind readers; yellow is last, as it is faint on white
 PALETTE: tuple[Colour, ...] = (
     (0, 114, 178),
     (230, 159, 0),
@@ -37,26 +37,28 @@ INK: Colour = (32, 32, 32)
 FAINT: Colour = (110, 110, 110)
 FRAME: Colour = (190, 190, 190)
 PAPER: Colour = (255, 255, 255)
-CHECKER = (0.70, 0.78)  # mid grey: pale and dark objects both stand out
+CHECKER = (0.70, 0.78)  # mid grey, in contrast to light and dark objects
 
-GAP = 6  # between panels, in pixels of the sheet
+# in sheet pixels
+GAP = 6  # between panels
 MARGIN = 14  # around a sheet
 BAR = 4  # thickness of an expert's colour bar
-TEXT = 13  # size of the letters
+TEXT = 13  # font size
+CHIP = TEXT + 6  # width of a colour chip and the space after it
 
 
 class Label(NamedTuple):
-    """Words beside a row or above a column."""
+    """Label of a row or column."""
 
     text: str
     note: str = ""
     """A second, fainter line."""
     colour: Colour | None = None
-    """Colour of a chip before the words."""
+    """Colour of a chip before the text."""
 
 
 def expert_colour(k: int) -> Colour:
-    """The colour of expert k in every figure; it repeats after eight experts."""
+    """Colour of expert k in every figure; colours repeat after eight experts."""
     return PALETTE[k % len(PALETTE)]
 
 
@@ -65,7 +67,7 @@ def panel(image: Tensor, scale: int) -> np.ndarray:
 
     Args:
         image: ``(3, H, W)`` or ``(1, H, W)`` (grey); clamped to [0, 1].
-        scale: sheet pixels a data pixel.
+        scale: sheet pixels per data pixel.
 
     Returns:
         ``(H * scale, W * scale, 3)`` uint8.
@@ -78,13 +80,13 @@ def panel(image: Tensor, scale: int) -> np.ndarray:
 def over_checker(
     image: Tensor, alpha: Tensor, scale: int, premultiplied: bool = False
 ) -> np.ndarray:
-    """Enlarge an image on a checkerboard that shows through where alpha is small.
+    """Enlarge an image, blended with a checkerboard by its alpha.
 
     Args:
         image: ``(3, H, W)`` in [0, 1].
         alpha: ``(1, H, W)`` in [0, 1].
-        scale: sheet pixels a data pixel.
-        premultiplied: the image holds alpha already, as r * mu does.
+        scale: sheet pixels per data pixel.
+        premultiplied: whether the image is premultiplied by alpha, as r * mu is.
     """
     a = alpha.detach().cpu().float().clamp(0, 1)
     x = image.detach().cpu().float().clamp(0, 1)
@@ -95,7 +97,7 @@ def over_checker(
 
 
 def scale_for(size: int, width: int) -> int:
-    """The enlargement that makes a panel about ``width`` wide."""
+    """Integer factor that makes a panel about ``width`` wide."""
     return max(1, round(width / size))
 
 
@@ -105,13 +107,13 @@ def grid(
     columns: Sequence[Label] = (),
     bars: Sequence[Sequence[Colour | None]] = (),
 ) -> Image.Image:
-    """Panels of one size in rows and columns.
+    """Arrange panels of one size in rows and columns.
 
     Args:
-        panels: rows of panels; None leaves a place empty.
-        rows: words to the left, one a row.
-        columns: words above, one a column.
-        bars: colours of a bar under each panel.
+        panels: rows of panels; None leaves a cell empty.
+        rows: labels on the left, one per row.
+        columns: labels above, one per column.
+        bars: colour of a bar below each panel.
     """
     height, width = next(p.shape[:2] for row in panels for p in row if p is not None)
     left = max((_label_width(label) for label in rows), default=-GAP) + GAP
@@ -141,7 +143,7 @@ def grid(
 
 
 def legend(names: Sequence[str]) -> Image.Image:
-    """A line of experts' colours and names."""
+    """A row with the colours and names of the experts."""
     labels = [Label(name, colour=expert_colour(k)) for k, name in enumerate(names)]
     widths = [_label_width(label) + 16 for label in labels]
     sheet = Image.new("RGB", (sum(widths) - 16, _label_height(labels[0])), PAPER)
@@ -151,7 +153,7 @@ def legend(names: Sequence[str]) -> Image.Image:
 
 
 def beside(left: Image.Image, right: Image.Image, gap: int = 3 * GAP) -> Image.Image:
-    """Two sheets side by side, aligned below."""
+    """Place two sheets side by side, aligned at the bottom."""
     sheet = Image.new(
         "RGB", (left.width + gap + right.width, max(left.height, right.height)), PAPER
     )
@@ -161,7 +163,7 @@ def beside(left: Image.Image, right: Image.Image, gap: int = 3 * GAP) -> Image.I
 
 
 def above(upper: Image.Image, lower: Image.Image, gap: int = 2 * GAP) -> Image.Image:
-    """Two sheets one above the other, aligned on the right, where the panels are."""
+    """Place two sheets one above the other, aligned on the right, where the panels are."""
     sheet = Image.new(
         "RGB", (max(upper.width, lower.width), upper.height + gap + lower.height), PAPER
     )
@@ -171,7 +173,7 @@ def above(upper: Image.Image, lower: Image.Image, gap: int = 2 * GAP) -> Image.I
 
 
 def framed(sheet: Image.Image) -> Image.Image:
-    """A sheet with a margin."""
+    """Add a margin to a sheet."""
     out = Image.new("RGB", (sheet.width + 2 * MARGIN, sheet.height + 2 * MARGIN), PAPER)
     out.paste(sheet, (MARGIN, MARGIN))
     return out
@@ -179,42 +181,39 @@ def framed(sheet: Image.Image) -> Image.Image:
 
 def save(sheet: Image.Image, path: str | Path) -> Path:
     """Write a sheet as a PNG file."""
-    return write_whole(path, (".png",), lambda part: sheet.save(part, format="PNG"))
+    return write_figure(path, (".png",), lambda part: sheet.save(part, format="PNG"))
 
 
-def write_whole(path: str | Path, endings: Sequence[str], write: Callable[[Path], None]) -> Path:
-    """Write a file under another name, then rename it: a reader never sees half a figure.
+def write_figure(path: str | Path, suffixes: Sequence[str], write: Callable[[Path], None]) -> Path:
+    """Write a figure atomically.
 
     Args:
-        path: the file; its folder is made if it is not there.
-        endings: endings of the formats that ``write`` can do.
-        write: writes to the path that it is given.
+        path: path of the file; its folder is created if it does not exist.
+        suffixes: suffixes of the formats that ``write`` supports.
+        write: writes the figure to the path that it receives.
 
     Raises:
-        EconError: if the path ends otherwise.
+        EconError: the path has another suffix.
     """
     path = Path(path)
-    check_ending(path, endings)
+    check_suffix(path, suffixes)
     write_atomically(path, write)
     return path
 
 
-def check_ending(path: Path, endings: Sequence[str]) -> None:
-    """Check that a figure's name ends as one of the formats does.
+def check_suffix(path: Path, suffixes: Sequence[str]) -> None:
+    """Check the suffix of a figure's path.
 
     Raises:
-        EconError: it ends otherwise.
+        EconError: the path has another suffix.
     """
-    if path.suffix.lower() not in endings:
-        raise EconError(f"a figure's name that ends in {' or '.join(endings)}", str(path))
-
-
-CHIP = TEXT + 6  # width of a colour chip and the space after it
+    if path.suffix.lower() not in suffixes:
+        raise EconError(f"a figure's name that ends in {' or '.join(suffixes)}", str(path))
 
 
 @lru_cache
 def _font() -> ImageFont.FreeTypeFont:
-    fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")  # the same letters as in the curves
+    fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")  # the font of the training curves
     return ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), TEXT)
 
 
@@ -233,8 +232,8 @@ def _label_height(label: Label) -> int:
 
 def _write(draw: ImageDraw.ImageDraw, label: Label, x: int, y: int, align: str) -> None:
     for line, (text, ink) in enumerate([(label.text, INK), (label.note, FAINT)]):
-        spare = _text_width(label) - _font().getlength(text)
-        at = x + (spare / 2 if align == "centre" else 0)
+        space = _text_width(label) - _font().getlength(text)
+        at = x + (space / 2 if align == "centre" else 0)
         draw.text((at, y + line * (TEXT + 4)), text, ink, _font())
     if label.colour:
         draw.rectangle((x - CHIP, y + 2, x - CHIP + TEXT - 2, y + TEXT), label.colour)

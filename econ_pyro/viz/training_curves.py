@@ -1,4 +1,4 @@
-r"""Training curves: loss and its terms, learning rate, and who wins, over training steps."""
+r"""Training curves: loss and its terms, learning rate, and the experts' shares of wins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from econ_pyro.errors import EconError
 from econ_pyro.viz import panels
 
-# name in a row of metrics, words in the legend, colour, width, dashes
+# name in the metrics, label in the legend, colour, line width, line style
 LINES = (
     ("loss", "loss", "#202020", 2.0, "-"),
     ("valid_loss", "validation loss", "#202020", 1.2, "--"),
@@ -26,17 +26,17 @@ LINES = (
 def training_curves(
     rows: Sequence[Mapping[str, Any]], path: str | Path, names: Sequence[str] = ()
 ) -> Path:
-    """Loss, its terms, learning rate and experts' shares of wins.
+    """Plot loss, its terms, learning rate and the experts' shares of wins.
 
     Args:
-        rows: one a logged step, each with ``step`` and any of ``loss``, ``valid_loss``, the terms
-            ``x``, ``z`` and ``r`` in nats a scene, ``lr`` and ``usage``, K shares of wins. A row
-            that lacks one, or has None, is left out of its curve.
-        path: of the file: PNG, PDF or SVG.
-        names: of the experts.
+        rows: one row per logged step, each with ``step`` and any of ``loss``, ``valid_loss``, the
+            terms ``x``, ``z`` and ``r`` in nats per scene, ``lr``, and ``usage``, the shares of
+            wins of the K experts. Missing values and None are omitted.
+        path: path of the file: PNG, PDF or SVG.
+        names: names of the experts.
 
     Raises:
-        EconError: if there are no rows.
+        EconError: there are no rows.
     """
     if not rows:
         raise EconError("at least one row of training metrics", "none", "train first, then plot")
@@ -50,7 +50,7 @@ def training_curves(
         axes.tick_params(labelsize=9)
         axes.margins(x=0)
     usage.set_xlabel("training step")
-    return panels.write_whole(
+    return panels.write_figure(
         path,
         (".png", ".pdf", ".svg"),
         lambda part: figure.savefig(part, dpi=160, format=part.suffix[1:].lower()),
@@ -59,10 +59,10 @@ def training_curves(
 
 def _losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     lowest = np.inf
-    for key, words, colour, width, dashes in LINES:
+    for key, label, colour, width, style in LINES:
         step, value = _column(rows, key)
         if len(step):
-            axes.plot(step, value, dashes, color=colour, linewidth=width, label=words)
+            axes.plot(step, value, style, color=colour, linewidth=width, label=label)
             lowest = min(lowest, value.min())
     if 0 < lowest < np.inf:
         axes.set_yscale("log")
@@ -80,7 +80,7 @@ def _rate(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
             axes.set_yscale("log")
             axes.set_ylim(value.min() / 1.5, value.max() * 1.5)
         rates = np.unique(value)
-        if len(rates) <= 7:  # a rate that falls in stairs: name the stairs
+        if len(rates) <= 7:  # piecewise constant: label each rate
             axes.set_yticks(rates, [f"{v:.1e}" for v in rates])
             axes.set_yticks([], minor=True)
     axes.set_ylabel("learning rate")
@@ -91,15 +91,15 @@ def _usage(axes: Axes, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) 
     step, share = _column(rows, "usage")
     if len(step):
         experts = share.shape[1]
-        words = [*names, *(f"expert {k}" for k in range(len(names), experts))]
-        words = [_literal(word) for word in words[:experts]]
+        labels = [*names, *(f"expert {k}" for k in range(len(names), experts))]
+        labels = [_escape(label) for label in labels[:experts]]
         colours = ["#{:02x}{:02x}{:02x}".format(*panels.expert_colour(k)) for k in range(experts)]
         axes.stackplot(
-            step, share.T, labels=words, colors=colours, edgecolor="white", linewidth=0.6
+            step, share.T, labels=labels, colors=colours, edgecolor="white", linewidth=0.6
         )
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(
-            handles[::-1],  # top to bottom as they are stacked
+            handles[::-1],  # in the order of the stack, top to bottom
             labels[::-1],
             frameon=False,
             fontsize=9,
@@ -110,8 +110,8 @@ def _usage(axes: Axes, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) 
     axes.set_ylabel("share of wins")
 
 
-def _literal(text: str) -> str:
-    """A text that Matplotlib shows as it is: no formulas, and no label that it leaves out."""
+def _escape(text: str) -> str:
+    """Escape a label for Matplotlib, which parses ``$`` and omits labels that begin with ``_``."""
     escaped = text.replace("$", r"\$")
     return f" {escaped}" if escaped.startswith("_") else escaped
 

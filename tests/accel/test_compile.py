@@ -9,12 +9,11 @@ import torch
 from econ_pyro.accel import compile as module
 from econ_pyro.accel.compile import compilable, compiling
 from econ_pyro.accel.dispatch import Capacity, fixed_capacity
+from econ_pyro.accel.execution import Execution
 from econ_pyro.accel.process_group import ProcessGroup
+from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.guides.recognition import AmortizedGuide
-from econ_pyro.infer.competition import elect
-from econ_pyro.models.dead_leaves import DeadLeaves
-from econ_pyro.training.learner import Learner, make_rules
+from econ_pyro.training.learner import Learner
 from helpers.trainers import make_learner
 
 # of torch's compiler, within torch
@@ -29,25 +28,26 @@ def traced(tracing, monkeypatch, request):
 
 def test_a_compiled_step_is_the_step_itself(traced):
     learner = make_learner()
-    rules = dataclasses.replace(make_rules(learner.config), temperature=1.0)
-    parameters = [*learner.model.parameters(), *learner.guide.parameters()]
+    parameters = [*learner.model.parameters()]
+    svi = learner.engine
+    svi.competition.temperature, svi.competition.ordered = 1.0, True
+    assert svi.competition.occlusion > 0
+    svi.elbo.gamma = torch.tensor(0.7)
 
-    def step(seed, room):
+    def step(seed, capacity, compiled):
+        svi.execution = Execution(compile=compiled)
         torch.manual_seed(seed)
         x = torch.rand(6, 3, 16, 16, dtype=torch.float64)
-        noise, gumbel = learner.engine.draw(x)
-        luck = torch.rand(6, 3, 4, dtype=torch.float64)
-        with pyro.validation_enabled(False), fixed_capacity(room):
-            w = elect(learner.model, learner.guide, x, noise, rules, gumbel=gumbel)
-            loss, _ = learner.engine._backward(x, w, None, luck, torch.tensor(0.7))
-        return w.k, loss, [p.grad for p in parameters]
+        with pyro.validation_enabled(False), fixed_capacity(capacity):
+            won = svi.compete(x)
+            loss, _ = svi.gradients(x, won)
+        return won.k, loss, [p.grad for p in parameters]
 
-    rooms = [Capacity(6, 18), Capacity(6, 18), Capacity(6, 12), Capacity(6, 16)]
+    capacities = [Capacity(6, 18), Capacity(6, 18), Capacity(6, 12), Capacity(6, 16)]
     graphs = []
-    for seed, room in enumerate(rooms):
-        k, loss, gradients = step(seed, room)
-        with compiling():
-            same_k, same_loss, same_gradients = step(seed, room)
+    for seed, capacity in enumerate(capacities):
+        k, loss, gradients = step(seed, capacity, False)
+        same_k, same_loss, same_gradients = step(seed, capacity, True)
         assert torch.equal(same_k, k)
         torch.testing.assert_close(same_loss, loss)
         for a, b in zip(same_gradients, gradients, strict=True):
@@ -55,7 +55,7 @@ def test_a_compiled_step_is_the_step_itself(traced):
         graphs.append(traced["stats"]["unique_graphs"])
     assert not traced["graph_break"]
     assert graphs[0] < graphs[1]  # what is compiled at the second call
-    assert graphs[1:] == graphs[1:2] * 3  # whatever the room
+    assert graphs[1:] == graphs[1:2] * 3  # whatever the capacity
     assert graphs[-1] < 25
 
 
@@ -85,17 +85,20 @@ def test_gradients_are_those_of_the_function(traced):
                 found, torch.autograd.grad(product.sum() * 5 + total, (a, b)), strict=True
             ):
                 torch.testing.assert_close(ours, theirs)
-    # on a CPU, one for the function and one for its gradient
-    assert traced["stats"]["unique_graphs"] == (1 if module._gpu() else 2)
+    # on a CPU, what needs gradients is not compiled
+    assert traced["stats"]["unique_graphs"] == module._gpu()
+    with compiling(), torch.no_grad():
+        for ours, theirs in zip(function(a, 3, None, b, c), plain(a, 3, None, b, c), strict=True):
+            torch.testing.assert_close(ours, theirs)
+    assert traced["stats"]["unique_graphs"] > module._gpu()
     assert not traced["graph_break"]
 
 
 def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
     config = dataclasses.replace(make_learner().config, compile=True)
-    parts = DeadLeaves(config.model), AmortizedGuide(config.model)
     with pytest.raises(EconError, match=r"compiler \(g\+\+.*none.*apt install g\+\+"):
-        Learner(config, *parts, torch.device("cpu"), ProcessGroup())
+        Learner(config, Econ(config), torch.device("cpu"), ProcessGroup())
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EconError, match="triton"):
         module.check_compiler(torch.device("cuda"))

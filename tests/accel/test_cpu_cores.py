@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from econ_pyro.accel import cpu_cores
-from econ_pyro.accel.cpu_cores import alone, available_cores, each, use_cores
-from econ_pyro.accel.side_by_side import run, separate_graphs
-from econ_pyro.accel.timing import operations
+from econ_pyro.accel.cpu_cores import available_cores, parallel_map, single_threaded, use_cores
+from econ_pyro.accel.parallel_networks import run, separate_graphs
+from econ_pyro.accel.timing import count_flops
 from econ_pyro.data.synthetic.dataset import write_dataset
 from econ_pyro.econ import Econ
 from econ_pyro.scene_config import SceneConfig
-from helpers.trainers import equal, make_trainer, without_clock
+from helpers.trainers import equal, make_trainer, seeded_tiny, without_clock
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_pieces_are_side_by_side_and_in_order():
         meeting.wait()
         return i, threading.get_ident(), torch.get_num_threads()
 
-    found = each(work, range(6))
+    found = parallel_map(work, range(6))
     assert [i for i, _, _ in found] == [0, 1, 2, 3, 4, 5]
     assert len({ident for _, ident, _ in found}) == 3
     assert {threads for _, _, threads in found} == {1}
@@ -62,18 +62,20 @@ def test_pieces_of_pieces_are_done_by_the_thread_that_has_them():
     use_cores(2)
 
     def outer(i):
-        return [(i, j, a == threading.get_ident()) for j, a in each(inner, range(3))]
+        return [(i, j, a == threading.get_ident()) for j, a in parallel_map(inner, range(3))]
 
     def inner(j):
         return j, threading.get_ident()
 
-    assert each(outer, range(4)) == [[(i, j, True) for j in range(3)] for i in range(4)]
+    assert parallel_map(outer, range(4)) == [[(i, j, True) for j in range(3)] for i in range(4)]
 
 
 def test_alone_keeps_work_in_this_thread():
     use_cores(2)
-    with alone():
-        assert set(each(lambda _: threading.get_ident(), range(4))) == {threading.get_ident()}
+    with single_threaded():
+        assert set(parallel_map(lambda _: threading.get_ident(), range(4))) == {
+            threading.get_ident()
+        }
 
 
 @pytest.mark.parametrize("bad", range(4))
@@ -89,13 +91,13 @@ def test_an_error_comes_out_and_nothing_is_begun_after_it(bad):
         return i
 
     with pytest.raises(ValueError, match=f"piece {bad}"):
-        each(work, range(1000))
+        parallel_map(work, range(1000))
     assert len(begun) < 1000
-    assert each(lambda i: i, range(5)) == list(range(5))  # the threads are there for more
+    assert parallel_map(lambda i: i, range(5)) == list(range(5))  # the threads are there for more
 
 
 def test_within_operations_there_are_as_many_threads_instead():
-    assert use_cores(2, within=True) == 2
+    assert use_cores(2, intra_op=True) == 2
     assert (torch.get_num_threads(), cpu_cores.used_cores()) == (2, 1)
     assert "within each operation" in cpu_cores.description()
     assert use_cores(2) == 2
@@ -174,9 +176,9 @@ def test_modes_of_the_calling_thread_hold_in_the_others():
 
 @pytest.mark.parametrize(("seeded", "amp"), [(False, True), (True, False)])
 def test_training_is_the_same_to_the_last_bit_on_any_number_of_cores(tiny, seeded, amp, tmp_path):
-    expert = dataclasses.replace(tiny.model.expert, seeded=seeded)
-    model = dataclasses.replace(tiny.model, expert=expert, experts=4)
-    config = dataclasses.replace(tiny, model=model, amp=amp)
+    config = seeded_tiny() if seeded else tiny
+    model = dataclasses.replace(config.model, num_experts=4)
+    config = dataclasses.replace(config, model=model, amp=amp)
     states = []
     for cores in (1, 3):
         use_cores(cores)
@@ -192,7 +194,7 @@ def test_decomposing_is_the_same_on_any_number_of_cores(tiny):
     for cores in (1, 3):
         use_cores(cores)
         found.append(econ.decompose(x, batch=2))
-    for name in ("image", "k", "region", "mean", "shape", "z", "scores"):
+    for name in ("image", "k", "region", "mean", "shape", "z", "competition_losses"):
         assert torch.equal(*(getattr(d, name) for d in found)), name
     torch.testing.assert_close(found[0].image, x)
 
@@ -217,5 +219,5 @@ def test_operations_of_all_cores_are_counted(tiny):
     counted = []
     for cores in (1, 3):
         use_cores(cores)
-        counted.append(operations(lambda: econ.guide.attend(x, torch.ones_like(x[:, :1]), k)))
+        counted.append(count_flops(lambda: econ.guide.attend(x, torch.ones_like(x[:, :1]), k)))
     assert counted[0] == counted[1] > 0

@@ -33,7 +33,7 @@ def given_back(first, environment):
 def test_freed_memory_is_kept_for_the_next_step():
     plain = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
     assert given_back("", plain) > 40
-    assert given_back("malloc.keep_memory()", plain) < 8
+    assert given_back("malloc.retain_memory()", plain) < 8
     # what a user asked of the allocator stays as it is
     asked = {**plain, "MALLOC_MMAP_THRESHOLD_": "1000000"}
-    assert given_back("malloc.keep_memory()", asked) > 40
+    assert given_back("malloc.retain_memory()", asked) > 40

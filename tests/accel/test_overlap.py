@@ -1,8 +1,7 @@
 import threading
 
-import torch
-
 import pytest
+import torch
 
 from econ_pyro.accel.overlap import HostCopy, Prefetcher
 
@@ -16,13 +15,13 @@ def test_the_next_step_is_prepared_in_another_thread():
             prepared.set()
         return step**2
 
-    ahead = Prefetcher(square)
-    assert ahead(3) == 9
+    prefetcher = Prefetcher(square)
+    assert prefetcher(3) == 9
     assert prepared.wait(5)  # before it was asked for
-    assert ahead(4) == 16
-    assert ahead(9) == 81  # a run that goes on elsewhere
-    assert ahead(10) == 100
-    assert ahead(10) == 100
+    assert prefetcher(4) == 16
+    assert prefetcher(9) == 81  # a run that goes on elsewhere
+    assert prefetcher(10) == 100
+    assert prefetcher(10) == 100
     assert all(thread is not threading.main_thread() for _, thread in calls)
     assert [step for step, _ in calls][:2] == [3, 4]
 

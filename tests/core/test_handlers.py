@@ -95,16 +95,16 @@ def test_a_posterior_of_weights_learns(pq, images):
 
 def test_substituted_weights_are_used_and_wrong_ones_refused(pq, images):
     model, _ = pq
-    name = "both.head.bias"
+    name = "layers.head.bias"
     bias = torch.tensor([9.0, -9.0, 9.0, -9.0], dtype=torch.float64)
-    weight = torch.zeros_like(model.decoders[0].both.head.weight)
-    data = {name: bias, "both.head.weight": weight}
+    weight = torch.zeros_like(model.decoders[0].layers.head.weight)
+    data = {name: bias, "layers.head.weight": weight}
     with CleanLayers():
         canvas = poutine.substitute(model.prior, data=data)(2)
     want = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64).view(3, 1, 1).expand_as(canvas.image)
     torch.testing.assert_close(canvas.image, want, atol=1e-3, rtol=0)
     pyro.clear_param_store()
-    with pytest.raises(EconError, match=r"shape \(4,\) for decoder_0\$\$\$both.head.bias, got"):
+    with pytest.raises(EconError, match=r"shape \(4,\) for decoder_0\$\$\$layers.head.bias, got"):
         poutine.substitute(model.prior, data={name: bias[:3]})(2)
 
 
@@ -204,7 +204,7 @@ def test_threads_give_what_one_gives_after_another(tiny):
     jobs = [lambda i=i: [econ.sample(2, seed=i).image for _ in range(10)] for i in range(4)]
     jobs.append(lambda: [econ.decompose(x, batch=2).z for _ in range(3)])
     jobs.append(lambda: [econ.sample_experts(3, seed=5)[0] for _ in range(5)])
-    jobs.append(lambda: [Econ(tiny).model.decoders[0].both.head.weight for _ in range(3)])
+    jobs.append(lambda: [Econ(tiny).model.decoders[0].layers.head.weight for _ in range(3)])
     state = torch.get_rng_state()
     want = [job() for job in jobs]
     for got, right in zip(in_threads(*jobs), want, strict=True):

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from econ_pyro.accel.process_group import ProcessGroup
-from econ_pyro.config import ObjectiveConfig
+from econ_pyro.config import RecipeConfig
 from econ_pyro.core.occlusion import draw_occluders, occlude
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.training.learner import Learner
+from helpers.trainers import small_expert
 
 
 def layers(n=200):
@@ -112,24 +113,24 @@ def test_what_the_encoder_sees():
     assert torch.equal(seen_x[0][:, ~covered], x[n][:, ~covered])
     green = torch.tensor([0.1, 0.9, 0.1])[:, None].expand(-1, 36)
     torch.testing.assert_close(seen_x[0][:, covered], green)
-    whole = r[:, 0]
-    assert occlude(x, whole, None) == (x, whole)
+    whole, nothing = r[:, 0], torch.zeros_like(front[:, 0])
+    for same, own in zip(occlude(x, whole, nothing), (x, whole), strict=True):
+        assert torch.equal(same, own)
 
 
 def test_the_loss_still_asks_for_the_whole(tiny):
     # of an encoder that sees nothing of its input, hiding a part changes nothing
-    expert = dataclasses.replace(tiny.model.expert, bias=0.0)
+    expert = small_expert(bias=0.0)
     config = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, expert=expert))
     losses = {}
     for blind in (True, False):
         for share in (0.0, 1.0):
-            objective = dataclasses.replace(tiny.objective, occlude=share)
-            econ = Econ(dataclasses.replace(config, objective=objective))
+            recipe = RecipeConfig(occlusion=share)
+            econ = Econ(dataclasses.replace(config, recipe=recipe))
             if blind:
                 for p in econ.guide.encoders.parameters():
                     p.data.zero_()
-            cpu = torch.device("cpu")
-            learner = Learner(econ.config, econ.model, econ.guide, cpu, ProcessGroup())
+            learner = Learner(econ.config, econ, torch.device("cpu"), ProcessGroup())
             torch.manual_seed(0)
             x = torch.rand(8, 3, 16, 16)
             torch.manual_seed(1)
@@ -139,5 +140,5 @@ def test_the_loss_still_asks_for_the_whole(tiny):
 
 
 def test_the_share_is_a_share():
-    with pytest.raises(EconError, match=r"a share from 0 to 1 as objective.occlude, got 1\.5"):
-        ObjectiveConfig(occlude=1.5)
+    with pytest.raises(EconError, match=r"at most 1 for recipe.occlusion, got 1\.5"):
+        RecipeConfig(occlusion=1.5)

@@ -1,36 +1,40 @@
 """Decoders that draw about a place, at a size, and encoders that find them."""
 
-import dataclasses
 import math
 
 import pytest
 import torch
 from torch.distributions import Normal
 
-from econ_pyro.config import ExpertConfig
 from econ_pyro.core.pose import (
     UNIT,
     centre,
     coordinates,
-    glimpse,
+    crop,
     latents_of_position,
     log_size_of,
-    pass_on,
+    pass_through,
     position_of,
     window,
 )
 from econ_pyro.errors import EconError
-from econ_pyro.guides.encoder import OFF, Encoder
-from econ_pyro.guides.object_centred_encoder import Look
-from econ_pyro.models.decoder import SpatialBroadcastDecoder, draw_shapes
+from econ_pyro.guides.object_centred_encoder import OFFSET, Glimpse, ObjectCentredEncoder
+from econ_pyro.model_config import PoseLatents
+from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder, draw_shapes
+from helpers.trainers import small_expert
 
-SMALL = ExpertConfig(latent=3, layers=2, features=8, channels=(4, 4), pose=True)
-SCALED = dataclasses.replace(SMALL, latent=4, size=True)
+
+def pose_expert(dim=3, **fields):
+    return small_expert(dim, features=8, pose=True, **fields)
+
+
+SMALL = pose_expert()
+SIZED = pose_expert(4, size=True)
 PIXEL = 2 / 31  # of the coordinates of 32 pixels
 
 
 def encode(config, encoder, x, r):
-    return encoder(*Look(config, 32).to(x)(x, r))
+    return encoder(*Glimpse(config, 32).to(x)(x, r))
 
 
 def test_centre_is_the_mean_pixel():
@@ -60,7 +64,7 @@ def test_beyond_the_reach_latents_stay_finite():
 
 def test_what_is_drawn_moves_with_its_place():
     torch.manual_seed(0)
-    decoder = SpatialBroadcastDecoder(SMALL, 32).double()
+    decoder = ObjectCentredDecoder(SMALL, 32).double()
     place = torch.tensor([[0.1, -0.07]], dtype=torch.double)
     other = torch.tensor([[0.5]], dtype=torch.double)
     here = torch.cat([latents_of_position(place, 1.0), other], 1)
@@ -76,17 +80,17 @@ def test_what_is_drawn_moves_with_its_place():
 
 def test_a_new_encoder_is_about_the_centre():
     torch.manual_seed(0)
-    encoder, r = Encoder(SMALL, 32), torch.full((2, 1, 32, 32), 1e-5)
+    encoder, r = ObjectCentredEncoder(SMALL, 32), torch.full((2, 1, 32, 32), 1e-5)
     r[0, 0, :8, :8] = 1
     r[1, 0, 20:, 10:30] = 1
     out = encode(SMALL, encoder, torch.rand(2, 3, 32, 32), r)
     assert out.shape == (2, 6)
-    assert (position_of(out[:, :2], 1.0) - centre(r, coordinates(32))).abs().max() < OFF
+    assert (position_of(out[:, :2], 1.0) - centre(r, coordinates(32))).abs().max() < OFFSET
 
 
 def test_a_place_takes_two_latents_and_something_is_left():
     with pytest.raises(EconError, match="at least 3 latents"):
-        ExpertConfig(latent=2, pose=True)
+        PoseLatents(dim=2)
 
 
 OUTSIDE = torch.tensor([-1.0])[:, None, None]
@@ -100,17 +104,17 @@ def region_of(rows, columns):
 
 def look(picture, r):
     grid = coordinates(32)
-    return glimpse(picture - OUTSIDE, window(r, centre(r, grid), grid), OUTSIDE)
+    return crop(picture - OUTSIDE, window(r, centre(r, grid), grid), OUTSIDE)
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-def test_a_new_expert_is_surer_of_a_pose_than_of_looks(scaled):
-    config = dataclasses.replace(SMALL, latent=6, size=scaled)
-    encoder = Encoder(config, 32)
+@pytest.mark.parametrize("sized", [False, True])
+def test_a_new_expert_is_surer_of_a_pose_than_of_looks(sized):
+    config = pose_expert(6, size=sized)
+    encoder = ObjectCentredEncoder(config, 32)
     torch.nn.init.zeros_(encoder.head[-1].weight)
     r = region_of(slice(8, 14), slice(9, 16))
     log_variance = encode(config, encoder, torch.rand(1, 3, 32, 32), r)[0, 6:]
-    pose, looks = log_variance.split([3, 3] if scaled else [2, 4])
+    pose, looks = log_variance.split([3, 3] if sized else [2, 4])
     torch.testing.assert_close(
         (0.5 * looks).exp(), torch.full_like(looks, 0.22), atol=0.01, rtol=0
     )
@@ -120,8 +124,8 @@ def test_a_new_expert_is_surer_of_a_pose_than_of_looks(scaled):
 
 
 def test_what_an_encoder_says_is_added_to_what_is_seen_of_the_region():
-    config = dataclasses.replace(SCALED, latent=6)
-    encoder, r = Encoder(config, 32), region_of(slice(8, 14), slice(9, 16))
+    config = pose_expert(6, size=True)
+    encoder, r = ObjectCentredEncoder(config, 32), region_of(slice(8, 14), slice(9, 16))
     head, given = encoder.head[-1], torch.tensor([1.0, -3.0, 1.0, 0.5, 0.25, -0.5])
     torch.nn.init.zeros_(head.weight)
     x = torch.full((1, 3, 32, 32), 0.5)  # of grey, nothing is passed on
@@ -139,14 +143,14 @@ def test_what_an_encoder_says_is_added_to_what_is_seen_of_the_region():
 
 def test_what_comes_last_is_passed_on_last():
     given = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
-    assert pass_on(5, 3)(given).tolist() == [[3, 4, 5]]
-    assert pass_on(3, 5)(given[:, :3]).tolist() == [[0, 0, 1, 2, 3]]
+    assert pass_through(5, 3)(given).tolist() == [[3, 4, 5]]
+    assert pass_through(3, 5)(given[:, :3]).tolist() == [[0, 0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize("grade", [0, 1])
 def test_black_and_white_have_latents_too(grade):
-    config = ExpertConfig(latent=5, layers=2, features=8, pose=True)
-    encoder, r = Encoder(config, 32), region_of(slice(8, 20), slice(4, 12))
+    config = pose_expert(5)
+    encoder, r = ObjectCentredEncoder(config, 32), region_of(slice(8, 20), slice(4, 12))
     loc = encode(config, encoder, torch.full((1, 3, 32, 32), float(grade)), r)[0, 2:5]
     assert loc.sinh().sigmoid().tolist() == pytest.approx(
         [0.01, 0.01, 0.01] if not grade else [0.99, 0.99, 0.99]
@@ -158,18 +162,18 @@ def test_where_to_look_is_not_learnt_from():
     r = (0.5 * torch.rand(1, 1, 32, 32).double() + 0.1).requires_grad_()
     where = window(r, centre(r, grid), grid)
     assert not where.requires_grad
-    look = Look(SMALL, 32).double()
+    glimpse = Glimpse(SMALL, 32).double()
     weights = torch.rand(1, 4, 16, 16).double()
 
     def seen(r):
-        return (look(picture.expand(-1, 3, -1, -1), r)[0] * weights).sum()
+        return (glimpse(picture.expand(-1, 3, -1, -1), r)[0] * weights).sum()
 
     (gradient,) = torch.autograd.grad(seen(r), r)
     # with the window held, the only gradients are of log r and of the mean colour
     colour = (r * picture).sum() / r.sum()
     inputs = torch.cat([(picture - colour).expand(-1, 3, -1, -1), r.log()], 1)
-    outside = look.outside.double()
-    held = (glimpse(inputs - outside, where, outside) * weights).sum()
+    outside = glimpse.outside.double()
+    held = (crop(inputs - outside, where, outside) * weights).sum()
     torch.testing.assert_close(gradient, torch.autograd.grad(held, r)[0])
 
 
@@ -217,7 +221,7 @@ def test_all_of_a_region_is_in_the_window_and_little_else(high, wide):
 
 def test_what_an_encoder_adds_to_the_centre_does_not_depend_on_the_place():
     torch.manual_seed(0)
-    encoder = Encoder(SMALL, 32).double()
+    encoder = ObjectCentredEncoder(SMALL, 32).double()
     x, r = torch.zeros(1, 3, 32, 32).double(), region_of(slice(8, 14), slice(9, 16)).double()
     x[:, 0, 6:12, 12:18] = 1.0
     before = encode(SMALL, encoder, x, r)
@@ -228,11 +232,11 @@ def test_what_an_encoder_adds_to_the_centre_does_not_depend_on_the_place():
     torch.testing.assert_close(after[:, 2:], before[:, 2:], atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize(("latent", "shape_latents"), [(5, 2), (7, 4), (5, None)])
-def test_a_new_expert_draws_a_region_in_its_mean_colour_and_is_sure(latent, shape_latents):
+@pytest.mark.parametrize(("dim", "shape_dim"), [(5, 2), (7, 4), (5, None)])
+def test_a_new_expert_draws_a_region_in_its_mean_colour_and_is_sure(dim, shape_dim):
     torch.manual_seed(0)
-    config = ExpertConfig(latent=latent, layers=2, features=8, pose=True, shape_dim=shape_latents)
-    encoder, decoder = Encoder(config, 32), SpatialBroadcastDecoder(config, 32)
+    config = pose_expert(dim, shape_dim=shape_dim)
+    encoder, decoder = ObjectCentredEncoder(config, 32), ObjectCentredDecoder(config, 32)
     r = region_of(slice(8, 20), slice(4, 12))
     colour = torch.tensor([0.2, 0.9, 0.5])[:, None, None]
     x = colour * (r[0] > 0.5) + torch.rand(1, 3, 32, 32) * (r < 0.5)
@@ -244,8 +248,8 @@ def test_a_new_expert_draws_a_region_in_its_mean_colour_and_is_sure(latent, shap
 
 def test_encoders_see_colours_as_they_differ_from_the_regions_own():
     torch.manual_seed(0)
-    config = ExpertConfig(latent=5, layers=2, features=8, pose=True)
-    encoder = Encoder(config, 32).double()
+    config = pose_expert(5)
+    encoder = ObjectCentredEncoder(config, 32).double()
     r = region_of(slice(8, 20), slice(4, 12)).double()
     x = 0.5 * torch.rand(1, 3, 32, 32).double()
     with torch.no_grad():  # of learnt weights, all outputs depend on the window
@@ -258,8 +262,8 @@ def test_encoders_see_colours_as_they_differ_from_the_regions_own():
 
 def test_appearance_latents_leave_the_shape_alone():
     torch.manual_seed(0)
-    config = ExpertConfig(latent=5, layers=2, features=8, pose=True, shape_dim=3)
-    decoder = SpatialBroadcastDecoder(config, 32)
+    config = pose_expert(5, shape_dim=3)
+    decoder = ObjectCentredDecoder(config, 32)
     torch.nn.init.normal_(decoder.appearance.head.weight)  # starts at zero
     z = torch.randn(1, 5)
     for latent in range(5):
@@ -275,7 +279,7 @@ def test_appearance_latents_leave_the_shape_alone():
 def test_one_shape_is_drawn_once_and_moved(pixels):
     """As it is drawn at each place: exactly if whole pixels away, far from the image's edge."""
     torch.manual_seed(0)
-    decoder = SpatialBroadcastDecoder(dataclasses.replace(SMALL, latent=5, shape_dim=2), 32)
+    decoder = ObjectCentredDecoder(pose_expert(5, shape_dim=2), 32)
     decoder.double()
     torch.nn.init.normal_(decoder.appearance.head.weight)  # starts at zero
     place = PIXEL * torch.tensor([[0.5 + pixels, -0.5], [4.5, -3.5]]).double()
@@ -310,8 +314,8 @@ def test_one_shape_is_drawn_once_and_moved(pixels):
 @pytest.mark.parametrize("size", [16, 33])
 def test_one_shape_is_drawn_as_far_as_its_place_may_be(size, reach):
     """The farthest pixels from the farthest places are still on what was drawn."""
-    config = dataclasses.replace(SMALL, latent=5, shape_dim=2, reach=reach)
-    decoder = SpatialBroadcastDecoder(config, size).double()
+    config = pose_expert(5, shape_dim=2, reach=reach)
+    decoder = ObjectCentredDecoder(config, size).double()
     farthest = torch.tensor([[reach, reach], [-reach, reach]]).double()
     away = (coordinates(size).double() - farthest[:, :, None, None]).abs().amax() / UNIT
     edge = decoder.wide[0, :2].amax()
@@ -324,8 +328,8 @@ def test_one_shape_is_drawn_as_far_as_its_place_may_be(size, reach):
 
 def test_shapes_drawn_together_are_those_that_each_draws():
     torch.manual_seed(0)
-    config = dataclasses.replace(SMALL, latent=5, shape_dim=2)
-    decoders = [SpatialBroadcastDecoder(config, 16).double() for _ in range(3)]
+    config = pose_expert(5, shape_dim=2)
+    decoders = [ObjectCentredDecoder(config, 16).double() for _ in range(3)]
     together = draw_shapes(decoders)
     weights = torch.randn_like(together[0])
     for decoder, shape in zip(decoders, together, strict=True):
@@ -340,15 +344,15 @@ def test_shapes_drawn_together_are_those_that_each_draws():
         torch.testing.assert_close(decoder(z, shape), decoder(z))
 
 
-@pytest.mark.parametrize(("centred", "shape_latents"), [(True, 1), (True, 6), (False, 0)])
-def test_shape_latents_are_some_of_the_latents(centred, shape_latents):
-    with pytest.raises(EconError, match=r"expert\.shape-latents"):
-        ExpertConfig(latent=5, pose=centred, shape_dim=shape_latents)
+@pytest.mark.parametrize("shape_dim", [1, 6])
+def test_shape_latents_are_some_of_the_latents(shape_dim):
+    with pytest.raises(EconError, match=r"2 to 5 for model\.expert\.latents\.shape-dim"):
+        PoseLatents(dim=5, shape_dim=shape_dim)
 
 
 def test_a_new_shape_is_a_blob_about_its_place():
     torch.manual_seed(0)
-    decoder = SpatialBroadcastDecoder(SMALL, 32)
+    decoder = ObjectCentredDecoder(SMALL, 32)
     place = torch.tensor([[0.2, -0.35]])
     z = torch.cat([latents_of_position(place, 1.0), torch.zeros(1, 1)], 1)
     shape = decoder(z)[0, 3]
@@ -380,8 +384,8 @@ def test_the_size_of_an_ellipse_is_that_of_the_disc_of_its_spread():
 def test_what_is_drawn_grows_with_its_size():
     """Without the reach of convolutions, whose 3x3 pixels are of one size."""
     torch.manual_seed(0)
-    config = dataclasses.replace(SCALED, shape_dim=3, latent=5)
-    decoder = SpatialBroadcastDecoder(config, 33).double()
+    config = pose_expert(5, size=True, shape_dim=3)
+    decoder = ObjectCentredDecoder(config, 33).double()
     for block in decoder.shape.blocks:
         if isinstance(block, torch.nn.Conv2d):  # the middle of each kernel alone
             kept = block.weight.data[..., 1:2, 1:2].clone()
@@ -398,19 +402,18 @@ def test_what_is_drawn_grows_with_its_size():
 
 def test_a_new_encoder_is_about_the_size():
     torch.manual_seed(0)
-    encoder, grid = Encoder(SCALED, 32), coordinates(32)
+    encoder, grid = ObjectCentredEncoder(SIZED, 32), coordinates(32)
     r = torch.full((2, 1, 32, 32), 1e-5)
     r[0, 0, :8, :8] = 1
     r[1, 0, 10:28, 10:30] = 1
-    out = encode(SCALED, encoder, torch.rand(2, 3, 32, 32), r)
+    out = encode(SIZED, encoder, torch.rand(2, 3, 32, 32), r)
     assert out.shape == (2, 8)
     torch.testing.assert_close(out[:, 2:3], log_size_of(r, centre(r, grid), grid))
 
 
-def test_a_size_needs_a_place_and_a_latent():
-    with pytest.raises(EconError, match="expected expert.centred, as expert.scaled is set"):
-        ExpertConfig(size=True)
+def test_a_size_is_a_latent_of_its_own():
     with pytest.raises(EconError, match="at least 4 latents"):
-        ExpertConfig(latent=3, pose=True, size=True)
-    with pytest.raises(EconError, match="3 to 5 expert.shape-latents, got 2"):
-        ExpertConfig(latent=5, pose=True, size=True, shape_dim=2)
+        PoseLatents(dim=3, size=True)
+    expected = "3 to 5 for model.expert.latents.shape-dim, got 2.*the size is one of them"
+    with pytest.raises(EconError, match=expected):
+        PoseLatents(dim=5, size=True, shape_dim=2)

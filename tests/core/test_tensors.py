@@ -1,18 +1,32 @@
 """Ways into the programs: experts that do not exist, and tensors that torch would broadcast."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from pyro import poutine
 
 from econ_pyro.core.ensemble import Ensemble
+from econ_pyro.core.selection import Draws, Selection
 from econ_pyro.errors import EconError
-from econ_pyro.infer.competition import exhaust
-from econ_pyro.infer.proposals import Rules
+from econ_pyro.infer.competition import GreedyCompetition
+from econ_pyro.infer.exhaustive import ExhaustiveCompetition
+from econ_pyro.infer.oracle_competition import OracleCompetition
 
 S = 16
 K = torch.tensor([[0, 1, 2], [2, 2, 0], [1, 0, 1]])
+
+
+def selected(k, **changes):
+    """What a competition of these winners may have fixed for three scenes."""
+    given = {
+        "noise": torch.zeros(3, k.shape[1], 2).double(),
+        "seed_pixel": torch.zeros(3, k.shape[1], dtype=torch.long),
+        "losses": torch.zeros(3, k.shape[1], 3).double(),
+        "region": torch.ones(3, k.shape[1], 1, S, S).double(),
+    }
+    return Selection(k, **given | changes)
 
 
 @pytest.fixture
@@ -24,6 +38,11 @@ def ways(make_pq):
     z, ones = torch.zeros(3, 2).double(), torch.ones(3, 1, S, S).double()
     pixels = torch.zeros(3, 1, dtype=torch.long)
 
+    def regions(k):
+        """Of two layers from seed pixels, of which the first has to look."""
+        two = torch.stack([k, k], 1) if isinstance(k, torch.Tensor) else k
+        return seeded.given(selected(torch.zeros(3, 2))).regions(x, two)
+
     def layers(k):
         """As the middle one of three layers, where k can be one of a program's."""
         middle = isinstance(k, torch.Tensor) and k.dim() == 1
@@ -33,7 +52,7 @@ def ways(make_pq):
         "decode": lambda k: model.decode(z, k),
         "attend": lambda k: guide.attend(x, ones, k),
         "attend from a seed": lambda k: seeded.attend(x, ones, k, pixels[:, 0]),
-        "regions": lambda k: seeded.regions(x, k[:, None], pixels),
+        "regions": regions,
         "encode": lambda k: guide.encode(x, ones, k),
         "model": lambda k: model(x, layers(k)),
         "guide": lambda k: guide(x, layers(k)),
@@ -119,27 +138,31 @@ def test_arguments_of_programs_are_not_broadcast(make_pq):
     x = torch.rand(3, 3, S, S).double()
     given = {
         "noise": torch.zeros(3, 3, 2).double(),
-        "regions": torch.rand(3, 3, 1, S, S).double().softmax(1),
-        "seeds": torch.zeros(3, 3, dtype=torch.long),
-        "occluders": torch.zeros(3, 3, 4, S, S).double(),
+        "evidence": torch.rand(3, 3, 1, S, S).double().softmax(1),
+        "seed_pixel": torch.zeros(3, 3, dtype=torch.long),
+        "occluder": torch.zeros(3, 3, 4, S, S).double(),
     }
     for name, right in given.items():
-        guide(x, K, **{name: right})
+        guide.given(selected(K, **{name: right}))(x, K)
         for wrong in (right[:1], right[:, :1], right[0]):
             with pytest.raises(EconError, match=f"{name} of shape"):
-                guide(x, K, **{name: wrong})
+                guide.given(selected(K, **{name: wrong}))(x, K)
     for pixel in (-1, S * S):
-        with pytest.raises(EconError, match=f"pixels from 0 to 255 for seeds, got {pixel}"):
-            guide(x, K, seeds=torch.full((3, 3), pixel))
+        pixels = guide.given(selected(K, seed_pixel=torch.full((3, 3), pixel)))
+        for call in (pixels, pixels.regions):
+            with pytest.raises(
+                EconError, match=f"pixels from 0 to 255 for seed_pixel, got {pixel}"
+            ):
+                call(x, K)
     for k in (K[:1], K[0], K[:, :0]):
         for program in (model, guide):
             with pytest.raises(EconError, match="k of shape"):
                 program(x, k)
     with pytest.raises(EconError, match=r"k of shape \(1, 3\), got \(3, 3\)"):
         model.prior(k=K)
-    for steps in (2, 4):
-        with pytest.raises(EconError, match=f"3 for steps, the layers of k, got {steps}"):
-            model.prior(3, K, steps)
+    for slots in (2, 4):
+        with pytest.raises(EconError, match=f"3 for slots, the layers of k, got {slots}"):
+            model.prior(3, K, slots)
     x_1, r = x[:1], torch.ones(3, 1, S, S).double()
     for call in (
         lambda: guide.attend(x, r[:1], K[:, 0]),
@@ -148,7 +171,6 @@ def test_arguments_of_programs_are_not_broadcast(make_pq):
         lambda: guide.encode(x, r[:1], K[:, 0]),
         lambda: guide.encode(x_1, r, K[:, 0]),
         lambda: guide.encode(x, r, K[:, 0], torch.zeros(1, 2).double()),
-        lambda: guide.encode(x, r, K[:, 0], None, torch.zeros(1, 4, S, S).double()),
         lambda: guide.encode_all(x, r[:, None], torch.zeros(3, 2).double()),
         lambda: model.decode(torch.zeros(1, 2).double(), K[:, 0]),
         lambda: model.decode(torch.zeros(3, 1).double(), K[:, 0]),
@@ -182,19 +204,38 @@ def test_programs_score_noisy_images_of_the_prior(pq):
     assert poutine.trace(model).get_trace(image, K).log_prob_sum().isfinite()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"noise": torch.zeros(1, 3, 2).double()}, "noise of shape"),
-        ({"noise": torch.zeros(3, 2, 2).double()}, "noise of shape"),
-        ({"rules": Rules(4, 3, 0.1)}, r"r of shape \(3, 3, .*, got \(3, 4, "),
-    ],
-)
-def test_exhaustive_search_is_of_what_there_is(pq, change, message):
-    model, guide = pq
-    given = {"noise": torch.zeros(3, 3, 2).double(), "rules": Rules(3, 3, 0.1)} | change
-    with pytest.raises(EconError, match=message):
-        exhaust(model, guide, torch.rand(3, 3, S, S).double(), **given)
+@pytest.mark.parametrize("shape", [(1, 3, 2), (3, 2, 2)])
+def test_exhaustive_search_is_of_what_there_is(pq, shape):
+    x = torch.rand(3, 3, S, S).double()
+    with pytest.raises(EconError, match="noise of shape"):
+        ExhaustiveCompetition(3).search(*pq, x, torch.zeros(shape).double())
+
+
+@pytest.mark.parametrize("competition", [GreedyCompetition(3), ExhaustiveCompetition(3)])
+def test_random_numbers_of_a_competition_are_not_broadcast(pq, competition):
+    x = torch.rand(3, 3, S, S).double()
+    right = {"noise": torch.zeros(3, 3, 2).double(), "gumbel": torch.zeros(3, 3, 3).double()}
+    competition(*pq, x, draws=Draws(**right))
+    for name, value in right.items():
+        for wrong in (value[:1], value[:, :1], value[0], value[:, :2]):
+            with pytest.raises(EconError, match=f"{name} of shape"):
+                competition(*pq, x, draws=Draws(**right | {name: wrong}))
+    with pytest.raises(EconError, match="gumbel of shape"):
+        competition(*pq, x, draws=Draws(**right | {"gumbel": right["gumbel"][..., :1]}))
+    biased = replace(competition, expert_bias=torch.zeros(4))
+    with pytest.raises(EconError, match="expert_bias of shape"):
+        biased(*pq, x)
+
+
+def test_competitions_are_told_of_evidence_they_do_not_take_and_lack(pq):
+    x, r = torch.rand(3, 3, S, S).double(), torch.ones(3, 3, 1, S, S).double() / 3
+    with pytest.raises(EconError, match="no evidence for GreedyCompetition, got some"):
+        GreedyCompetition(3)(*pq, x, r)
+    with pytest.raises(EconError, match="true regions for OracleCompetition, got none"):
+        OracleCompetition(3)(*pq, x)
+    for wrong in (r[:1], r[:, :1], r[0]):
+        with pytest.raises(EconError, match="evidence of shape"):
+            OracleCompetition(3)(*pq, x, wrong)
 
 
 def test_messages_are_one_line(ways):

@@ -7,27 +7,44 @@ import pytest
 import torch
 
 from econ_pyro.accel.process_group import ProcessGroup
-from econ_pyro.config import ExpertConfig
+from econ_pyro.config import RecipeConfig
 from econ_pyro.core.whitening import Whitening, moments, refit
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
-from econ_pyro.guides.encoder import Encoder
-from econ_pyro.guides.object_centred_encoder import Look
+from econ_pyro.guides.encoder import Encoder, WholeImage
+from econ_pyro.guides.object_centred_encoder import Glimpse, ObjectCentredEncoder
+from econ_pyro.model_config import FreeLatents
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
+from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder
+from econ_pyro.training.callbacks import LatentWhitening
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.load_balancing import copy_expert
-from helpers.trainers import make_trainer
+from helpers.trainers import make_trainer, small_expert
 
-CONFIG = ExpertConfig(latent=5, layers=2, features=8, channels=(4, 4), hidden=8, pose=True)
-
-
-def new_units(latents):
-    return Whitening(ExpertConfig(latent=latents))
+CPU = torch.device("cpu")
 
 
-def posterior(config, encoder, x, r):
-    loc, log_variance = encoder(*Look(config, 32).to(x)(x, r)).chunk(2, 1)
+def new_whitening(dim):
+    return Whitening(FreeLatents(dim=dim))
+
+
+def networks(pose, size):
+    """View, encoder and decoder of one expert."""
+    config = small_expert(5, features=8, pose=pose, size=size)
+    kinds = (WholeImage, Encoder, SpatialBroadcastDecoder)
+    if pose:
+        kinds = (Glimpse, ObjectCentredEncoder, ObjectCentredDecoder)
+    return [kind(config, 32).double() for kind in kinds]
+
+
+def posterior(view, encoder, x, r):
+    loc, log_variance = encoder(*view(x, r)).chunk(2, 1)
     return loc, log_variance.exp()
+
+
+def whitening_of(config, econ):
+    learner = Learner(config, econ, CPU, ProcessGroup())
+    return learner, LatentWhitening(econ.model, econ.guide, ProcessGroup())
 
 
 def kl(loc, variance):
@@ -50,24 +67,22 @@ def sampled_colours(econ):
     return econ.sample_experts(2000)[0][0].mean((2, 3))
 
 
-@pytest.mark.parametrize(("centred", "scaled"), [(True, False), (False, False), (True, True)])
-def test_new_units_change_no_drawing_and_make_the_prior_what_is_used(centred, scaled):
+@pytest.mark.parametrize(("pose", "size"), [(True, False), (False, False), (True, True)])
+def test_whitening_changes_no_drawing_and_makes_the_prior_what_is_used(pose, size):
     torch.manual_seed(0)
-    config = dataclasses.replace(CONFIG, pose=centred, size=scaled)
-    encoder = Encoder(config, 32).double()
-    decoder = SpatialBroadcastDecoder(config, 32).double()
+    view, encoder, decoder = networks(pose, size)
     x, r = some_images(50)
     with torch.no_grad():
         encoder.head[-1].weight.normal_()
-        before = posterior(config, encoder, x, r)
+        before = posterior(view, encoder, x, r)
         noise = torch.randn(50, 5).double()
         drawn = [decoder(z) for z in (before[0], before[0] + before[1].sqrt() * noise)]
-        for _ in range(2):  # from units that are not the first ones, too
-            fit(encoder, decoder, *posterior(config, encoder, x, r))
-            after = posterior(config, encoder, x, r)
+        for _ in range(2):  # from a whitening that is not the identity, too
+            fit(encoder, decoder, *posterior(view, encoder, x, r))
+            after = posterior(view, encoder, x, r)
             anew = [decoder(z) for z in (after[0], after[0] + after[1].sqrt() * noise)]
             torch.testing.assert_close(anew, drawn)
-    places = 2 if centred else 0
+    places = 2 if pose else 0
     for now, then in zip(after, before, strict=True):
         torch.testing.assert_close(now[:, :places], then[:, :places])
     learnt = [a[:, places:] for a in after]
@@ -77,33 +92,38 @@ def test_new_units_change_no_drawing_and_make_the_prior_what_is_used(centred, sc
     assert kl(*after).sum() < kl(*before).sum()
 
 
-def test_units_follow_what_is_used_and_drawings_stay():
-    """Twice: of a narrow spread far off, then of another, both in units that are not the first."""
+def test_whitening_follows_what_is_used_and_drawings_stay():
+    """Twice: of a narrow spread far off, then of another, the second time from a whitened one."""
     torch.manual_seed(0)
-    encoder, decoder = new_units(3).double(), new_units(3).double()
+    encoder, decoder = new_whitening(3).double(), new_whitening(3).double()
     for shift, spread in ((5.0, 0.05), (-2.0, 3.0)):
         value = shift + spread * torch.randn(50, 3).double()
         variance = (0.5 * spread) ** 2 * torch.ones(50, 3).double()
-        z, log_variance = encoder.count(value, variance.log())
-        fit(SimpleNamespace(units=encoder), SimpleNamespace(units=decoder), z, log_variance.exp())
-        z, log_variance = encoder.count(value, variance.log())
+        z, log_variance = encoder.whiten(value, variance.log())
+        fit(
+            SimpleNamespace(whitening=encoder),
+            SimpleNamespace(whitening=decoder),
+            z,
+            log_variance.exp(),
+        )
+        z, log_variance = encoder.whiten(value, variance.log())
         torch.testing.assert_close(z.mean(0), torch.zeros(3).double())
         used = (z.square() + log_variance.exp()).mean(0)
         torch.testing.assert_close(used, torch.ones(3).double())
-        torch.testing.assert_close(decoder.value(z), value)
+        torch.testing.assert_close(decoder.unwhiten(z), value)
 
 
-def test_no_other_units_cost_less():
+def test_no_other_affine_map_costs_less():
     torch.manual_seed(0)
     loc, variance = 3 * torch.randn(50, 4).double() + 1, torch.rand(50, 4).double()
-    encoder, decoder = new_units(4).double(), new_units(4).double()
+    encoder, decoder = new_whitening(4).double(), new_whitening(4).double()
     refit(encoder, decoder, moments(torch.zeros(50).long(), loc, variance, 1)[0])
 
     def cost(shift, scale):
-        tried = new_units(4)
+        tried = new_whitening(4)
         tried.shift, tried.scale = shift, scale
-        counted, log_variance = tried.count(loc, variance.log())
-        return kl(counted, log_variance.exp()).sum()
+        whitened, log_variance = tried.whiten(loc, variance.log())
+        return kl(whitened, log_variance.exp()).sum()
 
     shift, scale = (a.clone().requires_grad_() for a in (encoder.shift, encoder.scale))
     cost(shift, scale).backward()
@@ -112,12 +132,12 @@ def test_no_other_units_cost_less():
     assert cost(encoder.shift, encoder.scale) < cost(torch.zeros(4), torch.ones(4))
 
 
-def test_latents_that_never_move_have_units_all_the_same():
-    units, same, still = new_units(3), new_units(3), torch.zeros(9, 3)
+def test_latents_that_never_move_are_whitened_all_the_same():
+    own, same, still = new_whitening(3), new_whitening(3), torch.zeros(9, 3)
     for _ in range(3):
-        refit(units, same, moments(torch.zeros(9).long(), still, still, 1)[0])
-    assert (units.scale > 0).all()
-    assert units.count(still, still)[1].isfinite().all()
+        refit(own, same, moments(torch.zeros(9).long(), still, still, 1)[0])
+    assert (own.scale > 0).all()
+    assert own.whiten(still, still)[1].isfinite().all()
 
 
 def test_moments_of_shares_add_up_and_are_each_experts_own():
@@ -132,18 +152,21 @@ def test_moments_of_shares_add_up_and_are_each_experts_own():
 
 
 def test_samples_of_a_new_expert_have_the_colours_that_were_seen(tiny):
-    expert = dataclasses.replace(CONFIG, seeded=True)
+    expert = small_expert(5, features=8, pose=True, seeded=True)
+    sizes = {"num_experts": 1, "num_slots": 4, "size": 32, "expert": expert}
     config = dataclasses.replace(
         tiny,
-        model=dataclasses.replace(tiny.model, experts=1, steps=4, size=32, expert=expert),
+        model=dataclasses.replace(tiny.model, **sizes),
         scenes=dataclasses.replace(tiny.scenes, size=32),
+        gt_masks=True,
     )
     econ = Econ(config)
-    learner = Learner(config, econ.model, econ.guide, torch.device("cpu"), ProcessGroup())
+    learner, whitening = whitening_of(config, econ)
     scenes = GeneratedScenes(config.scenes, 0, 200).scenes(torch.arange(200))
-    before, new = learner.engine.explain(scenes.image, scenes.layers(4)), sampled_colours(econ)
-    learner.fit_units(before)
-    after = learner.engine.explain(scenes.image, scenes.layers(4))
+    seen = (scenes.image, scenes.layers(4))
+    before, new = learner.engine.decompose(*seen), sampled_colours(econ)
+    whitening.after_validation(before, 0.0)
+    after = learner.engine.decompose(*seen)
     torch.testing.assert_close(after.mean, before.mean)
     assert after.terms.z.sum() < before.terms.z.sum()
 
@@ -153,20 +176,20 @@ def test_samples_of_a_new_expert_have_the_colours_that_were_seen(tiny):
         assert off.abs().max() < 0.1 and off.norm() < off_before.norm()
 
 
-@pytest.mark.parametrize("units", [True, False])
-def test_training_fits_units_if_asked(tiny, tmp_path, units):
-    objective = dataclasses.replace(tiny.objective, units=units)
+@pytest.mark.parametrize("whitening", [True, False])
+def test_training_whitens_if_asked(tiny, tmp_path, whitening):
+    recipe = RecipeConfig(whitening=whitening)
     train = dataclasses.replace(tiny.train, steps=2, valid_scenes=20)
-    trainer = make_trainer(dataclasses.replace(tiny, objective=objective, train=train), tmp_path)
-    trainer.fit()
-    scales = [e.whitening.scale for e in trainer.learner.guide.encoders]
-    assert any((scale != 1).any() for scale in scales) == units
+    econ = Econ(dataclasses.replace(tiny, recipe=recipe, train=train))
+    make_trainer(econ.config, tmp_path, econ=econ).fit()
+    scales = [e.whitening.scale for e in econ.guide.encoders]
+    assert any((scale != 1).any() for scale in scales) == whitening
 
 
 @pytest.mark.parametrize("wins", [9, 10])
-def test_units_are_of_all_that_an_expert_won_if_that_is_enough_to_see(tiny, wins):
+def test_whitening_is_of_all_that_an_expert_won_if_that_is_enough_to_see(tiny, wins):
     econ = Econ(tiny)
-    learner = Learner(tiny, econ.model, econ.guide, torch.device("cpu"), ProcessGroup())
+    learner, whitening = whitening_of(tiny, econ)
     g = torch.Generator().manual_seed(0)
     x = torch.rand(12, 3, 16, 16, generator=g)
     with torch.no_grad():  # of what it sees, whatever it is, each latent says something
@@ -178,9 +201,9 @@ def test_units_are_of_all_that_an_expert_won_if_that_is_enough_to_see(tiny, wins
     r[:, 1, :, 8:, :8] = 1
     r[:, 2] = 1 - r[:, :2].sum(1)
     d = dataclasses.replace(
-        learner.engine.explain(x), k=torch.tensor([0, 1, 2]).expand(12, 3), region=r
+        learner.engine.decompose(x), k=torch.tensor([0, 1, 2]).expand(12, 3), region=r
     )
-    learner.fit_units(d)
+    whitening.after_validation(d, 0.0)
     assert (econ.guide.encoders[0].whitening.scale != 1).any() == (wins == 10)
     for k, n in ((0, wins), (1, 12), (2, 12)):
         if n < 10:
@@ -192,21 +215,21 @@ def test_units_are_of_all_that_an_expert_won_if_that_is_enough_to_see(tiny, wins
         torch.testing.assert_close(used, torch.ones(2), atol=1e-3, rtol=0)
 
 
-def test_frozen_and_idle_experts_keep_their_units_and_copies_take_them(tiny):
+def test_frozen_and_idle_experts_are_not_whitened_anew_and_copies_are_as_their_source(tiny):
     config = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, frozen=1))
     econ = Econ(config)
-    learner = Learner(config, econ.model, econ.guide, torch.device("cpu"), ProcessGroup())
+    learner, whitening = whitening_of(config, econ)
     x = torch.rand(12, 3, 16, 16)
-    d = learner.engine.explain(x)
+    d = learner.engine.decompose(x)
     k = torch.randint(2, d.k.shape)  # the third wins nothing
-    learner.fit_units(dataclasses.replace(d, k=k))
-    units = [(e.encoder.whitening, e.decoder.whitening) for e in econ.experts]
-    for encoder, decoder in units:
+    whitening.after_validation(dataclasses.replace(d, k=k), 0.0)
+    own = [(e.encoder.whitening, e.decoder.whitening) for e in econ.experts]
+    for encoder, decoder in own:
         torch.testing.assert_close(encoder.state_dict(), decoder.state_dict())
-    new = new_units(2).state_dict()
-    for encoder, _ in (units[0], units[2]):
+    new = new_whitening(2).state_dict()
+    for encoder, _ in (own[0], own[2]):
         torch.testing.assert_close(encoder.state_dict(), new)
-    assert not torch.equal(units[1][0].scale, new["scale"])
+    assert not torch.equal(own[1][0].scale, new["scale"])
     copy_expert([econ.model.decoders, econ.guide.encoders], learner.optim, 1, 2)
-    for own, copied in zip(units[1], units[2], strict=True):
-        torch.testing.assert_close(own.state_dict(), copied.state_dict())
+    for source, copied in zip(own[1], own[2], strict=True):
+        torch.testing.assert_close(source.state_dict(), copied.state_dict())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from econ_pyro.data.readers.detect import open_images
-from econ_pyro.data.readers.masks import depth_order
+from econ_pyro.data.readers.mask_slots import depth_order
 from econ_pyro.data.splits import open_split
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation import metrics
@@ -78,7 +78,7 @@ def test_layouts_and_types_of_images_are_told_apart(tmp_path, scenes):
 
 def test_values_are_checked_when_they_are_read_if_there_are_too_many(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "econ_pyro.data.readers.array_values.LOOKED_AT", 3 * 8 * 8 * 8
+        "econ_pyro.data.readers.array_values.MAX_CHECKED", 3 * 8 * 8 * 8
     )  # three images
     for wrong, at in ((np.nan, 3), (7.0, 5)):
         images = np.zeros((6, 8, 8))
@@ -170,7 +170,7 @@ def test_files_that_are_not_what_they_seem(tmp_path, scenes):
     with pytest.raises(EconError, match="a.npy, an empty file"):
         open_images(path, 8)
     path.write_text("neither fish nor fowl")
-    with pytest.raises(EconError, match="expected a dataset folder, .*a.npy, which is none of"):
+    with pytest.raises(EconError, match="expected a dataset folder, .*a.npy, which has none of"):
         open_images(path, 8)
     with pytest.raises(EconError, match="gone, which does not exist"):
         open_images(tmp_path / "gone", 8)
@@ -311,7 +311,7 @@ def write_library(path, scenes, columns=6):
 def test_hdf5_of_object_centric_library(tmp_path, scenes):
     path = write_library(tmp_path / "multidsprites-full.hdf5", scenes)
     source = open_images(path, 32)
-    assert source.about.kind == "HDF5" and source.classes == ("class-0", "class-1", "class-2")
+    assert source.info.kind == "HDF5" and source.classes == ("class-0", "class-1", "class-2")
     order = torch.tensor([2, 0, 2])  # h5py itself wants numbers ascending and each once
     np.testing.assert_array_equal(pixels(source, order), scenes.images[order])
     truth = source.scenes(ALL)
@@ -321,7 +321,7 @@ def test_hdf5_of_object_centric_library(tmp_path, scenes):
             np.testing.assert_array_equal(truth.region[b, slot], scenes.numbers[b] == e)
             assert truth.label[b, slot] == [2, 0, 1, 2][e - 1]
     room = write_library(tmp_path / "objects_room_train-full.hdf5", scenes)
-    assert "4 parts" in open_images(room, 32).about.truth[0]
+    assert "4 parts" in open_images(room, 32).info.truth[0]
 
 
 def test_bad_hdf5(tmp_path, scenes, monkeypatch):

@@ -10,8 +10,10 @@ import torch
 
 from econ_pyro import cli
 from econ_pyro.config import from_dict
-from econ_pyro.data.splits import GeneratedScenes, StoredScenes, open_split
+from econ_pyro.data.splits import open_split
 from econ_pyro.data.synthetic import dataset
+from econ_pyro.data.synthetic.dataset import StoredScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.data.synthetic.renderer import SceneRenderer, Scenes
 from econ_pyro.errors import EconError
 from econ_pyro.scene_config import SceneConfig
@@ -170,14 +172,17 @@ def test_damaged_datasets(out, tmp_path):
     for text, message in (
         ("{", "JSON in .*dataset.json, got a damaged file"),
         ("[" * 100_000, "JSON in .*dataset.json, got lists or objects nested too deep"),
-        (json.dumps(about | {"train": True}), "train is no whole number from 1"),
-        (json.dumps(about | {"valid": 10**400}), "valid is no whole number"),
-        (json.dumps(about | {"config": about["config"] | {"size": 10**9}}), "size is no whole"),
+        (json.dumps(about | {"train": True}), "train is not a whole number from 1"),
+        (json.dumps(about | {"valid": 10**400}), "valid is not a whole number"),
+        (json.dumps(about | {"config": about["config"] | {"size": 10**9}}), "size is not a whole"),
         (
             json.dumps(about | {"config": about["config"] | {"size": 20}}),
-            "size is no multiple of 8",
+            "size is not a multiple of 8",
         ),
-        (json.dumps(about | {"config": about["config"] | {"classes": [1]}}), "no list of names"),
+        (
+            json.dumps(about | {"config": about["config"] | {"classes": [1]}}),
+            "not a list of names",
+        ),
         (json.dumps(about | {"config": []}), "no configuration"),
         ("[]", "readable dataset description"),
         (json.dumps(about | {"format": 2}), "a dataset of format 1, got .* of format 2"),

@@ -110,7 +110,7 @@ def test_both_files_give_all_objects(tmp_path, visibility):
     ])  # fmt: skip
     for name in ("objects_room_train-full.hdf5", "a.tfrecords"):
         source = open_images(tmp_path / name, SIDE)
-        assert "3 or 4 parts of background" in source.about.truth[0]
+        assert "3 or 4 parts of background" in source.info.truth[0]
         region = source.scenes(torch.arange(3)).region
         np.testing.assert_array_equal(region.any(1).numpy(), objects)
         assert region.flatten(2).any(2).sum(1).tolist() == [2, 2, 2]

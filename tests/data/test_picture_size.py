@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from econ_pyro.data import picture_size
+from econ_pyro.data import image_header
 from econ_pyro.errors import EconError
 from helpers.pictures import uint24, webp
 
@@ -37,7 +37,7 @@ def test_sizes_are_pillows(kind, size, mode):
     """Pillow wrote the file: it knows."""
     mode = "RGB" if kind == "JPEG" and mode == "RGBA" else mode
     for options in WAYS[kind]:
-        assert picture_size.pixel_size(encoded(Image.new(mode, size), kind, **options)) == size
+        assert image_header.pixel_size(encoded(Image.new(mode, size), kind, **options)) == size
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
@@ -45,7 +45,7 @@ def test_of_an_animation_the_canvas(kind):
     noise = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), np.uint8)
     first, *rest = (Image.fromarray(x) for x in noise)
     data = encoded(first, kind, save_all=True, append_images=rest)
-    assert picture_size.pixel_size(data) == (30, 20)
+    assert image_header.pixel_size(data) == (30, 20)
 
 
 def png(width, height):
@@ -89,7 +89,7 @@ HUGE = {
 def test_large_pictures_of_few_bytes_are_refused_at_once(name):
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(EconError, match="at most 50,000,000 pixels.*: scale it down") as told:
-        picture_size.check_size(HUGE[name], name)
+        image_header.check_size(HUGE[name], name)
     assert f"got {name} with " in str(told.value)
     assert time.process_time() - start < 0.5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kB
@@ -97,17 +97,17 @@ def test_large_pictures_of_few_bytes_are_refused_at_once(name):
 
 def test_the_limit_is_of_pixels_not_of_sides():
     for data in (png(10_000, 5_000), jpeg(50_000, 1_000), gif(5_000, 10_000)):
-        picture_size.check_size(data, "a")
+        image_header.check_size(data, "a")
     with pytest.raises(EconError, match="10,000 x 5,001"):
-        picture_size.check_size(png(10_000, 5_001), "a")
+        image_header.check_size(png(10_000, 5_001), "a")
 
 
 def test_passes_over_a_jpeg_are_counted():
     plain = encoded(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
-    picture_size.check_size(plain, "a.jpg")
+    image_header.check_size(plain, "a.jpg")
     scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00\x00"
     with pytest.raises(EconError, match="at most 100 scans, got a.jpg of 1,0"):
-        picture_size.check_size(plain[:-2] + scan * 1000 + plain[-2:], "a.jpg")
+        image_header.check_size(plain[:-2] + scan * 1000 + plain[-2:], "a.jpg")
 
 
 @given(
@@ -115,6 +115,6 @@ def test_passes_over_a_jpeg_are_counted():
 )  # fmt: skip
 def test_no_header_is_too_odd(data, cut, tail):
     try:
-        picture_size.check_size(data[:cut] + tail, "a")
+        image_header.check_size(data[:cut] + tail, "a")
     except EconError as error:
         assert "pixels" in str(error)

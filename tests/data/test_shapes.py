@@ -139,15 +139,15 @@ def test_the_smallest_objects_are_never_empty(name):
 def test_reach_is_the_extent_of_the_turned_shape(name):
     turns = torch.arange(shapes.TURNS)
     side = torch.full_like(turns, 16 * 200)
-    reach = shapes.reach((name,), torch.zeros_like(turns), side, turns) / 16
+    extents = shapes.extents((name,), torch.zeros_like(turns), side, turns) / 16
     for turn in range(0, 256, 5):
         a = 2 * math.pi * turn / shapes.TURNS
         m = np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])
         corners = np.concatenate(outline(name)) @ m * 100
         want = [*-corners.min(0), *corners.max(0)]
         # within 1% of the half side: rounded cosines, the star's golden ratio
-        assert np.allclose(reach[turn], want, atol=1.0)
-    assert reach[0, 0] == reach[0, 2] == 100
+        assert np.allclose(extents[turn], want, atol=1.0)
+    assert extents[0, 0] == extents[0, 2] == 100
 
 
 def test_empty_slots_are_empty():

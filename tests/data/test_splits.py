@@ -13,16 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from econ_pyro.data.images import decode_cutout
-from econ_pyro.data.splits import (
-    GeneratedScenes,
-    ImageFolder,
-    batch_indices,
-    find_images,
-    open_split,
-    read_image,
-    split,
-)
+from econ_pyro.data.images import decode_cutout, find_images, read_image
+from econ_pyro.data.readers.image_folder import ImageFolder
+from econ_pyro.data.splits import batch_indices, open_split, split
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
 from econ_pyro.scene_config import SceneConfig
 
@@ -152,7 +146,7 @@ def test_folders_without_pictures(tmp_path):
         ImageFolder(tmp_path, 16)
     with pytest.raises(EconError, match="nowhere, which does not exist"):
         ImageFolder(tmp_path / "nowhere", 16)
-    with pytest.raises(EconError, match="a.txt, which is none of these"):
+    with pytest.raises(EconError, match="a.txt, which has none of these formats"):
         open_split(tmp_path / "a.txt", SMALL, 16, 0)
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from econ_pyro.data.splits import GeneratedScenes, StoredScenes
-from econ_pyro.data.synthetic.dataset import write_dataset
+from econ_pyro.data.synthetic.dataset import StoredScenes, write_dataset
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.data.synthetic.renderer import SceneRenderer
 from econ_pyro.data.synthetic.sprites import find_sprites
 from econ_pyro.errors import EconError
@@ -197,7 +197,7 @@ def write_bad(root, name):
     [
         ("text", "a readable PNG, JPEG, GIF or WebP image, got .*a.png"),
         ("opaque", "transparent background, got .*a.png, which has no transparency: cut it out"),
-        ("clear", "can be seen, got .*a.png, which is transparent all over"),
+        ("clear", "visible sprite, got .*a.png, which is fully transparent"),
         ("twice", "sprites called a in one place, got .*a.png"),
         ("other", "got .*sprites, without PNG files"),
     ],

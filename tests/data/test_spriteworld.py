@@ -1,7 +1,5 @@
 """Spriteworld's scenes against Pillow's polygons, drawn large, and against crossings of edges."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
@@ -131,7 +129,7 @@ def test_colours_are_converted_and_unknown_shapes_named():
         from_sprites([[Quad(square, (0, 0, 0), shape="blob")]], 8)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("spriteworld") is None, reason="no spriteworld")
+@pytest.mark.needs("spriteworld")
 def test_sprites_of_the_package():
     from spriteworld.constants import SHAPES as KNOWN
     from spriteworld.sprite import Sprite

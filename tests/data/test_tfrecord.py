@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from econ_pyro.data.readers.detect import kind_of, open_images
+from econ_pyro.data.readers.detect import detect_format, open_images
 from econ_pyro.data.readers.tfrecord import crc32c, example, masked_crc, records
 from econ_pyro.errors import EconError
 from helpers.data_files import blocks, encode, frame, write_records
@@ -56,7 +56,7 @@ def test_records_of_a_file(tmp_path, packed):
     payloads = [b"", b"abc", bytes(200_000), bytes(range(256)) * 700]
     path = write_records(tmp_path / "a.bin", payloads, packed)
     assert list(records(path)) == payloads
-    assert kind_of(path) == "records"  # whatever it is called
+    assert detect_format(path) == "tfrecords"  # whatever it is called
 
 
 def test_gzip_members_follow_one_another(tmp_path):
@@ -133,7 +133,7 @@ def test_multi_dsprites(tmp_path):
         **columns(3, 5, shape=shape, orientation=shape, scale=shape, x=shape, y=shape),
     )  # fmt: skip
     source = open_images(path, 64)
-    assert len(source) == 3 and source.about.kind == "TFRecords of multi_dsprites"
+    assert len(source) == 3 and source.info.kind == "TFRecords of multi_dsprites"
     truth = source.scenes(torch.arange(3))
     np.testing.assert_array_equal((truth.image * 255).round().permute(0, 2, 3, 1), images)
     for b in range(3):
@@ -157,7 +157,7 @@ def test_grey_multi_dsprites_objects_room_and_tetrominoes(tmp_path):
         **columns(2, 4, orientation=zero),
     )  # fmt: skip
     source = open_images(path, 64)
-    assert source.about.modes == {"L": 2} and source.classes == ()
+    assert source.info.modes == {"L": 2} and source.classes == ()
     assert source.scenes(torch.arange(2)).label is None
     first = source.images(torch.tensor([0]))[0]
     assert torch.equal(first[0], first[2])
@@ -166,14 +166,14 @@ def test_grey_multi_dsprites_objects_room_and_tetrominoes(tmp_path):
     room[:, :8], room[:, 8:16, :32] = 1, 2
     path = write_set(tmp_path / "b.tfrecords", images, one_hot(room, 7))
     source = open_images(path, 64)
-    assert "objects_room" in source.about.kind and "4 parts" in source.about.truth[0]
+    assert "objects_room" in source.info.kind and "4 parts" in source.info.truth[0]
     region = source.scenes(torch.arange(2)).region
     np.testing.assert_array_equal(region.any(1).numpy(), room >= 4)
 
     _, numbers, images = blocks(2, 3, 35, 35)
     path = write_set(tmp_path / "c.tfrecords", images, one_hot(numbers, 4), **columns(2, 4))
     source = open_images(path, 32, "resize")
-    assert "tetrominoes" in source.about.kind and source.about.native == {(35, 35): 2}
+    assert "tetrominoes" in source.info.kind and source.info.original_sizes == {(35, 35): 2}
     assert source.images(torch.arange(2)).shape == (2, 3, 32, 32)
 
 
@@ -203,11 +203,11 @@ def test_cater_is_33_frames_a_record_in_several_files(tmp_path):
         name = f"cater_with_masks_test.tfrecords-0000{part}-of-00002"
         write_records(tmp_path / name, [record], "zlib")
     source = open_images(tmp_path, 64)
-    assert len(source) == 66 and source.about.sequential
+    assert len(source) == 66 and source.info.sequential
     truth = source.scenes(torch.tensor([33 + 7]))
     np.testing.assert_array_equal(truth.region.any(1)[0].numpy(), numbers[7] > 0)
     few = open_images(tmp_path, 64, limit=20)
-    assert len(few) == 20 and few.about.more
+    assert len(few) == 20 and few.info.truncated
 
 
 def test_other_records_are_refused(tmp_path):

@@ -24,10 +24,10 @@ def test_animations_through_pillow(tmp_path, name, options):
     assert not is_video(path)
     got = list(frames(path))
     assert [int(f.pixels[12, 20, 1]) for f in got] == LEVELS
-    assert all(f.native == (32, 24) and (f.pixels[:, :3] == 255).all() for f in got)
+    assert all(f.original_size == (32, 24) and (f.pixels[:, :3] == 255).all() for f in got)
     source = open_images(path, 16)
-    assert len(source) == 6 and source.about.kind == f"a video or animation, {name}"
-    assert source.about.sequential and source.about.native == {(32, 24): 6}
+    assert len(source) == 6 and source.info.kind == f"a video or animation, {name}"
+    assert source.info.sequential and source.info.original_sizes == {(32, 24): 6}
     split = open_split(path, SceneConfig(), 16, 0)
     assert (len(split.train), len(split.valid)) == (5, 1)
     last = split.valid.images(torch.tensor([0]))[0]
@@ -50,9 +50,9 @@ def test_a_folder_of_pictures_and_videos(tmp_path):
     pictures()[2].save(tmp_path / "a.jpg")
     pictures()[0].save(tmp_path / "c.gif", save_all=True, append_images=pictures()[1:])
     source = open_images(tmp_path, 16)
-    assert len(source) == 13 and "3 image and video files" in source.about.kind
+    assert len(source) == 13 and "3 image and video files" in source.info.kind
     few = open_images(tmp_path, 16, limit=4)
-    assert len(few) == 4 and few.about.more
+    assert len(few) == 4 and few.info.truncated
 
 
 def test_damaged_videos(tmp_path, monkeypatch):

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from econ_pyro.data.readers.numpy_files import save_npz
-from econ_pyro.data.splits import GeneratedScenes
-from econ_pyro.evaluation.data_report import advise, contact_sheet, flat_share, inspect, report
+from econ_pyro.data.synthetic.generated import GeneratedScenes
+from econ_pyro.evaluation.contact_sheet import contact_sheet
+from econ_pyro.evaluation.data_report import advise, flat_share, inspect, report
 from econ_pyro.io.layer_files import write_image
 from econ_pyro.scene_config import SceneConfig
 from helpers.data_files import blocks
@@ -50,7 +51,7 @@ def test_without_masks_numbers_are_called_guesses(tmp_path, side, size):
         "--model.expert.latents.reach 1 " in text
     )  # objects of photographs lie at the edges, too
     assert "truth        none" in text and "few images" in text
-    assert contact_sheet(seen, size).height > 100
+    assert contact_sheet(seen.source, size).height > 100
 
 
 def test_the_sheet_shows_images_and_their_masks(tmp_path):
@@ -59,8 +60,8 @@ def test_the_sheet_shows_images_and_their_masks(tmp_path):
     images = np.full((40, 32, 32, 3), 255, np.uint8)
     np.savez(tmp_path / "a.npz", image=images, mask=numbers)
     seen, _ = look(tmp_path / "a.npz", limit=10)
-    assert len(seen.source) == 10 and seen.about.more
-    sheet = np.asarray(contact_sheet(seen, 32))
+    assert len(seen.source) == 10 and seen.info.truncated
+    sheet = np.asarray(contact_sheet(seen.source, 32))
     blue = (np.abs(sheet.astype(int) - (57, 143, 191)).max(-1) < 12).sum()
     assert blue == pytest.approx(10 * 48 * 96, rel=0.02)  # the upper half of ten panels
 
@@ -96,9 +97,8 @@ def test_sizes_that_differ_are_told(tmp_path, sizes, scaled):
     seen, advice = look(tmp_path / "a.npz")
     # uniform from 0.2 to 0.4: the ninth over the first decile is 0.38 over 0.22
     assert seen.size_range == pytest.approx(0.38 / 0.22 if scaled else 1, abs=0.15)
-    command = (
-        "--model.expert.scaled --model.expert.latents.dim 6 --model.expert.latents.shape-dim 3"
-    )
+    latents = "--model.expert.latents"
+    command = f"{latents}.size {latents}.dim 6 {latents}.shape-dim 3"
     assert (command in advice.command) == scaled
     np.save(tmp_path / "b.npy", np.zeros((40, 32, 32, 3), np.uint8))
     assert look(tmp_path / "b.npy")[0].size_range is None

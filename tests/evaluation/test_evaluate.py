@@ -1,11 +1,11 @@
-"""Evaluation: what is decomposed and how, and scenes that are shifted as they say."""
+"""Evaluation: what is decomposed and how, and scenes that are out of distribution as they say."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.evaluate import evaluate, evaluate_ood, ood_sources
@@ -13,8 +13,9 @@ from econ_pyro.evaluation.evaluate import evaluate, evaluate_ood, ood_sources
 
 @pytest.fixture
 def econ(tiny):
-    objective = dataclasses.replace(tiny.objective, refine=True)
-    return Econ(dataclasses.replace(tiny, objective=objective, names=("first", "", "")))
+    competition = dataclasses.replace(tiny.model.competition, refine=True)
+    model = dataclasses.replace(tiny.model, competition=competition)
+    return Econ(dataclasses.replace(tiny, model=model, names=("first", "", "")))
 
 
 @pytest.fixture
@@ -53,11 +54,11 @@ def test_true_regions_of_images_without_are_an_error(econ, source):
             return len(source)
 
     assert set(evaluate(econ, Images()).scores) == {"mse", "x", "z", "r", "layers"}
-    with pytest.raises(EconError, match="true-regions"):
+    with pytest.raises(EconError, match="gt-masks"):
         evaluate(econ, Images(), gt_masks=True)
 
 
-def test_shifted_scenes_are_what_they_are_called(tiny, econ):
+def test_ood_scenes_are_what_they_are_called(tiny, econ):
     found = ood_sources(econ, 40)
     assert all(len(source) == 40 for source, _ in found.values())
     scenes = {name: source.scenes(torch.arange(40)) for name, (source, _) in found.items()}
@@ -71,10 +72,10 @@ def test_shifted_scenes_are_what_they_are_called(tiny, econ):
     near = scenes["near background"]
     off = (near.colour.int() - near.background.int()[:, None]).abs().amax(-1)[near.label >= 0]
     assert 32 < off.max() <= 64 and steps["near background"] == 3
-    assert steps["2 spare steps"] == 5
+    assert steps["2 spare layers"] == 5
     usual = GeneratedScenes(tiny.scenes, 0, 40, "valid").scenes(torch.arange(40))
-    assert (number["2 spare steps"] == (usual.label >= 0).sum(1)).all()
-    assert not torch.equal(scenes["2 spare steps"].image, usual.image)  # no run's own
+    assert (number["2 spare layers"] == (usual.label >= 0).sum(1)).all()
+    assert not torch.equal(scenes["2 spare layers"].image, usual.image)  # no run's own
 
 
 def test_each_shift_is_measured_with_its_layers(econ):

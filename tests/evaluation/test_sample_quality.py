@@ -1,4 +1,4 @@
-"""The judge of samples, and what counts as success."""
+"""The classifier of samples, and what counts as success."""
 
 import math
 
@@ -8,15 +8,20 @@ import torch
 from econ_pyro.config import Config
 from econ_pyro.data.synthetic.renderer import SceneRenderer
 from econ_pyro.econ import Econ
-from econ_pyro.evaluation.sample_quality import NOTHING, Judge, score_samples, train_judge
+from econ_pyro.evaluation.sample_quality import (
+    NO_OBJECT,
+    ShapeClassifier,
+    score_samples,
+    train_classifier,
+)
 from econ_pyro.evaluation.success_criteria import CRITERIA, failures, table
 from econ_pyro.models.dead_leaves import Canvas
 from econ_pyro.scene_config import SceneConfig
 
 
 @pytest.fixture(scope="module")
-def judge():
-    return train_judge(SceneConfig())
+def classifier():
+    return train_classifier(SceneConfig())
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +30,13 @@ def drawn():
     return SceneRenderer(scenes, 99).render(torch.arange(300))
 
 
-def test_it_knows_rendered_shapes(judge, drawn):
-    seen = judge.judge(drawn.mask[:, :1].float())
-    want = [judge.classes[k] for k in drawn.label[:, 0]]
+def test_it_knows_rendered_shapes(classifier, drawn):
+    seen = classifier.classify(drawn.mask[:, :1].float())
+    want = [classifier.classes[k] for k in drawn.label[:, 0]]
     assert sum(a == b for a, b in zip(seen, want, strict=True)) / len(want) > 0.98
 
 
-def test_it_is_not_taken_in(judge, drawn):
+def test_it_is_not_taken_in(classifier, drawn):
     masks = drawn.mask[:, :1].float()
     halves = masks.clone()
     for mask in halves:  # the left half of each object is gone
@@ -40,7 +45,7 @@ def test_it_is_not_taken_in(judge, drawn):
     other = masks.roll(1, 0)
     apart = (masks + other)[(masks * other).sum((1, 2, 3)) == 0]  # two that do not touch
     for spoiled in (halves, apart, torch.zeros(1, 1, 32, 32), torch.ones(1, 1, 32, 32)):
-        assert judge.judge(spoiled).count(NOTHING) / len(spoiled) > 0.85
+        assert classifier.classify(spoiled).count(NO_OBJECT) / len(spoiled) > 0.85
 
 
 class Painter(Econ):
@@ -71,8 +76,8 @@ class Painter(Econ):
         return Canvas(empty, empty, shape, empty, empty)
 
 
-def test_samples_are_judged_by_class_and_scenes_by_all_their_objects(judge):
-    scores = score_samples(Painter(), judge, n=60)
+def test_samples_are_judged_by_class_and_scenes_by_all_their_objects(classifier):
+    scores = score_samples(Painter(), classifier, n=60)
     assert scores.alone["circle"] > 0.95 and scores.alone["square"] > 0.95
     assert scores.alone["triangle"] == 0
     # of three objects at random none may be a triangle: (2/3)^3, less those that hide another
@@ -80,13 +85,13 @@ def test_samples_are_judged_by_class_and_scenes_by_all_their_objects(judge):
 
 
 class ByArea:
-    """A judge who goes by the number of pixels."""
+    """A classifier who goes by the number of pixels."""
 
-    classes = ("circle", "square", NOTHING)
+    classes = ("circle", "square", NO_OBJECT)
 
-    def judge(self, mask):
+    def classify(self, mask):
         areas = (mask > 0.5).sum((1, 2, 3)).tolist()
-        return [{20: "circle", 30: "square"}.get(area, NOTHING) for area in areas]
+        return [{20: "circle", 30: "square"}.get(area, NO_OBJECT) for area in areas]
 
 
 class Exact:
@@ -143,10 +148,10 @@ def test_a_pixel_is_of_the_object_from_a_half_on():
         def forward(self, mask):
             return torch.stack([mask.mean((1, 2, 3)), torch.zeros(len(mask))], 1)
 
-    judge = Judge(("circle",), 8)
-    judge.net = More()
+    classifier = ShapeClassifier(("circle",), 8)
+    classifier.net = More()
     masks = torch.tensor([0.4, 0.6])[:, None, None, None].expand(-1, 1, 8, 8)
-    assert judge.judge(masks) == [NOTHING, "circle"]
+    assert classifier.classify(masks) == [NO_OBJECT, "circle"]
 
 
 def test_a_judge_has_seen_all_sizes_and_a_tenth_more(monkeypatch):
@@ -161,7 +166,7 @@ def test_a_judge_has_seen_all_sizes_and_a_tenth_more(monkeypatch):
 
     monkeypatch.setattr("econ_pyro.evaluation.sample_quality.SceneRenderer", render)
     with pytest.raises(Seen):
-        train_judge(SceneConfig(object_size=(0.3, 0.5)))
+        train_classifier(SceneConfig(object_size=(0.3, 0.5)))
     assert seen[0].object_size == pytest.approx((0.27, 0.55)) and seen[0].objects == 1
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from econ_pyro.errors import EconError
-from econ_pyro.files import leftovers, locks, outputs
+from econ_pyro.files import locks, outputs, temporary_paths
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def in_a_process(action):
 
 def hold(folder):
     def action(ready):
-        with locks.held(folder):
+        with locks.hold_lock(folder):
             ready()
             signal.pause()
 
@@ -52,12 +52,12 @@ def test_a_lock_names_its_holder_and_goes_with_it(tmp_path):
     run = tmp_path / "run"
     pid = hold(run)
     with pytest.raises(EconError, match=rf"got process {pid} \(.*\) on .*, since 20\d\d-"):
-        with locks.held(run):
+        with locks.hold_lock(run):
             pass
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert locks.lock_file(run).exists()  # and says nothing any more
-    with locks.held(run):
+    with locks.hold_lock(run):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -66,19 +66,19 @@ def test_a_folder_has_one_lock_however_it_is_spelt(tmp_path, monkeypatch):
     (tmp_path / "runs" / "a").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "runs" / "a")
     monkeypatch.chdir(tmp_path)
-    with locks.held(tmp_path / "runs" / "a"):
+    with locks.hold_lock(tmp_path / "runs" / "a"):
         for other in ("runs/a", "runs/../runs/a", "link", "runs/a/"):
             with pytest.raises(EconError, match=f"process {os.getpid()} "):
-                with locks.held(Path(other)):
+                with locks.hold_lock(Path(other)):
                     pass
-        with locks.held(Path("runs/b")):
+        with locks.hold_lock(Path("runs/b")):
             pass
 
 
 def test_a_lock_on_a_file_that_was_taken_away_is_none(tmp_path, monkeypatch):
     """Whoever opened it before its holder ended would be alone with a file that nobody sees."""
     run, lock, tries = tmp_path / "run", locks._lock, []
-    first = locks.held(run)
+    first = locks.hold_lock(run)
     first.__enter__()
 
     def after_the_first_ended(descriptor):
@@ -89,23 +89,23 @@ def test_a_lock_on_a_file_that_was_taken_away_is_none(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(locks, "_lock", after_the_first_ended)
-        second = locks.held(run)
+        second = locks.hold_lock(run)
         second.__enter__()
     assert len(tries) == 2
-    with pytest.raises(EconError), locks.held(run):
+    with pytest.raises(EconError), locks.hold_lock(run):
         pass
     second.__exit__(None, None, None)
 
 
 def test_who_waits_gets_it_in_time(tmp_path):
     run, began = tmp_path / "run", threading.Event()
-    with locks.held(run):
-        with pytest.raises(EconError), locks.held(run, wait=0.1):
+    with locks.hold_lock(run):
+        with pytest.raises(EconError), locks.hold_lock(run, wait=0.1):
             pass
 
         def second():
             began.set()
-            with locks.held(run, wait=30):
+            with locks.hold_lock(run, wait=30):
                 pass
 
         thread = threading.Thread(target=second)
@@ -116,7 +116,7 @@ def test_who_waits_gets_it_in_time(tmp_path):
 
 
 def test_folders_made_for_a_lock_go_again(tmp_path):
-    with pytest.raises(ZeroDivisionError), locks.held(tmp_path / "a" / "b" / "run"):
+    with pytest.raises(ZeroDivisionError), locks.hold_lock(tmp_path / "a" / "b" / "run"):
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
 
@@ -128,7 +128,7 @@ def test_without_locks_there_is_a_warning(tmp_path, monkeypatch, number):
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.warns(UserWarning, match="no locks here"):
-        with outputs.staged(tmp_path / "out") as out:
+        with outputs.atomic_folder(tmp_path / "out") as out:
             (out / "file").touch()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
@@ -143,7 +143,7 @@ def test_only_what_dead_processes_left_is_cleared(tmp_path, dead):
     ]  # fmt: skip
     for name in names:
         (run / name).touch()
-    leftovers.clear_files(run, tmp_path / "none")
+    temporary_paths.remove_stale_files(run, tmp_path / "none")
     assert {p.name for p in run.iterdir()} == set(names[2:])
     beside = [
         f".run.{dead}.tmp",
@@ -153,7 +153,7 @@ def test_only_what_dead_processes_left_is_cleared(tmp_path, dead):
     ]
     for name in beside:
         (tmp_path / name).mkdir()
-    with locks.held(run):
+    with locks.hold_lock(run):
         assert {p.name for p in tmp_path.iterdir()} == {"run", ".run.lock", *beside[1:]}
 
 
@@ -161,7 +161,7 @@ def test_only_what_dead_processes_left_is_cleared(tmp_path, dead):
 @pytest.mark.parametrize("renames", [0, 1, 2])
 def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path, monkeypatch, renames):
     out = tmp_path / "out"
-    with outputs.staged(out) as folder:
+    with outputs.atomic_folder(out) as folder:
         (folder / "version").write_text("old")
     rename = Path.rename
 
@@ -175,7 +175,7 @@ def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path, monkeypatch, 
             done.append(rename(path, to))
 
         monkeypatch.setattr(Path, "rename", counted)
-        with outputs.staged(out, overwrite=True) as folder:
+        with outputs.atomic_folder(out, overwrite=True) as folder:
             (folder / "version").write_text("new")
             if renames == 2:
                 monkeypatch.setattr(outputs.shutil, "rmtree", lambda *_, **__: counted(None, None))
@@ -183,22 +183,22 @@ def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path, monkeypatch, 
     pid = in_a_process(replace)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    with locks.held(out):
+    with locks.hold_lock(out):
         assert (out / "version").read_text() == ("new" if renames == 2 else "old")
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_what_a_process_writes_to_is_replaced_by_none(tmp_path):
     out = tmp_path / "out"
-    with outputs.staged(out) as folder:
+    with outputs.atomic_folder(out) as folder:
         (folder / "first").touch()
-        for check in (outputs.staged, outputs.check_folder):
+        for check in (outputs.atomic_folder, outputs.check_output):
             with pytest.raises(EconError, match="no other process that writes to"):
                 if (context := check(out, True)) is not None:
                     context.__enter__()
     assert [p.name for p in out.iterdir()] == ["first"]
     linked = tmp_path / "linked"
     linked.symlink_to(out)
-    with outputs.staged(linked, overwrite=True) as folder:
+    with outputs.atomic_folder(linked, overwrite=True) as folder:
         (folder / "second").touch()
     assert linked.is_symlink() and [p.name for p in out.iterdir()] == ["second"]

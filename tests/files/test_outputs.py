@@ -5,14 +5,14 @@ import os
 import pytest
 
 from econ_pyro.errors import EconError
-from econ_pyro.files.outputs import Layout, written
+from econ_pyro.files.outputs import OutputLayout, merged_folder
 
-EACH = Layout("*/scene.json", r"(full/)?layer-\d+\.png|scene\.json")
-FLAT = Layout("build-up.*", r"build-up\.gif|scene-\d+\.png")
+EACH = OutputLayout("*/scene.json", r"(full/)?layer-\d+\.png|scene\.json")
+FLAT = OutputLayout("build-up.*", r"build-up\.gif|scene-\d+\.png")
 
 
 def write(out, overwrite, layout, files):
-    with written(out, overwrite, layout) as folder:
+    with merged_folder(out, overwrite, layout) as folder:
         for name in files:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def test_all_at_once_or_nothing(tmp_path, before):
     out = tmp_path / "a/out"
     if before == "empty":
         out.mkdir(parents=True)
-    with pytest.raises(ZeroDivisionError), written(out, False, FLAT) as folder:
+    with pytest.raises(ZeroDivisionError), merged_folder(out, False, FLAT) as folder:
         (folder / "build-up.gif").write_text("new")
         _ = 1 / 0
     assert not content(tmp_path)
@@ -63,7 +63,7 @@ def test_what_is_ours_goes_and_what_is_not_stays(tmp_path):
 def test_a_failure_while_overwriting_changes_nothing(tmp_path):
     fill(tmp_path, ["build-up.gif", "scene-000.png", "notes.txt"])
     before = content(tmp_path)
-    with pytest.raises(ZeroDivisionError), written(tmp_path, True, FLAT) as folder:
+    with pytest.raises(ZeroDivisionError), merged_folder(tmp_path, True, FLAT) as folder:
         (folder / "build-up.gif").write_text("new")
         _ = 1 / 0
     assert content(tmp_path) == before
@@ -76,7 +76,7 @@ def test_folders_that_are_not_ours_are_left_alone(tmp_path):
             write(tmp_path, overwrite, FLAT, ["build-up.gif"])
     (tmp_path / "file").write_text("")
     (tmp_path / "nowhere").symlink_to("none")
-    for name, words in (("file", "the file"), ("nowhere", "a link to nothing")):
+    for name, words in (("file", "the file"), ("nowhere", "a broken link")):
         with pytest.raises(EconError, match=words):
             write(tmp_path / name, True, FLAT, ["build-up.gif"])
     assert {p.name for p in tmp_path.iterdir()} == {"scene-000.png", "file", "nowhere"}

@@ -1,23 +1,23 @@
 """Regions that grow from seeds, before anything is learnt, and the choice of the next object."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from econ_pyro.config import EconConfig, ExpertConfig
 from econ_pyro.core.compositing import SCOPE_EPS
 from econ_pyro.core.ensemble import Ensemble
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.core.selection import Selection
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
-from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.region_growing import SALIENT, candidates, find_seed_pixel, grow, salience
-from econ_pyro.infer.competition import compete
-from econ_pyro.infer.proposals import Rules
+from econ_pyro.guides.seeded import SeededUNet
+from econ_pyro.infer.competition import GreedyCompetition
+from econ_pyro.infer.joint_competition import JointCompetition
+from econ_pyro.model_config import EconConfig, SeededAttention
 from econ_pyro.scene_config import SceneConfig
+from helpers.trainers import small_expert
 
-SMALL = ExpertConfig(features=4, channels=(4, 4), hidden=8, seeded=True)
-IN_PATCHES = replace(SMALL, patch=4)
+SMALL = small_expert(seeded=True)
+IN_PATCHES = small_expert(layers=1, seeded=True, patch=4)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def scenes():
 
 def features(image, seed, config=SMALL):
     torch.manual_seed(seed)
-    attentions = Ensemble(lambda: AttentionUNet(config, image.shape[-1]), 2)
+    attentions = Ensemble(lambda: SeededUNet(config, image.shape[-1]), 2)
     inputs = torch.cat([image, torch.zeros_like(image[:, :1])], 1)
     return attentions.forward_all(inputs[:, None].expand(-1, 2, -1, -1, -1))
 
@@ -63,7 +63,7 @@ def test_a_small_weight_of_colours_keeps_objects_of_several_whole(scenes):
     objects = scenes.region.any(1)[:, None]
     x = (scenes.image + objects * stripes).clamp(0, 1)
     s = torch.ones_like(x[:, :1])
-    several = replace(SMALL, colour_weight=0.2, place_weight=0.2)
+    several = small_expert(seeded=True, colour_weight=0.2, place_weight=0.2)
     median = []
     for config in (SMALL, several):
         seeds, r = candidates(features(x, 0, config), x, s, 1)
@@ -95,7 +95,7 @@ def test_likeness_falls_with_colour_and_place():
 def test_no_expert_can_refuse_a_seed(scenes, config):
     x = scenes.image[:8] / 4  # darker than anything
     torch.manual_seed(0)
-    attention = AttentionUNet(config, 32)
+    attention = SeededUNet(config, 32)
     for p in attention.parameters():  # whatever has been learnt
         p.data += 0.3 * torch.randn_like(p)
     phi = attention(torch.cat([x, torch.zeros_like(x[:, :1])], 1))
@@ -107,7 +107,7 @@ def test_no_expert_can_refuse_a_seed(scenes, config):
 
 
 def test_what_is_learnt_of_a_patch_is_of_its_pixels():
-    attention, x = AttentionUNet(IN_PATCHES, 32), torch.rand(2, 4, 32, 32)
+    attention, x = SeededUNet(IN_PATCHES, 32), torch.rand(2, 4, 32, 32)
     weight = attention.head.weight
     weight.data.zero_()
     flat = attention(x)
@@ -127,11 +127,11 @@ def test_what_is_learnt_of_a_patch_is_of_its_pixels():
 
 def test_an_image_has_to_be_of_whole_patches():
     for size in (16, 48):
-        EconConfig(size=size, expert=replace(IN_PATCHES, layers=1))
+        EconConfig(size=size, expert=IN_PATCHES)
     with pytest.raises(EconError, match=r"a multiple of 8, got 20: .* or a smaller patch"):
-        EconConfig(size=20, expert=replace(IN_PATCHES, layers=1))
-    with pytest.raises(EconError, match=r"expert\.patch"):
-        replace(SMALL, patch=0)
+        EconConfig(size=20, expert=IN_PATCHES)
+    with pytest.raises(EconError, match=r"model\.expert\.attention\.patch"):
+        SeededAttention(patch=0)
 
 
 def test_gradients_reach_both_ends(scenes):
@@ -185,14 +185,17 @@ def test_without_a_seed_the_most_salient_of_the_scope_is_taken(make_pq):
 
 def test_no_expert_looks_at_an_image_twice(make_pq, images):
     _, guide = make_pq(seeded=True)
-    seeds, full = torch.randint(256, (5, 2)), torch.ones_like(images[:, :1])
+    seeds, full = torch.randint(256, (5, 3)), torch.ones_like(images[:, :1])
     looks = []
     for attention in guide.attentions:
         attention.register_forward_pre_hook(lambda _, given: looks.append(len(given[0])))
     several = torch.tensor([[0, 0], [0, 1], [2, 2], [1, 1], [1, 0]])
     for k, expected in ((torch.full((5, 2), 1), [5]), (several, [4, 4, 4])):  # groups of four
         looks.clear()
-        scope, r = guide.regions(images, k, seeds)
+        background = torch.zeros(5, 1, dtype=torch.long)  # it does not look
+        k = torch.cat([k, background], 1)
+        won = Selection(k, torch.zeros(5, 3, 2), seeds, torch.zeros(5, 3, 3), full)
+        scope, r = guide.given(won).regions(images, k)
         assert looks == expected
         for i in range(2):
             own = guide.attend(images, full, k[:, i], seeds[:, i])
@@ -202,11 +205,9 @@ def test_no_expert_looks_at_an_image_twice(make_pq, images):
 
 
 def test_only_chosen_regions_have_seeds(make_pq, images):
-    rules = Rules(experts=3, steps=3, sigma_x=0.1)
-    noise = torch.zeros(5, 3, 2).double()
-    with_seeds = compete(*make_pq(seeded=True), images, noise, rules).seed
+    with_seeds = JointCompetition(3).decompose(*make_pq(seeded=True), images).seed_pixel
     assert (with_seeds[:, :2] >= 0).all() and (with_seeds[:, 2] == -1).all()
-    assert (compete(*make_pq(), images, noise, rules).seed == -1).all()
+    assert (GreedyCompetition(3).decompose(*make_pq(), images).seed_pixel == -1).all()
 
 
 def scene():

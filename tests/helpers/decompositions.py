@@ -51,8 +51,8 @@ def explained(boxes: list[Box | None], k: list[int], experts: int = 4) -> Decomp
         shape=shape[None, :, None].double(),
         z=torch.zeros(1, layers, 2),
         terms=Terms(*(torch.full((1, layers), v) for v in (1.0, 2.0, 3.0))),
-        scores=torch.zeros(1, layers, experts),
-        seed=torch.full((1, layers), -1),
+        competition_losses=torch.zeros(1, layers, experts),
+        seed_pixel=torch.full((1, layers), -1),
     )
 
 
@@ -75,6 +75,6 @@ def made_up(batch: int = 2, layers: int = 3, size: int = 16) -> Decomposition:
         shape=rand(layers, 1, size, size),
         z=rand(layers, 2),
         terms=Terms(rand(layers), rand(layers), rand(layers)),
-        scores=rand(layers, 3),
-        seed=torch.full((batch, layers), -1),
+        competition_losses=rand(layers, 3),
+        seed_pixel=torch.full((batch, layers), -1),
     )

@@ -16,10 +16,11 @@ from PIL import Image
 
 from econ_pyro.data import images
 from econ_pyro.data.readers.detect import open_images
-from econ_pyro.data.splits import StoredScenes
 from econ_pyro.data.synthetic import dataset
-from econ_pyro.data.synthetic.sprites import SpriteCast
+from econ_pyro.data.synthetic.dataset import StoredScenes
+from econ_pyro.data.synthetic.sprites import SpriteSet
 from econ_pyro.evaluation import data_report
+from econ_pyro.evaluation.contact_sheet import contact_sheet
 from econ_pyro.scene_config import SceneConfig
 from helpers.data_files import blocks, encode, frame, write_records
 from helpers.fuzz import Target
@@ -44,7 +45,7 @@ def _look(path: Path) -> None:
     """What ``inspect_data.py`` does."""
     seen = data_report.inspect(path, "crop", 20)
     advice = data_report.advise(seen, "crop")
-    data_report.contact_sheet(seen, advice.size)
+    contact_sheet(seen.source, advice.size)
     data_report.report(seen, advice, "crop")
 
 
@@ -189,7 +190,7 @@ def _cutouts(path: Path) -> Path:
 
 
 def _read_sprites(path: Path) -> None:
-    SpriteCast(SceneConfig(sprites=str(path)))
+    SpriteSet(SceneConfig(sprites=str(path)))
 
 
 TARGETS: dict[str, Target] = {

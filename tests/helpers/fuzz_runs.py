@@ -20,14 +20,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from econ_pyro.config import to_dict
+from econ_pyro.config import FORMAT, to_dict
 from econ_pyro.econ import Econ, load, load_expert
-from econ_pyro.files.storage import SEAL, write_json
+from econ_pyro.files.storage import CHECKSUM, write_json
 from econ_pyro.io import scene_file
 from econ_pyro.io.expert_file import save_expert
 from econ_pyro.training import checkpoint, metrics_file
 from econ_pyro.training.run_config import read_config
 from helpers.fuzz import Target
+from helpers.paths import GOLDEN
 from helpers.trainers import TINY, make_trainer
 
 NAMES = ["sky", "red ball", "7"]
@@ -42,8 +43,9 @@ def _run() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="fuzz-run-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     make_trainer(TINY, folder, 4).fit()
-    recorded = {"preset": "quick", "config": to_dict(TINY), "data": None, "fit": "crop"}
-    write_json(folder / checkpoint.CONFIG, {**recorded, "limit": 100, "commit": None}, True)
+    recorded = {"preset": "quick", "format": FORMAT, "config": to_dict(TINY), "data": None}
+    more = {"fit": "crop", "limit": 100, "commit": None}
+    write_json(folder / checkpoint.CONFIG, {**recorded, **more}, True)
     write_json(folder / checkpoint.NAMES, {"names": NAMES, "usage": [0.5, 0.5, 0]}, True)
     save_expert(folder / "expert.safetensors", Econ(TINY, names=NAMES).experts[1])
     Econ(TINY, names=NAMES).save_pretrained(folder / "published")
@@ -52,6 +54,10 @@ def _run() -> Path:
 
 def _copy_run(path: Path) -> None:
     shutil.copytree(_run(), path.parents[path.parts[::-1].index("run") - 1], dirs_exist_ok=True)
+
+
+def _copy_format1(path: Path) -> None:
+    shutil.copytree(FORMAT1, path.parents[path.parts[::-1].index("run") - 1], dirs_exist_ok=True)
 
 
 def _copy(name: str) -> Callable[[Path], object]:
@@ -64,6 +70,9 @@ def _copy(name: str) -> Callable[[Path], object]:
             shutil.copyfile(source, path)
 
     return make
+
+
+FORMAT1 = GOLDEN / "format-1-run"
 
 
 def _make_scene(path: Path) -> None:
@@ -86,6 +95,12 @@ def _resume(path: Path) -> None:
     run = path.parent.parent
     load(run, which="last")
     make_trainer(TINY, run, 6).resume()
+
+
+def _resume_format1(path: Path) -> None:
+    run = path.parent.parent
+    load(run, which="last")
+    make_trainer(read_config(run).config, run, 8).resume()
 
 
 @cache
@@ -137,7 +152,7 @@ def _change(value: Any, luck: random.Random, values: list[Any]) -> Any:
     if kind < 0.15 and isinstance(inner, dict):
         del inner[last]
     elif kind < 0.25 and isinstance(inner, dict):
-        inner[luck.choice(["more", "sha256", "", "\x1b"])] = luck.choice(values)
+        inner[luck.choice(["more", "sha256", "", "\x1b", "model.expert"])] = luck.choice(values)
     elif kind < 0.35 and isinstance(inner, list):
         inner.extend([inner[0]] * luck.choice([1, 300]))
     else:
@@ -148,7 +163,7 @@ def _change(value: Any, luck: random.Random, values: list[Any]) -> Any:
 def _json(data: bytes, luck: random.Random) -> bytes:
     value = json.loads(data)
     if luck.random() < 0.8:
-        value.pop(SEAL, None)  # else the checksum finds all
+        value.pop(CHECKSUM, None)  # else the checksum finds all
     text = json.dumps(_change(value, luck, VALUES))
     if luck.random() < 0.1:
         text = text.replace(luck.choice("0123456789"), luck.choice(["NaN", "1e999", "9" * 5000]))
@@ -187,7 +202,7 @@ def _safetensors(data: bytes, luck: random.Random) -> bytes:
         path.write_bytes(data)
         tensors = load_file(path)
         if luck.random() < 0.8:
-            about.pop(SEAL, None)
+            about.pop(CHECKSUM, None)
         name = luck.choice(sorted(tensors))
         kind = luck.randrange(5)
         if kind == 0:
@@ -227,6 +242,13 @@ TARGETS = {
     ),
     "run-names": _target("run/experts.json", _copy_run, _load, _json),
     "checkpoint": _target("run/checkpoints/last.pt", _copy_run, _resume, _archive),
+    "format1-config": _target("run/config.json", _copy_format1, _load, _json),
+    "format1-checkpoint": _target(
+        "run/checkpoints/last.pt", _copy_format1, _resume_format1, _archive
+    ),
+    "format1-expert": _target(
+        "run/experts/expert_0.safetensors", _copy_format1, load_expert, _safetensors
+    ),
     "metrics": _target("metrics.jsonl", _copy("metrics.jsonl"), _rows, _lines),
     "weights": _target(
         "model.safetensors", _copy("published/model.safetensors"), _load, _safetensors

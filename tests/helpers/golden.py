@@ -22,13 +22,14 @@ import econ_pyro
 from econ_pyro import presets
 from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.config import Config
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.evaluation.evaluate import TEST_SEED, as_json, evaluate
 from econ_pyro.training import checkpoint
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.trainer import Trainer
 from helpers.paths import GOLDEN
+from helpers.trainers import changed
 
 WEIGHTS = ("quick", "random-colours", "single-expert")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -70,9 +71,16 @@ def losses(preset: str, dtype: torch.dtype) -> list[float]:
 
 def resumed() -> dict[str, object]:
     """Rows of metrics and sums of the weights of a run that was stopped and resumed."""
-    config = small("quick")
-    config = dataclasses.replace(
-        config, train=dataclasses.replace(config.train, steps=12, validate_every=4)
+    # the preset's schedules are shares of the run, so that a run of 8 steps that goes on to 12 is
+    # not the same as one of 12: here they are in steps
+    config = changed(
+        small("quick"),
+        objective__gamma_until=1200,
+        model__competition__temperature_until=1200,
+        model__competition__depth_order_from=75,
+        recipe__load_balancing_until=700,
+        train__steps=12,
+        train__validate_every=4,
     )
 
     def trainer(run: Path, steps: int) -> Trainer:

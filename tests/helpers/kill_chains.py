@@ -33,8 +33,9 @@ from econ_pyro.training.learner import Learner
 from helpers.trainers import equal, without_clock
 
 OPTIONS = """quick --model.size 16 --scenes.size 16 --model.num-experts 3 --model.num-slots 3
-    --scenes.objects 2 --model.expert.latents.dim 3 --model.expert.layers 2 --model.expert.features 4
-    --model.expert.attention.channels 4 4 --model.expert.attention.hidden 8 --train.batch 4 --train.validate-every 3
+    --scenes.objects 2 --model.expert.latents.dim 3 --model.expert.layers 2
+    --model.expert.features 4 --model.expert.attention.channels 4 4
+    --model.expert.attention.hidden 8 --train.batch 4 --train.validate-every 3
     --train.valid-scenes 4 --recipe.restart-every 4 --recipe.restart-below 0.9 --steps 20
     --train.minutes None --device cpu --no-amp""".split()
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
@@ -94,10 +95,10 @@ def _train(
 def _interrupt(rank: int, at: int, number: int) -> None:
     step = Learner.step
 
-    def stepping(learner: Learner, x: Any, regions: Any, age: int) -> Any:
-        if (learner.world.rank, age) == (rank, at):
+    def stepping(learner: Learner, x: Any, evidence: Any, before: int, horizon: int) -> Any:
+        if (learner.group.rank, before) == (rank, at):
             os.kill(os.getpid(), number)
-        return step(learner, x, regions, age)
+        return step(learner, x, evidence, before, horizon)
 
     Learner.step = stepping  # type: ignore[method-assign]
 
@@ -140,7 +141,7 @@ def differences(run: Path, whole: Path) -> list[str]:
     for name in set(names[0]) & set(names[1]):
         if (run / name).is_file() and not _same(run / name, whole / name):
             found.append(name)
-    with locks.held(run):  # nobody has it
+    with locks.hold_lock(run):  # nobody has it
         pass
     return found
 

@@ -7,9 +7,10 @@ import pytest
 from econ_pyro import cli
 
 TINY_ARGS = """--model.size 16 --scenes.size 16 --model.num-experts 3 --model.num-slots 3
-    --scenes.objects 2 --model.expert.latents.dim 3 --model.expert.layers 2 --model.expert.features 4
-    --model.expert.attention.channels 4 4 --model.expert.attention.hidden 8 --train.batch 4 --train.validate-every 2
-    --train.valid-scenes 8 --train.schedule plateau --device cpu --no-amp""".split()
+    --scenes.objects 2 --model.expert.latents.dim 3 --model.expert.layers 2
+    --model.expert.features 4 --model.expert.attention.channels 4 4
+    --model.expert.attention.hidden 8 --train.batch 4 --train.validate-every 2
+    --train.valid-scenes 8 --train.schedule.kind plateau --device cpu --no-amp""".split()
 
 
 def script(name, *args):

@@ -6,20 +6,19 @@ import pyro
 import torch
 
 from econ_pyro.accel.process_group import ProcessGroup
-from econ_pyro.config import (
-    Config,
+from econ_pyro.config import Config, TrainConfig, additions
+from econ_pyro.data.synthetic.generated import GeneratedScenes
+from econ_pyro.econ import Econ
+from econ_pyro.model_config import (
     EconConfig,
     ExpertConfig,
     FreeLatents,
-    GreedyCompetition,
-    JointCompetition,
+    GreedyOptions,
+    JointOptions,
     PoseLatents,
     SeededAttention,
-    TrainConfig,
     UNetAttention,
 )
-from econ_pyro.data.splits import GeneratedScenes
-from econ_pyro.econ import Econ
 from econ_pyro.presets import PRESETS
 from econ_pyro.scene_config import SceneConfig
 from econ_pyro.training.learner import Learner
@@ -67,7 +66,7 @@ TINY = Config(
         num_slots=3,
         size=16,
         expert=small_expert(),
-        competition=GreedyCompetition(temperature=5.0),
+        competition=GreedyOptions(temperature=5.0),
     ),
     train=TrainConfig(
         steps=6, batch=4, validate_every=2, train_scenes=32, valid_scenes=4, lr=1e-3
@@ -80,9 +79,26 @@ def seeded_tiny(**fields) -> Config:
     """The tiny configuration with pose latents, seeds and the joint competition."""
     options = {"dim": 5, "pose": True, "shape_dim": 2, "seeded": True} | fields
     model = dataclasses.replace(
-        TINY.model, expert=small_expert(**options), competition=JointCompetition(temperature=5.0)
+        TINY.model, expert=small_expert(**options), competition=JointOptions(temperature=5.0)
     )
     return dataclasses.replace(TINY, model=model)
+
+
+def changed(config, **fields):
+    """A configuration with fields of its parts changed, as ``train__clip`` or ``model__size``."""
+    for name, value in fields.items():
+        part, _, rest = name.partition("__")
+        if rest:
+            within = additions(config) if part == "recipe" else getattr(config, part)
+            value = changed(within, **{rest: value})
+        config = dataclasses.replace(config, **{part: value})
+    return config
+
+
+def callback(learner, kind):
+    """The one callback of a class."""
+    (found,) = [c for c in learner.callbacks if isinstance(c, kind)]
+    return found
 
 
 def make_trainer(config, run, steps=None, econ=None):

@@ -24,8 +24,8 @@ def make(batch: int, layers: int = 3, experts: int = 4, size: int = 8) -> Decomp
         shape=rand(layers, 1, size, size),
         z=rand(layers, 5),
         terms=Terms(rand(layers), rand(layers), rand(layers)),
-        scores=rand(layers, experts),
-        seed=torch.randint(size**2, (batch, layers)),
+        competition_losses=rand(layers, experts),
+        seed_pixel=torch.randint(size**2, (batch, layers)),
     )
 
 

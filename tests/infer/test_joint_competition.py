@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli
-from econ_pyro.infer.competition import compete, elect
-from econ_pyro.infer.joint_competition import assign
-from econ_pyro.infer.proposals import Rules
-from econ_pyro.infer.reconstruction import account
+from econ_pyro.core.selection import Draws
+from econ_pyro.infer.joint_competition import JointCompetition
+from econ_pyro.infer.reconstruction import reconstruct
+from helpers.selections import draws_of
 
 SIGMA, SIZE = 0.1, 16
 
@@ -25,10 +25,11 @@ class ByHand:
         shape: ``(T, K, H, W)``.
     """
 
-    seeded = True
+    sigma_x, latent_dim = SIGMA, 1
 
     def __init__(self, x, r, mean, shape):
         self.x, self.r, self.mean, self.shape = x[None], r, mean, shape[:, :, None]
+        self.num_slots, self.num_experts = mean.shape[:2]
 
     def candidates(self, x, s_t, n):
         r = self.r[None, :, None, None].expand(-1, n, self.mean.shape[1], -1, -1, -1)
@@ -48,11 +49,11 @@ class ByHand:
     def region_prior(self, s_t, shape):
         return MeanBernoulli(s_t * shape).to_event(3)
 
-    def assign(self, handicap=None, **rules):
-        steps, experts = self.mean.shape[:2]
-        noise = torch.arange(float(steps))[None, :, None]
-        chosen = dataclasses.replace(Rules(experts, steps, SIGMA, ordered=True), **rules)
-        return elect(self, self, self.x, noise, chosen, handicap=handicap)
+    def assign(self, **options):
+        noise = torch.arange(float(self.num_slots))[None, :, None]
+        competition = JointCompetition(self.num_slots, temperature=0.0)
+        draws = draws_of(noise, self.num_experts)
+        return dataclasses.replace(competition, **options)(self, self, self.x, draws=draws)
 
 
 def square(top, side):
@@ -95,7 +96,7 @@ def scene(shapes, contrasts, salient, others=()):
 @pytest.mark.parametrize("salient", [[0, 1], [1, 0]])
 def test_the_nearer_of_two_is_in_front_whatever_their_sizes(back_side, salient):
     w = scene([square(2, 5), square(4, back_side)], [0.6, 0.4], salient).assign()
-    assert w.seed.tolist() == [[10 * salient.index(0), 10 * salient.index(1), -1]]
+    assert w.seed_pixel.tolist() == [[10 * salient.index(0), 10 * salient.index(1), -1]]
     assert w.noise.flatten().tolist() == [salient.index(0), salient.index(1), 2]
     assert w.k.tolist() == [[0, 0, 1]]
     hidden = (square(2, 5) * square(4, back_side)).sum().item()
@@ -108,16 +109,18 @@ def test_a_chain_of_three_is_put_in_order():
     shapes = [square(1, 3), square(3, 6), square(5, 10)]  # the nearest hides one pixel
     for salient in ([2, 1, 0], [1, 2, 0], [0, 1, 2]):
         w = scene(shapes, [0.2, 0.5, 0.7], salient).assign()
-        assert w.seed.tolist() == [[10 * salient.index(i) for i in range(3)] + [-1]]
+        assert w.seed_pixel.tolist() == [[10 * salient.index(i) for i in range(3)] + [-1]]
 
 
 def test_without_order_the_salient_comes_first_and_pays_for_what_is_hidden():
     by_hand = scene([square(2, 6), square(4, 8)], [0.6, 0.4], [1, 0])
     unordered, ordered = by_hand.assign(ordered=False), by_hand.assign()
-    assert unordered.seed.tolist() == [[0, 10, -1]] and ordered.seed.tolist() == [[10, 0, -1]]
+    assert unordered.seed_pixel.tolist() == [[0, 10, -1]] and ordered.seed_pixel.tolist() == [
+        [10, 0, -1]
+    ]
     # 16 pixels that are drawn with probability 0.999 and not seen
-    assert unordered.scores[0, 0, 0] > 16 * 6
-    assert ordered.scores[0, 1, 0] < 2
+    assert unordered.losses[0, 0, 0] > 16 * 6
+    assert ordered.losses[0, 1, 0] < 2
 
 
 def test_a_hidden_thing_goes_to_the_expert_that_is_best_behind_what_hides_it():
@@ -128,8 +131,8 @@ def test_a_hidden_thing_goes_to_the_expert_that_is_best_behind_what_hides_it():
     # as if it came first, drawing the hidden part costs more than leaving the corner out
     assert by_hand.assign(ordered=False).k[0, 0] == 2
     w = by_hand.assign()
-    assert w.seed.tolist() == [[10, 0, -1]] and w.k[0, 1] == 0
-    assert w.scores[0, 1, 0] < 2 < 20 < w.scores[0, 1, 2]
+    assert w.seed_pixel.tolist() == [[10, 0, -1]] and w.k[0, 1] == 0
+    assert w.losses[0, 1, 0] < 2 < 20 < w.losses[0, 1, 2]
 
 
 CHAIN = [square(1, 4), square(3, 6), square(7, 6)]
@@ -142,9 +145,9 @@ CHAIN = [square(1, 4), square(3, 6), square(7, 6)]
         *((CHAIN, salient) for salient in itertools.permutations(range(3))),
     ],
 )
-def test_scores_are_costs_in_the_scope_of_the_place(shapes, salient):
+def test_losses_are_costs_in_the_scope_of_the_place(shapes, salient):
     by_hand = scene(shapes, [0.6, 0.4, 0.2][: len(shapes)], salient)
-    scores = by_hand.assign(lam=0.5).scores[0]
+    losses = by_hand.assign(lam=0.5).losses[0]
     scope = torch.ones(SIZE, SIZE)
     regions = [*by_hand.r, torch.ones(SIZE, SIZE)]
     true_order = [*(salient.index(i) for i in range(len(shapes))), len(shapes)]
@@ -157,7 +160,7 @@ def test_scores_are_costs_in_the_scope_of_the_place(shapes, salient):
             cost = 0.5 * (seen * error).sum()
             for a, b in ((seen, p), (1 - seen, 1 - p)):
                 cost += (a * ((a + 1e-6).log() - (b + 1e-6).log())).sum()
-            assert scores[place, k].item() == pytest.approx(cost.item(), rel=1e-3, abs=1e-2)
+            assert losses[place, k].item() == pytest.approx(cost.item(), rel=1e-3, abs=1e-2)
         scope = scope * (1 - r)
 
 
@@ -175,7 +178,7 @@ def test_each_thing_is_ordered_as_its_own_expert_draws_it(salient):
             r[0, t, k, 0] = by_hand.shape[t, k, 0]
     by_hand.shape.round_()  # of shapes apart, all orders are as likely
     w = by_hand.assign()
-    assert w.seed.tolist() == [[10 * salient.index(i) for i in range(3)] + [-1]]
+    assert w.seed_pixel.tolist() == [[10 * salient.index(i) for i in range(3)] + [-1]]
     assert w.k.tolist() == [[0, 2, 3, 1]]
     seen = [by_hand.r[salient.index(i)] for i in range(3)]
     assert torch.equal(w.region[0, :, 0], torch.stack([*seen, 1 - sum(seen)]))
@@ -189,8 +192,8 @@ def test_the_last_layer_is_seen_as_what_most_experts_leave():
     by_hand.candidates = lambda x, s_t, n: (torch.arange(n)[None], r)
     seen, encode = [], by_hand.encode_all
     by_hand.encode_all = lambda x, r, noise: (seen.append(r), encode(x, r, noise))[1]
-    for handicap in (None, torch.tensor([0, 0, -1e6])):
-        w = by_hand.assign(handicap=handicap)
+    for bias in (None, torch.tensor([0, 0, -1e6])):
+        w = by_hand.assign(expert_bias=bias)
         # in the end it takes what the winners leave, whoever they are
         assert torch.equal(w.region.sum(1), torch.ones(1, 1, SIZE, SIZE))
     left = 1 - square(2, 5) - square(9, 5)
@@ -222,7 +225,7 @@ def test_a_better_expert_makes_another_order():
     assert by_hand.assign(ordered=False).k[0, 0] == 2
     # behind the near one the true square is better, and its last pixel is the middle one's
     w = by_hand.assign()
-    assert w.seed[0, 2:].tolist() == [0, -1] and w.k[0, 2] == 0
+    assert w.seed_pixel[0, 2:].tolist() == [0, -1] and w.k[0, 2] == 0
     assert torch.equal(w.region.sum(1), torch.ones(1, 1, SIZE, SIZE))
 
 
@@ -232,13 +235,14 @@ def test_what_is_not_worth_its_latent_comes_behind():
     by_hand.encode_all = lambda x, r, noise: FixedNoiseNormal(
         torch.ones(*r.shape[:2], 1), torch.ones(*r.shape[:2], 1), torch.zeros(*r.shape[:2], 1)
     ).to_event(1)
-    assert by_hand.assign().seed.tolist() == [[10, 0, -1]]
+    assert by_hand.assign().seed_pixel.tolist() == [[10, 0, -1]]
 
 
 def test_the_terms_of_the_winners_are_those_that_they_competed_with():
     by_hand = scene(CHAIN, [0.6, 0.4, 0.3], [1, 2, 0])
-    rules = Rules(2, 4, SIGMA, lam=0.5, ordered=True)
-    d, _ = assign(by_hand, by_hand, by_hand.x, torch.zeros(1, 4, 1), rules)
+    competition = JointCompetition(num_slots=4, lam=0.5, temperature=0.0)
+    draws = draws_of(torch.zeros(1, 4, 1), experts=2)
+    d, _ = competition.contest(by_hand, by_hand, by_hand.x, draws)
     won = d.competition_losses.gather(2, d.k[:, :, None])[:, :, 0]
     torch.testing.assert_close(0.5 * d.terms.x + d.terms.r, won)
     torch.testing.assert_close(d.region, d.scope * d.region.round())  # of binary shares
@@ -246,47 +250,47 @@ def test_the_terms_of_the_winners_are_those_that_they_competed_with():
 
 
 @pytest.fixture
-def rules():
-    return Rules(experts=3, steps=3, sigma_x=SIGMA, ordered=True)
+def joint():
+    return JointCompetition(num_slots=3, temperature=0.0)
 
 
-def test_the_order_of_experts_changes_nothing(make_pq, images, rules):
+def test_the_order_of_experts_changes_nothing(make_pq, images, joint):
     model, guide = make_pq(seeded=True)
-    noise = torch.zeros(5, 3, 2).double()
-    d = compete(model, guide, images, noise, rules)
+    d = joint.decompose(model, guide, images)
     for ensemble in (model.decoders, guide.attentions, guide.encoders):
         first, second, third = ensemble
         ensemble[0], ensemble[1], ensemble[2] = third, first, second
-    turned = compete(model, guide, images, noise, rules)
-    assert torch.equal((d.k + 1) % 3, turned.k) and torch.equal(d.seed_pixel, turned.seed)
+    turned = joint.decompose(model, guide, images)
+    assert torch.equal((d.k + 1) % 3, turned.k) and torch.equal(d.seed_pixel, turned.seed_pixel)
     torch.testing.assert_close(d.region, turned.region)
 
 
-def test_explaining_is_the_winners_account(make_pq, images, rules):
+def test_explaining_is_the_winners_account(make_pq, images, joint):
     model, guide = make_pq(seeded=True)
-    noise = torch.randn(5, 3, 2).double()
-    w = elect(model, guide, images, noise, rules)
-    d = compete(model, guide, images, noise, rules)
-    layers = account(model, guide, images, w.k, SIGMA, w.noise, seeds=w.seed)
+    draws = draws_of(torch.randn(5, 3, 2).double())
+    w = joint(model, guide, images, draws=draws)
+    d = joint.decompose(model, guide, images, draws=draws)
+    layers = reconstruct(model, guide.given(w), images, w.k)
     torch.testing.assert_close(d.region, layers.region)
     torch.testing.assert_close(d.terms, layers.terms)
     torch.testing.assert_close(d.region.sum(1), torch.ones(5, 1, 16, 16).double())
-    assert torch.equal(d.k, w.k) and torch.equal(d.competition_losses, w.scores)
+    assert torch.equal(d.k, w.k) and torch.equal(d.competition_losses, w.losses)
 
 
-def test_handicaps_and_luck_move_winners_not_scores(make_pq, images, rules):
+def test_biases_and_gumbel_noise_move_winners_not_losses(make_pq, images, joint):
     model, guide = make_pq(seeded=True)
-    noise = torch.zeros(5, 3, 2).double()
-    usual = elect(model, guide, images, noise, rules)
-    pushed = elect(model, guide, images, noise, rules, handicap=torch.tensor([0.0, 0.0, -1e6]))
-    assert (pushed.k == 2).all() and torch.equal(pushed.scores, usual.scores)
-    warm = dataclasses.replace(rules, temperature=1e9)
-    luck = torch.zeros(5, 3, 3).double()
-    luck[:, :, 1] = 100
-    assert (elect(model, guide, images, noise, warm, gumbel=luck).k == 1).all()
+    draws = draws_of(torch.zeros(5, 3, 2).double())
+    usual = joint(model, guide, images, draws=draws)
+    biased = dataclasses.replace(joint, expert_bias=torch.tensor([0.0, 0.0, -1e6]))
+    pushed = biased(model, guide, images, draws=draws)
+    assert (pushed.k == 2).all() and torch.equal(pushed.losses, usual.losses)
+    warm = dataclasses.replace(joint, temperature=1e9)
+    gumbel = torch.zeros(5, 3, 3).double()
+    gumbel[:, :, 1] = 100
+    assert (warm(model, guide, images, draws=Draws(draws.noise, gumbel)).k == 1).all()
 
 
-def test_one_step_is_all_there_is(make_pq, images, rules):
-    rules = dataclasses.replace(rules, steps=1)
-    d = compete(*make_pq(seeded=True), images, torch.zeros(5, 1, 2).double(), rules)
+def test_one_slot_is_all_there_is(make_pq, images, joint):
+    joint = dataclasses.replace(joint, num_slots=1)
+    d = joint.decompose(*make_pq(seeded=True), images)
     assert (d.region == 1).all() and (d.seed_pixel == -1).all()

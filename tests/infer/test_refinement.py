@@ -10,16 +10,25 @@ import torch
 from econ_pyro.core.compositing import scopes
 from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli, pixel_errors
 from econ_pyro.econ import Econ
-from econ_pyro.infer.competition import compete
+from econ_pyro.infer.competition import GreedyCompetition
 from econ_pyro.infer.decomposition import Decomposition, in_order
-from econ_pyro.infer.depth_order import arrange, likeliest_order, log_joint, log_likelihood, worth
-from econ_pyro.infer.joint_competition import assign
-from econ_pyro.infer.proposals import Rules
-from econ_pyro.infer.refinement import explain, mean_colour_corrected, refine
+from econ_pyro.infer.depth_order import (
+    arrange,
+    explains_enough,
+    likeliest_order,
+    log_joint,
+    log_likelihood,
+)
+from econ_pyro.infer.joint_competition import JointCompetition
+from econ_pyro.infer.oracle_competition import OracleCompetition
+from econ_pyro.infer.refinement import Refined, mean_colour_corrected, refine
 from econ_pyro.infer.terms import Terms
+from helpers.selections import draws_of
 
 SIGMA = 0.1
-RULES = Rules(experts=3, steps=3, sigma_x=SIGMA)
+ORACLE = OracleCompetition(num_slots=3, temperature=0.0)
+NO_NOISE = draws_of(torch.zeros(1, 3, 2).double())
+OF_ONE = draws_of(torch.zeros(1, 3, 1).double(), experts=1)
 
 
 def painted(n=3, size=16, seed=0):
@@ -100,19 +109,21 @@ def test_a_layer_moves_for_a_part_of_a_nat_but_not_for_nothing(nats, expected):
     assert likeliest_order(errors, shape)[0].tolist() == expected
 
 
-def test_of_two_layers_of_one_object_one_is_worth_it_and_a_spare_one_is_not():
+def test_of_two_layers_of_one_object_one_explains_enough_and_a_spare_one_does_not():
     x, mean, shape = painted(2, seed=1)
     twice = [0, 0, 1, 2]
     l_z = torch.full((1, 4), 10.0)
-    kept = worth(pixel_errors(x, mean[:, twice], SIGMA), shape[:, twice], l_z)
+    kept = explains_enough(pixel_errors(x, mean[:, twice], SIGMA), shape[:, twice], l_z)
     assert kept.tolist() == [[True, False, True, True]]
     spare = mean.clone()
     spare[:, 0] = 1 - spare[:, 1].round()  # a colour that is not in the image
     mean_3, shape_3 = torch.cat([spare[:, :1], mean], 1), torch.cat([shape[:, :1], shape], 1)
-    kept = worth(pixel_errors(x, mean_3, SIGMA), shape_3, l_z)
+    kept = explains_enough(pixel_errors(x, mean_3, SIGMA), shape_3, l_z)
     assert kept.tolist() == [[False, True, True, True]]
     dear = torch.full((1, 3), 1e6)
-    assert worth(pixel_errors(x, mean, SIGMA), shape, dear).tolist() == [[False, False, True]]
+    assert explains_enough(pixel_errors(x, mean, SIGMA), shape, dear).tolist() == [
+        [False, False, True]
+    ]
 
 
 def in_pixels(errors, shape, order):
@@ -175,7 +186,7 @@ def test_layers_are_arranged_as_a_search_over_all_orders_does():
 def decomposed(make_pq, x, mean, shape, r):
     """Those layers as if the competition had found them, with costs of their latents of 10."""
     model, guide = make_pq()
-    d = compete(model, guide, x.double(), torch.zeros(1, 3, 2).double(), RULES)
+    d = GreedyCompetition(num_slots=3).decompose(model, guide, x.double())
     ten = torch.full((1, 3), 10.0).double()
     terms = d.terms._replace(z=ten)
     mean, shape, r = (a.double() for a in (mean, shape, r))
@@ -191,9 +202,9 @@ def test_a_wrong_order_is_put_right_and_pixels_go_where_they_belong(make_pq):
     # the hidden one was taken first, with a piece of what hides it
     r = torch.stack([back, front & ~back, ~front & ~back], 1).float()
     model, guide, d = decomposed(make_pq, x, mean[:, wrong], shape[:, wrong], r)
-    d = dataclasses.replace(d, k=torch.tensor([[2, 1, 0]]), seed=torch.tensor([[7, 5, -1]]))
-    refined = refine(model, guide, d, torch.zeros(1, 3, 2).double(), RULES)
-    assert refined.k.tolist() == [[1, 2, 0]] and refined.seed.tolist() == [[5, 7, -1]]
+    d = dataclasses.replace(d, k=torch.tensor([[2, 1, 0]]), seed_pixel=torch.tensor([[7, 5, -1]]))
+    refined = refine(model, guide, d, NO_NOISE, ORACLE)
+    assert refined.k.tolist() == [[1, 2, 0]] and refined.seed_pixel.tolist() == [[5, 7, -1]]
     assert (refined.region.round() == true).all()
     torch.testing.assert_close(refined.region.sum(1), torch.ones(1, 1, 16, 16).double())
     torch.testing.assert_close(refined.scope[:, 1], 1 - refined.region[:, 0])
@@ -216,7 +227,7 @@ def test_an_unknown_colour_gives_no_pixels_away(make_pq):
     torch.testing.assert_close(seen[:, 1:], mean[:, 1:].double())
     assert (seen[:, 0] - mean[:, 0]).abs().max() < 0.05  # 36 pixels against one
     model, guide, d = decomposed(make_pq, x, drawn, shape, r)
-    refined = refine(model, guide, d, torch.zeros(1, 3, 2).double(), RULES)
+    refined = refine(model, guide, d, NO_NOISE, ORACLE)
     assert (refined.region.round() == r).all()
 
 
@@ -224,12 +235,11 @@ def test_experts_replace_the_layers_that_make_the_image_likelier_anew(make_pq):
     x, mean, shape = painted(2, seed=3)
     front, back = (shape[:, t] > 0.5 for t in range(2))
     r = torch.stack([front, back & ~front, ~front & ~back], 1).float()
-    noise = torch.zeros(1, 3, 2).double()
     chequered = (torch.arange(16)[:, None] + torch.arange(16)) % 2  # nothing of the kind is there
     wrong = mean.clone()
     wrong[:, 2] = chequered
     model, guide, d = decomposed(make_pq, x, wrong, shape, r)
-    refined = refine(model, guide, d, noise, RULES)
+    refined = refine(model, guide, d, NO_NOISE, ORACLE)
     assert torch.equal(refined.mean[:, :2], d.mean[:, :2])  # no expert knows the objects better
     assert torch.equal(refined.z[:, :2], d.z[:, :2])
     drawn, m = model.decode(refined.z[:, 2], refined.k[:, 2])
@@ -249,7 +259,7 @@ class OneExpert:
         l_z: what the latents cost, ``(T,)`` nats.
     """
 
-    seeded = False
+    sigma_x, num_experts, latent_dim = SIGMA, 1, 1
 
     def __init__(self, mean, shape, l_z):
         self.mean, self.shape, self.loc = mean[:, None], shape[:, None], (2 * l_z).sqrt()
@@ -302,8 +312,7 @@ def test_a_layer_is_drawn_anew_if_that_gains_more_than_its_latent_costs(layer, m
         x, nothing, scopes(r), r, drawn, shape, ten[..., None] * 0, Terms(ten, ten, ten),
         torch.zeros(1, 3, 1).double(), nothing,
     )  # fmt: skip
-    rules = dataclasses.replace(RULES, experts=1)
-    refined = refine(pq, pq, found, torch.zeros(1, 3, 1).double(), rules)
+    refined = refine(pq, pq, found, OF_ONE, ORACLE)
     anew = margin < 0
     torch.testing.assert_close(refined.mean, mean if anew else drawn)
     cost = costs[layer].item() if anew else 10
@@ -322,8 +331,7 @@ def test_a_layer_that_is_not_worth_its_latent_is_not_drawn_anew_to_make_it_cheap
     )  # fmt: skip
     white, cheap = torch.ones_like(mean[0]), torch.tensor([50.0, 1.0, 50.0]).double()
     pq = OneExpert(white, shape[0], cheap)
-    rules = dataclasses.replace(RULES, experts=1)
-    refined = refine(pq, pq, found, torch.zeros(1, 3, 1).double(), rules)
+    refined = refine(pq, pq, found, OF_ONE, ORACLE)
     torch.testing.assert_close(refined.mean, mean[:, [1, 0, 2]])  # the spare one behind
     assert refined.terms.z.tolist() == [[10, 10, 10]] and refined.area[0, 1] == 0
 
@@ -340,14 +348,14 @@ def test_what_a_spare_layer_would_be_like_changes_nothing():
     r = torch.stack([front * 0, front, ~front], 1).double()
     costs, nothing = torch.tensor([[1e4, 10, 10]]).double(), torch.zeros(1, 3, dtype=torch.long)
     expert = OneExpert(mean[0, [1, 0, 2]], shape[0, [1, 0, 2]], torch.tensor([99, 99, 15.0]))
-    rules, refined = dataclasses.replace(RULES, experts=1), []
+    refined = []
     for spare in (0.0, 0.98):
         shape[:, 0, :, 13:] = spare  # away from the other
         found = Decomposition(
             x, nothing, scopes(r), r, drawn, shape, costs[..., None] * 0,
             Terms(costs, costs, costs), torch.zeros(1, 3, 1).double(), nothing,
         )  # fmt: skip
-        refined.append(refine(expert, expert, found, torch.zeros(1, 3, 1).double(), rules))
+        refined.append(refine(expert, expert, found, OF_ONE, ORACLE))
     one, other = refined
     assert one.terms.z[0].tolist() == pytest.approx([10, 1e4, 15])  # the background anew
     for name in ("region", "scope", "mean", "k"):
@@ -372,9 +380,12 @@ def test_refinement_begins_with_things_as_each_was_looked_at(make_pq):
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(6)).double()
     noise = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(7)).double()
     model, guide = make_pq(seeded=True)
-    found, in_order_found = assign(model, guide, images, noise, RULES)
-    expected = refine(model, guide, found, in_order_found, RULES)
-    assert torch.equal(explain(model, guide, images, noise, RULES).region, expected.region)
+    joint = JointCompetition(num_slots=3, temperature=0.0, ordered=False)
+    draws = draws_of(noise)
+    found, in_order_found = joint.contest(model, guide, images, draws)
+    expected = refine(model, guide, found, draws_of(in_order_found), ORACLE)
+    ours = Refined.of(joint).decompose(model, guide, images, draws=draws)
+    assert torch.equal(ours.region, expected.region)
 
 
 def test_refinement_explains_with_the_noise_of_each_layer(make_pq):
@@ -383,26 +394,45 @@ def test_refinement_explains_with_the_noise_of_each_layer(make_pq):
     images = torch.rand(12, 3, 16, 16, generator=g).double()
     noise = 9 * torch.randn(12, 3, 2, generator=g).double()
     model, guide = make_pq(seeded=True)
-    rules = dataclasses.replace(RULES, ordered=True)
-    found, moved = assign(model, guide, images, noise, rules)
+    joint, draws = JointCompetition(num_slots=3, temperature=0.0), draws_of(noise)
+    found, moved = joint.contest(model, guide, images, draws)
     assert not torch.equal(moved, noise)
-    expected = refine(model, guide, found, moved, rules)
-    ours = explain(model, guide, images, noise, rules)
+    expected = refine(model, guide, found, draws_of(moved), ORACLE)
+    ours = Refined.of(joint).decompose(model, guide, images, draws=draws)
     torch.testing.assert_close(ours.z, expected.z)
     torch.testing.assert_close(ours.region, expected.region)
     for b, t in itertools.product(range(12), range(3)):
         # layers that were drawn anew, too, still grew from the pixel of the old ones
-        assert ours.seed[b, t] in found.seed[b]
+        assert ours.seed_pixel[b, t] in found.seed_pixel[b]
 
 
 def test_refinement_is_the_configurations_choice(tiny):
     images = torch.rand(2, 3, 16, 16)
-    assert not tiny.objective.refine
+    assert not tiny.model.competition.refine
     as_published = Econ(tiny).decompose(images)
-    econ = Econ(
-        dataclasses.replace(tiny, objective=dataclasses.replace(tiny.objective, refine=True))
-    )
+    competition = dataclasses.replace(tiny.model.competition, refine=True)
+    model = dataclasses.replace(tiny.model, competition=competition)
+    econ = Econ(dataclasses.replace(tiny, model=model))
     assert torch.equal(econ.decompose(images, greedy=True).region, as_published.region)
     assert not torch.equal(econ.decompose(images).region, as_published.region)
     given = torch.ones(2, 3, 1, 16, 16) / 3  # true regions are not for the model to change
-    assert torch.equal(econ.decompose(images, regions=given).region, given)
+    assert torch.equal(econ.decompose(images, evidence=given).region, given)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_what_is_refined_is_selected_as_it_was(make_pq, ordered):
+    """Bias, temperature and occlusion of the competition within count, and nothing is refined."""
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(6)).double()
+    model, guide = make_pq(seeded=True)
+    bias = torch.tensor([0.0, -1e9, 0.0])
+    for options in ((0.0, bias, 0.0), (1e9, None, 0.7)):
+        joint = JointCompetition(3, 1.0, *options, ordered=ordered)
+        refined = Refined.of(joint)
+        torch.manual_seed(1)
+        wanted = joint(model, guide, images)
+        torch.manual_seed(1)
+        won = refined(model, guide, images)
+        for a, b in zip(won, wanted, strict=True):
+            assert (a is None and b is None) or torch.equal(a, b)
+    refined.temperature, refined.expert_bias = 0.0, bias  # as schedules and load balancing do
+    assert (refined(model, guide, images).k == 1).all()

@@ -9,10 +9,12 @@ from PIL import Image
 
 import econ_pyro
 from econ_pyro import config as configuration
-from econ_pyro.config import Config, SceneModelConfig
+from econ_pyro import model_config
+from econ_pyro.config import Config
 from econ_pyro.econ import load_model
 from econ_pyro.errors import EconError
 from econ_pyro.infer import scene_model
+from econ_pyro.model_config import SceneModelConfig
 from helpers.mosaic import Mosaic, MosaicConfig, register_mosaic
 from helpers.scripts import script
 
@@ -23,11 +25,11 @@ OPTIONS = """--model.kind mosaic --model.size 16 --model.num-slots 3 --scenes.si
 
 @pytest.fixture
 def mosaic():
-    kinds, registry = dict(configuration.KINDS), dict(scene_model._registry)
+    kinds, registry = dict(model_config.KINDS), dict(scene_model._registry)
     register_mosaic()
     yield
-    configuration.KINDS.clear()
-    configuration.KINDS.update(kinds)
+    model_config.KINDS.clear()
+    model_config.KINDS.update(kinds)
     scene_model._registry.clear()
     scene_model._registry.update(registry)
 

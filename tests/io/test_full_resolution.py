@@ -13,7 +13,7 @@ from econ_pyro.infer.terms import Terms
 from econ_pyro.io import full_resolution, scene_file
 from econ_pyro.io.layer_files import write_layers
 from econ_pyro.io.openraster import merge, on_canvas
-from econ_pyro.io.rendering import Rendered
+from econ_pyro.io.rendering import RenderedScene
 from econ_pyro.scene_config import SceneConfig
 from econ_pyro.ui import scene_edits
 from helpers.decompositions import made_up
@@ -39,8 +39,8 @@ def layers_of(picture, d, fit="crop", hidden=()):
         scene = scene_edits.edit(scene, i, visible=False)
     shape = d.shape[0].clone()
     shape[[layer.background for layer in scene.layers]] = 1
-    rendered = Rendered(d.mean[0], shape, tuple(layer.visible for layer in scene.layers))
-    return full_resolution.full_layers(picture, d, scene, rendered, NAMES, fit), scene
+    rendered = RenderedScene(d.mean[0], shape, tuple(layer.visible for layer in scene.layers))
+    return full_resolution.full_resolution_layers(picture, d, scene, rendered, NAMES, fit), scene
 
 
 @pytest.mark.parametrize("fit", ["crop", "resize"])
@@ -119,7 +119,7 @@ def test_true_layers_at_the_models_size_become_true_layers_at_full_size():
 
 def test_small_shares_are_not_seen_and_the_rest_sums_to_one():
     region = torch.tensor([[0.95, 0.5, 0.02], [0.05, 0.5, 0.98]])[:, None]
-    shares = full_resolution._cut(region)
+    shares = full_resolution._thresholded(region)
     assert shares[:, 0].tolist() == [[1, 0.5, 0], [0, 0.5, 1]]
 
 

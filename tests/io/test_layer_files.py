@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from econ_pyro.errors import EconError
-from econ_pyro.io.layer_files import check_formats, to_bytes, write_painted
-from econ_pyro.io.rendering import Rendered
+from econ_pyro.io.layer_files import check_formats, to_bytes, write_rendered
+from econ_pyro.io.rendering import RenderedScene
 from econ_pyro.io.scene_file import Layer, Scene
 
 NAMES = ["a", "b", "c", "d", "e"]
@@ -24,7 +24,7 @@ def soft_scene(seed, visible, background=True, size=33):
     if background:
         shape[-1] = 1
     layers = tuple(Layer(i, (0.0,), visible=v) for i, v in enumerate(visible))
-    return Scene(size, layers), Rendered(mean, shape, tuple(visible))
+    return Scene(size, layers), RenderedScene(mean, shape, tuple(visible))
 
 
 def read(path):
@@ -36,7 +36,7 @@ def read(path):
 @pytest.mark.parametrize("visible", [(True,) * 5, (False, True, False, True, True), (False,) * 3])
 def test_layer_files_give_the_composed_picture(tmp_path, visible, background):
     scene, rendered = soft_scene(len(visible), visible, background)
-    write_painted(tmp_path, scene, rendered, NAMES, ("png", "ora"))
+    write_rendered(tmp_path, scene, rendered, NAMES, ("png", "ora"))
     canvas = Image.new("RGBA", (33, 33))
     for i in reversed(range(len(visible))):
         layer = Image.open(tmp_path / f"layer-{i + 1}.png")
@@ -60,10 +60,10 @@ def test_layer_files_give_the_composed_picture(tmp_path, visible, background):
 
 def test_one_more_layer_that_is_hidden_changes_nothing(tmp_path):
     scene, rendered = soft_scene(0, (True, True, False))
-    write_painted(tmp_path / "a", scene, rendered, NAMES)
+    write_rendered(tmp_path / "a", scene, rendered, NAMES)
     fewer = replace(scene, layers=scene.layers[:2])
-    rest = Rendered(rendered.mean[:2], rendered.shape[:2], (True, True))
-    write_painted(tmp_path / "b", fewer, rest, NAMES)
+    rest = RenderedScene(rendered.mean[:2], rendered.shape[:2], (True, True))
+    write_rendered(tmp_path / "b", fewer, rest, NAMES)
     for name in ("composed.png", "layer-1.png", "layer-2.png", "build-up.gif"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

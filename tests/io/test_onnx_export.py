@@ -1,6 +1,5 @@
 """ONNX files, run by onnxruntime on other images than the export saw."""
 
-import dataclasses
 import sys
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from econ_pyro.core.distributions import pixel_errors
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.infer.depth_order import likeliest_order, worth
+from econ_pyro.infer.depth_order import explains_enough, likeliest_order
 from econ_pyro.io.onnx_export import (
     OUTPUTS,
     Decompose,
@@ -20,29 +19,27 @@ from econ_pyro.io.onnx_export import (
     export_onnx,
 )
 from helpers.scripts import script
-from helpers.trainers import TINY
+from helpers.trainers import TINY, changed, seeded_tiny
+
+pytestmark = pytest.mark.needs("onnx", "onnxruntime", "onnxscript")
 
 
 @pytest.fixture(scope="module")
 def econ():
-
-    expert = dataclasses.replace(
-        TINY.model.expert,
-        bias=0.0,
-        shape_bias=0.0,
-        latent=3,
-        pose=True,
-        shape_dim=2,
-        seeded=True,
+    config = changed(
+        seeded_tiny(dim=3, shape_bias=0.0),
+        model__num_experts=2,
+        model__num_slots=2,
+        model__competition__depth_order_from=0,
+        model__competition__refine=True,
+        seed=5,
     )
-    model = dataclasses.replace(TINY.model, experts=2, steps=2, expert=expert)
-    objective = dataclasses.replace(TINY.objective, order_from=0, refine=True)
-    config = dataclasses.replace(TINY, model=model, objective=objective, seed=5)
     return Econ(config, names=["circle", "background"])
 
 
 def session(path):
-    onnxruntime = pytest.importorskip("onnxruntime")
+    import onnxruntime
+
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
@@ -65,7 +62,9 @@ def test_onnxruntime_says_what_torch_says(econ, tmp_path, capsys):
         for name in ("region", "appearance", "shape", "z"):
             np.testing.assert_allclose(got[name], getattr(d, OUTPUTS[name]), atol=1e-4)
         # differences of costs of thousands of nats
-        np.testing.assert_allclose(got["scores"], d.competition_losses, rtol=1e-4, atol=1e-2)
+        np.testing.assert_allclose(
+            got["competition_losses"], d.competition_losses, rtol=1e-4, atol=1e-2
+        )
     z = torch.randn(3, 3)
     for k in range(2):
         mean, shape = session(out / f"decoder_{k}.onnx").run(None, {"z": z.numpy()})
@@ -76,9 +75,8 @@ def test_onnxruntime_says_what_torch_says(econ, tmp_path, capsys):
 
 
 def test_attention_without_seeds(tmp_path):
-    pytest.importorskip("onnxscript")
 
-    econ = Econ(dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, steps=2)))
+    econ = Econ(changed(TINY, model__num_slots=2))
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with _exporting():
         path = tmp_path / "decompose.onnx"
@@ -87,18 +85,17 @@ def test_attention_without_seeds(tmp_path):
 
 
 class _Order(torch.nn.Module):
-    """Layers (B, T, 4, H, W), colours and shape, to their order and which are worth it."""
+    """Layers (B, T, 4, H, W), colours and shape, to their order and which explain enough."""
 
     def forward(self, layers):
         mean, shape = layers.split([3, 1], 2)
         x = mean[:, 1] * shape[:, 1] + mean[:, 0] * (1 - shape[:, 1])  # the second is in front
         l_z = layers.mean((2, 3, 4)) * 100
         errors = pixel_errors(x, mean, 0.1)
-        return likeliest_order(errors, shape), worth(errors, shape, l_z).int()
+        return likeliest_order(errors, shape), explains_enough(errors, shape, l_z).int()
 
 
 def test_the_order_of_more_layers(tmp_path):
-    pytest.importorskip("onnxscript")
     layers = torch.rand(6, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     order, kept = _Order()(layers)
     assert (order != torch.arange(4)).any() and 0 < kept.float().mean() < 1

@@ -100,7 +100,7 @@ def test_what_is_no_json_is_said(tmp_path, text):
     ("bad", "message"),
     [
         (scene(Layer(0, (0.0, 0.0)), size=32), "a scene of 16 pixels, .* got 32"),
-        (scene(), "one layer or more"),
+        (scene(), "at least one layer"),
         (scene(Layer(3, (0.0, 0.0))), "an expert of layer 1 from 0 to 2, got 3"),
         (scene(Layer(0, (0.0, 0.0)), Layer(0, (0.0,))), "2 numbers in z of layer 2, got 1"),
     ],

@@ -77,18 +77,18 @@ def test_prior_classes_can_be_given_or_conditioned(pq):
     assert torch.equal(model.prior(2, k).k, k)
     fixed = {sites.k(1): torch.full((3,), 2)}
     assert (poutine.condition(model.prior, data=fixed)(3).k[:, -1] == 2).all()
-    assert model.prior(2, steps=5).k.shape == (2, 5)
+    assert model.prior(2, slots=5).k.shape == (2, 5)
 
 
 @pytest.mark.parametrize(
-    ("steps", "expected"),
+    ("slots", "expected"),
     [(None, [1, 0, 2]), (2, [0, 2]), (5, [1, 1, 1, 0, 2])],  # front to back
 )
-def test_classes_of_the_prior_are_back_to_front(pq, steps, expected):
+def test_classes_of_the_prior_are_back_to_front(pq, slots, expected):
     model, _ = pq
     # the background is always expert 2's, the middle expert 0's, the nearest expert 1's
     model.class_probs.copy_(torch.eye(3)[[2, 0, 1]])
-    assert model.prior(4, steps=steps).k.tolist() == 4 * [expected]
+    assert model.prior(4, slots=slots).k.tolist() == 4 * [expected]
 
 
 def test_layers_of_the_prior_have_the_pixel_noise_of_eq_5(tiny, pq):
@@ -104,7 +104,7 @@ def test_layers_of_the_prior_have_the_pixel_noise_of_eq_5(tiny, pq):
 def test_the_prior_paints_as_many_layers_as_the_model_has(tiny):
     from econ_pyro.models.dead_leaves import DeadLeaves
 
-    config = dataclasses.replace(tiny.model, experts=2, steps=4)
+    config = dataclasses.replace(tiny.model, num_experts=2, num_slots=4)
     assert DeadLeaves(config).prior(1).k.shape == (1, 4)
 
 
@@ -131,12 +131,30 @@ def test_last_layer_takes_what_is_left_and_true_regions_are_used(pq, images):
     _, guide = pq
     regions = torch.rand(5, 3, 1, 16, 16).double().softmax(1)
     k = torch.zeros(5, 3, dtype=torch.long)
-    trace = poutine.trace(guide).get_trace(images, k, None, regions)
+    trace = poutine.trace(guide).get_trace(images, k)
+    left = 1 - trace.nodes[sites.r(3)]["value"] - trace.nodes[sites.r(2)]["value"]
+    torch.testing.assert_close(trace.nodes[sites.r(1)]["value"], left)
+    data = {sites.r(t): regions[:, i] for i, t in enumerate(sites.front_to_back(3))}
+    trace = poutine.trace(poutine.condition(guide, data=data)).get_trace(images, k)
     for i, t in enumerate(sites.front_to_back(3)):
         assert torch.equal(trace.nodes[sites.r(t)]["value"], regions[:, i])
+        own = guide.encode(images, regions[:, i], k[:, i])
+        torch.testing.assert_close(trace.nodes[sites.z(t)]["fn"].mean, own.mean)
 
 
-def test_flat_appearances_are_the_mean_colour_and_shapes_are_untouched(pq):
+def test_one_true_region_leaves_the_others_to_attention(pq, images):
+    _, guide = pq
+    k = torch.randint(3, (5, 3))
+    mask = torch.rand(5, 1, 16, 16).double().round()
+    conditioned = poutine.condition(guide, data={sites.r(3): mask})
+    trace = poutine.trace(conditioned).get_trace(images, k)
+    assert trace.observation_nodes == [sites.r(3)]
+    own = guide.attend(images, 1 - mask, k[:, 1])
+    torch.testing.assert_close(trace.nodes[sites.r(2)]["value"], own)
+    torch.testing.assert_close(trace.nodes[sites.r(1)]["value"], 1 - mask - own)
+
+
+def test_constant_appearances_are_the_mean_colour_and_shapes_are_untouched(pq):
     model, _ = pq
     z, k = torch.randn(4, 2, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
     mean, shape = model.decode(z, k)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from econ_pyro.training import async_checkpoint as module
-from econ_pyro.training.async_checkpoint import WAITING, Saver
+from econ_pyro.training.async_checkpoint import MAX_PENDING, AsyncCheckpointer
 from econ_pyro.training.checkpoint import load_checkpoint
 
 
@@ -20,7 +20,7 @@ def test_what_training_does_next_is_not_in_a_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "save_checkpoint", late)
     weight, numbers = torch.ones(3, requires_grad=True), torch.arange(2)
-    saver = Saver()
+    saver = AsyncCheckpointer()
     saver.save(tmp_path / "a.pt", {"model": {"weight": weight}, "rng": [numbers], "step": 4})
     with torch.no_grad():
         weight.add_(1)
@@ -41,17 +41,17 @@ def test_few_checkpoints_wait_and_are_written_in_turn(tmp_path, monkeypatch):
         written.append(state["step"])
 
     monkeypatch.setattr(module, "save_checkpoint", write)
-    saver = Saver()
-    for step in range(WAITING):
+    saver = AsyncCheckpointer()
+    for step in range(MAX_PENDING):
         saver.save(tmp_path / "a.pt", {"step": step})
     assert written == []  # training went on
     may.release()
-    saver.save(tmp_path / "a.pt", {"step": WAITING})
+    saver.save(tmp_path / "a.pt", {"step": MAX_PENDING})
     assert written == [0]  # before the next was taken
-    for _ in range(WAITING):
+    for _ in range(MAX_PENDING):
         may.release()
     saver.wait()
-    assert written == list(range(WAITING + 1))
+    assert written == list(range(MAX_PENDING + 1))
 
 
 def test_a_full_disk_is_not_passed_over(tmp_path, monkeypatch):
@@ -59,7 +59,7 @@ def test_a_full_disk_is_not_passed_over(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "save_checkpoint", full)
-    saver = Saver()
+    saver = AsyncCheckpointer()
     saver.save(tmp_path / "a.pt", {})
     with pytest.raises(OSError, match="No space left"):
         saver.wait()
@@ -76,7 +76,7 @@ def test_after_one_that_failed_none_is_written(tmp_path, monkeypatch):
         written.append(path.name)
 
     monkeypatch.setattr(module, "save_checkpoint", write)
-    saver = Saver()
+    saver = AsyncCheckpointer()
     failing[:] = [False, True]  # the first fails; then there would be room again
     saver.save(tmp_path / "best.pt", {})
     saver.save(tmp_path / "last.pt", {})

@@ -1,6 +1,5 @@
 """A run that was cut short says what its schedule has not come to."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -9,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from econ_pyro import cli, presets
+from econ_pyro.config import PlateauSchedule
 from econ_pyro.files import locks, storage
 from econ_pyro.training import checkpoint
 from econ_pyro.training.progress import describe, describe_run
 from econ_pyro.training.schedules import gamma_at, lowest_rate, rate_at, temperature_at, unfinished
 from helpers.scripts import TINY_ARGS, script
-from helpers.trainers import make_trainer
+from helpers.trainers import changed, make_trainer
 
 QUICK = presets.PRESETS["quick"][1]
 
@@ -22,51 +22,85 @@ QUICK = presets.PRESETS["quick"][1]
 @pytest.mark.parametrize(
     ("step", "left"),
     [
-        (60, {"order-from (step 75)", "balance-until (step 700)"}),
-        (75, {"balance-until (step 700)"}),
-        (699, {"balance-until (step 700)"}),
+        (60, {"depth-order-from (step 75)", "load-balancing-until (step 700)"}),
+        (75, {"load-balancing-until (step 700)"}),
+        (699, {"load-balancing-until (step 700)"}),
         (700, set()),
         (999, set()),
     ],
 )
-def test_what_a_preset_has_not_come_to(step, left):
-    always = {"the end of the cosine rate (step 1000)", "objective.gamma-end (step 1000)",
-              "objective.temperature-end (step 1000)"}  # fmt: skip
-    found = {name.removeprefix("objective.") for name in unfinished(QUICK, step)}
-    assert found == {name.removeprefix("objective.") for name in always} | left
+@pytest.mark.parametrize("preset", ["quick", "unique-colours"])  # shares of the run, and steps
+def test_what_a_preset_has_not_come_to(preset, step, left):
+    config = presets.PRESETS[preset][1]
+    always = {
+        "the end of the cosine rate (step 1000)",
+        "gamma-until (step 1000)",
+        "temperature-until (step 1000)",
+    }
+    found = {name.split(".")[-1] for name in unfinished(config, step, 1000)}
+    assert found == always | left
     # an oracle: what is listed would have changed still, what is not would not
-    for at, name in ((gamma_at, "gamma"), (temperature_at, "temperature"), (rate_at, "rate")):
-        assert at(QUICK, step) != at(QUICK, 1000) and any(name in text for text in found)
+    competition = config.model.competition
+    for at, of, name in (
+        (gamma_at, config, "gamma"),
+        (temperature_at, competition, "temperature"),
+        (rate_at, config, "rate"),
+    ):
+        assert at(of, step, 1000) != at(of, 1000, 1000) and any(name in text for text in found)
 
 
 def test_a_run_of_all_steps_has_nothing_left():
-    assert unfinished(QUICK, 1000) == unfinished(QUICK, 1200) == []
+    assert unfinished(QUICK, 1000, 1000) == unfinished(QUICK, 1200, 1000) == []
     assert describe(QUICK, 1000, 1e-5, 60.0) == ""
 
 
-def test_schedules_of_several_beginnings_count_from_the_last():
-    train = dataclasses.replace(QUICK.train, tries=3, try_steps=100, steps=1200)
-    config = dataclasses.replace(QUICK, train=train)
-    names = [name.split(" (")[0] for name in unfinished(config, 3 * 100 + 30)]
-    assert "objective.order-from" not in names  # 130 steps of the one that goes on
-    assert "objective.order-from" in [n.split(" (")[0] for n in unfinished(config, 250)]
+def test_shares_of_the_run_are_of_the_horizon():
+    """A run that its minutes end at step 400 of 1000 completes a preset of shares."""
+    assert {text.split(".")[-1] for text in unfinished(QUICK, 20, 400)} == {
+        "the end of the cosine rate (step 400)",
+        "gamma-until (step 400)",
+        "temperature-until (step 400)",
+        "depth-order-from (step 30)",
+        "load-balancing-until (step 280)",
+    }
+    assert unfinished(QUICK, 400, 400) == []
+    line = describe(QUICK, 400, 1e-5, 1200.0, 400)
+    assert line == "training has come to step 400 of 1000: go on with --resume and more --minutes"
+    steps = presets.PRESETS["unique-colours"][1]
+    assert {text.split(".")[-1] for text in unfinished(steps, 400, 400)} == {
+        "gamma-until (step 1000)",
+        "temperature-until (step 1000)",
+        "load-balancing-until (step 700)",
+    }
 
 
 def test_how_to_go_on():
     assert describe(QUICK, 300, 1e-3, 1200.0).endswith("go on with --resume and more --minutes")
     assert describe(QUICK, 300, 1e-3, 1199.0).endswith("go on with --resume")
-    train = dataclasses.replace(QUICK.train, minutes=None, schedule="plateau", flat_until=400)
-    config = dataclasses.replace(QUICK, train=train)
+    plateau = PlateauSchedule()
+    config = changed(
+        QUICK,
+        train__minutes=None,
+        train__schedule=plateau,
+        recipe__constant_colour_until=400,
+        recipe__restart_until="50%",
+    )
     line = describe(config, 300, 1e-3, 9e9)
-    assert "step 300 of 1000;" in line and "train.constant_colour-until (step 400)" in line
-    assert line.endswith("go on with --resume")
-    fallen = describe(config, 300, 0.9 * lowest_rate(config), 60.0)
+    assert "step 300 of 1000;" in line and "recipe.constant-colour-until (step 400)" in line
+    assert "recipe.restart-until (step 500)" in line and line.endswith("go on with --resume")
+    low = 0.9 * lowest_rate(config.train.lr, plateau)
+    fallen = describe(config, 300, low, 60.0)
     assert "fallen 5 times" in fallen and fallen.endswith("with shorter schedules")
-    still = dataclasses.replace(config.objective, gamma_end=None, temperature_end=None)
-    still = dataclasses.replace(still, order_from=None, balance=0.0)
-    train = dataclasses.replace(train, flat_until=0, restart_below=0.0)
-    over = dataclasses.replace(config, objective=still, train=train)
-    assert describe(over, 300, 0.9 * lowest_rate(over), 60.0) == ""
+    over = changed(
+        config,
+        objective__gamma_end=None,
+        model__competition__temperature_end=None,
+        model__competition__depth_order_from=None,
+        recipe__load_balancing=0.0,
+        recipe__constant_colour_until=0,
+        recipe__restart_below=0.0,
+    )
+    assert describe(over, 300, low, 60.0) == ""
 
 
 def test_a_run_tells_how_far_it_was_to_come(tiny, tmp_path):
@@ -80,7 +114,7 @@ def test_a_run_tells_how_far_it_was_to_come(tiny, tmp_path):
 
 def test_training_and_evaluation_say_what_minutes_cut_off(tmp_path, capsys):
     run = tmp_path / "run"
-    short = [*TINY_ARGS, "--steps", 50, "--minutes", 0.00001, "--train.schedule", "cosine"]
+    short = [*TINY_ARGS, "--steps", 50, "--minutes", 0.00001, "--train.schedule.kind", "cosine"]
     script("svi_train", "quick", *short, "--run", run)
     said = "training has come to step 1 of 50; its schedule is unfinished, not reached: the end of"
     assert said in capsys.readouterr().out
@@ -115,7 +149,7 @@ def contents(run):
 def test_evaluation_of_a_run_that_is_written_or_cannot_be(run, capsys, monkeypatch):
     before = contents(run)
     monkeypatch.setattr("econ_pyro.scripts.evaluate.WAIT", 0.1)
-    with locks.held(run):  # as while it is trained
+    with locks.hold_lock(run):  # as while it is trained
         scenes, said = evaluated(run, capsys)
     assert (
         scenes == 4 and f"process {os.getpid()} " in said and said.startswith("warning: figures")

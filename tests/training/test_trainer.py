@@ -9,19 +9,28 @@ import pytest
 import torch
 
 from econ_pyro.accel.process_group import ProcessGroup
-from econ_pyro.data.splits import GeneratedScenes
+from econ_pyro.config import FORMAT, PlateauSchedule, to_dict
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import load
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage
+from econ_pyro.infer.terms import Terms
 from econ_pyro.training import checkpoint
 from econ_pyro.training.batches import Batches
+from econ_pyro.training.callbacks import PlateauRate
 from econ_pyro.training.load_balancing import copy_expert, starved
-from helpers.trainers import beginnings, equal, make_trainer, without_clock
+from helpers.trainers import callback, changed, equal, make_trainer, without_clock
 
 
 def test_resumed_run_is_bit_equal_to_an_unbroken_one(tiny, tmp_path):
-    restarts = dataclasses.replace(tiny.train, restart_below=1.0, restart_every=3)
-    tiny = dataclasses.replace(tiny, train=restarts)
+    tiny = changed(
+        tiny,
+        recipe__restart_below=1.0,
+        recipe__restart_every=3,
+        recipe__load_balancing=0.5,
+        recipe__whitening=True,
+        recipe__occlusion=0.5,
+    )
     whole = make_trainer(tiny, tmp_path / "whole", 8)
     whole.fit()
     make_trainer(tiny, tmp_path / "parts", 4).fit()
@@ -50,7 +59,7 @@ def test_best_checkpoint_is_the_one_of_the_lowest_validation_loss(tiny, tmp_path
 
 
 def test_rate_falls_after_five_evaluations_without_improvement(tiny, tmp_path):
-    schedule = make_trainer(tiny, tmp_path / "run").learner.schedule
+    schedule = callback(make_trainer(tiny, tmp_path / "run").learner, PlateauRate).schedule
     rates = []
     for loss in [-10.0, -9.0, -9.0, -9.0, -9.0, -9.0, -11.0]:
         schedule.step(loss)
@@ -87,20 +96,29 @@ def test_minutes_are_of_sixty_seconds(tiny, tmp_path):
 
 def test_a_row_says_what_the_steps_since_the_last_saw(tiny, tmp_path):
     objective = dataclasses.replace(
-        tiny.objective, beta=0.5, gamma=1.0, gamma_end=3.0, gamma_steps=4,
-        temperature=8.0, temperature_end=2.0, temperature_steps=4,
-    )  # fmt: skip
-    trainer = make_trainer(dataclasses.replace(tiny, objective=objective), tmp_path / "run", 5)
+        tiny.objective, beta=0.5, gamma=1.0, gamma_end=3.0, gamma_until=4
+    )
+    competition = dataclasses.replace(
+        tiny.model.competition, temperature=8.0, temperature_end=2.0, temperature_until=4
+    )
+    config = changed(tiny, objective=objective, model__competition=competition)
+    trainer = make_trainer(config, tmp_path / "run", 5)
+    update = trainer.learner.engine.update
     steps, rows, explained = [], [], []
 
+    def watched(x, evidence):
+        result = update(x, evidence)
+        steps.append([float(term.double().sum(1).mean()) for term in result.terms])
+        return result
+
+    trainer.learner.engine.update = watched
+
     def watch(step, row):
-        terms = trainer.learner.engine.last.terms
-        steps.append([float(term.double().sum(1).mean()) for term in terms])
         if row is not None:
             rows.append((row, steps.copy()))
             steps.clear()
             x = trainer.valid.images(torch.arange(len(trainer.valid)))
-            explained.append(trainer.learner.engine.explain(x))
+            explained.append(trainer.learner.engine.decompose(x))
 
     trainer.fit(watch)
     assert [row["step"] for row, _ in rows] == [2, 4, 5]  # and one at the end
@@ -119,7 +137,7 @@ def test_a_row_says_what_the_steps_since_the_last_saw(tiny, tmp_path):
         wins = [d.k.flatten().tolist().count(k) for k in range(3)]
         assert row["usage"] == pytest.approx([n / sum(wins) for n in wins])
     # p(k_t) back to front: how often each expert won the layer, a little for those who did not
-    probs = trainer.learner.model.class_probs
+    probs = trainer.learner.model.model.class_probs
     for t in range(3):
         won = explained[-1].k[:, 2 - t].tolist()
         expected = [won.count(k) / len(won) for k in range(3)]
@@ -140,10 +158,17 @@ def test_the_seed_says_in_which_order_images_come(tiny):
 
 
 def test_the_rate_falls_in_training_where_nothing_is_learnt(tiny, tmp_path):
-    train = dataclasses.replace(tiny.train, validate_every=1, patience=2)
+    train = dataclasses.replace(tiny.train, validate_every=1, schedule=PlateauSchedule(patience=2))
     trainer = make_trainer(dataclasses.replace(tiny, train=train), tmp_path / "run", 6)
-    explain = trainer._explain_valid
-    trainer._explain_valid = lambda: (explain()[0], 7.0)
+    engine = trainer.learner.engine
+    decompose = engine.decompose
+
+    def same(x, evidence):  # whatever is learnt
+        d = decompose(x, evidence)
+        zeros = torch.zeros_like(d.terms.x)
+        return dataclasses.replace(d, terms=Terms(zeros + 7 / 3, zeros, zeros))
+
+    engine.decompose = same
     trainer.fit()
     factors = [row["lr"] / train.lr for row in trainer.rows]
     # a row has the rate of its steps: the first evaluation is the best, two more are not better
@@ -167,7 +192,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path, unk
         trainer.fit(poison)
     state = checkpoint.load_checkpoint(tmp_path / "run" / checkpoint.LAST)
     assert state["step"] == 2
-    assert all(t.isfinite().all() for t in state["model"].values())
+    assert all(t.isfinite().all() for t in state["weights"].values())
 
 
 def test_starved_experts_become_noisy_copies_of_the_busiest(tiny, tmp_path):
@@ -179,11 +204,8 @@ def test_starved_experts_become_noisy_copies_of_the_busiest(tiny, tmp_path):
     assert starved(torch.tensor([[95, 5, 0], [100, 0, 0]]), below=0.2) == []  # or nearly
     trainer = make_trainer(tiny, tmp_path / "run")
     trainer.fit()
-    ensembles = [
-        trainer.learner.model.decoders,
-        trainer.learner.guide.attentions,
-        trainer.learner.guide.encoders,
-    ]
+    ensembles = trainer.learner.model.expert_groups()
+    assert len(ensembles) == 3
     copy_expert(ensembles, trainer.learner.optim, source=0, target=2)
     for ensemble in ensembles:
         for a, b in zip(ensemble[0].parameters(), ensemble[2].parameters(), strict=True):
@@ -230,54 +252,16 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_weights_of_another_configuration_are_refused(tiny, tmp_path):
     run = tmp_path / "run"
     make_trainer(tiny, run, 2).fit()
-    model = dataclasses.replace(tiny.model, experts=2)
-    from econ_pyro.config import to_dict
-
-    other = to_dict(dataclasses.replace(tiny, model=model))
-    storage.write_json(run / checkpoint.CONFIG, {"config": other})
+    other = to_dict(changed(tiny, model__num_experts=2))
+    storage.write_json(run / checkpoint.CONFIG, {"format": FORMAT, "config": other})
     with pytest.raises(EconError, match="another configuration"):
         load(run)
 
 
 def test_single_expert_with_true_regions_trains(tiny, tmp_path):
     scenes = dataclasses.replace(tiny.scenes, objects=2)
-    model = dataclasses.replace(tiny.model, experts=1)
+    model = dataclasses.replace(tiny.model, num_experts=1)
     config = dataclasses.replace(tiny, scenes=scenes, model=model, gt_masks=True)
     trainer = make_trainer(config, tmp_path / "run", 20)
     trainer.fit()
     assert trainer.rows[-1]["valid_loss"] < trainer.rows[0]["valid_loss"]
-
-
-def test_training_goes_on_from_the_best_of_its_beginnings(tiny, tmp_path):
-    made, rivals = [], []
-    trainer = beginnings(tiny, tmp_path / "run", 6, made)
-
-    def watch(step, row):
-        if row is not None:
-            rivals.append(row["valid_loss"])
-
-    trainer.fit(watch)
-    assert made == [1, 2] and trainer.age == 2 and trainer.rival is None
-    assert len(set(rivals)) == 3
-    assert trainer._explain_valid()[1] == pytest.approx(min(rivals))
-
-
-def test_schedules_count_from_each_beginning(tiny, tmp_path):
-    trainer = beginnings(tiny, tmp_path / "run", 8, [])
-    objective = dataclasses.replace(tiny.objective, gamma=0.0, gamma_end=10.0, gamma_steps=10)
-    trainer.config = dataclasses.replace(trainer.config, objective=objective)
-    trainer.learner.config = trainer.config
-    seen = []
-    trainer.fit(lambda step, row: seen.append(trainer.learner.engine.elbo.gamma))
-    assert seen == [0, 1, 0, 1, 0, 1, 2, 3]
-
-
-def test_resuming_within_the_beginnings_is_bit_exact(tiny, tmp_path):
-    whole = beginnings(tiny, tmp_path / "whole", 8, [])
-    whole.fit()
-    beginnings(tiny, tmp_path / "parts", 4, []).fit()
-    resumed = beginnings(tiny, tmp_path / "parts", 8, [])
-    resumed.resume()
-    resumed.fit()
-    for name, weight in whole.learner.model.state_dict().items():
-        assert torch.equal(weight, resumed.learner.model.state_dict()[name]), name

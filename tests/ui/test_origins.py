@@ -109,5 +109,5 @@ def test_names_of_loopback_addresses(host):
 def test_the_words_say_what_to_do():
     pairs = [(b"host", b"[::1]:7860"), (b"origin", b"http://evil.example")]
     assert refusal("POST", "http", pairs, LOCAL) == (
-        403, "expected a request of http://[::1]:7860, got one of http://evil.example"
+        403, "expected a request from http://[::1]:7860, got one from http://evil.example"
     )  # fmt: skip

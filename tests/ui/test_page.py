@@ -19,7 +19,7 @@ from helpers.paths import ROOT
 from helpers.pictures import BAD_UPLOADS, whole_png
 from helpers.scripts import TINY_ARGS, script
 
-pytest.importorskip("gradio", reason="the page needs gradio: pip install 'econ-pyro[ui]'")
+pytestmark = pytest.mark.needs("gradio")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def served(tmp_path_factory):
     """Address of the page of a tiny run, and the run's folder."""
     run = tmp_path_factory.mktemp("runs") / "tiny"
     # shapes that can be seen without training
-    bold = ["--model.expert.shape-bias", 0, "--model.expert.attention-bias", 0]
+    bold = ["--model.expert.shape-bias", 0]
     script("svi_train", "quick", *TINY_ARGS, *bold, "--steps", 1, "--run", run)
     process = subprocess.Popen(
         [sys.executable, ROOT / "scripts/composer.py", run, "--device", "cpu"],
@@ -222,7 +222,7 @@ def test_composing(page):
 
 
 def test_what_the_experts_know(page):
-    browser.open_tab(page, "What the experts know")
+    browser.open_tab(page, "Experts")
     assert page.locator("#wall img").count() == 30
     assert page.locator("#traversals td img").count() == 3 * 7
     wall, rows = page.inner_html("#wall"), page.inner_html("#traversals")

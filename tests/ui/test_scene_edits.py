@@ -14,7 +14,17 @@ from econ_pyro.errors import EconError
 from econ_pyro.io import scene_file
 from econ_pyro.io.scene_file import Layer, Scene
 from econ_pyro.ui import markup, scene_edits
-from econ_pyro.ui.scene_edits import add, edit, fresh, move, random_scene, remove, show, swap, turn
+from econ_pyro.ui.scene_edits import (
+    add,
+    edit,
+    move,
+    random_scene,
+    remove,
+    replace_layer,
+    sample_layer,
+    set_latent,
+    set_visible,
+)
 from helpers.pictures import BAD_UPLOADS, whole_png
 
 
@@ -41,23 +51,23 @@ def test_moving_a_layer_permutes_and_stops_at_the_ends(scene):
 
 
 def test_hidden_layers_do_not_count_in_the_picture(econ, scene):
-    hidden = econ.render(show(scene, [0, 2])).image
+    hidden = econ.render(set_visible(scene, [0, 2])).image
     removed = econ.render(remove(scene, 1)).image
     assert torch.equal(hidden, removed)
-    assert [layer.visible for layer in show(scene, [0, 2]).layers] == [True, False, True]
+    assert [layer.visible for layer in set_visible(scene, [0, 2]).layers] == [True, False, True]
     with pytest.raises(EconError, match="hide it instead"):
         remove(Scene(16, scene.layers[:1]), 0)
 
 
 def test_turning_a_latent_leaves_the_others_to_the_last_bit():
     z = (0.1 + 0.2, -7.123456789012345)
-    turned = turn(Scene(16, (Layer(0, z),)), 0, 0, 1.5).layers[0].z
+    turned = set_latent(Scene(16, (Layer(0, z),)), 0, 0, 1.5).layers[0].z
     assert turned == (1.5, z[1])
-    assert turn(Scene(16, (Layer(0, z),)), 0, 1, 1e30).layers[0].z[1] == scene_file.LARGEST
+    assert set_latent(Scene(16, (Layer(0, z),)), 0, 1, 1e30).layers[0].z[1] == scene_file.MAX_VALUE
 
 
 def test_a_random_scene_is_that_of_sample(econ):
-    canvas = econ.sample(1, steps=5, seed=11)
+    canvas = econ.sample(1, slots=5, seed=11)
     scene = random_scene(econ, 11, 5)
     assert experts(scene) == canvas.k[0].tolist()
     assert torch.equal(torch.tensor([layer.z for layer in scene.layers]), canvas.z[0])
@@ -68,13 +78,13 @@ def test_a_random_scene_is_that_of_sample(econ):
 @pytest.mark.parametrize("seed", [None, -1, 2**32, 0.5, float("nan"), float("inf"), "7"])
 def test_bad_seeds(econ, seed):
     with pytest.raises(EconError, match="seed"):
-        fresh(econ, 0, seed)
+        sample_layer(econ, 0, seed)
 
 
 def test_adding_puts_a_layer_in_front(econ, scene):
-    new = fresh(econ, 1, 3)
+    new = sample_layer(econ, 1, 3)
     assert add(scene, new).layers == (new, *scene.layers)
-    full = Scene(16, (new,) * scene_file.MOST_LAYERS)
+    full = Scene(16, (new,) * scene_file.MAX_LAYERS)
     with pytest.raises(EconError, match="remove one"):
         add(full, new)
 
@@ -105,18 +115,20 @@ def test_a_swapped_object_lies_where_the_old_one_was(tiny, monkeypatch):
 
     squares = Squares(tiny)
     squares.render = lambda scene: econ_pyro.io.rendering.render(Model(tiny.model), scene)
-    monkeypatch.setattr(scene_edits, "fresh", lambda econ, k, seed: Layer(k, (2.0, 9.0)))
+    monkeypatch.setattr(scene_edits, "sample_layer", lambda econ, k, seed: Layer(k, (2.0, 9.0)))
     old = Layer(0, (5.0, 1.0), dx=3.0, dy=2.0, visible=False)  # its corner lies at (8, 3)
-    new = swap(squares, Scene(16, (old,)), 0, 1, seed=0).layers[0]
+    new = replace_layer(squares, Scene(16, (old,)), 0, 1, seed=0).layers[0]
     assert new == Layer(1, (2.0, 9.0), dx=6.0, dy=-6.0, visible=True)
     background = edit(Scene(16, (old,)), 0, background=True)
-    assert swap(squares, background, 0, 1, 0).layers[0] == Layer(1, (2.0, 9.0), background=True)
+    assert replace_layer(squares, background, 0, 1, 0).layers[0] == Layer(
+        1, (2.0, 9.0), background=True
+    )
 
 
 def test_walls_and_traversals_are_the_experts_own_pictures(econ):
-    wall = scene_edits.wall(econ, 4, 7)
+    wall = scene_edits.expert_samples(econ, 4, 7)
     assert wall.shape == (3, 4, 4, 16, 16)
-    single = econ.render(Scene(16, (fresh(econ, 2, 9),))).layers[0]
+    single = econ.render(Scene(16, (sample_layer(econ, 2, 9),))).layers[0]
     torch.testing.assert_close(wall[2, 2], single)
     layer = Layer(1, (0.25, -0.5))
     rows = scene_edits.traverse(econ, layer, [-1.0, -0.5, 2.0])
@@ -158,14 +170,14 @@ def test_a_good_upload_becomes_the_models_square(tmp_path):
 def test_words_from_outside_are_escaped(econ, scene):
     rendered = econ.render(scene)
     html = markup.layers(rendered, scene, econ.names, 0) + markup.message("<script>", True)
-    html += markup.wall(scene_edits.wall(econ, 1, 0), econ.names)
+    html += markup.expert_samples(scene_edits.expert_samples(econ, 1, 0), econ.names)
     assert "<b>" not in html and "<script>" not in html
     assert html.count("&lt;b&gt;box&lt;/b&gt;") >= 3
 
 
 def test_pictures_are_sent_in_their_own_pixels_and_enlarged_by_a_whole_factor(econ, scene):
     html = markup.pictures(econ.render(scene))
-    assert f'width="{markup.PICTURE}" height="{markup.PICTURE}"' in html  # 16 x 16
+    assert f'width="{markup.IMAGE_WIDTH}" height="{markup.IMAGE_WIDTH}"' in html  # 16 x 16
 
     content = base64.b64decode(html.split("base64,")[1].split('"')[0])
     with Image.open(io.BytesIO(content)) as picture:

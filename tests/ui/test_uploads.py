@@ -18,15 +18,15 @@ def names(root):
 
 
 def test_the_oldest_go_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(uploads, "MOST_BYTES", 1000)
+    monkeypatch.setattr(uploads, "MAX_BYTES", 1000)
     for i in range(10):
         put(tmp_path, f"{i}/{i}.png", 300, 100 + i)
     uploads.sweep(tmp_path, now=120)
     assert names(tmp_path) == {"9.png", "8.png", "7.png"}
-    monkeypatch.setattr(uploads, "MOST_FILES", 2)
+    monkeypatch.setattr(uploads, "MAX_FILES", 2)
     uploads.sweep(tmp_path, now=120)
     assert names(tmp_path) == {"9.png", "8.png"}
-    uploads.sweep(tmp_path, now=108 + uploads.OLDEST + 0.5)
+    uploads.sweep(tmp_path, now=108 + uploads.MAX_AGE + 0.5)
     assert names(tmp_path) == {"9.png"}
 
 
@@ -36,7 +36,7 @@ def test_folders_that_are_being_filled_and_empty_files_stay_a_while(tmp_path):
     os.utime(tmp_path / "a", (100, 100))
     uploads.sweep(tmp_path, now=110)
     assert {p.name for p in tmp_path.iterdir()} == {"empty", "a"}
-    uploads.sweep(tmp_path, now=100 + uploads.IN_USE + 1)
+    uploads.sweep(tmp_path, now=100 + uploads.MIN_AGE + 1)
     assert not list(tmp_path.iterdir())
 
 

@@ -173,7 +173,7 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path):
         raise RuntimeError("disk full")
 
     with pytest.raises(RuntimeError, match="disk full"):
-        panels.write_whole(path, (".png",), fail)
+        panels.write_figure(path, (".png",), fail)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
     with pytest.raises(EconError, match="ends in .png"):

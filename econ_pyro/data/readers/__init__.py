@@ -1,1 +1,1 @@
-"""Datasets and pictures of others, read as sources."""
+"""Readers that open images, videos and datasets as sources."""

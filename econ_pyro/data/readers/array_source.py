@@ -1,4 +1,4 @@
-"""A source of images, and of what is known of them, in arrays."""
+"""Images and ground truth in arrays as a source."""
 
 from __future__ import annotations
 
@@ -10,55 +10,57 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from econ_pyro.data.base import DEFAULT_LIMIT, SourceInfo
 from econ_pyro.data.ground_truth import PartialTruth
 from econ_pyro.data.images import Fit, check_pixels, to_rgb, to_square
-from econ_pyro.data.readers.array_values import Checked, to_bytes
-from econ_pyro.data.readers.arrays import Arrays, Rows, check_rows, rows_at_once
+from econ_pyro.data.readers.array_values import CheckedImages, to_bytes
+from econ_pyro.data.readers.arrays import ArrayFile, LazyArray, check_arrays, chunk_rows
 from econ_pyro.data.readers.masks import Masks
-from econ_pyro.data.source_info import LIMIT, About
 from econ_pyro.errors import EconError
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-class ArrayScenes:
-    """Scenes in arrays, read as they are needed.
+class ArraySource:
+    """Images in arrays, read on demand.
 
     Args:
-        arrays: what a file holds.
-        size: height and width of the images in pixels.
-        fit: how images become square.
-        limit: most images to take, the first ones.
+        file: arrays of a file.
+        size: height and width of the resized images in pixels.
+        fit: how images are made square.
+        limit: maximum number of images.
 
     Raises:
-        EconError: an array has another shape, type or range than
-            :mod:`econ_pyro.data.readers.arrays` lists.
+        EconError: the shape, type or range of an array differs from the table in
+            :mod:`econ_pyro.data.readers.arrays`.
     """
 
-    def __init__(self, arrays: Arrays, size: int, fit: Fit = "crop", limit: int = LIMIT) -> None:
-        self.size, self._fit, self._arrays = size, fit, arrays
-        image = arrays.rows["image"]
-        self._axis, self._channels, native = _layout(arrays.path, image)
+    def __init__(
+        self, file: ArrayFile, size: int, fit: Fit = "crop", limit: int = DEFAULT_LIMIT
+    ) -> None:
+        self.size, self._fit, self._file = size, fit, file
+        image = file.arrays["image"]
+        self._channel_axis, self._channels, stored_size = _layout(file.path, image)
         self._n = min(limit, image.shape[0])
-        self._native = arrays.native or native
-        self._more = arrays.more or image.shape[0] > limit
-        check_rows(arrays.path, arrays.rows)
-        check_pixels(*native, arrays.path)
-        self._pixels = Checked(arrays.path, image, self._n)
-        self._masks = Masks(arrays, native, self._n) if Masks.there(arrays) else None
+        self._original_size = file.original_size or stored_size
+        self._truncated = file.truncated or image.shape[0] > limit
+        check_arrays(file.path, file.arrays)
+        check_pixels(*stored_size, file.path)
+        self._pixels = CheckedImages(file.path, image, self._n)
+        self._masks = Masks(file, stored_size, self._n) if Masks.available(file) else None
         self.classes: tuple[str, ...] = () if self._masks is None else self._masks.classes
 
     @property
-    def about(self) -> About:
-        """Where the images come from."""
-        return About(
-            kind=self._arrays.kind,
-            kept=self._arrays.kept,
-            native=Counter({self._native: self._n}),
+    def info(self) -> SourceInfo:
+        """Description of the original images."""
+        return SourceInfo(
+            kind=self._file.kind,
+            storage=self._file.storage,
+            original_sizes=Counter({self._original_size: self._n}),
             modes=Counter({_MODES[self._channels]: self._n}),
-            truth=() if self._masks is None else self._masks.known,
-            sequential=self._arrays.sequential,
-            more=self._more,
+            truth=() if self._masks is None else self._masks.description,
+            sequential=self._file.sequential,
+            truncated=self._truncated,
         )
 
     def __len__(self) -> int:
@@ -68,12 +70,12 @@ class ArrayScenes:
         """Images, :math:`(B, 3, H, W)` float32 in [0, 1]."""
         numbers = indices.numpy()
         squares = np.empty((len(numbers), self.size, self.size, 3), np.uint8)
-        step = rows_at_once(self._arrays.rows["image"])
+        step = chunk_rows(self._file.arrays["image"])
         for start in range(0, len(numbers), step):
             pixels = to_bytes(self._pixels.take(numbers[start : start + step]))
-            if self._axis is None:
+            if self._channel_axis is None:
                 pixels = pixels[..., None]
-            elif self._axis == 1:
+            elif self._channel_axis == 1:
                 pixels = np.moveaxis(pixels, 1, -1)
             for i, picture in enumerate(pixels, start):
                 squares[i] = self._square(picture)
@@ -86,15 +88,15 @@ class ArrayScenes:
         return np.array(to_square(to_rgb(picture), self.size, self._fit))
 
     def scenes(self, indices: Tensor) -> PartialTruth | None:
-        """Images with what is known of them; None if nothing is."""
+        """Images with ground truth; None if there is none."""
         if self._masks is None:
             return None
-        known = self._masks.read(indices.numpy(), self.size, self._fit)
-        return PartialTruth(self.images(indices), *known)
+        truth = self._masks.read(indices.numpy(), self.size, self._fit)
+        return PartialTruth(self.images(indices), *truth)
 
 
-def _layout(path: Path, image: Rows) -> tuple[int | None, int, tuple[int, int]]:
-    """Axis of the channels, their number, width and height."""
+def _layout(path: Path, image: LazyArray) -> tuple[int | None, int, tuple[int, int]]:
+    """Channel axis, number of channels, and (width, height)."""
     shape = tuple(image.shape)
     wanted = f"images (n, H, W), (n, H, W, C) or (n, C, H, W), with C = 1, 3 or 4, in {path}"
     if len(shape) == 3 and shape[-1] in _MODES:
@@ -109,7 +111,7 @@ def _layout(path: Path, image: Rows) -> tuple[int | None, int, tuple[int, int]]:
         hint = "put frames one after another: reshape(-1, *images.shape[2:])"
         raise EconError(wanted, str(shape), hint if len(shape) == 5 else "")
     last, first = shape[-1] in _MODES, shape[1] in _MODES
-    if last and first:  # a side of few pixels: then images are square, or nobody can tell
+    if last and first:  # images 1, 3 or 4 pixels wide: unambiguous only if they are square
         last, first = shape[1] == shape[2], shape[2] == shape[3]
         if last == first:
             hint = "cut or pad the images so that no side has 1, 3 or 4 pixels"

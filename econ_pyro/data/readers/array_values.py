@@ -1,17 +1,17 @@
-"""Values of images in arrays as grey levels of 0 to 255, or an error that says what is wrong.
+"""Conversion of image arrays to uint8, with checks of the value range.
 
 ===================  ===================================================================
 type                 values
 ===================  ===================================================================
-bool                 off and on
+bool                 black and white
 uint8                0 to 255
-uint16               0 to 65535; none above 255 is an error, as they are then 8 bits
+uint16               0 to 65535; an error if none is above 255, as these are 8-bit values
 other integers       0 to 255
-floats               0 to 1, and outside by what rounds to 0 and 1 in 8 bits
+floats               0 to 1, with a tolerance of half an 8-bit level
 ===================  ===================================================================
 
-The order of the bytes does not matter. Integers wider than a byte that are 0 and 1 alone are an
-error, as the images would be black.
+Any byte order is accepted. Integers wider than 8 bits with values 0 and 1 alone are an error, as
+the images would be black.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from pathlib import Path
 
 import numpy as np
 
-from econ_pyro.data.readers.arrays import Rows, row_bytes, rows_at_once, take
+from econ_pyro.data.readers.arrays import LazyArray, chunk_rows, row_bytes, take_rows
 from econ_pyro.errors import EconError
-from econ_pyro.files.npy import forget
+from econ_pyro.files.npy import release_pages
 
 SLACK = 0.5 / 255
-"""How far outside [0, 1] a float may lie: less than changes a grey level."""
-LOOKED_AT = 1 << 30
-"""Bytes of images whose values are checked before anything else; the rest is, when it is read."""
-_SPREAD = 32  # images at which scales are told first
+"""Tolerance of the range [0, 1]: half an 8-bit level."""
+MAX_CHECKED = 1 << 30
+"""Bytes of images that are checked on opening; further images are checked when they are read."""
+_SAMPLE = 32  # images, evenly spread, that are checked first for the scale of values
 
 
 def to_bytes(values: np.ndarray) -> np.ndarray:
-    """Grey levels of 0 to 255, as uint8, from whatever type they were stored in."""
+    """Convert images of any type to uint8, 0 to 255."""
     kind, size = values.dtype.kind, values.dtype.itemsize
     if kind in "fb":
         levels = np.rint(values.astype(np.float64) * 255).clip(0, 255)
@@ -44,53 +44,53 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(levels, np.uint8)
 
 
-class Checked:
-    """Images whose values are checked, as many as are sensible at once and the rest when read.
+class CheckedImages:
+    """Images with checked values: the first ``MAX_CHECKED`` bytes on opening, the rest when read.
 
     Args:
-        path: where they are, for error messages.
+        path: path of the file, for error messages.
         image: the images.
-        n: how many of them are used.
+        n: number of images that are used.
 
     Raises:
-        EconError: some values are outside of their type's range, or none is where most should be.
+        EconError: values are outside the range of their type, or use only its lowest part.
     """
 
-    def __init__(self, path: Path, image: Rows, n: int) -> None:
+    def __init__(self, path: Path, image: LazyArray, n: int) -> None:
         self._path, self._image = path, image
         kind, size = image.dtype.kind, image.dtype.itemsize
-        self._sure = kind == "b" or (kind == "u" and size <= 2)
+        self._always_valid = kind == "b" or (kind == "u" and size <= 2)
         self._top, self._range = (1, "[0, 1]") if kind == "f" else (255, "0 to 255")
-        self._seen = n
-        if not self._sure:
-            self._seen = min(n, max(1, LOOKED_AT // max(1, row_bytes(image))))
-            for numbers, part in self._parts(self._seen):
+        self._checked = n
+        if not self._always_valid:
+            self._checked = min(n, max(1, MAX_CHECKED // max(1, row_bytes(image))))
+            for numbers, part in self._chunks(self._checked):
                 self._check(numbers, part)
         if kind in "ui" and size > 1:
             self._check_scale(n, 255 if (kind, size) == ("u", 2) else 1)
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
-        """Images by number.
+        """Images at indices ``numbers``.
 
         Raises:
-            EconError: their values are wrong, and nobody had looked at them yet.
+            EconError: values of images that were not checked on opening are out of range.
         """
-        part = take(self._image, numbers)
-        if not self._sure and len(numbers) and numbers.max() >= self._seen:
+        part = take_rows(self._image, numbers)
+        if not self._always_valid and len(numbers) and numbers.max() >= self._checked:
             self._check(numbers, part)
         return part
 
-    def _parts(self, n: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        step = rows_at_once(self._image)
+    def _chunks(self, n: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        step = chunk_rows(self._image)
         for start in range(0, n, step):
             stop = min(n, start + step)
             yield np.arange(start, stop), np.asarray(self._image[start:stop])
-            forget(self._image)
+            release_pages(self._image)
 
     def _check(self, numbers: np.ndarray, part: np.ndarray) -> None:
         flat = part.reshape(len(part), -1)
         slack = SLACK if self._top == 1 else 0
-        bad = ~((flat >= -slack) & (flat <= self._top + slack)).all(1)  # also where there is a NaN
+        bad = ~((flat >= -slack) & (flat <= self._top + slack)).all(1)  # true for NaN
         if not bad.any():
             return
         i = int(bad.argmax())
@@ -115,12 +115,12 @@ class Checked:
         return "bring them to that range, or leave that image out"
 
     def _check_scale(self, n: int, most: int) -> None:
-        """Integers that use no more than the lowest part of their range would be black."""
-        spread = np.unique(np.arange(_SPREAD) * n // _SPREAD)[: rows_at_once(self._image)]
-        highest = int(take(self._image, spread).max())
+        """Reject integers that use only the lowest part of their range and would look black."""
+        sample = np.unique(np.arange(_SAMPLE) * n // _SAMPLE)[: chunk_rows(self._image)]
+        highest = int(take_rows(self._image, sample).max())
         if highest <= most:
-            budget = max(1, LOOKED_AT // max(1, row_bytes(self._image)))
-            for _, part in self._parts(min(n, budget)):
+            budget = max(1, MAX_CHECKED // max(1, row_bytes(self._image)))
+            for _, part in self._chunks(min(n, budget)):
                 highest = max(highest, int(part.max()))
                 if highest > most:
                     return

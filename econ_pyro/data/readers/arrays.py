@@ -1,23 +1,24 @@
-"""Arrays of images and masks, whatever file they lie in.
+"""Arrays of images and masks, independent of the file format.
 
 ==========  =====================================================  ==============================
 array       shape                                                  values
 ==========  =====================================================  ==============================
 image       (n, H, W), (n, H, W, C) or (n, C, H, W), C = 1, 3, 4   see array_values
-mask        (n, H, W) or (n, H, W, 1): numbers of objects          0 is the background
-mask        (n, N, H, W) or (n, N, H, W, 1): visible parts         0 and 1, or 0 and 255
-amodal      (n, N, H, W) or (n, N, H, W, 1): whole objects         0 and 1, or 0 and 255
+mask        (n, H, W) or (n, H, W, 1): index map of objects        0 is the background
+mask        (n, N, H, W) or (n, N, H, W, 1): visible masks         0 and 1, or 0 and 255
+amodal      (n, N, H, W) or (n, N, H, W, 1): amodal masks          0 and 1, or 0 and 255
 label       (n, N) or (n, N, 1): class of each object              integers; -1 is no object
-visibility  (n, N) or (n, N, 1): which objects there are           0 and 1
+visibility  (n, N) or (n, N, 1): whether each object is present    0 and 1
 classes     (C,): names of classes                                 text
 ==========  =====================================================  ==============================
 
-If visible parts together cover every pixel, the first is the background. Number v of a mask is
-column v of ``label`` and ``amodal`` where there is a ``visibility`` (as object-centric-library
-and multi_object_datasets write it: the background has a column too), else column v - 1.
+If the visible masks cover every pixel, the first is the background. Index v of an index map is
+column v of ``label`` and ``amodal`` if there is a ``visibility`` array (object-centric-library and
+multi_object_datasets give the background a column too), otherwise column v - 1.
 
-Whole objects alone are taken to lie front to back. With visible parts beside them the order is
-what they show: whoever is seen where another's mask is, is in front of it.
+Amodal masks without visible masks are in depth order, front to back. With visible masks, the order
+follows from the occlusions: object i is in front of object j if i is visible inside the amodal
+mask of j.
 """
 
 from __future__ import annotations
@@ -32,82 +33,82 @@ import numpy as np
 
 from econ_pyro.errors import EconError
 
-MOST_ROW = 512 << 20
-"""Bytes of the largest row (an image, or the masks of one) that is read."""
-_AT_ONCE = 64 << 20  # bytes of rows that are looked at together
-_MOST_AT_ONCE = 256
+MAX_ROW = 512 << 20
+"""Maximum size of a row (an image, or the masks of an image) in bytes."""
+_CHUNK_BYTES = 64 << 20  # bytes of rows processed at a time
+_CHUNK_ROWS = 256
 
 
-class Rows(Protocol):
-    """An array that may lie on disk: of numpy or of h5py."""
+class LazyArray(Protocol):
+    """A NumPy array, memory map or h5py dataset; a row is an element of the first axis."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Numbers of rows, and what a row is."""
+        """Shape of the array."""
 
     @property
     def dtype(self) -> Any:
         """Type of the values."""
 
     def __getitem__(self, index: Any) -> Any:
-        """Rows, by a slice or by ascending numbers."""
+        """Rows, by a slice or by ascending indices."""
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """What a file holds."""
+class ArrayFile:
+    """Arrays of a file."""
 
     path: Path
     kind: str
-    """What the file is, for people."""
-    kept: str
-    """What of it is kept, and where."""
-    rows: Mapping[str, Rows]
-    """Arrays by the names above."""
+    """Kind of the file, for reports."""
+    storage: str
+    """What is kept of the data, and where."""
+    arrays: Mapping[str, LazyArray]
+    """The arrays, by the names above."""
     background: int | None = None
-    """Numbers of masks, from 0, that are background; told from the masks if None."""
-    rooms: bool = False
-    """Whether some scenes have one number of background fewer
+    """Number of mask indices, from 0, that are background; None: infer it from the masks."""
+    objects_room: bool = False
+    """Whether some scenes have one background index fewer
     (:mod:`econ_pyro.data.readers.objects_room`)."""
-    native: tuple[int, int] | None = None
-    """Width and height before anything was resized, if something was."""
+    original_size: tuple[int, int] | None = None
+    """Width and height before resizing; None: not resized."""
     sequential: bool = False
-    """Whether neighbours are alike, as frames of a video are."""
-    more: bool = False
-    """Whether images were left out."""
+    """Whether consecutive images are similar, as in a video."""
+    truncated: bool = False
+    """Whether images were excluded."""
 
 
-def row_bytes(rows: Rows) -> int:
-    """Bytes of one row."""
-    return math.prod(rows.shape[1:]) * int(rows.dtype.itemsize)
+def row_bytes(array: LazyArray) -> int:
+    """Size of a row in bytes."""
+    return math.prod(array.shape[1:]) * int(array.dtype.itemsize)
 
 
-def rows_at_once(rows: Rows) -> int:
-    """How many rows can be held together without a thought."""
-    return max(1, min(_MOST_AT_ONCE, _AT_ONCE // max(1, row_bytes(rows))))
+def chunk_rows(array: LazyArray) -> int:
+    """Number of rows to process at a time."""
+    return max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // max(1, row_bytes(array))))
 
 
-def check_rows(path: Path, rows: Mapping[str, Rows]) -> None:
-    """Check that all arrays but ``classes`` have a row for each image, of a size to be read.
+def check_arrays(path: Path, arrays: Mapping[str, LazyArray]) -> None:
+    """Check that all arrays but ``classes`` have one row per image, of at most ``MAX_ROW`` bytes.
 
     Raises:
-        EconError: one has not.
+        EconError: an array has another number of rows, or its rows are too large.
     """
-    n = rows["image"].shape[:1]
-    for name, array in rows.items():
+    n = arrays["image"].shape[:1]
+    for name, array in arrays.items():
         if name == "classes":
             continue
         if not array.shape or array.shape[:1] != n:
             many = f"{n[0]} rows of {name}" if n else "rows of image"
             raise EconError(f"{many} in {path}, as of image", str(tuple(array.shape)))
-        if (large := row_bytes(array)) > MOST_ROW:
+        if (large := row_bytes(array)) > MAX_ROW:
             raise EconError(
-                f"rows of {name} of at most {MOST_ROW:,} bytes in {path}", f"{large:,}",
+                f"rows of {name} of at most {MAX_ROW:,} bytes in {path}", f"{large:,}",
                 "make the images smaller",
             )  # fmt: skip
 
 
-def take(rows: Rows, indices: np.ndarray) -> np.ndarray:
-    """Rows by number; h5py wants the numbers ascending and each once."""
-    ascending, back = np.unique(indices, return_inverse=True)
-    return np.asarray(rows[ascending])[back]
+def take_rows(array: LazyArray, indices: np.ndarray) -> np.ndarray:
+    """Rows at any indices; h5py itself requires ascending, distinct indices."""
+    ascending, inverse = np.unique(indices, return_inverse=True)
+    return np.asarray(array[ascending])[inverse]

@@ -1,8 +1,7 @@
-"""Rows of one shape in a temporary file: written one by one, then read by number.
+"""Arrays in temporary files: random access to data that can only be decoded in order.
 
-What must be decoded in order (a compressed record file, a video) is decoded once and can then be
-taken in any order, without being held in memory. The file has no name and is gone with the
-process; it is in the folder that the environment variable TMPDIR names.
+Videos and compressed record files are decoded once, row by row, without being held in memory. The
+temporary file is unnamed, lies in ``$TMPDIR``, and is deleted when the process ends.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ import numpy as np
 _BLOCK = 1 << 20
 
 
-class Spool:
+class DiskArray:
     """A growing array on disk."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="econ-pyro-")
-        weakref.finalize(self, _close, self._file)  # what is mapped stays mapped
+        weakref.finalize(self, _close, self._file)  # maps of the file stay valid
         self._shape: tuple[int, ...] = ()
         self._dtype = np.dtype(np.uint8)
         self._n = 0
@@ -33,25 +32,25 @@ class Spool:
         return self._n
 
     def append(self, row: np.ndarray) -> None:
-        """Add a row; all have the shape and the type of the first.
+        """Append a row of the same shape and dtype as the first.
 
         Raises:
-            OSError: there is no room.
+            OSError: the disk is full.
         """
         if not self._n:
             self._shape, self._dtype = row.shape, row.dtype
         assert (row.shape, row.dtype) == (self._shape, self._dtype)
-        with _named():
+        with _name_folder():
             self._file.write(np.ascontiguousarray(row).data)
         self._n += 1
 
     def array(self) -> np.ndarray:
-        """All rows, ``(n, ...)``, mapped from the file.
+        """All rows, ``(n, ...)``, memory-mapped.
 
         Raises:
-            OSError: there is no room for the last ones.
+            OSError: the disk is full.
         """
-        with _named():
+        with _name_folder():
             self._file.flush()
         shape = (self._n, *self._shape)
         if 0 in shape:
@@ -59,20 +58,20 @@ class Spool:
         return np.memmap(self._file, self._dtype, mode="r", shape=shape)
 
 
-def unpack(
+def extract_array(
     stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype, fortran: bool = False
 ) -> np.ndarray:
-    """An array from a stream that can be read only once, as a temporary file that is mapped.
+    """Copy an array from a stream to a temporary file and map it.
 
     Args:
-        stream: at the first value.
-        shape: of the array.
-        dtype: of the values.
-        fortran: whether the first axis varies fastest.
+        stream: positioned at the first value.
+        shape: shape of the array.
+        dtype: type of the values.
+        fortran: whether the array is in Fortran order.
 
     Raises:
-        EOFError: the stream has fewer bytes.
-        OSError: there is no room.
+        EOFError: the stream ends early.
+        OSError: the disk is full.
     """
     left = math.prod(shape) * dtype.itemsize
     if not left:
@@ -83,20 +82,20 @@ def unpack(
             block = stream.read(min(_BLOCK, left))
             if not block:
                 raise EOFError("cut off")
-            with _named():
+            with _name_folder():
                 file.write(block)
             left -= len(block)
-        with _named():
+        with _name_folder():
             file.flush()
         order = "F" if fortran else "C"
         return np.memmap(file, dtype, "r", 0, shape, order)  # type: ignore[call-overload]
     finally:
-        _close(file)  # what is mapped stays mapped
+        _close(file)  # the map stays valid
 
 
 @contextmanager
-def _named() -> Iterator[None]:
-    """Say where there is no room: a file without a name says nothing."""
+def _name_folder() -> Iterator[None]:
+    """Add the temporary folder to errors, as the file is unnamed."""
     try:
         yield
     except OSError as error:
@@ -104,5 +103,5 @@ def _named() -> Iterator[None]:
 
 
 def _close(file: IO[bytes]) -> None:
-    with suppress(OSError):  # on a full disk it tries once more to write what it could not
+    with suppress(OSError):  # on a full disk, closing retries the failed write
         file.close()

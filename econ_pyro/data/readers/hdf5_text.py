@@ -1,11 +1,11 @@
-"""Text of any length in HDF5 files, read here because HDF5 may never come back from it.
+"""Variable-length strings in HDF5 files, parsed without the HDF5 library.
 
-HDF5 keeps such texts in heaps and walks through a damaged one for ever: an entry without a length
-does not lead on to the next. Their form is short (HDF5 file format, III.E, "Global Heap")::
+HDF5 stores these strings in global heaps, and loops for ever in a damaged heap that has an entry
+of length 0. The format is simple (HDF5 file format, III.E, "Global Heap")::
 
-    an element of the array   uint32 length, uint64 address of a heap, uint32 number in it
-    a heap                    "GCOL", uint32 version, uint64 size with this head, then its entries
-    an entry                  uint16 number (0: the rest is free), 6 bytes, uint64 size, data to 8
+    array element   uint32 length, uint64 address of the heap, uint32 index in the heap
+    heap            "GCOL", uint32 version, uint64 size including this header, entries
+    entry           uint16 index (0: the rest is free), 6 bytes, uint64 size, data padded to 8
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from typing import Any
 from econ_pyro.errors import EconError
 from econ_pyro.files.untrusted import open_regular
 
-_MOST_TEXTS = 4096
-_MOST_HEAP = 256 << 10  # bytes; HDF5 makes them of 4096 if the texts are short
+_MAX_TEXTS = 4096
+_MAX_HEAP = 256 << 10  # bytes; for short strings, HDF5 writes heaps of 4096
 _ELEMENT, _HEAD, _ENTRY = struct.Struct("<IQI"), struct.Struct("<4sIQ"), struct.Struct("<HHIQ")
 
 
-def read_texts(path: Path, stored: Any) -> list[str]:
-    """Texts of a dataset whose type is text of any length.
+def read_texts(path: Path, dataset: Any) -> list[str]:
+    """Read a dataset of variable-length strings.
 
     Args:
         path: the file.
-        stored: an open dataset of h5py, known to be in the file itself.
+        dataset: an open h5py dataset that is stored in the file itself.
 
     Raises:
-        EconError: the file is damaged, or the texts are stored in an unusual way.
+        EconError: the file is damaged, or the storage layout is not supported.
     """
-    count, start = stored.size, stored.id.get_offset()
-    usual = stored.chunks is None and start is not None and count <= _MOST_TEXTS
-    if not usual or stored.file.id.get_create_plist().get_sizes() != (8, 8):
+    count, start = dataset.size, dataset.id.get_offset()
+    supported = dataset.chunks is None and start is not None and count <= _MAX_TEXTS
+    if not supported or dataset.file.id.get_create_plist().get_sizes() != (8, 8):
         raise EconError(
-            f"{stored.name} in {path} as text of a fixed length", "another kind of text",
+            f"{dataset.name} in {path} as text of a fixed length", "another kind of text",
             "write it as numpy.array(names, 'S')",
         )  # fmt: skip
     with open_regular(path, "a readable HDF5 file") as file:
@@ -46,7 +46,7 @@ def read_texts(path: Path, stored: Any) -> list[str]:
         def heap(address: int) -> dict[int, bytes]:
             file.seek(address)
             signature, _, size = _HEAD.unpack(file.read(_HEAD.size))
-            if signature != b"GCOL" or size > _MOST_HEAP:
+            if signature != b"GCOL" or size > _MAX_HEAP:
                 raise ValueError("no heap where one should be")
             return _entries(file.read(size - _HEAD.size))
 
@@ -59,7 +59,7 @@ def read_texts(path: Path, stored: Any) -> list[str]:
         except (struct.error, OSError, ValueError, KeyError, OverflowError) as error:
             raise EconError(
                 "a readable HDF5 file",
-                f"{path}, damaged in the text of {stored.name}",
+                f"{path}, damaged in the text of {dataset.name}",
                 "copy it again",
             ) from error
     return [text.rstrip(b"\0").decode(errors="replace") for text in texts]

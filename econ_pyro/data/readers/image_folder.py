@@ -1,4 +1,4 @@
-"""Folders of pictures and videos, and single videos, as a source of images."""
+"""Image and video files as a source."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from econ_pyro.data.images import Fit, warn_of_skipped
-from econ_pyro.data.readers.disk_array import Spool
+from econ_pyro.data.base import DEFAULT_LIMIT, SourceInfo
+from econ_pyro.data.images import Fit, warn_skipped
+from econ_pyro.data.readers.disk_array import DiskArray
 from econ_pyro.data.readers.video import frames
-from econ_pyro.data.source_info import LIMIT, About
 from econ_pyro.errors import EconError
 from econ_pyro.files.untrusted import walk
 
@@ -20,24 +20,23 @@ _log = logging.getLogger(__name__)
 
 
 class ImageFolder:
-    """The pictures and the frames of videos in a folder and the folders in it, or in one file.
+    """Images and video frames of a file, or of a folder and its subfolders.
 
-    They are decoded once; what is kept, in a temporary file, are the pixels at the model's size.
+    Files are decoded once; the resized pixels are kept in a temporary file.
 
     Args:
-        path: the folder, or a file. Files whose names begin with a dot are not looked at.
-        size: height and width of the images in pixels.
-        fit: ``crop`` scales the shorter side to size and keeps the middle, ``resize`` stretches.
-        strict: raise on the first file that is not a readable picture, instead of skipping it
-            with a warning.
-        limit: most images to take, in the order of the names.
+        path: the folder or file. Names that begin with a dot are ignored.
+        size: height and width of the resized images in pixels.
+        fit: ``crop`` scales the shorter side to size and keeps the centre, ``resize`` stretches.
+        strict: raise on the first unreadable file instead of skipping it with a warning.
+        limit: maximum number of images, in the order of the names.
 
     Raises:
-        EconError: there is no such folder, or no readable picture in it.
+        EconError: the folder does not exist or has no readable images.
     """
 
     skipped: list[EconError]
-    """What was wrong with each file that is not among the images."""
+    """The error of each skipped file."""
 
     def __init__(
         self,
@@ -45,72 +44,72 @@ class ImageFolder:
         size: int,
         fit: Fit = "crop",
         strict: bool = False,
-        limit: int = LIMIT,
+        limit: int = DEFAULT_LIMIT,
     ) -> None:
         self.size = size
         self.classes: tuple[str, ...] = ()
         single = Path(path).is_file()
-        files, odd = ([Path(path)], {}) if single else walk(path, "images")
-        if strict and odd:
-            raise next(iter(odd.values()))
+        files, irregular = ([Path(path)], {}) if single else walk(path, "images")
+        if strict and irregular:
+            raise next(iter(irregular.values()))
         self.paths: list[Path] = []
-        self.skipped = list(odd.values())
-        self._spool, self._limit = Spool(), limit
-        self._native: Counter[tuple[int, int]] = Counter()
+        self.skipped = list(irregular.values())
+        self._frames, self._limit = DiskArray(), limit
+        self._original_sizes: Counter[tuple[int, int]] = Counter()
         self._modes: Counter[str] = Counter()
-        self._more = self._moving = False
+        self._truncated = self._sequential = False
         for file in files:
             try:
-                self._take(file, fit)
+                self._read(file, fit)
             except EconError as error:
                 if strict or single:
                     raise
                 self.skipped.append(error)
-            if self._more:
+            if self._truncated:
                 break
-        self._pixels = self._spool.array()
-        there = len(files) + len(odd)
-        self._warn(there)
+        self._pixels = self._frames.array()
+        total = len(files) + len(irregular)
+        self._warn(total)
         if not self.paths:
             raise EconError(
                 "images or videos",
-                f"{path}, with none among its {there} files" if there else f"{path}, empty",
+                f"{path}, with none among its {total} files" if total else f"{path}, empty",
                 "name the folder that holds the images",
             )
 
-    def _take(self, file: Path, fit: Fit) -> None:
-        room = self._limit - len(self.paths) + 1  # one more, to know that there are more
-        for number, frame in enumerate(frames(file, self.size, fit, room)):
+    def _read(self, file: Path, fit: Fit) -> None:
+        limit = self._limit - len(self.paths) + 1  # one more than needed, to detect truncation
+        for number, frame in enumerate(frames(file, self.size, fit, limit)):
             if len(self.paths) == self._limit:
-                self._more = True
+                self._truncated = True
                 return
-            self._spool.append(frame.pixels)
+            self._frames.append(frame.pixels)
             self.paths.append(file)
-            self._native[frame.native] += 1
+            self._original_sizes[frame.original_size] += 1
             self._modes[frame.mode] += 1
-            self._moving |= number > 0
+            self._sequential |= number > 0
 
     def _warn(self, files: int) -> None:
         if not self.skipped:
             return
         for skipped in self.skipped:
             _log.info("skipped: %s", skipped)
-        warn_of_skipped(self.skipped, files, "readable images or videos", 4)
+        warn_skipped(self.skipped, files, "readable images or videos", 4)
 
     @property
-    def about(self) -> About:
-        """Where the images come from."""
+    def info(self) -> SourceInfo:
+        """Description of the original images."""
         files = len(set(self.paths))
-        kind = f"{files} image and video files" if self._moving else f"{files} image files"
+        kind = f"{files} image and video files" if self._sequential else f"{files} image files"
         if len(self.paths) > 1 and files == 1:
             kind = f"a video or animation, {self.paths[0].name}"
-        return About(
+        return SourceInfo(
             kind=kind,
-            kept="pixels at the model's size, in a temporary file",
-            native=self._native,
+            storage="pixels at the model's size, in a temporary file",
+            original_sizes=self._original_sizes,
             modes=self._modes,
-            sequential=self._moving,
-            more=self._more,
+            sequential=self._sequential,
+            truncated=self._truncated,
             skipped=tuple(error.got for error in self.skipped),
         )
 
@@ -123,5 +122,5 @@ class ImageFolder:
         return nchw.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
     def scenes(self, indices: Tensor) -> None:
-        """There is no ground truth."""
+        """None: there is no ground truth."""
         return None

@@ -1,6 +1,6 @@
-"""TFRecord files and the tf.train.Example messages in them, without TensorFlow.
+"""Reading TFRecord files and tf.train.Example messages without TensorFlow.
 
-A file, plain or compressed whole (GZIP or ZLIB), is a sequence of records (TensorFlow's
+A file, optionally compressed as a whole (GZIP or ZLIB), is a sequence of records (TensorFlow's
 ``record_writer.h``)::
 
     uint64 length, uint32 masked crc32c of length, byte data[length], uint32 masked crc of data
@@ -10,8 +10,8 @@ An Example maps names to lists (``example.proto``, ``feature.proto``)::
     Example  { Features features = 1; }    Features { map<string, Feature> feature = 1; }
     Feature  { oneof: BytesList = 1, FloatList = 2, Int64List = 3; }    each: repeated value = 1
 
-The checksum of each length is checked, which tells a record file from any other. That of the data
-is not: in Python it would take longer than all else, and compressed files have their own.
+The checksum of each length is verified, which identifies the format. The checksum of the data is
+not: in Python, computing it would dominate the run time, and compressed files have their own.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import numpy as np
 from econ_pyro.errors import EconError
 from econ_pyro.files.untrusted import open_regular
 
-MOST_BYTES = 32 << 20
-"""Largest record that is read; those of multi_object_datasets have up to 4 million bytes."""
-_MOST_FIELDS = 100_000  # of a record: each takes time and memory of its own
+MAX_BYTES = 32 << 20
+"""Maximum size of a record in bytes; records of multi_object_datasets have up to 4 million."""
+_MAX_FIELDS = 100_000  # per record, as each needs time and memory
 _BLOCK = 1 << 16
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, bits reversed
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
@@ -48,7 +48,7 @@ _CRC = _table()
 
 
 def crc32c(data: bytes) -> int:
-    """CRC-32C (RFC 3720, B.4) of a few bytes."""
+    """CRC-32C (RFC 3720, B.4)."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _CRC[(crc ^ byte) & 0xFF]
@@ -56,13 +56,13 @@ def crc32c(data: bytes) -> int:
 
 
 def masked_crc(data: bytes) -> int:
-    """The checksum as record files hold it: turned and shifted, so that it can be summed again."""
+    """The masked CRC-32C of TFRecord files: rotated, plus a constant."""
     crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def is_tfrecord(path: Path) -> bool:
-    """Whether a file begins with a record, compressed or not."""
+    """Whether a file begins with a record, compressed or uncompressed."""
     try:
         with open_regular(path, "a TFRecord file") as file:
             head = _Stream(file).read(12)
@@ -72,27 +72,27 @@ def is_tfrecord(path: Path) -> bool:
 
 
 def records(path: Path) -> Iterator[bytes]:
-    """The records of a file, one after another.
+    """Iterate over the records of a file.
 
     Raises:
-        EconError: it is no record file, or damaged or cut off from some record on.
+        EconError: the file is not a TFRecord file, or a record is damaged or truncated.
     """
     number = 0
     with open_regular(path, "a TFRecord file") as file:
         stream = _Stream(file)
         try:
             while head := stream.read(12):
-                cut = len(head) < 12
-                if not cut and masked_crc(head[:8]) != struct.unpack("<I", head[8:])[0]:
+                truncated = len(head) < 12
+                if not truncated and masked_crc(head[:8]) != struct.unpack("<I", head[8:])[0]:
                     raise _damaged(path, number, "its length is damaged")
-                length = 0 if cut else struct.unpack("<Q", head[:8])[0]
-                if length > MOST_BYTES:
+                length = 0 if truncated else struct.unpack("<Q", head[:8])[0]
+                if length > MAX_BYTES:
                     raise EconError(
-                        f"records of at most {MOST_BYTES:,} bytes",
+                        f"records of at most {MAX_BYTES:,} bytes",
                         f"{path}, whose record {number} has {length:,}",
                     )
-                data = b"" if cut else stream.read(length + 4)
-                if cut or len(data) < length + 4:
+                data = b"" if truncated else stream.read(length + 4)
+                if truncated or len(data) < length + 4:
                     raise _damaged(path, number, "it is cut off")
                 yield data[:-4]
                 number += 1
@@ -101,82 +101,83 @@ def records(path: Path) -> Iterator[bytes]:
 
 
 def example(data: bytes) -> dict[str, np.ndarray]:
-    """The features of an Example.
+    """Parse the features of an Example.
 
     Args:
         data: the serialised message.
 
     Returns:
-        By name: the bytes of a bytes list, one after another, as uint8; or float32; or int64.
+        Arrays by name: uint8 (the concatenated bytes of a bytes list), float32 or int64.
 
     Raises:
-        ValueError: it is not an Example, or has more values than any of the sets.
+        ValueError: the message is not an Example, or has too many fields.
     """
     found: dict[str, np.ndarray] = {}
-    left = _Budget()
+    budget = _Budget()
     try:
-        for features in _children(data, 1, left):
-            for entry in _children(features, 1, left):
-                name = b"".join(_children(entry, 1, left)).decode()
-                for feature in _children(entry, 2, left):
-                    found[name] = _values(feature, left)
+        for features in _children(data, 1, budget):
+            for entry in _children(features, 1, budget):
+                name = b"".join(_children(entry, 1, budget)).decode()
+                for feature in _children(entry, 2, budget):
+                    found[name] = _values(feature, budget)
     except (IndexError, struct.error, UnicodeDecodeError) as error:
         raise ValueError("a message that is cut off") from error
     return found
 
 
 class _Budget:
-    """What may be spent on a record."""
+    """Limits the number of fields of a record."""
 
     def __init__(self) -> None:
-        self._left = _MOST_FIELDS
+        self._remaining = _MAX_FIELDS
 
     def spend(self) -> None:
-        """Take one value."""
-        self._left -= 1
-        if self._left < 0:
-            raise ValueError(f"more than {_MOST_FIELDS:,} values")
+        """Count one field."""
+        self._remaining -= 1
+        if self._remaining < 0:
+            raise ValueError(f"more than {_MAX_FIELDS:,} values")
 
 
 class _Stream:
-    """Bytes of a file, unpacked if they are packed."""
+    """Bytes of a file, decompressed if necessary."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         head = file.read(2)
         file.seek(0)
         gzip = head == b"\x1f\x8b"
-        packed = gzip or (
+        compressed = gzip or (
             len(head) == 2 and head[0] == 0x78 and int.from_bytes(head, "big") % 31 == 0
         )
-        self._bits = 31 if gzip else 15
-        self._unpack = zlib.decompressobj(self._bits) if packed else None
-        self._ready, self._left = bytearray(), b""
+        self._window_bits = 31 if gzip else 15
+        self._decompressor = zlib.decompressobj(self._window_bits) if compressed else None
+        self._output, self._input = bytearray(), b""
 
     def read(self, n: int) -> bytes:
-        """The next n bytes, fewer at the end."""
-        if self._unpack is None:
+        """The next n bytes; fewer at the end of the file."""
+        if self._decompressor is None:
             return self._file.read(n)
-        while len(self._ready) < n:
-            if self._unpack.eof:  # another member may follow
-                self._left = self._unpack.unused_data
-                if not (self._left or (block := self._file.read(_BLOCK))):
+        while len(self._output) < n:
+            if self._decompressor.eof:  # another member may follow
+                self._input = self._decompressor.unused_data
+                if not (self._input or (block := self._file.read(_BLOCK))):
                     break
-                self._left = self._left or block
-                self._unpack = zlib.decompressobj(self._bits)
-            block = self._unpack.unconsumed_tail or self._left or self._file.read(_BLOCK)
-            self._left = b""
+                self._input = self._input or block
+                self._decompressor = zlib.decompressobj(self._window_bits)
+            block = self._decompressor.unconsumed_tail or self._input or self._file.read(_BLOCK)
+            self._input = b""
             if not block:
                 raise EOFError("the compressed stream is cut off")
-            self._ready += self._unpack.decompress(block, max(_BLOCK, n - len(self._ready)))
-        out = bytes(self._ready[:n])
-        del self._ready[:n]
+            wanted = max(_BLOCK, n - len(self._output))
+            self._output += self._decompressor.decompress(block, wanted)
+        out = bytes(self._output[:n])
+        del self._output[:n]
         return out
 
 
-def _damaged(path: Path, number: int, why: str) -> EconError:
+def _damaged(path: Path, number: int, reason: str) -> EconError:
     return EconError(
-        "a TFRecord file", f"{path}, damaged at record {number} ({why})", "copy it again"
+        "a TFRecord file", f"{path}, damaged at record {number} ({reason})", "copy it again"
     )
 
 
@@ -193,7 +194,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _fields(data: bytes, left: _Budget) -> Iterator[tuple[int, int, int, int]]:
-    """Number, wire type, beginning and end of each field's value, as long as some are left."""
+    """Field number, wire type, and start and end of the value of each field."""
     at = 0
     while at < len(data):
         left.spend()
@@ -231,11 +232,11 @@ def _values(feature: bytes, left: _Budget) -> np.ndarray:
             return np.frombuffer(parts, "<f4")
         if kind == 3:
             return _int_values(body, left)
-    return np.empty(0, np.uint8)  # a feature without a value
+    return np.empty(0, np.uint8)  # a feature without values
 
 
 def _bytes_values(body: bytes, left: _Budget) -> np.ndarray:
-    # multi_object_datasets stores each pixel as a value of its own: tag, length 1, byte
+    # multi_object_datasets stores every byte as a separate value: tag, length 1, byte
     raw = np.frombuffer(body, np.uint8)
     if len(raw) % 3 == 0 and (raw[0::3] == 0x0A).all() and (raw[1::3] == 1).all():
         return raw[2::3]

@@ -1,11 +1,10 @@
-"""Frames of a picture, an animation or a video, one after another.
+"""Frames of images, animations and videos, decoded one at a time.
 
-GIF, APNG and WebP come through Pillow. Other moving pictures need PyAV, which brings FFmpeg's
-decoders along (extra: video). Only one frame at a time is in memory.
+Pillow reads GIF, APNG and WebP. Videos need PyAV, which includes FFmpeg's decoders (extra: video).
 
-FFmpeg also takes playlists and scripts, which name other files and addresses; it tells them by
-what is in a file, whatever its name. So it is given an open file in place of a name, a list of the
-formats of videos, and no way to open anything else.
+FFmpeg also accepts playlists and scripts, which refer to other files and URLs, and detects them by
+content whatever their name. It is therefore given an open file instead of a path, a whitelist of
+video formats, and an empty whitelist of protocols.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from econ_pyro.data import deep_colour
-from econ_pyro.data.images import Fit, check_pixels, opened, reading, to_rgb, to_square
+from econ_pyro.data import bit_depth
+from econ_pyro.data.images import Fit, check_pixels, open_image, pillow_errors, to_rgb, to_square
 from econ_pyro.errors import EconError
 from econ_pyro.files.untrusted import first_line, open_regular
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv")
-MOST_PIXELS = 1 << 32
-"""Pixels of all frames of an animation together (2,000 frames of a large screen)."""
-_ANIMATED = ("GIF", "PNG", "WEBP")  # a JPEG's further pictures are previews, not frames
+MAX_PIXELS = 1 << 32
+"""Maximum pixels of all frames of an animation (2,000 frames of a large screen)."""
+_ANIMATED = ("GIF", "PNG", "WEBP")  # further images in a JPEG file are previews, not frames
 _VIDEOS = (
     "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpeg", "mpegvideo", "mpegts", "m4v", "ogg",
     "asf",
@@ -33,21 +32,21 @@ _VIDEOS = (
 
 
 class Frame(NamedTuple):
-    """One picture."""
+    """One decoded frame."""
 
     pixels: np.ndarray
     """``(H, W, 3)`` uint8."""
-    native: tuple[int, int]
+    original_size: tuple[int, int]
     """Width and height in the file."""
     mode: str
-    """Colours in the file, as Pillow calls them: L, RGB, RGBA, ..."""
+    """Pillow's colour mode of the file: L, RGB, RGBA, ..."""
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file's beginning, or else its name, is a video's.
+    """Whether a file is a video, by its signature or else by its suffix.
 
     Raises:
-        EconError: there is no such file.
+        EconError: the file does not exist.
     """
     with open_regular(path, "an image or a video") as file:
         head = file.read(12)
@@ -60,76 +59,77 @@ def is_video(path: Path) -> bool:
 
 
 def frames(
-    path: Path, size: int | None = None, fit: Fit = "crop", most: int | None = None
+    path: Path, size: int | None = None, fit: Fit = "crop", limit: int | None = None
 ) -> Iterator[Frame]:
-    """The frames of a file, all or the first ones; a plain picture has one.
+    """Decode the frames of a file; a still image has one.
 
     Args:
-        path: PNG, JPEG, GIF, WebP, or a video.
-        size: height and width of the result in pixels; the file's own if not given.
-        fit: how a picture becomes square.
-        most: frames that are wanted.
+        path: a PNG, JPEG, GIF, WebP or video file.
+        size: height and width of the result in pixels; default: the original size.
+        fit: how frames are made square.
+        limit: maximum number of frames.
 
     Raises:
-        EconError: it cannot be read, or cannot be read any further; or it is too large.
+        EconError: a frame cannot be decoded, or the file is too large.
     """
-    read = _video if is_video(path) else _pictures
-    return read(path, size, fit, most)
+    read = _video if is_video(path) else _images
+    return read(path, size, fit, limit)
 
 
-def _pictures(path: Path, size: int | None, fit: Fit, most: int | None) -> Iterator[Frame]:
-    with opened(path) as image:
-        with reading(path):
+def _images(path: Path, size: int | None, fit: Fit, limit: int | None) -> Iterator[Frame]:
+    with open_image(path) as image:
+        with pillow_errors(path):
             count = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
-            count = count if most is None else min(count, most)
-            if count > 1 and count * image.width * image.height > MOST_PIXELS:
+            count = count if limit is None else min(count, limit)
+            if count > 1 and count * image.width * image.height > MAX_PIXELS:
                 raise EconError(
-                    f"an animation of at most {MOST_PIXELS:,} pixels in all its frames",
+                    f"an animation of at most {MAX_PIXELS:,} pixels in all its frames",
                     f"which has {count:,} frames of {image.width} x {image.height}",
                     "take fewer with --limit, or scale it down",
                 )
         for number in range(count):
-            with reading(path):
+            with pillow_errors(path):
                 if number:
                     image.seek(number)
-                native, mode = image.size, image.mode
-                shallow = deep_colour.shallow(image) if count == 1 else image
-                frame = Frame(np.array(to_square(to_rgb(shallow), size, fit)), native, mode)
+                original_size, mode = image.size, image.mode
+                converted = bit_depth.to_8_bit(image) if count == 1 else image
+                pixels = np.array(to_square(to_rgb(converted), size, fit))
+                frame = Frame(pixels, original_size, mode)
             yield frame
 
 
-def _video(path: Path, size: int | None, fit: Fit, most: int | None) -> Iterator[Frame]:
+def _video(path: Path, size: int | None, fit: Fit, limit: int | None) -> Iterator[Frame]:
     try:
         import av
     except ImportError:
         raise EconError(
             "the package av, to read videos", "none installed", "pip install 'econ-pyro[video]'"
         ) from None
-    alone = {"format_whitelist": ",".join(_VIDEOS), "protocol_whitelist": ""}
+    options = {"format_whitelist": ",".join(_VIDEOS), "protocol_whitelist": ""}
     with open_regular(path, "a readable video") as file:
         try:
-            with av.open(file, "r", container_options=alone) as container:
+            with av.open(file, "r", container_options=options) as container:
                 if not container.streams.video:
                     raise EconError("a readable video", f"{path}, which holds no pictures")
-                _limit(container.streams.video[0].codec_context, path)
+                _limit_pixels(container.streams.video[0].codec_context, path)
                 for number, frame in enumerate(container.decode(video=0)):
-                    if number == most:
+                    if number == limit:
                         return
                     check_pixels(frame.width, frame.height, path)
                     image = frame.to_image()
-                    if turn := getattr(frame, "rotation", 0):  # how the camera was held
-                        image = image.rotate(turn, expand=True)
-                    native = image.size
-                    yield Frame(np.array(to_square(image, size, fit)), native, "RGB")
+                    if angle := getattr(frame, "rotation", 0):  # orientation of the camera
+                        image = image.rotate(angle, expand=True)
+                    pixels = np.array(to_square(image, size, fit))
+                    yield Frame(pixels, image.size, "RGB")
         except EconError:
             raise
-        except Exception as error:  # PyAV raises FFmpeg's errors, and Python's for odd values
+        except Exception as error:  # PyAV raises FFmpeg's errors, and Python's for invalid values
             reason = getattr(error, "strerror", None) or first_line(error)
             raise EconError("a readable video", f"{path} ({reason.lower()})") from error
 
 
-def _limit(codec: Any, path: Path) -> None:
-    """Have a decoder refuse frames that would fill the memory, also those that come later."""
+def _limit_pixels(codec: Any, path: Path) -> None:
+    """Make the decoder refuse huge frames, including later ones."""
     check_pixels(codec.width, codec.height, path)
     if Image.MAX_IMAGE_PIXELS is not None:
         codec.options = {"max_pixels": str(Image.MAX_IMAGE_PIXELS)}

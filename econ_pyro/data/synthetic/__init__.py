@@ -1,1 +1,1 @@
-"""Scenes that are drawn: shapes, sprites, Spriteworld."""
+"""Synthetic scenes with ground truth: shapes, sprites, Spriteworld."""

@@ -1,8 +1,8 @@
-"""Dataset folders: scenes with ground truth as plain numpy arrays, written once and memory-mapped.
+"""Dataset folders: scenes with ground truth in memory-mapped NumPy arrays.
 
 ::
 
-    OUT/dataset.json        format, configuration, seed, numbers of scenes, versions
+    OUT/dataset.json        format, configuration, seed, number of scenes, versions
     OUT/train, OUT/valid    image.npy       (n, H, W, 3)      uint8
                             label.npy       (n, N)            int8, -1 = no object
                             colour.npy      (n, N, 3)         uint8
@@ -11,11 +11,11 @@
                             side.npy        (n, N)            float32, pixels
                             angle.npy       (n, N)            float32, radians
                             mask.npy        (n, N, H, W / 8)  uint8, np.packbits on last axis
-                            region.npy      (n, N, H, W / 8)  the same
+                            region.npy      (n, N, H, W / 8)  uint8, np.packbits on last axis
 
-The slots N are in depth order, front to back, as in
-:class:`econ_pyro.data.synthetic.renderer.Scenes`. The scenes are those that ``GeneratedScenes``
-draws of the same configuration and seed, bit for bit.
+The N slots are in depth order, front to back, as in
+:class:`econ_pyro.data.synthetic.renderer.Scenes`. The scenes are bit-identical to those of
+``GeneratedScenes`` with the same configuration and seed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from econ_pyro._version import __version__
-from econ_pyro.accel.cpu_cores import each, used_cores
+from econ_pyro.accel.cpu_cores import parallel_map, used_cores
 from econ_pyro.data.synthetic.renderer import SceneRenderer, Scenes
 from econ_pyro.errors import EconError
 from econ_pyro.files.npy import map_npy
@@ -41,17 +41,17 @@ from econ_pyro.files.untrusted import read_json
 from econ_pyro.scene_config import MAX_OBJECTS, SceneConfig
 
 FORMAT = 1
-"""Version of the layout of a dataset folder."""
-ABOUT = "dataset.json"
-"""Name of the file that tells a dataset folder from others."""
+"""Version of the format of dataset folders."""
+DESCRIPTION = "dataset.json"
+"""Name of the file that identifies a dataset folder."""
 VALID_OFFSET = 1 << 31
-"""Index of the first validation scene of a seed; training scenes are those below."""
+"""Index of the first validation scene of a seed; training scenes have lower indices."""
 SPLITS = {"train": 0, "valid": VALID_OFFSET}
-"""Parts of a dataset and the index of the first scene of each."""
+"""Splits of a dataset, with the index of the first scene."""
 _CHUNK = 500
 _AGAIN = "make the dataset again"
-_MOST_ABOUT = 1 << 20  # bytes of the description
-_MOST_CLASSES = 127  # labels are bytes with a sign
+_MAX_DESCRIPTION = 1 << 20  # bytes
+_MAX_CLASSES = 127  # labels are signed bytes
 _PACKED = ("mask", "region")
 _DTYPES = {
     "image": "|u1", "label": "|i1", "colour": "|u1", "background": "|u1", "position": "<f4",
@@ -61,7 +61,7 @@ _DTYPES = {
 
 def is_dataset(path: Path) -> bool:
     """Whether a folder was written by :func:`write_dataset`."""
-    return (path / ABOUT).is_file()
+    return (path / DESCRIPTION).is_file()
 
 
 def write_dataset(
@@ -75,16 +75,16 @@ def write_dataset(
     """Write a dataset into an empty folder.
 
     Args:
-        out: the folder. ``outputs.staged`` makes one that disappears on an error.
-        config: what the scenes look like.
+        out: the folder, for example from ``outputs.atomic_folder``.
+        config: distribution of the scenes.
         seed: seed of the scenes.
         n: number of training scenes.
         n_valid: number of validation scenes.
         progress: called with the number of scenes just written.
 
     Raises:
-        EconError: a number of scenes is not positive.
-        OSError: no room, no permission.
+        EconError: a number of scenes is out of range.
+        OSError: the disk is full, or the folder is not writable.
     """
     for name, number in (("n", n), ("n_valid", n_valid)):
         if not 1 <= number < VALID_OFFSET:
@@ -92,7 +92,7 @@ def write_dataset(
     renderer = SceneRenderer(config, seed)
     for split, number in (("train", n), ("valid", n_valid)):
         _write_split(out / split, renderer, SPLITS[split], number, progress)
-    about = {
+    description = {
         "format": FORMAT,
         "config": asdict(renderer.config),
         "seed": seed,
@@ -105,7 +105,7 @@ def write_dataset(
             "python": platform.python_version(),
         },
     }
-    (out / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+    (out / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
 def _write_split(
@@ -123,8 +123,8 @@ def _write_split(
                         "shape": (n, *array.shape[1:]),
                     }
                     np.lib.format.write_array_header_1_0(files[name], header)
-                # Written, not memory-mapped: on a full disk a write fails with an error that can
-                # be told, a map kills the process.
+                # not memory-mapped: on a full disk, a write raises OSError, but a store to a map
+                # kills the process
                 files[name].write(array.tobytes())
             progress(len(arrays["image"]))
 
@@ -132,15 +132,15 @@ def _write_split(
 def _rendered(
     renderer: SceneRenderer, first: int, n: int
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Number of the first scene, from 0, and arrays of one chunk after another."""
+    """Iterate over chunks: index of the first scene, and arrays."""
 
     def render(start: int) -> tuple[int, dict[str, np.ndarray]]:
         stop = min(start + _CHUNK, n)
         return start, _pack(renderer.render(torch.arange(first + start, first + stop)))
 
-    together = _CHUNK * used_cores()
-    for begin in range(0, n, together):
-        yield from each(render, range(begin, min(begin + together, n), _CHUNK))
+    batch = _CHUNK * used_cores()
+    for begin in range(0, n, batch):
+        yield from parallel_map(render, range(begin, min(begin + batch, n), _CHUNK))
 
 
 def _pack(scenes: Scenes) -> dict[str, np.ndarray]:
@@ -152,27 +152,27 @@ def _pack(scenes: Scenes) -> dict[str, np.ndarray]:
 
 
 class StoredScenes:
-    """One part of a dataset folder, read from disk as needed.
+    """A split of a dataset folder, read from disk on demand.
 
     Args:
         path: the dataset folder.
         split: ``train`` or ``valid``.
 
     Raises:
-        EconError: the folder is no dataset, of another format, incomplete, or its arrays have
-            other types, shapes or values than they should.
+        EconError: the folder is not a dataset, has another format or is incomplete, or the type,
+            shape or values of an array are invalid.
     """
 
     def __init__(self, path: Path | str, split: str = "train") -> None:
         path = Path(path)
         if split not in SPLITS:
             raise EconError("a split called train or valid", repr(split))
-        about = _read_about(path)
-        self.config: dict[str, Any] = about["config"]
-        self.seed: int = about["seed"]
-        self.size: int = about["config"]["size"]
-        self.classes: tuple[str, ...] = tuple(about["config"]["classes"])
-        self._n: int = about[split]
+        description = _read_description(path)
+        self.config: dict[str, Any] = description["config"]
+        self.seed: int = description["seed"]
+        self.size: int = description["config"]["size"]
+        self.classes: tuple[str, ...] = tuple(description["config"]["classes"])
+        self._n: int = description[split]
         self._folder = path / split
         self._arrays = {name: self._open(name) for name in _DTYPES}
         self._check()
@@ -187,17 +187,16 @@ class StoredScenes:
         if array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
             raise EconError(f"{dtype.name} in {path}", array.dtype.name, _AGAIN)
         if array.shape[:1] != (self._n,):
-            raise EconError(
-                f"{self._n} scenes in {path}, as {ABOUT} says", str((*array.shape, 0)[0]), _AGAIN
-            )
+            expected = f"{self._n} scenes in {path}, as {DESCRIPTION} says"
+            raise EconError(expected, str((*array.shape, 0)[0]), _AGAIN)
         return array
 
     def _check(self) -> None:
-        """Shapes, and the values of what is small; the large arrays can hold any byte."""
+        """Check shapes, and the values of small arrays; large arrays may contain any bytes."""
         label, size = self._arrays["label"], self.size
         if label.ndim != 2 or label.shape[1] > MAX_OBJECTS:
             expected = f"label of shape ({self._n}, N), with N of at most {MAX_OBJECTS},"
-            self._wrong("label", expected, str(label.shape))
+            self._invalid("label", expected, str(label.shape))
         slots = label.shape[1]
         packed = (slots, size, size // 8)
         shapes = {
@@ -207,16 +206,17 @@ class StoredScenes:
         }  # fmt: skip
         for name, array in self._arrays.items():
             if array.shape[1:] != shapes[name]:
-                self._wrong(name, f"{name} of shape {(self._n, *shapes[name])}", str(array.shape))
+                expected = f"{name} of shape {(self._n, *shapes[name])}"
+                self._invalid(name, expected, str(array.shape))
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                self._wrong(name, "finite numbers", "NaN or infinity")
+                self._invalid(name, "finite numbers", "NaN or infinity")
         if label.size and not -1 <= label.min() <= label.max() < len(self.classes):
-            self._wrong(
+            self._invalid(
                 "label", f"labels from -1 to {len(self.classes) - 1}, one for each class",
                 f"{label.min()} to {label.max()}",
             )  # fmt: skip
 
-    def _wrong(self, name: str, expected: str, got: str) -> NoReturn:
+    def _invalid(self, name: str, expected: str, got: str) -> NoReturn:
         path = self._folder / f"{name}.npy"
         raise EconError(f"{expected} in {path}", got, _AGAIN)
 
@@ -230,13 +230,13 @@ class StoredScenes:
     def scenes(self, indices: Tensor) -> Scenes:
         """Images with ground truth."""
         arrays = {name: array[indices.numpy()] for name, array in self._arrays.items()}
-        seen = np.zeros((len(indices), self.size, self.size // 8), np.uint8)
+        covered = np.zeros((len(indices), self.size, self.size // 8), np.uint8)
         for slot in range(arrays["region"].shape[1]):
             region, mask = (arrays[name][:, slot] for name in ("region", "mask"))
-            if (region & (seen | ~mask)).any():
-                self._wrong("region", "visible parts that lie in their masks and not in another's",
-                            "others")  # fmt: skip
-            seen |= region
+            if (region & (covered | ~mask)).any():
+                expected = "visible parts that lie in their masks and not in another's"
+                self._invalid("region", expected, "others")
+            covered |= region
         for name in _PACKED:
             arrays[name] = np.unpackbits(arrays[name], axis=-1).view(bool)
         native = {name: np.asarray(a, a.dtype.newbyteorder("=")) for name, a in arrays.items()}
@@ -246,45 +246,41 @@ class StoredScenes:
         return Scenes(**tensors)
 
 
-def _read_about(path: Path) -> dict[str, Any]:
+def _read_description(path: Path) -> dict[str, Any]:
     if not is_dataset(path):
-        raise EconError(f"a dataset folder, with a {ABOUT}", str(path), "see make_dataset")
-    about = read_json(path / ABOUT, "a readable dataset description", _MOST_ABOUT)
-    if isinstance(about, dict) and about.get("format", FORMAT) != FORMAT:
-        raise EconError(
-            f"a dataset of format {FORMAT}",
-            f"{path}, of format {str(about['format'])[:20]}",
-            _AGAIN,
-        )
-    if wrong := _wrong_about(about):
-        raise EconError(
-            "a readable dataset description", f"{path / ABOUT}, which is damaged ({wrong})", _AGAIN
-        )
-    return about
+        raise EconError(f"a dataset folder, with a {DESCRIPTION}", str(path), "see make_dataset")
+    expected = "a readable dataset description"
+    description = read_json(path / DESCRIPTION, expected, _MAX_DESCRIPTION)
+    if isinstance(description, dict) and description.get("format", FORMAT) != FORMAT:
+        got = f"{path}, of format {str(description['format'])[:20]}"
+        raise EconError(f"a dataset of format {FORMAT}", got, _AGAIN)
+    if reason := _description_error(description):
+        raise EconError(expected, f"{path / DESCRIPTION}, which is damaged ({reason})", _AGAIN)
+    return description
 
 
-def _wrong_about(about: Any) -> str:
-    """What is wrong with a description; empty if nothing is."""
-    if not isinstance(about, dict) or not isinstance(about.get("config"), dict):
+def _description_error(description: Any) -> str:
+    """The first error in a description; empty if it is valid."""
+    if not isinstance(description, dict) or not isinstance(description.get("config"), dict):
         return "no configuration"
-    config = about["config"]
-    wholes = {
-        "format": (about.get("format"), FORMAT, FORMAT),
-        "train": (about.get("train"), 1, VALID_OFFSET - 1),
-        "valid": (about.get("valid"), 1, VALID_OFFSET - 1),
+    config = description["config"]
+    integers = {
+        "format": (description.get("format"), FORMAT, FORMAT),
+        "train": (description.get("train"), 1, VALID_OFFSET - 1),
+        "valid": (description.get("valid"), 1, VALID_OFFSET - 1),
         "size": (config.get("size"), 8, 1024),
-    }  # fmt: skip
-    if type(about.get("seed")) is not int:
-        return "seed is no whole number"
-    for name, (value, low, high) in wholes.items():
+    }
+    if type(description.get("seed")) is not int:
+        return "seed is not a whole number"
+    for name, (value, low, high) in integers.items():
         if type(value) is not int or not low <= value <= high:
-            return f"{name} is no whole number from {low} to {high}"
+            return f"{name} is not a whole number from {low} to {high}"
     if config["size"] % 8:
-        return "size is no multiple of 8"
+        return "size is not a multiple of 8"
     classes = config.get("classes")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        return "classes are no list of names"
-    return "" if 0 < len(classes) <= _MOST_CLASSES else f"{len(classes)} classes"
+        return "classes are not a list of names"
+    return "" if 0 < len(classes) <= _MAX_CLASSES else f"{len(classes)} classes"
 
 
 def _to_float(image: np.ndarray) -> Tensor:

@@ -1,7 +1,7 @@
-"""What a scene consists of, drawn at random before anything is painted (appendix C.1).
+"""Random layouts of scenes: classes, positions, sizes, angles, colours (appendix C.1).
 
-A scene's plan is a function of (config, seed, index), the same bits on every device: its numbers
-come from :mod:`econ_pyro.data.counter_rng`, and all of them are integers.
+A layout is a function of (config, seed, index), bit-identical on every device: it consists of
+integers from :mod:`econ_pyro.data.counter_rng`.
 """
 
 from __future__ import annotations
@@ -19,38 +19,41 @@ from econ_pyro.data.synthetic import shapes
 from econ_pyro.scene_config import SceneConfig
 
 
-class Cast(Protocol):
-    """What the objects of scenes look like: shapes of one colour, or sprites."""
+class ObjectSet(Protocol):
+    """The objects that scenes consist of: shapes of one colour, or sprites.
+
+    Each class has one or more variants, such as the files of a class of sprites.
+    """
 
     classes: tuple[str, ...]
-    """Names of the classes of object, by label."""
+    """Names of the object classes, by label."""
     palette: Tensor
-    """Own colour of each look, the mean of a sprite's, :math:`(looks, 3)` int64."""
+    """Colour of each variant, for sprites the mean colour, :math:`(variants, 3)` int64."""
 
     def choose(self, label: Tensor, u: Tensor) -> Tensor:
-        """One of the looks that objects of a class have.
+        """Choose a variant of each object's class.
 
         Args:
-            label: class of each object, :math:`(B, N)` int64, not negative.
-            u: 32 random bits for each, :math:`(B, N)` int64.
+            label: class of each object, :math:`(B, N)` int64, non-negative.
+            u: 32 random bits per object, :math:`(B, N)` int64.
 
         Returns:
-            Number of the look, over all classes, :math:`(B, N)` int64.
+            Index of the variant among those of all classes, :math:`(B, N)` int64.
         """
 
-    def reach(self, look: Tensor, side: Tensor, turn: Tensor) -> Tensor:
-        """How far objects extend from their centres, as ``shapes.reach``."""
+    def extents(self, variant: Tensor, side: Tensor, turn: Tensor) -> Tensor:
+        """Extents of objects from their centres, as ``shapes.extents``."""
 
-    def draw(self, plan: Plan) -> tuple[Tensor, Tensor]:
-        """Masks :math:`(B, N, H, W)` bool and images :math:`(B, 3, H, W)` float32 of scenes."""
+    def draw(self, layout: SceneLayout) -> tuple[Tensor, Tensor]:
+        """Draw masks :math:`(B, N, H, W)` bool and images :math:`(B, 3, H, W)` float32."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """B scenes of N slots, front to back, in integers (lengths and angles as in shapes)."""
+class SceneLayout:
+    """Layouts of B scenes with N slots, front to back, in the integer units of ``shapes``."""
 
     label: Tensor  # (B, N)
-    look: Tensor  # (B, N); 0 in an empty slot
+    variant: Tensor  # (B, N); 0 in an empty slot
     centre: Tensor  # (B, N, 2)
     side: Tensor  # (B, N)
     turn: Tensor  # (B, N)
@@ -58,28 +61,30 @@ class Plan:
     background: Tensor  # (B, 3)
 
 
-# Columns of the random numbers: first those of the scene, then as many for each slot.
+# columns of the random numbers: 16 for the scene, then 16 for each slot
 _COLUMNS = 16
 _BACKGROUND, _COUNT, _CLASS = slice(0, 3), 3, 4
 _RANK, _OWN_CLASS, _DEPTH, _SIDE, _TURN, _X, _Y = range(7)
-_COLOUR, _LOOK = slice(7, 10), 10
+_COLOUR, _VARIANT = slice(7, 10), 10
 
 
-def make_plan(config: SceneConfig, cast: Cast, seed: int, indices: Tensor) -> Plan:
-    """Plan scenes.
+def sample_layout(
+    config: SceneConfig, objects: ObjectSet, seed: int, indices: Tensor
+) -> SceneLayout:
+    """Sample the layouts of scenes.
 
     Args:
-        config: what the scenes look like; its classes are the cast's.
-        cast: what the objects look like.
+        config: distribution of the scenes, with the classes of ``objects``.
+        objects: the set of objects.
         seed: any integer.
-        indices: numbers of the scenes, :math:`(B,)` int64, not negative.
+        indices: indices of the scenes, :math:`(B,)` int64, non-negative.
     """
     n, slots = config.objects, max(config.objects, len(config.classes))
     u = counter_rng.bits(seed, indices, _COLUMNS * (1 + slots)).unflatten(1, (1 + slots, _COLUMNS))
     scene, each = u[:, 0], u[:, 1:]
     label = _labels(config, scene, each)
     empty, each = label < 0, each[:, :n]
-    look = cast.choose(label.clamp(min=0), each[..., _LOOK]).masked_fill(empty, 0)
+    variant = objects.choose(label.clamp(min=0), each[..., _VARIANT]).masked_fill(empty, 0)
 
     low = round(config.object_size[0] * config.size * shapes.UNIT / 2)
     high = max(low, round(config.object_size[1] * config.size * shapes.UNIT / 2))
@@ -88,22 +93,22 @@ def make_plan(config: SceneConfig, cast: Cast, seed: int, indices: Tensor) -> Pl
     turn = counter_rng.below(each[..., _TURN], shapes.TURNS if config.rotate else 1)
     turn = turn.masked_fill(empty, 0)
 
-    flat = (x.flatten() for x in (look, side, turn))
-    reach = cast.reach(*flat).unflatten(0, label.shape)  # (B, N, 4)
-    room = config.size * shapes.UNIT - reach[..., :2] - reach[..., 2:] + 1
-    centre = reach[..., :2] + counter_rng.below(each[..., _X : _Y + 1], room)
+    flat = (x.flatten() for x in (variant, side, turn))
+    extents = objects.extents(*flat).unflatten(0, label.shape)  # (B, N, 4)
+    positions = config.size * shapes.UNIT - extents[..., :2] - extents[..., 2:] + 1
+    centre = extents[..., :2] + counter_rng.below(each[..., _X : _Y + 1], positions)
     centre = centre.masked_fill(empty[..., None], 0)
 
     background = _background(config, scene[:, _BACKGROUND])
-    own = cast.palette.to(label.device)[look]
+    own = objects.palette.to(label.device)[variant]
     colour = _colours(config, background, own, each[..., _COLOUR])
     colour = colour.masked_fill(empty[..., None], 0)
-    return Plan(label, look, centre, side, turn, colour, background)
+    return SceneLayout(label, variant, centre, side, turn, colour, background)
 
 
 @cache
-def levels(device: torch.device) -> Tensor:
-    """The 256 values of a channel as float32; a table, because devices round x / 255 apart."""
+def channel_values(device: torch.device) -> Tensor:
+    """The 256 values of a channel as float32; a table, as x / 255 differs between devices."""
     return (torch.arange(256, dtype=torch.float32) / 255).to(device)
 
 
@@ -121,18 +126,18 @@ def _labels(config: SceneConfig, scene: Tensor, each: Tensor) -> Tensor:
     low = n if config.min_objects is None else config.min_objects
     count = low + counter_rng.below(scene[:, _COUNT, None], n - low + 1)  # (B, 1)
     empty = torch.arange(n, device=scene.device) >= count
-    # Shuffle the objects; the empty slots, with the largest keys, stay behind them.
+    # shuffle the objects; empty slots have the largest keys and stay behind
     depth = _ranks(each[:, :n, _DEPTH] + (empty.long() << 32))
     return label.masked_fill(empty, -1).gather(1, depth)
 
 
 def _ranks(keys: Tensor) -> Tensor:
-    """A permutation of the columns from random keys; ties fall the same way on every device."""
+    """Permutations of the columns by random keys; the stable sort is the same on every device."""
     return torch.argsort(keys, dim=1, stable=True)
 
 
 def _choose(config: SceneConfig, u: Tensor) -> Tensor:
-    """A class with probability in proportion to its weight, from 32 random bits."""
+    """Classes with probabilities proportional to their weights, from 32 random bits."""
     weights = config.class_weights or (1.0,) * len(config.classes)
     total, ends, acc = math.fsum(weights), [], 0.0
     for w in weights[:-1]:
@@ -142,7 +147,7 @@ def _choose(config: SceneConfig, u: Tensor) -> Tensor:
 
 
 def _background(config: SceneConfig, u: Tensor) -> Tensor:
-    """Colours of the backgrounds, ``(B, 3)``, from as many random bits."""
+    """Colours of the backgrounds, ``(B, 3)``, from random bits ``(B, 3)``."""
     if config.background == "grey":
         return counter_rng.below(u[:, :1], 256).expand(-1, 3)
     return counter_rng.below(u, 128 if config.background == "dark" else 256)
@@ -158,12 +163,12 @@ def _colours(config: SceneConfig, background: Tensor, own: Tensor, u: Tensor) ->
 
 
 def _near(background: Tensor, distance: int, u: Tensor) -> Tensor:
-    """Uniform over the colours within a distance of the background's, itself excepted."""
+    """Uniform over the colours within a distance of the background's, excluding itself."""
     low = (background - distance).clamp(min=0)
-    n = (background + distance).clamp(max=255) - low + 1  # (B, 1, 3): choices a channel
+    n = (background + distance).clamp(max=255) - low + 1  # (B, 1, 3): choices per channel
     own = background - low
     n_g, n_b = n[..., 1], n[..., 2]
     number = (own[..., 0] * n_g + own[..., 1]) * n_b + own[..., 2]
     pick = counter_rng.below(u, n.prod(-1) - 1)
-    pick = pick + (pick >= number)  # passes over the background's own colour
+    pick = pick + (pick >= number)  # skip the colour of the background
     return low + torch.stack([pick // (n_g * n_b), pick // n_b % n_g, pick % n_b], -1)

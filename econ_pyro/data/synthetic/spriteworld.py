@@ -1,12 +1,13 @@
-"""Scenes of Spriteworld (Watters et al., 2019) with exact masks, the whole objects', and depth.
+"""Spriteworld scenes (Watters et al., 2019) with amodal masks and depth order.
 
-Spriteworld lists a state's sprites back to front, measures from the lower left corner in fractions
-of the frame, and draws polygons. Here a pixel belongs to a sprite if its centre lies inside the
-sprite's polygon, and takes the colour of the frontmost sprite there. Only the sprites' own
-properties are read; the package need not be installed. ``pip install --no-deps spriteworld six``
-leaves out what its environments and renderers need, which recent Pythons no longer run; nor do its
-factor distributions run with numpy 2. :func:`econ_pyro.data.readers.numpy_files.save_npz` makes a
-dataset of the scenes.
+The sprites of a Spriteworld state are polygons, listed back to front, with coordinates in
+fractions of the frame from the lower left corner. Here, a pixel belongs to a sprite if its centre
+lies inside the polygon, and has the colour of the frontmost sprite. Only properties of the sprites
+are read, so the package need not be installed. If it is, use ``pip install --no-deps spriteworld
+six``: its environments and renderers need packages that do not run on recent versions of Python,
+and its factor distributions do not run with NumPy 2.
+
+:func:`econ_pyro.data.readers.numpy_files.save_npz` writes the scenes as a dataset.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Colour = tuple[int, int, int]
 
 
 class Sprite(Protocol):
-    """What is read of a ``spriteworld.sprite.Sprite``."""
+    """The properties of ``spriteworld.sprite.Sprite`` that are read."""
 
     @property
     def shape(self) -> str:
@@ -38,11 +39,11 @@ class Sprite(Protocol):
 
     @property
     def angle(self) -> float:
-        """Degrees, anticlockwise."""
+        """Anticlockwise rotation in degrees."""
 
     @property
     def color(self) -> tuple[Any, Any, Any]:
-        """Three numbers, in whatever space of colours."""
+        """Three numbers, in any colour space."""
 
     @property
     def vertices(self) -> np.ndarray:
@@ -56,22 +57,22 @@ def from_sprites(
     to_rgb: Callable[[tuple[Any, Any, Any]], Sequence[int]] = lambda colour: colour,
     classes: Sequence[str] = SHAPES,
 ) -> Scenes:
-    """Scenes with ground truth from lists of sprites.
+    """Render scenes with ground truth from lists of sprites.
 
     Args:
-        states: sprites of each scene, back to front as Spriteworld has them.
+        states: sprites of each scene, back to front as in Spriteworld.
         size: height and width of the images in pixels.
-        background: its colour, 0 to 255.
-        to_rgb: from a sprite's colour to red, green and blue in 0 to 255, like the renderer's
-            ``color_to_rgb``.
+        background: RGB colour of the background, 0 to 255.
+        to_rgb: converts a sprite's colour to RGB in 0 to 255, like ``color_to_rgb`` of
+            Spriteworld's renderer.
         classes: names of the shapes, by label.
 
     Returns:
-        One scene a state, with as many slots as the fullest has sprites. ``side`` is the longer
-        side of the upright box around a sprite as it lies, ``position`` the box's middle.
+        One scene per state, with the maximum number of sprites as slots. ``side`` is the longer
+        side of the axis-aligned bounding box of the rotated sprite, ``position`` its centre.
 
     Raises:
-        EconError: a sprite's shape is not among the classes.
+        EconError: the shape of a sprite is not among the classes.
     """
     slots = max(map(len, states), default=0)
     b = len(states)
@@ -83,8 +84,8 @@ def from_sprites(
     region = np.zeros_like(mask)
     image = np.empty((b, size, size, 3), np.uint8)
     image[:] = background
-    middle = np.arange(size) + 0.5
-    centres = np.stack(np.meshgrid(middle, middle), -1).reshape(-1, 2)
+    axis = np.arange(size) + 0.5
+    centres = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
     for i, sprites in enumerate(states):
         for k, sprite in enumerate(reversed(sprites)):
             if sprite.shape not in classes:

@@ -1,11 +1,10 @@
-"""Networks of several experts on several cores, forward and backward.
+"""Parallel forward and backward passes of several networks on CPU cores.
 
-Experts share no weights, so nothing of one network waits for another: of K networks that each have
-their own images, every core takes one after the other (:func:`econ_pyro.accel.cpu_cores.each`).
-Autograd goes backward in one thread. Under :func:`separate_graphs` each network therefore keeps a
-graph of its own, and gradients are computed side by side as well. Those of several uses of a
-weight add up in the graph that holds them together, in its order and in float32, whoever computed
-them.
+The networks of different experts share no weights, so their passes are independent tasks
+(:func:`econ_pyro.accel.cpu_cores.parallel_map`). Autograd runs the backward pass of a graph in one
+thread. Under :func:`separate_graphs`, each network therefore has its own graph, and the backward
+passes run in parallel as well. The outer graph accumulates the gradients of weights that are used
+several times, in float32 and in a fixed order, so results do not depend on the threads.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from econ_pyro.accel.cpu_cores import each
+from econ_pyro.accel.cpu_cores import parallel_map
 
 _separate: ContextVar[bool] = ContextVar("separate_graphs", default=False)
 
 
 @contextmanager
 def separate_graphs() -> Iterator[None]:
-    """Within the block, :func:`run` gives each network a graph, which goes backward once."""
+    """Let :func:`run` give each network its own graph; each supports one backward pass."""
     before = _separate.set(True)
     try:
         yield
@@ -35,66 +34,65 @@ def separate_graphs() -> Iterator[None]:
 
 
 def run(networks: Sequence[nn.Module], inputs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Output of each network for its own inputs, by the cores that :mod:`parallel` has.
+    """Compute the output of each network for its own inputs, in parallel on a CPU.
 
     Args:
-        networks: one or more.
-        inputs: arguments of each.
+        networks: at least one network.
+        inputs: arguments of each network.
     """
     jobs = list(zip(networks, inputs, strict=True))
     if len(jobs) == 1 or inputs[0][0].device.type != "cpu":
         return [network(*args) for network, args in jobs]
     if not torch.is_grad_enabled():
-        no_grad = _Modes(False)
-        return each(lambda job: no_grad.call(job[0], job[1]), jobs)
+        no_grad = _ThreadState(False)
+        return parallel_map(lambda job: no_grad.call(job[0], job[1]), jobs)
     if not _separate.get():
         return [network(*args) for network, args in jobs]
-    learnt = [[p for p in network.parameters() if p.requires_grad] for network in networks]
-    leaves = [(*args, *own) for args, own in zip(inputs, learnt, strict=True)]
+    weights = [[p for p in network.parameters() if p.requires_grad] for network in networks]
+    leaves = [(*args, *own) for args, own in zip(inputs, weights, strict=True)]
     counts = [len(args) for args in inputs]
-    return list(_Separate.apply(networks, counts, *(a for own in leaves for a in own)))
+    return list(_SeparateGraphs.apply(networks, counts, *(a for own in leaves for a in own)))
 
 
-class _Modes:
-    """What torch keeps per thread, as it is now, to be set in another one."""
+class _ThreadState:
+    """Thread-local settings of torch, to be used in another thread."""
 
     def __init__(self, grad: bool) -> None:
         self._grad, self._amp = grad, torch.is_autocast_enabled("cpu")
         self._dtype = torch.get_autocast_dtype("cpu")
 
     def call(self, network: nn.Module, args: Sequence[Tensor]) -> Tensor:
-        # no cache of cast weights: threads share it, and each network uses each weight once
+        # threads share autocast's cache of weights; each network uses each weight only once
         amp = torch.autocast("cpu", self._dtype, self._amp, cache_enabled=False)
         with torch.set_grad_enabled(self._grad), amp:
-            if self._grad:  # hooks on a module's inputs, as torch's counters have, hold no leaves
+            if self._grad:  # hooks on inputs, as in torch's FLOP counter, do not support leaves
                 args = [a.view_as(a) for a in args]
             return network(*args)
 
 
-class _Separate(torch.autograd.Function):
-    """K networks, each with its own inputs and weights among the arguments."""
+class _SeparateGraphs(torch.autograd.Function):
+    """K networks in one node of the outer graph; its arguments are their inputs and weights."""
 
     @staticmethod
     def forward(
         ctx: Any, networks: Sequence[nn.Module], counts: Sequence[int], *leaves: Tensor
     ) -> tuple[Tensor, ...]:
-        # in here gradients are off; what needs one is still told by its flag
-        ctx.sizes, at, jobs = [], 0, []
+        # gradients are disabled here, but requires_grad is still set
+        start, jobs = 0, []
         for network, count in zip(networks, counts, strict=True):
             size = count + sum(p.requires_grad for p in network.parameters())
-            jobs.append((network, leaves[at : at + size], count))
-            ctx.sizes.append(size)
-            at += size
-        modes = _Modes(True)
+            jobs.append((network, leaves[start : start + size], count))
+            start += size
+        state = _ThreadState(True)
 
         def forward(
             job: tuple[nn.Module, Sequence[Tensor], int],
         ) -> tuple[Tensor, list[Tensor]]:
             network, own, count = job
             args = [a.detach().requires_grad_(a.requires_grad) for a in own[:count]]
-            return modes.call(network, args), [*args, *own[count:]]
+            return state.call(network, args), [*args, *own[count:]]
 
-        ctx.graphs = each(forward, jobs)
+        ctx.graphs = parallel_map(forward, jobs)
         return tuple(out.detach() for out, _ in ctx.graphs)
 
     @staticmethod
@@ -105,11 +103,11 @@ class _Separate(torch.autograd.Function):
         ) -> list[Tensor | None]:
             (out, leaves), grad = job
             wanted = [a for a in leaves if a.requires_grad]
-            if not out.requires_grad:  # a frozen expert whose inputs need no gradient
+            if not out.requires_grad:  # frozen, and no input requires a gradient
                 return [None] * len(leaves)
             found = iter(torch.autograd.grad(out, wanted, grad, allow_unused=True))
             return [next(found) if a.requires_grad else None for a in leaves]
 
-        graphs, ctx.graphs = ctx.graphs, None  # they are gone with the gradients
-        found = each(backward, list(zip(graphs, grads, strict=True)))
+        graphs, ctx.graphs = ctx.graphs, None  # free the graphs
+        found = parallel_map(backward, list(zip(graphs, grads, strict=True)))
         return None, None, *(g for own in found for g in own)

@@ -1,8 +1,8 @@
-r"""PNG files whose numbers are not bytes: 16 bits a channel, and greys of two or four bits.
+r"""Conversion of PNG files with 2, 4 or 16 bits per channel to 8 bits.
 
-Pillow has no picture of 16 bits with several channels: it keeps the upper byte, which darkens by
-half a grey level, and then compares it with a transparent colour of 16 bits. Here a file is
-decoded twice, once for the upper bytes and once for the lower ones, and then rounded to 8 bits:
+Pillow has no 16-bit mode with several channels. It keeps the upper byte, which darkens images by
+half a grey level, and compares that byte with the 16-bit transparent colour. Here, a file is
+decoded twice, once for the upper bytes and once for the lower bytes, and rounded to 8 bits:
 
 .. math:: \lfloor (v + 128) / 257 \rfloor.
 """
@@ -14,29 +14,29 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-_LOWER = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}  # as if the other byte came first
+_LOWER = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}  # swapped byte order: the lower byte
 _GREY_ALPHA = "LA;16B"
 _GREY = "I;16B"
 _SCALES = {"L;2": 85, "L;4": 17}
-_STRIP = 1 << 20  # pixels that are converted together
+_STRIP = 1 << 20  # pixels converted at a time
 
 
-def shallow(image: Image.Image) -> Image.Image:
-    """A picture with 8 bits a channel.
+def to_8_bit(image: Image.Image) -> Image.Image:
+    """Convert an image to 8 bits per channel.
 
     Args:
-        image: just opened, nothing of it decoded; it may be of any format.
+        image: opened but not decoded, in any format.
 
     Returns:
-        Itself, unless it is a PNG file of 16 bits a channel that does not move.
+        A converted image for a still PNG with 16 bits per channel, otherwise ``image`` itself.
     """
     raw = _raw(image)
     key = image.info.get("transparency")
     if raw in _SCALES and isinstance(key, int):
-        image.info["transparency"] = key * _SCALES[raw]  # as its pixels will be
+        image.info["transparency"] = key * _SCALES[raw]  # Pillow scales the pixels, not the key
     if raw not in (*_LOWER, _GREY_ALPHA, _GREY) or getattr(image, "is_animated", False):
         return image
-    if raw == _GREY_ALPHA:  # two bytes each: four channels of one byte
+    if raw == _GREY_ALPHA:  # two channels of two bytes, decoded as four of one byte
         _decode_as(image, "RGBA")
         parts: tuple[Image.Image, ...] = (image,)
     elif raw == _GREY:
@@ -68,7 +68,7 @@ def shallow(image: Image.Image) -> Image.Image:
 
 
 def _raw(image: Image.Image) -> str:
-    """How pixels lie in the file, as Pillow calls it."""
+    """Pillow's name for the pixel layout of the file."""
     tile = getattr(image, "tile", None)
     args = tile[0][3] if tile and image.format == "PNG" else ""
     return args if isinstance(args, str) else ""
@@ -80,7 +80,7 @@ def _decode_as(image: Any, raw: str) -> None:
 
 
 def _rounded(raw: str, parts: list[np.ndarray], key: Any) -> np.ndarray:
-    """8 bits a channel, the last one alpha if anything can be clear; ``(H, W)`` if all is grey."""
+    """Round to 8 bits per channel, alpha last; ``(H, W)`` for grey without alpha."""
     if raw == _GREY:
         values = parts[0].astype(np.uint16)[..., None]
     elif raw == _GREY_ALPHA:

@@ -1,0 +1,305 @@
+"""Options of the scene model: latents, networks of an expert, competition.
+
+Where a part exists in several kinds, each kind is a class with a field ``kind``, so that only
+options that mean something for the chosen kind exist. Field docstrings are the ``--help`` texts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from econ_pyro import limits
+from econ_pyro.errors import EconError, describe
+
+Duration = int | str
+"""Training steps, or a share of the run, such as ``"40%"`` (``training/schedules.py``)."""
+
+
+@dataclass(frozen=True)
+class FreeLatents:
+    """Latents that mean whatever training makes of them (the paper)."""
+
+    kind: Literal["free", "pose"] = "free"
+    """free: the paper's latents; pose: the first ones are the object's position and size."""
+    dim: int = 5
+    """Dimensions L of an object's latent z."""
+
+    def __post_init__(self) -> None:
+        limits.check_fields(FreeLatents, self, "model.expert.latents", limits.LATENTS)
+        check_kind(self, "free", "model.expert.latents")
+
+    @property
+    def pose_dim(self) -> int:
+        """How many of the latents, the first ones, are the pose."""
+        return 0
+
+
+@dataclass(frozen=True)
+class PoseLatents:
+    """Object-centred latents, of which the first two are a position.
+
+    The encoder finds it near the region's centre of mass, and the decoder draws around it: an
+    object learnt once is the same anywhere.
+    """
+
+    kind: Literal["free", "pose"] = "pose"
+    """free: the paper's latents; pose: the first ones are the object's position and size."""
+    dim: int = 5
+    """Dimensions L of an object's latent z, the pose included."""
+    reach: float = 1.0
+    """How far positions may be from the centre of the image, whose edges are at 1. Samples of the
+    prior lie within it: less than 1 keeps whole objects in the image."""
+    size: bool = False
+    """The third latent is a size, which the encoder finds from the region's spread. For objects of
+    one class that differ in size; without it, experts tend to divide them by size."""
+    shape_dim: int | None = None
+    """If set, shapes depend only on that many latents, the first ones, and appearances on all: 2
+    makes shapes differ in position alone (3 with size). If not set, shapes depend on all latents
+    (the paper); they then also learn the dents that nearer objects leave."""
+
+    def __post_init__(self) -> None:
+        limits.check_fields(PoseLatents, self, "model.expert.latents", limits.LATENTS)
+        check_kind(self, "pose", "model.expert.latents")
+        least = self.pose_dim + 1
+        if self.dim < least:
+            hint = "raise model.expert.latents.dim"
+            raise EconError(f"at least {least} latents, {least - 1} of them a pose",
+                            str(self.dim), hint)  # fmt: skip
+        least = self.pose_dim
+        if self.shape_dim is not None and not least <= self.shape_dim <= self.dim:
+            hint = "with latents.size, the size is one of them" if self.size else ""
+            name = "model.expert.latents.shape-dim"
+            raise EconError(f"{least} to {self.dim} for {name}", str(self.shape_dim), hint)
+
+    @property
+    def pose_dim(self) -> int:
+        """How many of the latents, the first ones, are the pose."""
+        return 2 + self.size
+
+    @property
+    def one_shape(self) -> bool:
+        """Whether an expert's shapes differ in position alone."""
+        return not self.size and self.shape_dim == self.pose_dim
+
+
+@dataclass(frozen=True)
+class UNetAttention:
+    """The paper's attention network (appendix C.2.2): image and scope to the expert's region."""
+
+    kind: Literal["unet", "seeded"] = "unet"
+    """unet: the paper's network decides alone; seeded: regions grow from a seed pixel over similar
+    ones."""
+    channels: tuple[int, ...] = (32, 64, 64, 64)
+    """Output channels of the U-Net's down blocks."""
+    patch: int = 1
+    """Side of the squares of pixels that the U-Net folds into channels (space to depth); 1 is the
+    paper. 2 makes a step of quick a fifth faster; colours near the background's separate less
+    well."""
+    hidden: int = 128
+    """Units of the U-Net's two inner fully connected layers."""
+    bias: float = -3.0
+    """Initial logit of the attention. A negative one lets the last layer explain everything at
+    first, so that objects are carved out front to back. 0 is the paper."""
+
+    def __post_init__(self) -> None:
+        limits.check_fields(UNetAttention, self, "model.expert.attention", limits.ATTENTION)
+        check_kind(self, "unet", "model.expert.attention")
+        _check_channels(self.channels)
+
+
+@dataclass(frozen=True)
+class SeededAttention:
+    """Regions grow from a seed, the most salient pixel that is left, over similar pixels.
+
+    Similar in colour, position and learnt features. Objects separate from the first step, and all
+    experts compete for the same ones.
+    """
+
+    kind: Literal["unet", "seeded"] = "seeded"
+    """unet: the paper's network decides alone; seeded: regions grow from a seed pixel over similar
+    ones."""
+    channels: tuple[int, ...] = (32, 64, 64, 64)
+    """Output channels of the U-Net's down blocks."""
+    patch: int = 1
+    """Side of the squares of pixels that the U-Net folds into channels (space to depth); 1 is the
+    paper. 2 makes a step of quick a fifth faster; colours near the background's separate less
+    well."""
+    hidden: int = 128
+    """Units of the U-Net's two inner fully connected layers."""
+    colour_weight: float = 1.0
+    """Weight of colour among a pixel's features. A region ends at a ninth of a channel divided by
+    this weight: 1 for objects of one colour each, 0.2 for objects of several."""
+    place_weight: float = 0.35
+    """Initial weight of position: the distance across the image, where black to white counts
+    colour_weight."""
+
+    def __post_init__(self) -> None:
+        limits.check_fields(SeededAttention, self, "model.expert.attention", limits.ATTENTION)
+        check_kind(self, "seeded", "model.expert.attention")
+        _check_channels(self.channels)
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """The networks of one expert (appendix C.2)."""
+
+    latents: FreeLatents | PoseLatents = field(default_factory=FreeLatents)
+    layers: int = 3
+    """Blocks of the encoder and of the decoder."""
+    features: int = 32
+    """Feature maps of each block of the encoder and of the decoder."""
+    shape_bias: float = -3.0
+    """Initial logit of the shape; goes with attention.bias. 0 is the paper."""
+    attention: UNetAttention | SeededAttention = field(default_factory=UNetAttention)
+
+    def __post_init__(self) -> None:
+        limits.check_fields(ExpertConfig, self, "model.expert", limits.EXPERT)
+
+    @property
+    def multiple(self) -> int:
+        """Of how many pixels an image's side has to be a multiple."""
+        down = self.attention.patch * 2 ** (len(self.attention.channels) - 1)
+        return math.lcm(down, 2**self.layers)
+
+
+@dataclass(frozen=True)
+class GreedyOptions:
+    """Section 5.2: front to back, each winner drawn before the next layer is looked at."""
+
+    kind: Literal["greedy", "joint"] = "greedy"
+    """greedy: the paper's, layer by layer; joint: for all layers at once, given their seeds."""
+    lam: float = 1.0
+    """Weight lambda of L_x in the competition; L_r has weight 1."""
+    temperature: float = 10.0
+    """Temperature in nats; 1 is the paper, 0 always selects the best expert."""
+    temperature_end: float | None = None
+    """Temperature after annealing, above 0; temperature throughout if not set."""
+    temperature_until: Duration = 1000
+    """When annealing ends: training steps, or a share of the run (40%)."""
+    refine: bool = False
+    """After the competition, decomposing puts the layers in their likeliest order and each pixel
+    into the layer where it is likeliest. Training is unaffected."""
+
+    def __post_init__(self) -> None:
+        _check_competition(GreedyOptions, self)
+
+
+@dataclass(frozen=True)
+class JointOptions:
+    """The experts compete for all layers of an image at once, whose regions grow from seeds."""
+
+    kind: Literal["greedy", "joint"] = "joint"
+    """greedy: the paper's, layer by layer; joint: for all layers at once, given their seeds."""
+    lam: float = 1.0
+    """Weight lambda of L_x in the competition; L_r has weight 1."""
+    temperature: float = 10.0
+    """Temperature in nats; 1 is the paper, 0 always selects the best expert."""
+    temperature_end: float | None = None
+    """Temperature after annealing, above 0; temperature throughout if not set."""
+    temperature_until: Duration = 1000
+    """When annealing ends: training steps, or a share of the run (40%)."""
+    depth_order_from: Duration | None = None
+    """When layers begin to stand in the order that makes the image likeliest, given what the
+    experts draw. Before it, and always if not set, the most salient layer comes first."""
+    refine: bool = False
+    """After the competition, decomposing puts the layers in their likeliest order and each pixel
+    into the layer where it is likeliest. Training is unaffected."""
+
+    def __post_init__(self) -> None:
+        _check_competition(JointOptions, self)
+
+
+@dataclass(frozen=True)
+class SceneModelConfig:
+    """What every scene model has; each kind of model has a class of its own beneath."""
+
+    num_slots: int = 4
+    """Number of layers T of an image, the background included."""
+    size: int = 32
+    """Height and width of the image in pixels."""
+
+
+@dataclass(frozen=True)
+class EconConfig(SceneModelConfig):
+    """ECON: K experts that compete for the layers of an image."""
+
+    kind: Literal["econ"] = "econ"
+    """Which scene model."""
+    num_experts: int = 4
+    """Number of experts K."""
+    num_slots: int = 4
+    """Number of layers T of an image, the background included."""
+    size: int = 32
+    """Height and width of the image in pixels: a multiple of 8."""
+    sigma_x: float = 0.1
+    """Standard deviation of the pixel likelihood (Eq. 5)."""
+    expert: ExpertConfig = field(default_factory=ExpertConfig)
+    competition: GreedyOptions | JointOptions = field(default_factory=GreedyOptions)
+
+    def __post_init__(self) -> None:
+        limits.check_fields(EconConfig, self, "model", limits.MODEL)
+        multiple = self.expert.multiple
+        if self.size % multiple:
+            raise EconError(
+                f"an image size that is a multiple of {multiple}",
+                str(self.size),
+                "networks halve images, and fold patches of them: change --model.size, or use "
+                "fewer layers or channels, or a smaller patch",
+            )
+        if self.competition.kind == "joint" and self.expert.attention.kind != "seeded":
+            raise EconError(
+                "model.expert.attention.kind seeded, which model.competition.kind joint needs",
+                self.expert.attention.kind,
+                "add --model.competition.kind greedy",
+            )
+
+
+KINDS: dict[str, type[SceneModelConfig]] = {"econ": EconConfig}
+"""Configurations of scene models by kind; ``econ_pyro.infer.scene_model.register`` adds to it."""
+
+
+def check_kind(config: Any, kind: str, group: str) -> None:
+    """Check that the field ``kind`` is that of the class.
+
+    Raises:
+        EconError: it is another.
+    """
+    if config.kind != kind:
+        raise EconError(f"{group}.kind {kind} in a configuration of that kind", config.kind)
+
+
+def _check_channels(channels: tuple[int, ...]) -> None:
+    if not 1 <= len(channels) <= limits.EXPERT["layers"][1]:
+        raise EconError("1 to 10 values for model.expert.attention.channels", str(len(channels)))
+
+
+def _check_competition(cls: type, config: Any) -> None:
+    group = "model.competition"
+    limits.check_fields(cls, config, group, limits.COMPETITION)
+    check_kind(config, cls.__dataclass_fields__["kind"].default, group)  # type: ignore[attr-defined]
+    check_duration(f"{group}.temperature-until", config.temperature_until, least=1)
+    if getattr(config, "depth_order_from", None) is not None:
+        check_duration(f"{group}.depth-order-from", config.depth_order_from)
+    if config.temperature == 0 and config.temperature_end is not None:
+        raise EconError(f"a {group}.temperature above 0, as it is to change", "0")
+
+
+def check_duration(name: str, value: Duration, least: int = 0) -> None:
+    """Check training steps or a share of the run.
+
+    Raises:
+        EconError: it is neither.
+    """
+    expected = f"training steps or a share of the run, such as 40%, for {name}"
+    if isinstance(value, int):
+        if not least <= value <= limits.MAX_COUNT:
+            raise EconError(expected, describe(value))
+        return
+    try:
+        share = float(value.removesuffix("%")) if value.endswith("%") else math.nan
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1000 or (least and not share):
+        raise EconError(expected, describe(value))
