@@ -470,7 +470,7 @@ def test_folders_with_things_that_are_no_files(zoo):
         assert [path.name for path in images.find_images([zoo])] == ["a.png", "link.png"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert len(inspect(zoo, "crop", 10).about.skipped) == 10
+        assert len(inspect(zoo, "crop", 10).info.skipped) == 10
     with pytest.raises(EconError, match="endless.png, which is a device"):
         find_sprites(zoo)
     for name in ("endless.png", "pipe.png", "gone.png", "round.png"):

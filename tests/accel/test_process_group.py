@@ -79,7 +79,7 @@ def test_one_process_is_a_group_of_its_own():
 
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(EconError, match="4 processes share evenly, got 5: set --train.batch 8"):
+    with pytest.raises(EconError, match="multiple of 4, the number of processes, got 5: set --train.batch 8"):
         with join(torch.device("cpu"), 5):
             pass
 
@@ -160,5 +160,5 @@ def test_where_the_first_process_fails_all_do():
         def sum(self, value):
             return value + 1  # what the first one says
 
-    with pytest.raises(EconError, match="the first process to go on"):
+    with pytest.raises(EconError, match="the first process to succeed"):
         Told(1, 2).lead(fail, cpu)

@@ -261,7 +261,7 @@ def test_seeds_whose_first_bits_agree_have_orders_of_their_own():
 @pytest.mark.parametrize(("change", "message"), [
     ({"classes": ("circle", "blob")}, r"classes among circle, .*, got 'blob'"),
     ({"classes": ()}, "at least one class"),
-    ({"classes": ("circle", "circle")}, "each once"),
+    ({"classes": ("circle", "circle")}, "each only once"),
     ({"objects": 9}, "expected 0 to 8 objects, got 9"),
     ({"objects": -1}, "expected 0 to 8 objects, got -1"),
     ({"min_objects": 4}, "min_objects from 0 to objects, which is 3, got 4"),
@@ -270,7 +270,7 @@ def test_seeds_whose_first_bits_agree_have_orders_of_their_own():
     ({"size": 0}, "got 0: try 8"),
     ({"size": 2000}, "got 2000: try 1024"),
     ({"object_size": (0.0, 0.5)}, r"in \(0, 1\], got 0.0 0.5"),
-    ({"object_size": (0.5, 0.4)}, "smallest and largest"),
+    ({"object_size": (0.5, 0.4)}, "minimum and maximum fraction"),
     ({"object_size": (0.5, 1.1)}, "got 0.5 1.1"),
     ({"object_size": (math.nan, 0.5)}, "got nan"),
     ({"object_size": (0.05, 0.5)}, "at least 3 pixels, got .* = 1.6 pixels: raise .* 0.09375"),
