@@ -79,7 +79,8 @@ def test_one_process_is_a_group_of_its_own():
 
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(EconError, match="multiple of 4, the number of processes, got 5: set --train.batch 8"):
+    expected = "multiple of 4, the number of processes, got 5: set --train.batch 8"
+    with pytest.raises(EconError, match=expected):
         with join(torch.device("cpu"), 5):
             pass
 
