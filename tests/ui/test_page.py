@@ -148,9 +148,9 @@ def test_taking_apart(page, tmp_path):
         "document.querySelectorAll('#apart-layers figure')[1].matches('.picked')"
     )
     assert layer_names(page, "apart")[1].split(". ")[1] == first.split(". ")[1]
-    press(page, "apart", "Replace layer by a sample")
+    press(page, "apart", "Replace layer with a sample")
     page.wait_for_function("document.querySelector('#apart-seed input').value === '2'")
-    for words, ending in [("picture", "png"), ("layers", "ora"), ("scene.json", "json")]:
+    for words, ending in [("image", "png"), ("layers", "ora"), ("scene.json", "json")]:
         with page.expect_download() as download:
             press(page, "apart", f"Save {words}")
         file = tmp_path / f"saved.{ending}"
