@@ -17,7 +17,7 @@ __all__ = ["Econ", "EconError", "__version__", "load", "load_expert", "to_arviz"
 
 
 def __getattr__(name: str) -> Any:
-    # the roof imports model and guide, which import this package: it loads when first asked for
+    # econ_pyro.econ imports torch, Pyro and all networks: it is loaded when first asked for
     if name in ("Econ", "load", "load_expert"):
         from econ_pyro import econ
 

@@ -14,7 +14,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from econ_pyro import errors, presets, stopping
+from econ_pyro import arguments, errors, presets, stopping
 from econ_pyro.accel import cpu_cores, malloc
 from econ_pyro.config import Config, NoRecipe, kinds_of, of_kind
 from econ_pyro.errors import EconError
@@ -141,16 +141,16 @@ def config_of(parsed: Config) -> Config:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called ``auto``, ``cpu`` or ``cuda``.
+    """The device called ``auto``, or any that torch knows, such as ``cpu`` or ``cuda``.
 
     Raises:
-        EconError: CUDA was requested but is not available.
+        EconError: there is no such device, or CUDA was requested but is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise EconError("a CUDA device", "none on this machine", "use --device cpu")
-    return torch.device(name)
+    return arguments.as_device(name)
 
 
 class ProgressLines:

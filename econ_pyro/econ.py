@@ -111,7 +111,7 @@ class Econ(SceneModel):
         found, experts = list(names), self.sizes.num_experts
         if isinstance(names, str) or len(found) != experts:
             raise EconError(f"{experts} different names of experts", describe(names))
-        naming.check_names(found, "what experts are to be called")
+        naming.check_names(found, "the names of experts")
         self._names = found
 
     @property
@@ -416,6 +416,9 @@ class Econ(SceneModel):
         Raises:
             EconError: the scene does not fit the model.
         """
+        if not isinstance(scene, Scene):
+            hint = "econ_pyro.io.scene_file.of_decomposition makes one of a decomposition"
+            raise EconError("a Scene to render", describe(scene), hint)
         with one_at_a_time():
             return rendering.render(self.model, scene, self.device)
 

@@ -151,7 +151,8 @@ class ExpertConfig:
     features: int = 32
     """Feature maps of each block of the encoder and of the decoder."""
     shape_bias: float = -3.0
-    """Initial logit of the shape; goes with attention.bias. 0 is the paper."""
+    """Initial logit of the shape. 0 is the paper; with attention of kind unet, change both biases
+    together."""
     attention: UNetAttention | SeededAttention = field(default_factory=UNetAttention)
 
     def __post_init__(self) -> None:
@@ -166,7 +167,7 @@ class ExpertConfig:
 
 @dataclass(frozen=True)
 class GreedyOptions:
-    """Section 5.2: front to back, each winner drawn before the next layer is looked at."""
+    """Section 5.2: front to back, each winner drawn before the next layer competes."""
 
     kind: Literal["greedy", "joint"] = "greedy"
     """greedy: the paper's, layer by layer; joint: for all layers at once, given their seeds."""

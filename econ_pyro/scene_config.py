@@ -11,9 +11,6 @@ from econ_pyro.errors import EconError
 
 SHAPES = ("circle", "square", "triangle", "heart", "star", "cross", "ellipse")
 DEFAULT_CLASSES = ("circle", "square", "triangle")
-SCENE_KINDS = ("unique-colours", "random-colours")
-BACKGROUNDS = ("dark", "grey", "any")
-SELECTIONS = ("one-of-each", "random", "same")
 MAX_OBJECTS = 8
 """Maximum number of objects in a scene."""
 MIN_SIDE = 3

@@ -14,11 +14,11 @@ from econ_pyro.accel.amp import at_least_float32
 class InstanceNormReLU2d(nn.Module):
     """Instance normalisation with affine map, then ReLU, for any memory format.
 
-    Computed in float32 or better; what comes out is of the input's type, as the convolutions
-    before and after it are of it.
+    Computed in float32 or better; the output has the input's dtype, as the convolutions before
+    and after it have.
 
-    Torch's own kernels are slow on a CPU for channels_last images below 32x32: 1.9 ms there and
-    back where this takes 0.4 (float32, 64 channels, 16x16, batch 16).
+    Torch's own kernels are slow on a CPU for channels_last images below 32x32: 1.9 ms forward
+    and backward where this takes 0.4 (float32, 64 channels, 16x16, batch 16).
 
     Args:
         channels: number of channels C.

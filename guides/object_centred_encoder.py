@@ -22,7 +22,7 @@ from econ_pyro.core.pose import (
 from econ_pyro.guides.encoder import Encoder, WholeImage, repeated
 from econ_pyro.model_config import ExpertConfig, PoseLatents
 
-DARKEST = 0.01  # logits of mean colours are of it to 1 less it: black and white have none
+DARKEST = 0.01  # mean colours are clamped to [DARKEST, 1 - DARKEST]: 0 and 1 have no logit
 OFFSET = 0.35  # largest distance of an object's position from its region's centre of mass
 LOG_VARIANCE = -3.0  # of q(z) at first, a standard deviation of 0.22
 LOG_VARIANCE_OF_POSE = -4.0  # a twelfth of the image at most

@@ -51,7 +51,7 @@ class SeededUNet(AttentionUNet):
 
 
 class SeededGuide(AmortizedGuide):
-    """A guide whose attention is told where to begin, and has no need of the scope."""
+    """A guide whose regions grow from seed pixels; its attention does not depend on the scope."""
 
     attention = SeededUNet
 

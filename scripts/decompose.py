@@ -76,7 +76,8 @@ def main(args: Sequence[str] | None = None) -> None:
     out = parsed.out.resolve()  # earlier results in a folder of images are not among the images
     paths = [path for path in find_images(parsed.images) if not path.resolve().is_relative_to(out)]
     if not paths:
-        raise errors.EconError("images to decompose", f"only results in {parsed.out}")
+        got = f"only results in {parsed.out}" if parsed.images else "none"
+        raise errors.EconError("images to decompose", got, "name image files or folders of them")
     images = torch.stack([read_image(p, econ.config.model.size, parsed.fit) for p in paths])
     names = folder_names(paths)
     with outputs.merged_folder(parsed.out, parsed.overwrite, LAYOUT) as out:

@@ -24,11 +24,12 @@ import torch
 import tyro
 from torch import Tensor
 
-from econ_pyro import cli
+from econ_pyro import cli, errors
 from econ_pyro.core.compositing import next_scope
 from econ_pyro.core.distributions import PROB_EPS
 from econ_pyro.core.selection import Selection, draw_gumbel
-from econ_pyro.data.splits import GeneratedScenes, batch_indices
+from econ_pyro.data.splits import batch_indices
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.guides.recognition import AmortizedGuide
 from econ_pyro.infer.competition import GreedyCompetition
 from econ_pyro.infer.elbo import ClassConditionalELBO
@@ -135,6 +136,8 @@ def main(args: Sequence[str] | None = None) -> None:
     model_config, scene_config = replace(MODEL, size=parsed.size), SceneConfig(size=parsed.size)
     torch.manual_seed(parsed.seed)
     model, guide = DeadLeaves(model_config), AmortizedGuide(model_config)
+    for name in ("steps", "batch", "every"):
+        errors.check_positive(f"--{name}", getattr(parsed, name))
     scenes, losses = GeneratedScenes(scene_config, parsed.seed, SCENES), []
     torch.manual_seed(parsed.seed)  # of the random draws, whatever the size of the networks
     # Adam holds the parameters: nothing goes into Pyro's store

@@ -152,7 +152,7 @@ class Competition(ABC):
         return Draws(noise, gumbel, uniform)
 
     def _means(self, model: Model, x: Tensor) -> Draws:
-        """No noise: posterior means, and no luck of any expert."""
+        """Zero noise and zero Gumbel noise: posterior means and the best experts."""
         noise = x.new_zeros(x.shape[0], self.num_slots, model.latent_dim)
         return Draws(noise, x.new_zeros(x.shape[0], self.num_slots, model.num_experts))
 

@@ -90,8 +90,9 @@ def explains_enough(errors: Tensor, shape: Tensor, l_z: Tensor) -> Tensor:
 def likeliest_order(errors: Tensor, shape: Tensor) -> Tensor:
     """Indices of the layers in the order that makes an image likeliest, ``(B, T)`` int64.
 
-    Place by place from the front, the layer that is likeliest there of those behind goes there,
-    twice over: O(T^2) orders in place of all (T - 1)!, and no network. The last layer stays.
+    For each position from the front, the layer that makes the image likeliest there is moved to
+    it, in two sweeps: O(T^2) orders in place of all (T - 1)!, without a network. The last layer
+    stays.
 
     Args:
         errors: :func:`~econ_pyro.core.distributions.pixel_errors` front to back, ``(B, T, 1, H,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from econ_pyro.errors import EconError, command
 from econ_pyro.files.archive import check_archive
@@ -123,13 +123,3 @@ def _difference(state: Any, like: Mapping[str, Tensor]) -> str:
 
 def _size(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "one number"
-
-
-def load_weights(module: nn.Module, state: dict[str, Tensor], source: Path) -> None:
-    """Load weights into a module.
-
-    Raises:
-        EconError: as :func:`check_weights`.
-    """
-    check_weights(state, module.state_dict(), source)
-    module.load_state_dict(state)

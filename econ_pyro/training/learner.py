@@ -26,6 +26,8 @@ from econ_pyro.training.callbacks import Callback, CosineRate, GammaWarmUp, Plat
 class Learner:
     """Training steps of a scene model.
 
+    The model's engine takes them: of ECON, :class:`~econ_pyro.infer.svi.CompetitiveSVI`.
+
     Args:
         config: of the run.
         model: the scene model.

@@ -135,7 +135,7 @@ class Trainer:
 
         Raises:
             EconError: the loss is not finite; the last checkpoint from before is kept.
-            OSError: something could not be written; so is it then.
+            OSError: a file could not be written; the last checkpoint is kept.
         """
         try:
             return self._fit(report, stop)
