@@ -1,25 +1,3 @@
-# fmt: skip
-        storage.write_text(out / CARD, text)
-        dataset, tasks = (
-            parsed.dataset,
-            {title: figures[title]},
-        )  # out-of-distribution scenes are generated
-        if data is None:
-            dataset = dataset or DATASET
-            tasks = {f"{scenes.kind} {name}": report for name, report in figures.items()}
-        if dataset is not None:
-            notes = f"{len(valid)} scenes, econ-pyro {__version__}"
-            storage.write_text(out / RESULTS, eval_results(tasks, dataset, notes))
-    print(format_table(reports))
-    if left := describe_run(find(parsed.run), econ.config):
-        print(left)
-    for path in sorted(path for path in parsed.folder.rglob("*") if path.is_file()):
-        print(f"{path}: {path.stat().st_size / 1e6:.3f} MB")
-
-
-if __name__ == "__main__":
-    cli.run(main)
-
 """Write the weights of a run for publication: ``python scripts/publish.py RUN FOLDER``.
 
 Write model.safetensors, config.json, experts.json and a model card with results on held-out
@@ -114,4 +92,22 @@ def main(args: Sequence[str] | None = None) -> None:
         text = model_card(
             parsed.folder.resolve().name, econ.config, econ.names, figures, parsed.licence,
             parsed.dtype, f"the images of {data.name}" if data else "",
-        )
+        )  # fmt: skip
+        storage.write_text(out / CARD, text)
+        # out-of-distribution scenes are generated, whatever the dataset
+        dataset, tasks = parsed.dataset, {title: figures[title]}
+        if data is None:
+            dataset = dataset or DATASET
+            tasks = {f"{scenes.kind} {name}": report for name, report in figures.items()}
+        if dataset is not None:
+            notes = f"{len(valid)} scenes, econ-pyro {__version__}"
+            storage.write_text(out / RESULTS, eval_results(tasks, dataset, notes))
+    print(format_table(reports))
+    if left := describe_run(find(parsed.run), econ.config):
+        print(left)
+    for path in sorted(path for path in parsed.folder.rglob("*") if path.is_file()):
+        print(f"{path}: {path.stat().st_size / 1e6:.3f} MB")
+
+
+if __name__ == "__main__":
+    cli.run(main)
