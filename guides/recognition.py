@@ -108,7 +108,7 @@ class AmortizedGuide(nn.Module):
         if noise is not None and noise.dim():  # a scalar holds for all
             noise = site_value("noise", noise, batch[-1], (self._latent_dim,), self._zero)
         out = self.encoders.forward_selected(k_t, *self.view(x, r_t))
-        return _posterior(restored(out, batch), noise)
+        return posterior(restored(out, batch), noise)
 
     def encode_all(self, x: Tensor, r: Tensor, noise: Tensor) -> TorchDistribution:
         """q(z) by every expert given its own region, without gradients, batch ``(B, K)``.
@@ -123,7 +123,7 @@ class AmortizedGuide(nn.Module):
         """
         x, r = self._images(x), self._masks("r", r, x.shape[0], self.config.num_experts)
         noise = self._floats("noise", noise, x.shape[0], self._latent_dim)
-        return _posterior(self.encoders.forward_all(*self.view.of_all(x, r)), noise[:, None])
+        return posterior(self.encoders.forward_all(*self.view.of_all(x, r)), noise[:, None])
 
     def regions(
         self, x: Tensor, k: Tensor, given: Selection | None = None
@@ -285,9 +285,15 @@ class GivenGuide:
         return self.guide.posteriors(x, r, k, self.selection)
 
 
-def _posterior(out: Tensor, noise: Tensor | None) -> TorchDistribution:
+def posterior(out: Tensor, noise: Tensor | None) -> TorchDistribution:
+    """q(z) from an encoder's output, event ``(L,)``.
+
+    Args:
+        out: means and log variances, ``(..., 2 L)``.
+        noise: standard normal noise of the sample, which broadcasts to ``(..., L)``; fresh if not
+            given.
+    """
     loc, log_variance = out.chunk(2, dim=-1)
     scale = (0.5 * log_variance).clamp(*LOG_SCALE_RANGE).exp()
-    return FixedNoiseNormal(loc, scale, None if noise is None else noise.expand_as(loc)).to_event(
-        1
-    )
+    noise = None if noise is None else noise.expand_as(loc)
+    return FixedNoiseNormal(loc, scale, noise).to_event(1)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,8 +32,6 @@ from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.proposals import propose
 from econ_pyro.infer.protocols import Guide, Model
 from econ_pyro.infer.terms import stack
-
-C = TypeVar("C", bound="Competition")
 
 
 class Contest(NamedTuple):

@@ -2,7 +2,8 @@
 
 The trainer, ``evaluate.py``, ``decompose.py`` and ``sample.py`` know nothing else. A new model is
 a class beneath :class:`SceneModel`, a configuration beneath
-:class:`~econ_pyro.config.SceneModelConfig` with a field ``kind``, and a call of :func:`register`.
+:class:`~econ_pyro.model_config.SceneModelConfig` with a field ``kind``, and a call of
+:func:`register`.
 Installed packages can register theirs under the entry point group ``econ_pyro.scene_models``.
 """
 

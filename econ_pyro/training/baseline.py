@@ -17,11 +17,11 @@ from torch.distributions import kl_divergence
 
 from econ_pyro.accel.amp import at_least_float32
 from econ_pyro.core.compositing import next_scope, region, regions_of_shapes, scopes, with_log
-from econ_pyro.core.distributions import FixedNoiseNormal, pixel_errors
+from econ_pyro.core.distributions import pixel_errors
 from econ_pyro.core.occlusion import occlude
 from econ_pyro.core.selection import Draws, Selection, draw_winners
 from econ_pyro.errors import EconError
-from econ_pyro.guides.recognition import LOG_SCALE_RANGE, AmortizedGuide
+from econ_pyro.guides.recognition import AmortizedGuide, posterior
 from econ_pyro.guides.region_growing import candidates, grow
 from econ_pyro.guides.seeded import SeededGuide
 from econ_pyro.infer.competition import Competition, GreedyCompetition
@@ -136,9 +136,7 @@ def _terms_of_all(
     if occluder is not None:
         seen = occlude(*seen, occluder.repeat_interleave(experts, 0))
     inputs = [part.unflatten(0, (n, experts)) for part in guide.view(*seen)]
-    loc, log_variance = _each(guide.encoders, *inputs, shared=False).chunk(2, -1)
-    scale = (0.5 * log_variance).clamp(*LOG_SCALE_RANGE).exp()
-    q_z = FixedNoiseNormal(loc, scale, noise[:, None].expand_as(loc)).to_event(1)
+    q_z = posterior(_each(guide.encoders, *inputs, shared=False), noise[:, None])
     decoded = _each(model.decoders, q_z.rsample(), shared=False)
     mean, shape = decoded.split([3, 1], 2)
     l_x, l_r = visible_terms(model, scope[:, None], r, pixel_errors(x, mean, model.sigma_x), shape)

@@ -24,9 +24,8 @@ def steps_of(duration: Duration, horizon: int) -> float:
 def gamma_at(config: Config, step: int, horizon: int) -> float:
     """Weight of L_r: linear from gamma to gamma_end."""
     objective = config.objective
-    end = objective.gamma if objective.gamma_end is None else objective.gamma_end
     share = _share(step, steps_of(objective.gamma_until, horizon))
-    return objective.gamma + share * (end - objective.gamma)
+    return objective.gamma + share * (last_gamma(config) - objective.gamma)
 
 
 def last_gamma(config: Config) -> float:
