@@ -85,12 +85,9 @@ class PoseLatents:
 
 
 @dataclass(frozen=True)
-class UNetAttention:
-    """The paper's attention network (appendix C.2.2): image and scope to the expert's region."""
+class _UNet:
+    """The U-Net of every kind of attention."""
 
-    kind: Literal["unet", "seeded"] = "unet"
-    """unet: the paper's network decides alone; seeded: regions grow from a seed pixel over similar
-    ones."""
     channels: tuple[int, ...] = (32, 64, 64, 64)
     """Output channels of the U-Net's down blocks."""
     patch: int = 1
@@ -99,18 +96,29 @@ class UNetAttention:
     well."""
     hidden: int = 128
     """Units of the U-Net's two inner fully connected layers."""
+
+    def __post_init__(self) -> None:
+        limits.check_fields(type(self), self, "model.expert.attention", limits.ATTENTION)
+        check_kind(self, _kind_of(self), "model.expert.attention")
+        if not 1 <= len(self.channels) <= limits.EXPERT["layers"][1]:
+            expected = "1 to 10 values for model.expert.attention.channels"
+            raise EconError(expected, str(len(self.channels)))
+
+
+@dataclass(frozen=True)
+class UNetAttention(_UNet):
+    """The paper's attention network (appendix C.2.2): image and scope to the expert's region."""
+
+    kind: Literal["unet", "seeded"] = "unet"
+    """unet: the paper's network decides alone; seeded: regions grow from a seed pixel over similar
+    ones."""
     bias: float = -3.0
     """Initial logit of the attention. A negative one lets the last layer explain everything at
     first, so that objects are carved out front to back. 0 is the paper."""
 
-    def __post_init__(self) -> None:
-        limits.check_fields(UNetAttention, self, "model.expert.attention", limits.ATTENTION)
-        check_kind(self, "unet", "model.expert.attention")
-        _check_channels(self.channels)
-
 
 @dataclass(frozen=True)
-class SeededAttention:
+class SeededAttention(_UNet):
     """Regions grow from a seed, the most salient pixel that is left, over similar pixels.
 
     Similar in colour, position and learnt features. Objects separate from the first step, and all
@@ -120,25 +128,12 @@ class SeededAttention:
     kind: Literal["unet", "seeded"] = "seeded"
     """unet: the paper's network decides alone; seeded: regions grow from a seed pixel over similar
     ones."""
-    channels: tuple[int, ...] = (32, 64, 64, 64)
-    """Output channels of the U-Net's down blocks."""
-    patch: int = 1
-    """Side of the squares of pixels that the U-Net folds into channels (space to depth); 1 is the
-    paper. 2 makes a step of quick a fifth faster; colours near the background's separate less
-    well."""
-    hidden: int = 128
-    """Units of the U-Net's two inner fully connected layers."""
     colour_weight: float = 1.0
     """Weight of colour among a pixel's features. A region ends at a ninth of a channel divided by
     this weight: 1 for objects of one colour each, 0.2 for objects of several."""
     place_weight: float = 0.35
     """Initial weight of position: the distance across the image, where black to white counts
     colour_weight."""
-
-    def __post_init__(self) -> None:
-        limits.check_fields(SeededAttention, self, "model.expert.attention", limits.ATTENTION)
-        check_kind(self, "seeded", "model.expert.attention")
-        _check_channels(self.channels)
 
 
 @dataclass(frozen=True)
@@ -166,50 +161,52 @@ class ExpertConfig:
 
 
 @dataclass(frozen=True)
-class GreedyOptions:
+class _Competition:
+    """What all kinds of competition have."""
+
+    lam: float = 1.0
+    """Weight lambda of L_x in the competition; L_r has weight 1."""
+    temperature: float = 10.0
+    """Temperature in nats; 1 is the paper, 0 always selects the best expert."""
+    temperature_end: float | None = None
+    """Temperature after annealing, above 0; temperature throughout if not set."""
+    temperature_until: Duration = 1000
+    """When annealing ends: training steps, or a share of the run (40%)."""
+    refine: bool = False
+    """After the competition, decomposing puts the layers in their likeliest order and each pixel
+    into the layer where it is likeliest. Training is unaffected."""
+
+    def __post_init__(self) -> None:
+        group = "model.competition"
+        limits.check_fields(type(self), self, group, limits.COMPETITION)
+        check_kind(self, _kind_of(self), group)
+        check_duration(f"{group}.temperature-until", self.temperature_until, least=1)
+        if self.temperature == 0 and self.temperature_end is not None:
+            raise EconError(f"a {group}.temperature above 0, as it is to change", "0")
+
+
+@dataclass(frozen=True)
+class GreedyOptions(_Competition):
     """Section 5.2: front to back, each winner drawn before the next layer competes."""
 
     kind: Literal["greedy", "joint"] = "greedy"
     """greedy: the paper's, layer by layer; joint: for all layers at once, given their seeds."""
-    lam: float = 1.0
-    """Weight lambda of L_x in the competition; L_r has weight 1."""
-    temperature: float = 10.0
-    """Temperature in nats; 1 is the paper, 0 always selects the best expert."""
-    temperature_end: float | None = None
-    """Temperature after annealing, above 0; temperature throughout if not set."""
-    temperature_until: Duration = 1000
-    """When annealing ends: training steps, or a share of the run (40%)."""
-    refine: bool = False
-    """After the competition, decomposing puts the layers in their likeliest order and each pixel
-    into the layer where it is likeliest. Training is unaffected."""
-
-    def __post_init__(self) -> None:
-        _check_competition(GreedyOptions, self)
 
 
 @dataclass(frozen=True)
-class JointOptions:
+class JointOptions(_Competition):
     """The experts compete for all layers of an image at once, whose regions grow from seeds."""
 
     kind: Literal["greedy", "joint"] = "joint"
     """greedy: the paper's, layer by layer; joint: for all layers at once, given their seeds."""
-    lam: float = 1.0
-    """Weight lambda of L_x in the competition; L_r has weight 1."""
-    temperature: float = 10.0
-    """Temperature in nats; 1 is the paper, 0 always selects the best expert."""
-    temperature_end: float | None = None
-    """Temperature after annealing, above 0; temperature throughout if not set."""
-    temperature_until: Duration = 1000
-    """When annealing ends: training steps, or a share of the run (40%)."""
     depth_order_from: Duration | None = None
     """When layers begin to stand in the order that makes the image likeliest, given what the
     experts draw. Before it, and always if not set, the most salient layer comes first."""
-    refine: bool = False
-    """After the competition, decomposing puts the layers in their likeliest order and each pixel
-    into the layer where it is likeliest. Training is unaffected."""
 
     def __post_init__(self) -> None:
-        _check_competition(JointOptions, self)
+        super().__post_init__()
+        if self.depth_order_from is not None:
+            check_duration("model.competition.depth-order-from", self.depth_order_from)
 
 
 @dataclass(frozen=True)
@@ -261,6 +258,11 @@ KINDS: dict[str, type[SceneModelConfig]] = {"econ": EconConfig}
 """Configurations of scene models by kind; ``econ_pyro.infer.scene_model.register`` adds to it."""
 
 
+def _kind_of(config: Any) -> str:
+    """The kind that a configuration's class stands for."""
+    return type(config).__dataclass_fields__["kind"].default
+
+
 def check_kind(config: Any, kind: str, group: str) -> None:
     """Check that the field ``kind`` is that of the class.
 
@@ -269,22 +271,6 @@ def check_kind(config: Any, kind: str, group: str) -> None:
     """
     if config.kind != kind:
         raise EconError(f"{group}.kind {kind} in a configuration of that kind", config.kind)
-
-
-def _check_channels(channels: tuple[int, ...]) -> None:
-    if not 1 <= len(channels) <= limits.EXPERT["layers"][1]:
-        raise EconError("1 to 10 values for model.expert.attention.channels", str(len(channels)))
-
-
-def _check_competition(cls: type, config: Any) -> None:
-    group = "model.competition"
-    limits.check_fields(cls, config, group, limits.COMPETITION)
-    check_kind(config, cls.__dataclass_fields__["kind"].default, group)  # type: ignore[attr-defined]
-    check_duration(f"{group}.temperature-until", config.temperature_until, least=1)
-    if getattr(config, "depth_order_from", None) is not None:
-        check_duration(f"{group}.depth-order-from", config.depth_order_from)
-    if config.temperature == 0 and config.temperature_end is not None:
-        raise EconError(f"a {group}.temperature above 0, as it is to change", "0")
 
 
 def check_duration(name: str, value: Duration, least: int = 0) -> None:
