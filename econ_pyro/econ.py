@@ -29,16 +29,15 @@ from econ_pyro.core.meta_device import on_meta_device
 from econ_pyro.errors import EconError, describe
 from econ_pyro.evaluation.specialisation import distinct_names
 from econ_pyro.files import storage
-from econ_pyro.guides.recognition import AmortizedGuide
+from econ_pyro.guides.amortized import AmortizedGuide
 from econ_pyro.guides.seeded import SeededGuide
 from econ_pyro.infer import scene_model
 from econ_pyro.infer.cuda_graph_svi import CudaGraphSVI
 from econ_pyro.infer.decomposition import Decomposition
-from econ_pyro.infer.elbo import BatchedELBO, ClassConditionalELBO
+from econ_pyro.infer.elbo import BatchedELBO, ClassConditionalELBO, Terms
 from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.infer.strategies import competition_of, decomposition_of
 from econ_pyro.infer.svi import CompetitiveSVI
-from econ_pyro.infer.terms import Terms
 from econ_pyro.io import expert_file, model_card, pretrained, rendering
 from econ_pyro.io.expert_file import Expert
 from econ_pyro.io.rendering import RenderedScene

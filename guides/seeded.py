@@ -9,8 +9,8 @@ from econ_pyro.core.batch_shapes import restored
 from econ_pyro.core.compositing import region, with_log
 from econ_pyro.core.selection import Selection
 from econ_pyro.core.tensors import check_seed_pixels
+from econ_pyro.guides.amortized import AmortizedGuide
 from econ_pyro.guides.attention import AttentionUNet
-from econ_pyro.guides.recognition import AmortizedGuide
 from econ_pyro.guides.region_growing import candidates, find_seed_pixel, grow, grow_all
 from econ_pyro.model_config import ExpertConfig, SeededAttention
 

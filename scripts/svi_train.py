@@ -3,6 +3,10 @@
 On several GPUs or CPUs: ``torchrun --nproc-per-node 2 -- scripts/svi_train.py quick ...``.
 
 The folder of the run contains config.json, metrics.jsonl, checkpoints/, experts/ and figures/.
+
+Each training step is CompetitiveSVI.update in econ_pyro/infer/svi.py: the experts compete
+(section 5.2, GreedyCompetition in econ_pyro/infer/competition.py), then the winners take a
+gradient step of Eq. 13 (BatchedELBO in econ_pyro/infer/elbo.py).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Read this file first, beside the paper (arXiv:2004.12906). A training step has t
    Adam takes a gradient step. Losers are not in the graph and stay as they are.
 
 The model p (:mod:`econ_pyro.models.dead_leaves`) and the guide q
-(:mod:`econ_pyro.guides.recognition`) are Pyro programs of images x and experts k. The tests hold
+(:mod:`econ_pyro.guides.amortized`) are Pyro programs of images x and experts k. The tests hold
 this file to the package: its competition is ``GreedyCompetition``, its step that of
 ``CompetitiveSVI``, its losses those of ``svi_train.py paper-unique-colours-swapped --no-amp``.
 """
@@ -30,7 +30,7 @@ from econ_pyro.core.distributions import PROB_EPS
 from econ_pyro.core.selection import Selection, draw_gumbel
 from econ_pyro.data.splits import batch_indices
 from econ_pyro.data.synthetic.generated import GeneratedScenes
-from econ_pyro.guides.recognition import AmortizedGuide
+from econ_pyro.guides.amortized import AmortizedGuide
 from econ_pyro.infer.competition import GreedyCompetition
 from econ_pyro.infer.elbo import ClassConditionalELBO
 from econ_pyro.model_config import (

@@ -54,7 +54,7 @@ def make_pq(tiny):
     The initial biases of -3 make every region nearly empty, which would hide errors. Keywords are
     those of ``helpers.trainers.small_expert``.
     """
-    from econ_pyro.guides.recognition import AmortizedGuide
+    from econ_pyro.guides.amortized import AmortizedGuide
     from econ_pyro.guides.seeded import SeededGuide
     from econ_pyro.models.dead_leaves import DeadLeaves
 

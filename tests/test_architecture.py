@@ -1,6 +1,7 @@
 """The package's layout: which module may import which, how much stands where, what is tested."""
 
 import ast
+import re
 from functools import cache
 
 import pytest
@@ -121,6 +122,38 @@ def test_nothing_imports_the_folders_by_their_own_names():
     for module, path in source_files():
         for name in imported(path):
             assert name.split(".")[0] not in {"models", "guides", "scripts"}, module
+
+
+STEP = ("econ_pyro/infer/svi.py", "econ_pyro/infer/competition.py", "econ_pyro/infer/elbo.py")
+"""The files of a training step, from scripts/svi_train.py to Eq. 13."""
+
+
+def test_three_files_hold_the_training_step():
+    guide = (ROOT / "docs/method/code.md").read_text().split("\n|")[0]
+    door = ast.get_docstring(ast.parse((ROOT / "scripts/svi_train.py").read_text()))
+    defined = {}
+    for path in STEP:
+        for node in ast.parse((ROOT / path).read_text()).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                methods = [n.name for n in getattr(node, "body", []) if hasattr(n, "name")]
+                defined |= dict.fromkeys([node.name, *(f"{node.name}.{m}" for m in methods)], path)
+    assert tuple(re.findall(r"\]\(\.\./\.\./(\S+)\)", guide)) == STEP
+    for item in re.split(r"^\d\. ", guide, flags=re.MULTILINE)[1:]:
+        path, *names = re.findall(r"`([\w./]+)`", item)
+        assert names and {defined.get(name) for name in names} == {path}
+    pairs = re.findall(r"(\w+(?:\.\w+)?) in\s(econ_pyro/\S+\.py)", door)
+    assert tuple(path for _, path in pairs) == STEP
+    assert {name: defined.get(name) for name, _ in pairs} == dict(pairs)
+
+
+def test_the_training_step_needs_no_other_file_of_inference():
+    beside = {"protocols", "decomposition"}  # types
+    modules = {path.removesuffix(".py").replace("/", ".") for path in STEP}
+    modules |= {f"econ_pyro.infer.{name}" for name in beside}
+    for path in STEP:
+        for name in imported(ROOT / path):
+            if name.startswith("econ_pyro.infer."):
+                assert name.rsplit(".", 1)[0] in modules, f"{path} imports {name}"
 
 
 def test_no_test_module_imports_another():

@@ -49,29 +49,3 @@ class Selection(NamedTuple):
 def draw_gumbel(shape: Sequence[int], like: Tensor) -> Tensor:
     """Standard Gumbel noise from torch's global generator."""
     return -torch.empty(tuple(shape), dtype=like.dtype, device=like.device).exponential_().log()
-
-
-def draw_winners(
-    losses: Tensor,
-    temperature: float,
-    expert_bias: Tensor | None = None,
-    gumbel: Tensor | None = None,
-) -> Tensor:
-    """Draw winners: P(k) ~ exp(-(loss + bias) / temperature), by the Gumbel-max trick.
-
-    Args:
-        losses: ``(..., K)`` in nats, lower is better.
-        temperature: in nats; 0 always selects the best expert.
-        expert_bias: nats added to each expert's losses, ``(K,)``.
-        gumbel: standard Gumbel noise, ``(..., K)``; drawn if not given.
-
-    Returns:
-        ``(...)`` int64.
-    """
-    if expert_bias is not None:
-        losses = losses + expert_bias
-    if temperature == 0:
-        return losses.argmin(-1)
-    if gumbel is None:
-        gumbel = draw_gumbel(losses.shape, losses)
-    return (gumbel - losses / temperature).argmax(-1)

@@ -1,13 +1,15 @@
 r"""Competition of experts (section 5.2): greedy, O(K T).
 
-Front to back, all K experts propose an explanation of the remaining scope; one wins with
+Front to back, all K experts propose an explanation of the remaining scope s (:func:`propose`); one
+wins (:func:`draw_winners`) with
 
 .. math:: P(k) \propto \exp(-(\lambda L_x(k) + L_r(k)) / \tau)
 
-and the scope shrinks by its region (Eq. 14). tau = 1 is the paper, tau = 0 selects the best. No
-gradient is computed here: training sees only the winners, through the ELBO.
+and the scope shrinks by its region, :math:`s_{t-1} = s_t - r_t` (Eq. 14). tau = 1 is the paper,
+tau = 0 selects the best. No gradient is computed here: training sees only the winners, through the
+ELBO.
 
-Each strategy is a class of its own: :class:`GreedyCompetition` is the paper's,
+Each strategy is a class of its own: :class:`GreedyCompetition`, below, is the paper's,
 :mod:`~econ_pyro.infer.joint_competition` is the recipe's,
 :mod:`~econ_pyro.infer.oracle_competition` is given true regions,
 :mod:`~econ_pyro.infer.exhaustive` searches all K^T assignments, and
@@ -17,21 +19,23 @@ Each strategy is a class of its own: :class:`GreedyCompetition` is the paper's,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import kl_divergence
 
 from econ_pyro.core.compositing import next_scope
+from econ_pyro.core.distributions import pixel_errors
 from econ_pyro.core.occlusion import draw_occluders
-from econ_pyro.core.selection import Draws, Selection, draw_gumbel, draw_winners
+from econ_pyro.core.selection import Draws, Selection, draw_gumbel
 from econ_pyro.core.tensors import fitted
 from econ_pyro.errors import EconError
 from econ_pyro.infer.decomposition import Decomposition
-from econ_pyro.infer.proposals import propose
+from econ_pyro.infer.elbo import Terms, pixel_terms, stack
 from econ_pyro.infer.protocols import Guide, Model
-from econ_pyro.infer.terms import stack
 
 
 class Contest(NamedTuple):
@@ -194,3 +198,119 @@ class GreedyCompetition(Competition):
         none = torch.full_like(k, -1)
         d = Decomposition(x, k, s, r, mean, shape, z, stack(terms, 1), losses, none)
         return Contest(d, draws.noise)
+
+
+class Proposals(NamedTuple):
+    """What each of K experts makes of the scope; all fields ``(B, K, ...)``.
+
+    Those of several layers at once are ``(B, T, K, ...)``.
+    """
+
+    r: Tensor
+    mean: Tensor
+    shape: Tensor
+    z: Tensor
+    errors: Tensor
+    """:func:`~econ_pyro.core.distributions.pixel_errors` of the appearances."""
+    terms: Terms
+
+    def of(self, k: Tensor) -> Proposals:
+        """Those of expert k[b] for image b, or of k[b, t] for its layer t, as ``(B, ...)``."""
+        rows = torch.arange(k.shape[0], device=k.device)  # len() would fix an export's batch
+        if k.dim() == 1:
+            return self.map(lambda a: a[rows, k])
+        layers = torch.arange(k.shape[1], device=k.device)
+        return self.map(lambda a: a[rows[:, None], layers, k])
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Proposals:
+        """The same function of each field and term."""
+        r, mean, shape, z, errors = map(f, self[:5])
+        return Proposals(r, mean, shape, z, errors, self.terms.map(f))
+
+
+@torch.no_grad()
+def propose(
+    model: Model,
+    guide: Guide,
+    x: Tensor,
+    s_t: Tensor,
+    noise: Tensor,
+    r_t: Tensor | None = None,
+) -> Proposals:
+    """Attend, encode, decode and score one layer by all experts.
+
+    Args:
+        model: p.
+        guide: q.
+        x: images, ``(B, 3, H, W)``.
+        s_t: scope, ``(B, 1, H, W)``.
+        noise: of the latent, ``(B, L)``; zeros give the posterior mean.
+        r_t: the region, where attention has no say (the last layer, true regions),
+            ``(B, 1, H, W)``; or each expert's, ``(B, K, 1, H, W)``. If not given, each expert's
+            attention proposes one.
+    """
+    if r_t is None:
+        r = guide.attend_all(x, s_t)  # Eq. 9, (B, K, 1, H, W)
+    elif r_t.dim() == 5:
+        r = r_t
+    else:
+        r = r_t[:, None].expand(-1, model.num_experts, -1, -1, -1)
+    q_z = guide.encode_all(x, r, noise)  # batch (B, K)
+    z = q_z.rsample()
+    mean, shape = model.decode_all(z)
+    errors = pixel_errors(x, mean, model.sigma_x)
+    l_x, l_r = pixel_terms(model, s_t[:, None], r, errors, shape)  # Eqs. 10 and 12
+    l_z = kl_divergence(q_z, model.latent_prior(*r.shape[:2]))  # Eq. 11
+    return Proposals(r, mean, shape, z, errors, Terms(l_x, l_z, l_r))
+
+
+@torch.no_grad()
+def propose_layers(
+    model: Model,
+    guide: Guide,
+    x: Tensor,
+    scope: Tensor,
+    noise: Tensor,
+    r: Tensor,
+) -> Proposals:
+    """Several layers at once, whose regions are known: :func:`propose` with an axis T.
+
+    Args:
+        model: p.
+        guide: q.
+        x: images, ``(B, 3, H, W)``.
+        scope: of each layer, ``(B, T, 1, H, W)``.
+        noise: of the latents, ``(B, T, L)``.
+        r: regions, ``(B, T, 1, H, W)``, or each expert's, ``(B, T, K, 1, H, W)``.
+    """
+    steps = r.shape[1]
+    xs = x.repeat_interleave(steps, 0)
+    s_t, of_layers, r_t = (a.flatten(0, 1) for a in (scope, noise, r))
+    proposals = propose(model, guide, xs, s_t, of_layers, r_t)
+    return proposals.map(lambda a: a.unflatten(0, (-1, steps)))
+
+
+def draw_winners(
+    losses: Tensor,
+    temperature: float,
+    expert_bias: Tensor | None = None,
+    gumbel: Tensor | None = None,
+) -> Tensor:
+    """Draw winners: P(k) ~ exp(-(loss + bias) / temperature), by the Gumbel-max trick.
+
+    Args:
+        losses: ``(..., K)`` in nats, lower is better.
+        temperature: in nats; 0 always selects the best expert.
+        expert_bias: nats added to each expert's losses, ``(K,)``.
+        gumbel: standard Gumbel noise, ``(..., K)``; drawn if not given.
+
+    Returns:
+        ``(...)`` int64.
+    """
+    if expert_bias is not None:
+        losses = losses + expert_bias
+    if temperature == 0:
+        return losses.argmin(-1)
+    if gumbel is None:
+        gumbel = draw_gumbel(losses.shape, losses)
+    return (gumbel - losses / temperature).argmax(-1)

@@ -23,8 +23,8 @@ from econ_pyro.accel.overlap import HostCopy
 from econ_pyro.core.selection import Draws, Selection
 from econ_pyro.infer.competition import Competition
 from econ_pyro.infer.decomposition import Decomposition
+from econ_pyro.infer.elbo import Terms
 from econ_pyro.infer.svi import CompetitiveSVI
-from econ_pyro.infer.terms import Terms
 
 Grads = list[list[list[Tensor | None]]]  # of each ensemble, expert and parameter
 SIXTEENTHS = (2, 3, 4, 5, 6, 8, 12, 16)  # of the largest capacity: few sizes, so few graphs

@@ -19,7 +19,7 @@ from econ_pyro.core.compositing import compose
 from econ_pyro.errors import EconError
 
 if TYPE_CHECKING:
-    from econ_pyro.infer.terms import Terms
+    from econ_pyro.infer.elbo import Terms
 
 # beside terms
 _LAYERED = ("k", "scope", "region", "mean", "shape", "z", "competition_losses", "seed_pixel")

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from econ_pyro.core.compositing import next_scope
 from econ_pyro.core.selection import Draws
-from econ_pyro.infer.competition import Competition, Contest
+from econ_pyro.infer.competition import Competition, Contest, Proposals, propose
 from econ_pyro.infer.decomposition import Decomposition
-from econ_pyro.infer.proposals import Proposals, propose
+from econ_pyro.infer.elbo import stack
 from econ_pyro.infer.protocols import Guide, Model
-from econ_pyro.infer.terms import stack
 
 
 class Assignment(NamedTuple):

@@ -31,12 +31,11 @@ from econ_pyro.core.compositing import (
     scopes,
 )
 from econ_pyro.core.selection import Draws, Selection
-from econ_pyro.infer.competition import Competition, Contest
+from econ_pyro.infer.competition import Competition, Contest, Proposals, propose_layers
 from econ_pyro.infer.decomposition import Decomposition, in_order
 from econ_pyro.infer.depth_order import arrange
-from econ_pyro.infer.proposals import Proposals, propose_layers, visible_terms
+from econ_pyro.infer.elbo import pixel_terms, reconstruct
 from econ_pyro.infer.protocols import Model, SeededGuide
-from econ_pyro.infer.reconstruction import reconstruct
 
 ROUNDS = 2  # of order and cost
 
@@ -146,7 +145,7 @@ def _settled(
     s = scopes(regions_of_shapes(_picked(r, order, best)))
     # the scope of each object; the objects' own tensors are large, and are not reordered
     left = in_order(s, order.argsort(1))[:, :, None]
-    return order, s, *visible_terms(model, left, region(left, r), errors, shape)
+    return order, s, *pixel_terms(model, left, region(left, r), errors, shape)
 
 
 def _picked(a: Tensor, order: Tensor, k: Tensor) -> Tensor:

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from econ_pyro.core.compositing import scopes
 from econ_pyro.core.selection import Draws
-from econ_pyro.infer.competition import Competition, Contest
+from econ_pyro.infer.competition import Competition, Contest, propose_layers
 from econ_pyro.infer.decomposition import Decomposition
-from econ_pyro.infer.proposals import propose_layers
 from econ_pyro.infer.protocols import Guide, Model
 
 

@@ -34,7 +34,7 @@ class Model(Protocol):
 
 
 class Guide(Protocol):
-    """Q: :class:`econ_pyro.guides.recognition.AmortizedGuide`."""
+    """Q: :class:`econ_pyro.guides.amortized.AmortizedGuide`."""
 
     def __call__(self, x: Tensor, k: Tensor) -> None:
         """The program of Eq. 9 and the posteriors of the latents."""

@@ -1,7 +1,7 @@
 r"""A training step written for clarity alone: the oracle that fast paths are tested against.
 
 All K experts are run with gradients, one after the other, and the terms of Eqs. 10-12 are written
-out; neither Pyro nor :mod:`econ_pyro.infer.terms` is used.
+out; neither Pyro nor :mod:`econ_pyro.infer.elbo` is used.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from econ_pyro.core.selection import Draws, Selection
 from econ_pyro.infer.competition import Competition, Contest
 from econ_pyro.infer.decomposition import Decomposition, in_order
 from econ_pyro.infer.depth_order import arrange, log_joint, log_likelihood, only
+from econ_pyro.infer.elbo import decoded_terms
 from econ_pyro.infer.oracle_competition import OracleCompetition
-from econ_pyro.infer.proposals import drawn_terms
 from econ_pyro.infer.protocols import Guide, Model
 
 
@@ -94,7 +94,7 @@ def refine(
     better = anew.where(_likelier(anew, d, kept, model.sigma_x), d)
     d, _ = _ordered(better, model.sigma_x)
     scope = scopes(d.region)
-    l_x, l_r = drawn_terms(model, d.image, scope, d.region, d.mean, d.shape)
+    l_x, l_r = decoded_terms(model, d.image, scope, d.region, d.mean, d.shape)
     return replace(d, scope=scope, terms=d.terms._replace(x=l_x, r=l_r))
 
 

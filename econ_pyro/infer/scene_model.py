@@ -24,9 +24,8 @@ from econ_pyro.accel.execution import Execution
 from econ_pyro.config import Config
 from econ_pyro.errors import EconError
 from econ_pyro.infer.decomposition import Decomposition
-from econ_pyro.infer.elbo import ClassConditionalELBO
+from econ_pyro.infer.elbo import ClassConditionalELBO, Terms
 from econ_pyro.infer.svi import Step
-from econ_pyro.infer.terms import Terms
 from econ_pyro.model_config import SceneModelConfig
 
 GROUP = "econ_pyro.scene_models"

@@ -1,4 +1,9 @@
-"""A training step by competition, in the manner of ``pyro.infer.SVI``."""
+"""A training step by competition, in the manner of ``pyro.infer.SVI``.
+
+:meth:`CompetitiveSVI.update` is the step: the experts compete (section 5.2, in
+:mod:`~econ_pyro.infer.competition`), then the winners take a gradient step of Eq. 13
+(:mod:`~econ_pyro.infer.elbo`).
+"""
 
 from __future__ import annotations
 
@@ -18,8 +23,7 @@ from econ_pyro.core.handlers import one_at_a_time
 from econ_pyro.core.selection import Draws, Selection
 from econ_pyro.infer.competition import Competition
 from econ_pyro.infer.decomposition import Decomposition
-from econ_pyro.infer.elbo import ClassConditionalELBO
-from econ_pyro.infer.terms import Terms
+from econ_pyro.infer.elbo import ClassConditionalELBO, Terms
 
 
 class Step(NamedTuple):

@@ -19,16 +19,14 @@ from econ_pyro.accel.amp import at_least_float32
 from econ_pyro.core.compositing import next_scope, region, regions_of_shapes, scopes, with_log
 from econ_pyro.core.distributions import pixel_errors
 from econ_pyro.core.occlusion import occlude
-from econ_pyro.core.selection import Draws, Selection, draw_winners
+from econ_pyro.core.selection import Draws, Selection
 from econ_pyro.errors import EconError
-from econ_pyro.guides.recognition import AmortizedGuide, posterior
+from econ_pyro.guides.amortized import AmortizedGuide, posterior
 from econ_pyro.guides.region_growing import candidates, grow
 from econ_pyro.guides.seeded import SeededGuide
-from econ_pyro.infer.competition import Competition, GreedyCompetition
-from econ_pyro.infer.elbo import ClassConditionalELBO
+from econ_pyro.infer.competition import Competition, GreedyCompetition, draw_winners
+from econ_pyro.infer.elbo import ClassConditionalELBO, Terms, pixel_terms, stack
 from econ_pyro.infer.joint_competition import JointCompetition
-from econ_pyro.infer.proposals import visible_terms
-from econ_pyro.infer.terms import Terms, stack
 from econ_pyro.models.dead_leaves import DeadLeaves
 
 
@@ -139,7 +137,7 @@ def _terms_of_all(
     q_z = posterior(_each(guide.encoders, *inputs, shared=False), noise[:, None])
     decoded = _each(model.decoders, q_z.rsample(), shared=False)
     mean, shape = decoded.split([3, 1], 2)
-    l_x, l_r = visible_terms(model, scope[:, None], r, pixel_errors(x, mean, model.sigma_x), shape)
+    l_x, l_r = pixel_terms(model, scope[:, None], r, pixel_errors(x, mean, model.sigma_x), shape)
     return Terms(l_x, kl_divergence(q_z, model.latent_prior(n, experts)), l_r)
 
 

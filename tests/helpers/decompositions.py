@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from econ_pyro.infer.decomposition import Decomposition
-from econ_pyro.infer.terms import Terms
+from econ_pyro.infer.elbo import Terms
 
 SIZE = 16
 CLASSES = ("circle", "square", "triangle")

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from econ_pyro.core.compositing import scopes
 from econ_pyro.core.distributions import pixel_errors
 from econ_pyro.infer.decomposition import Decomposition
+from econ_pyro.infer.elbo import Terms
 from econ_pyro.infer.scene_model import SceneModel, register
-from econ_pyro.infer.terms import Terms
 from econ_pyro.model_config import SceneModelConfig
 
 SIGMA = 0.2

@@ -9,12 +9,11 @@ from pyro import poutine
 from econ_pyro.accel.execution import Execution
 from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.core import sites
-from econ_pyro.core.selection import Draws, draw_winners
-from econ_pyro.infer.competition import GreedyCompetition
+from econ_pyro.core.selection import Draws
+from econ_pyro.infer.competition import GreedyCompetition, draw_winners, propose, propose_layers
 from econ_pyro.infer.elbo import BatchedELBO, ClassConditionalELBO
 from econ_pyro.infer.exhaustive import ExhaustiveCompetition
 from econ_pyro.infer.oracle_competition import OracleCompetition
-from econ_pyro.infer.proposals import propose, propose_layers
 from econ_pyro.infer.svi import CompetitiveSVI
 from helpers.selections import draws_of, selected
 

@@ -6,7 +6,7 @@ import torch
 
 from econ_pyro.errors import EconError
 from econ_pyro.infer.decomposition import Decomposition
-from econ_pyro.infer.terms import Terms
+from econ_pyro.infer.elbo import Terms
 
 
 def make(batch: int, layers: int = 3, experts: int = 4, size: int = 8) -> Decomposition:

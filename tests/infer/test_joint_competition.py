@@ -8,8 +8,8 @@ import torch
 
 from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli
 from econ_pyro.core.selection import Draws
+from econ_pyro.infer.elbo import reconstruct
 from econ_pyro.infer.joint_competition import JointCompetition
-from econ_pyro.infer.reconstruction import reconstruct
 from helpers.selections import draws_of
 
 SIGMA, SIZE = 0.1, 16

@@ -19,10 +19,10 @@ from econ_pyro.infer.depth_order import (
     log_joint,
     log_likelihood,
 )
+from econ_pyro.infer.elbo import Terms
 from econ_pyro.infer.joint_competition import JointCompetition
 from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.refinement import Refined, mean_colour_corrected, refine
-from econ_pyro.infer.terms import Terms
 from helpers.selections import draws_of
 
 SIGMA = 0.1

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from econ_pyro.data import images
 from econ_pyro.data.synthetic.renderer import SceneRenderer
-from econ_pyro.infer.terms import Terms
+from econ_pyro.infer.elbo import Terms
 from econ_pyro.io import full_resolution, scene_file
 from econ_pyro.io.layer_files import write_layers
 from econ_pyro.io.openraster import merge, on_canvas

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from econ_pyro.data.splits import GeneratedScenes
-from econ_pyro.guides.recognition import AmortizedGuide
+from econ_pyro.guides.amortized import AmortizedGuide
 from econ_pyro.infer.competition import GreedyCompetition
 from econ_pyro.infer.elbo import ClassConditionalELBO
 from econ_pyro.infer.svi import CompetitiveSVI

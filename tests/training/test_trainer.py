@@ -14,7 +14,7 @@ from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import load
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage
-from econ_pyro.infer.terms import Terms
+from econ_pyro.infer.elbo import Terms
 from econ_pyro.training import checkpoint
 from econ_pyro.training.batches import Batches
 from econ_pyro.training.callbacks import PlateauRate
