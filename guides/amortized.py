@@ -90,6 +90,20 @@ class AmortizedGuide(nn.Module):
         x, s_t = self._images(x), self._masks("s_t", s_t, x.shape[0])
         return region(s_t[:, None], self._logits_of_all(x, s_t).sigmoid())
 
+    def attention_logits(self, x: Tensor, s_t: Tensor) -> Tensor:
+        """Logits of the share of the scope that each expert takes, differentiable.
+
+        Args:
+            x: images, ``(B, 3, H, W)``.
+            s_t: scope, ``(B, 1, H, W)``.
+
+        Returns:
+            ``(B, K, 1, H, W)``.
+        """
+        x, s_t = self._images(x), self._masks("s_t", s_t, x.shape[0])
+        every = torch.arange(self.config.num_experts, device=x.device).expand(x.shape[0], -1)
+        return self.attentions.forward_each(every, with_log(x, s_t))
+
     def encode(
         self, x: Tensor, r_t: Tensor, k_t: Tensor, noise: Tensor | None = None
     ) -> TorchDistribution:
@@ -140,6 +154,7 @@ class AmortizedGuide(nn.Module):
         """
         if given is not None and given.evidence is not None:
             return scopes(given.evidence), given.evidence
+        x = _seen(x, given)
         s_t, before, taken = torch.ones_like(x[:, :1]), [], []
         for i in range(k.shape[1]):
             r_t = self._region(x, s_t, k, i, given)
@@ -159,6 +174,7 @@ class AmortizedGuide(nn.Module):
             k: expert of each layer, ``(B, T)``.
             given: what a competition has fixed.
         """
+        x = _seen(x, given)
         images, flat_r = x.repeat_interleave(k.shape[1], 0), r.flatten(0, 1)
         noise = None if given is None else given.noise.flatten(0, 1)
         if given is not None and given.occluder is not None:
@@ -189,6 +205,7 @@ class AmortizedGuide(nn.Module):
         check_expert_sites("k", k, scenes, self.config.num_experts, self._zero, slots)
         if given is not None:
             self._check(given, scenes, slots)
+        x = _seen(x, given)
         s_t = torch.ones_like(x[..., :1, :, :])
         networks = program(attention=self.attentions, encoder=self.encoders)
         with networks, pyro.plate(sites.SCENES, scenes):
@@ -240,9 +257,11 @@ class AmortizedGuide(nn.Module):
         self._floats("noise", given.noise, scenes, slots, self._latent_dim)
         if given.evidence is not None:
             self._masks("evidence", given.evidence, scenes, slots)
+        size = self.config.size
         if given.occluder is not None:
-            size = self.config.size
             self._floats("occluder", given.occluder, scenes, slots, 4, size, size)
+        if given.seen is not None:
+            self._floats("seen", given.seen, scenes, 3, size, size)
 
     @property
     def _latent_dim(self) -> int:
@@ -283,6 +302,11 @@ class GivenGuide:
     def posteriors(self, x: Tensor, r: Tensor, k: Tensor) -> TorchDistribution:
         """As :meth:`AmortizedGuide.posteriors`."""
         return self.guide.posteriors(x, r, k, self.selection)
+
+
+def _seen(x: Tensor, given: Selection | None) -> Tensor:
+    """The images as the networks see them."""
+    return x if given is None or given.seen is None else given.seen
 
 
 def posterior(out: Tensor, noise: Tensor | None) -> TorchDistribution:

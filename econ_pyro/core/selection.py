@@ -39,6 +39,9 @@ class Selection(NamedTuple):
     """True regions, ``(B, T, 1, H, W)``, if they were given."""
     occluder: Tensor | None = None
     """What the encoder sees in front of each layer (colours and mask), ``(B, T, 4, H, W)``."""
+    seen: Tensor | None = None
+    """What the networks see of the images, ``(B, 3, H, W)``, where it differs from what is to be
+    explained: corrupted pictures in training."""
 
     @property
     def area(self) -> Tensor:

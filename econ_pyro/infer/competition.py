@@ -186,9 +186,9 @@ class GreedyCompetition(Competition):
         s_t = torch.ones_like(x[:, :1])  # s_T = 1
         layers, terms = [], []
         for i in range(self.num_slots):
-            last = i == self.num_slots - 1  # it takes the whole scope (footnote 7)
-            proposals = propose(model, guide, x, s_t, draws.noise[:, i], s_t if last else None)
-            losses = proposals.terms.competition_loss(self.lam)  # (B, K)
+            left = self.num_slots - 1 - i  # the last layer takes the whole scope (footnote 7)
+            proposals = propose(model, guide, x, s_t, draws.noise[:, i], None if left else s_t)
+            losses = self._losses(model, guide, x, s_t, proposals, left)  # (B, K)
             k_hat = self._winners(losses, draws.gumbel[:, i])
             won = proposals.of(k_hat)
             layers.append((k_hat, s_t, won.r, won.mean, won.shape, won.z, losses))
@@ -198,6 +198,12 @@ class GreedyCompetition(Competition):
         none = torch.full_like(k, -1)
         d = Decomposition(x, k, s, r, mean, shape, z, stack(terms, 1), losses, none)
         return Contest(d, draws.noise)
+
+    def _losses(
+        self, model: Model, guide: Guide, x: Tensor, s_t: Tensor, proposals: Proposals, left: int
+    ) -> Tensor:
+        """What the experts compete on, ``(B, K)`` nats, lower is better; ``left`` layers follow."""
+        return proposals.terms.competition_loss(self.lam)
 
 
 class Proposals(NamedTuple):

@@ -88,18 +88,28 @@ def refine(
         The same objects. Layers that explain less than their latents cost come last but for the
         last one and have no region.
     """
-    d, kept = _ordered(d, model.sigma_x)
+    d, kept = e_step(d, model.sigma_x)
     anew = oracle.explain(model, guide, d.image, draws, d.region)
     anew = replace(anew, seed_pixel=d.seed_pixel)
     better = anew.where(_likelier(anew, d, kept, model.sigma_x), d)
-    d, _ = _ordered(better, model.sigma_x)
+    d, _ = e_step(better, model.sigma_x)
     scope = scopes(d.region)
     l_x, l_r = decoded_terms(model, d.image, scope, d.region, d.mean, d.shape)
     return replace(d, scope=scope, terms=d.terms._replace(x=l_x, r=l_r))
 
 
-def _ordered(d: Decomposition, sigma_x: float) -> tuple[Decomposition, Tensor]:
-    """Layers in the likeliest order, with their E-step regions; which are kept, ``(B, T)``."""
+@torch.no_grad()
+def e_step(d: Decomposition, sigma_x: float) -> tuple[Decomposition, Tensor]:
+    """Regions that are optimal for what is drawn, in the order that makes the image likeliest.
+
+    Args:
+        d: layers as decoded, in any order.
+        sigma_x: standard deviation of the pixel likelihood.
+
+    Returns:
+        The layers in that order, each region its share in the mixture of the layers, and which of
+        them explain more than their latents cost, ``(B, T)`` bool. The others have no region.
+    """
     errors = pixel_errors(d.image, mean_colour_corrected(d), sigma_x)
     order, kept = arrange(errors, d.shape, d.terms.z)
     joint = log_joint(in_order(errors, order), only(kept, in_order(d.shape, order)))

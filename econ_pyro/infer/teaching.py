@@ -1,0 +1,100 @@
+r"""Attention that learns from the E-step: KL(r* || s a), beside the ELBO.
+
+Given what all layers of an image draw, the best posterior of the regions is known in closed form:
+each pixel belongs to layer t with its share in the mixture of the layers,
+
+.. math:: r^*_{ti} \propto s_{ti} m_{ti} \exp(-\|x_i - \mu_{ti}\|^2 / 2 \sigma^2),
+
+front to back (:func:`~econ_pyro.infer.refinement.e_step`). It minimises L_x + L_r of the scene
+over all regions, whatever attention would have proposed. So a step of generalised EM learns
+
+* decoders and encoders by the ELBO at r* (M step), and
+* attention by maximum likelihood: the divergence from r* to the regions that attention would
+  propose, with r* held fixed. Of a pixel that is in the scope with probability s, it is
+
+  .. math:: \sum_k \sum_i s_i \, KL(Bern(r^*_{ki} / s_i) \| Bern(a_{ki})),
+
+  which is KL(r* || s a) for binary scopes, and summed along a scene's own order is the divergence
+  between the two posteriors of each pixel's layer.
+
+The ELBO at attention's own regions is never above the ELBO at r*, and equals it where the divergence
+is zero: there the E-step changes nothing, and a greedy pass gives it for one evaluation of each
+network. (In wake-sleep terms this is a wake phase whose posterior is exact in r.)
+
+Each expert is asked for one object at a time: its nearest one that is still in the scope, or for
+nothing if it has none. The scopes are those of the scene's own order, and those that random
+subsets of the layers leave, as greedy inference may take layers in another order.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from typing import Any, NamedTuple
+
+from econ_pyro.core.compositing import SCOPE_EPS
+from econ_pyro.infer.decomposition import Decomposition
+
+OWN_ORDER = 0.6  # share of the images whose scope is one of the scene's own order
+LEFT = 0.6  # chance of a layer to be left in the scope of a random subset
+
+
+class Lesson(NamedTuple):
+    """What attention is taught about B images."""
+
+    seen: Tensor
+    """Images as attention sees them, ``(B, 3, H, W)``."""
+    scope: Tensor
+    """``(B, 1, H, W)``."""
+    region: Tensor
+    """What each expert is to propose in that scope, ``(B, K, 1, H, W)``."""
+
+
+@torch.no_grad()
+def lesson(
+    seen: Tensor, best: Decomposition, kept: Tensor, experts: int, uniform: Tensor
+) -> Lesson:
+    """Draw a scope for each image, and find each expert's nearest object in it.
+
+    Args:
+        seen: images as attention sees them, ``(B, 3, H, W)``.
+        best: layers with their E-step regions, in order.
+        kept: which of them explain anything, ``(B, T)`` bool.
+        experts: number of experts K.
+        uniform: random numbers in [0, 1), ``(B, T + 1)``.
+    """
+    k, r = best.k, best.region
+    remaining = _remaining(uniform)
+    scope = (r * remaining[:, :, None, None, None]).sum(1).clamp(0, 1)
+    objects = remaining & kept
+    objects[:, -1] = False  # the last layer is what is left, and needs no attention
+    mine = objects[:, :, None] & (k[:, :, None] == torch.arange(experts, device=k.device))
+    rows = torch.arange(k.shape[0], device=k.device)[:, None]
+    nearest = r[rows, mine.int().argmax(1)]  # the first of them, (B, K, 1, H, W)
+    return Lesson(seen, scope, nearest * mine.any(1)[:, :, None, None, None])
+
+
+def _remaining(uniform: Tensor) -> Tensor:
+    """Which layers are still in the scope, ``(B, T)`` bool: the last always is."""
+    slots = uniform.shape[1] - 1
+    index = torch.arange(slots, device=uniform.device)
+    taken = (uniform[:, :1] * (slots - 1)).long()  # so many from the front
+    subset = uniform[:, :slots] < LEFT
+    subset[:, -1] = True
+    return torch.where(uniform[:, -1:] < OWN_ORDER, index >= taken, subset)
+
+
+def divergence(guide: Any, lesson: Lesson) -> Tensor:
+    """KL(r* || s a) of every expert's attention, ``(B,)`` nats, differentiable.
+
+    Args:
+        guide: q, with ``attention_logits``.
+        lesson: what it is taught.
+    """
+    logits = guide.attention_logits(lesson.seen, lesson.scope)
+    scope = lesson.scope[:, None]
+    share = (lesson.region / scope.clamp_min(SCOPE_EPS)).clamp(0, 1)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, share, reduction="none")
+    entropy = -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share))
+    return (scope * (cross_entropy - entropy)).sum((1, 2, 3, 4))
