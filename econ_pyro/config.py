@@ -162,6 +162,35 @@ class RecipeConfig:
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    """Corruptions of the images that networks see in training, each off if not set.
+
+    :func:`econ_pyro.core.corruptions.augment` applies them.
+    """
+
+    share: float = 0.75
+    """Share of the images that are corrupted: each kind that is set is applied to them with
+    probability 1/2, at a strength that is uniform up to the one given."""
+    texture: float | None = None
+    """Largest amplitude of stripes, checkers or noise laid over each region; off if not set."""
+    shading: float | None = None
+    """Largest relative amplitude of a gradient of brightness in each region; off if not set."""
+    outline: float | None = None
+    """Largest opacity of a black or white contour around each object; off if not set."""
+    contrast: float | None = None
+    """Smallest factor of the contrast; off if not set."""
+    blur: float | None = None
+    """Largest standard deviation of a Gaussian blur, in pixels; off if not set."""
+    noise: float | None = None
+    """Largest standard deviation of Gaussian noise; off if not set."""
+    jpeg: int | None = None
+    """Lowest quality of JPEG compression, 1 to 100; off if not set."""
+
+    def __post_init__(self) -> None:
+        limits.check_fields(AugmentConfig, self, "augment", limits.AUGMENT)
+
+
+@dataclass(frozen=True)
 class Config:
     """All options of a run."""
 
@@ -170,6 +199,7 @@ class Config:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     recipe: NoRecipe | RecipeConfig = field(default_factory=NoRecipe)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     gt_masks: bool = False
     """Give the true visible regions instead of attention (the paper's Fig. 5)."""
     seed: int = 0

@@ -87,6 +87,20 @@ RECIPE: dict[str, Bounds] = {
     "constant_colour_until": (None, MAX_COUNT),
     "occlusion": (0.0, 1.0),
 }
+CORRUPTIONS: dict[str, Bounds] = {
+    "texture": (0.0, 1.0),
+    "shading": (0.0, 1.0),
+    "outline": (0.0, 1.0),
+    "contrast": (0.0, 1.0),
+    "blur": (0.0, 100.0),
+    "speckle": (0.0, 1.0),
+    "noise": (0.0, 1.0),
+    "jpeg": (1, 100),
+}
+AUGMENT: dict[str, Bounds] = {
+    "share": (0.0, 1.0),
+    **{kind: bounds for kind, bounds in CORRUPTIONS.items() if kind != "speckle"},
+}
 RUN: dict[str, Bounds] = {"seed": (0, 2**32 - 1)}
 
 

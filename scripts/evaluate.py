@@ -14,6 +14,7 @@ import tyro
 
 from econ_pyro import cli, errors
 from econ_pyro.data.base import Source
+from econ_pyro.data.corrupted import CorruptedSource, format_corruptions, parse_corruptions
 from econ_pyro.data.readers.detect import open_images
 from econ_pyro.data.splits import open_split
 from econ_pyro.data.synthetic.dataset import is_dataset
@@ -22,6 +23,7 @@ from econ_pyro.errors import EconError
 from econ_pyro.evaluation.evaluate import (
     TEST_SEED,
     as_json,
+    corrupted_sources,
     evaluate,
     evaluate_ood,
     format_report,
@@ -63,6 +65,12 @@ class Args:
     ood: bool = False
     """Also evaluate on out-of-distribution scenes: more objects, one class, colours similar to the
     background, spare layers."""
+    corrupt: tuple[str, ...] = ()
+    """Corrupt the images: one or more of noise=0.05, speckle=0.1, jpeg=50, blur=1, contrast=0.25,
+    outline=1, shading=0.2, texture=0.25, with any strength. Scores are against the ground truth of
+    the clean images."""
+    corruptions: bool = False
+    """Also evaluate on the same scenes with each corruption of a standard set."""
     samples: bool = False
     """Also evaluate samples of the prior with a classifier trained on rendered shapes."""
     json: bool = False
@@ -75,6 +83,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
     errors.check_positive("--n", parsed.n)
+    strengths = parse_corruptions(parsed.corrupt)
     # results are not written to shipped weights
     store = _Store(parsed.run) if parsed.run.is_dir() else None
     econ = load_model(parsed.run, cli.pick_device(parsed.device))
@@ -94,12 +103,22 @@ def main(args: Sequence[str] | None = None) -> None:
         source = open_split(data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit).valid
     else:
         source = open_images(data, size, fit, limit=parsed.n)
+    clean, title = source, "held-out" if parsed.data is None else str(parsed.data)
+    if strengths:
+        source = CorruptedSource(clean, strengths)
+        title = f"{title}, {format_corruptions(strengths)}"
     report = evaluate(econ, source, gt_masks=parsed.gt_masks, greedy=parsed.greedy)
     suffix = "-gt-masks" * parsed.gt_masks + "-greedy" * parsed.greedy
-    if store and parsed.data is None and not suffix:
+    if store and parsed.data is None and not strengths and not suffix:
         store.add(lambda: write_names(parsed.run, report, econ.names))
         econ.names = names_of(report, econ.names)
-    reports = {"held-out" if parsed.data is None else str(parsed.data): report}
+    reports = {title: report}
+    if parsed.corruptions:
+        of_data = "" if parsed.data is None else f"{parsed.data}, "
+        for name, corrupted in corrupted_sources(clean).items():
+            reports[of_data + name] = evaluate(
+                econ, corrupted, gt_masks=parsed.gt_masks, greedy=parsed.greedy
+            )
     if parsed.ood:
         reports |= evaluate_ood(econ, parsed.n, parsed.greedy)
     out: dict[str, Any] = {name: as_json(r) for name, r in reports.items()}
@@ -112,8 +131,9 @@ def main(args: Sequence[str] | None = None) -> None:
         out["training"] = left
     if store:
         path = parsed.run / f"evaluation{suffix}.json"
-        # keep the results on held-out scenes when evaluating on other data
-        before = storage.read_json(path) if parsed.data and path.exists() else {}
+        # keep the results on held-out scenes when evaluating on other images
+        other = parsed.data or strengths
+        before = storage.read_json(path) if other and path.exists() else {}
         store.add(lambda: storage.write_json(path, {**before, **out}))
         store.write()
     if parsed.json:
@@ -122,7 +142,7 @@ def main(args: Sequence[str] | None = None) -> None:
     print(format_report(report, f"{len(source)} scenes"))
     if left:
         print(f"\n{left}")
-    if parsed.ood:
+    if len(reports) > 1:
         print("\n" + format_table(reports))
     if parsed.samples:
         if not isinstance(econ, Econ):

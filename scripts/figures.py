@@ -1,6 +1,7 @@
 """Reproduce figures of the paper with trained models: ``python scripts/figures.py --out figures``.
 
-The figures are 1, 4, 5, 6, 7 and 8, on held-out scenes.
+The figures are 1, 4, 5, 6, 7 and 8, on held-out scenes. A further one shows the corruptions that
+``evaluate.py --corruptions`` applies to them.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from torch import Tensor
 
 from econ_pyro import cli
 from econ_pyro.core.compositing import stages
+from econ_pyro.data.base import Source
+from econ_pyro.data.corrupted import CorruptedSource
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ, load
-from econ_pyro.evaluation.evaluate import TEST_SEED
+from econ_pyro.evaluation.evaluate import TEST_SEED, corrupted_sources
 from econ_pyro.files import outputs
 from econ_pyro.scene_config import SceneConfig
 from econ_pyro.viz import figures
 
-LAYOUT = outputs.OutputLayout("figure-*.png", r"figure-\d+(-[A-D])?\.png")
+LAYOUT = outputs.OutputLayout("figure-*.png", r"figure-\d+(-[A-D])?\.png|corruptions\.png")
 COLUMNS = 8  # scenes or samples per row
 
 
@@ -35,7 +38,8 @@ class Args:
     unique: str | None = "quick"
     """Model of uniquely coloured objects, for Fig. 1; None to skip it."""
     random: str | None = "random-colours"
-    """Model of randomly coloured objects, for Figs. 4, 6, 7 and 8; None to skip them."""
+    """Model of randomly coloured objects, for Figs. 4, 6, 7 and 8 and the corruptions of its
+    scenes; None to skip them."""
     single: str | None = "single-expert"
     """Model with a single expert, for Fig. 5; None to skip it."""
     seed: int = 0
@@ -48,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
     models = {"unique": parsed.unique, "random": parsed.random, "single": parsed.single}
-    figures = {"unique": _figure_1, "single": _figure_5, "random": _figures_4_6_7_8}
+    figures = {"unique": _figure_1, "single": _figure_5, "random": _random_colours}
     with outputs.merged_folder(parsed.out, parsed.overwrite, LAYOUT) as out:
         for name, draw in figures.items():
             model = models[name]
@@ -82,6 +86,17 @@ def _figure_5(econ: Econ, out: Path, seed: int) -> None:
     figures.expert_samples(mean, shape, ["the expert"], out / "figure-5.png", images)
 
 
+def _random_colours(econ: Econ, out: Path, seed: int) -> None:
+    """Figs. 4, 6, 7 and 8, and corrupted scenes."""
+    _figures_4_6_7_8(econ, out, seed)
+    clean = _source(econ, econ.config.scenes, COLUMNS, seed)
+    shaded = CorruptedSource(clean, {"shading": 0.2})
+    rows = {"clean": clean, **corrupted_sources(clean), "shading=0.2": shaded}
+    first = torch.arange(seed, seed + COLUMNS)
+    images = torch.cat([source.images(first) for source in rows.values()])
+    figures.contact_sheet(images, out / "corruptions.png", COLUMNS, 64, list(rows))
+
+
 def _figures_4_6_7_8(econ: Econ, out: Path, seed: int) -> None:
     """Inference steps, samples of each expert, layer-wise sampling, out-of-distribution scenes."""
     scenes, slots = econ.config.scenes, econ.config.model.num_slots
@@ -107,9 +122,12 @@ def _figures_4_6_7_8(econ: Econ, out: Path, seed: int) -> None:
 
 
 def _scenes(econ: Econ, scenes: SceneConfig, n: int, first: int) -> Tensor:
+    return _source(econ, scenes, n, first).images(torch.arange(first, first + n))
+
+
+def _source(econ: Econ, scenes: SceneConfig, n: int, first: int) -> Source:
     config = replace(scenes, size=econ.config.model.size)
-    source = GeneratedScenes(config, TEST_SEED, first + n, "valid")
-    return source.images(torch.arange(first, first + n))
+    return GeneratedScenes(config, TEST_SEED, first + n, "valid")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 from econ_pyro import limits
 from econ_pyro.config import (
     FORMAT,
+    AugmentConfig,
     Config,
     CosineSchedule,
     NoRecipe,
@@ -57,6 +58,7 @@ PARTS = [
     ("train", TrainConfig, limits.TRAIN),
     ("recipe", NoRecipe, limits.RECIPE),
     ("recipe", RecipeConfig, limits.RECIPE),
+    ("augment", AugmentConfig, limits.AUGMENT),
 ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from econ_pyro.data.base import Source
+from econ_pyro.data.corrupted import CorruptedSource, parse_corruptions
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.metrics import SceneMetrics, evaluate_scenes
@@ -20,6 +21,11 @@ from econ_pyro.naming import clean_name
 from econ_pyro.training import checkpoint
 
 TEST_SEED = 1_000_003  # seed of held-out scenes; training seeds are small numbers
+CORRUPTIONS = (
+    "noise=0.05", "noise=0.1", "jpeg=90", "jpeg=50", "texture=0.25", "outline=1", "blur=1",
+    "contrast=0.25",
+)  # fmt: skip
+"""Corruptions by which models are compared, each alone."""
 HEADLINE = {
     "mse": "MSE",
     "ari": "ARI",
@@ -97,6 +103,11 @@ def evaluate_ood(model: SceneModel, n: int, greedy: bool = False) -> dict[str, S
     return {name: evaluate(model, source, t, greedy=greedy) for name, (source, t) in sources}
 
 
+def corrupted_sources(source: Source) -> dict[str, Source]:
+    """The scenes of a source, once with each of :data:`CORRUPTIONS`."""
+    return {text: CorruptedSource(source, parse_corruptions([text])) for text in CORRUPTIONS}
+
+
 def as_json(metrics: SceneMetrics) -> dict[str, Any]:
     """All scores, as values for JSON."""
     out: dict[str, Any] = {"metrics": metrics.summary()}
@@ -152,10 +163,11 @@ def format_report(metrics: SceneMetrics, title: str) -> str:
 def format_table(reports: Mapping[str, SceneMetrics]) -> str:
     """Format the main scores of several sets of scenes for a terminal, one line per set."""
     keys = ["ari_fg", "visible_iou", "amodal_iou", "oca", "ooa", "class_accuracy", "mse", "spare"]
-    lines = [f"{'':<18}" + "".join(f"{k:>15}" for k in keys)]
+    width = max(18, *(len(name) + 1 for name in reports))
+    lines = [" " * width + "".join(f"{k:>15}" for k in keys)]
     for name, metrics in reports.items():
         summary = metrics.summary()
-        lines.append(f"{name:<18}" + "".join(f"{_number(summary.get(k)):>15}" for k in keys))
+        lines.append(f"{name:<{width}}" + "".join(f"{_number(summary.get(k)):>15}" for k in keys))
     return "\n".join(lines)
 
 

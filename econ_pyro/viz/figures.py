@@ -167,6 +167,7 @@ def contact_sheet(
     path: str | Path,
     columns: int | None = None,
     width: int = SHEET_PANEL,
+    names: Sequence[str] = (),
 ) -> Path:
     """Draw images in rows.
 
@@ -175,12 +176,13 @@ def contact_sheet(
         path: path of the PNG file.
         columns: images per row; default: about the number of rows.
         width: approximate width of a panel in pixels.
+        names: names of the rows.
     """
     scale = panels.scale_for(images.shape[-1], width)
     across = columns or ceil(sqrt(len(images)))
     tiles = [panels.panel(x, scale) for x in images]
     rows = [tiles[i : i + across] for i in range(0, len(tiles), across)]
-    return panels.save(panels.framed(panels.grid(rows)), path)
+    return panels.save(panels.framed(panels.grid(rows, [Label(name) for name in names])), path)
 
 
 def _block(d: Decomposition, steps: Sequence[Label]) -> Image.Image:

@@ -8,7 +8,14 @@ import torch
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.evaluation.evaluate import evaluate, evaluate_ood, ood_sources
+from econ_pyro.evaluation.evaluate import (
+    CORRUPTIONS,
+    corrupted_sources,
+    evaluate,
+    evaluate_ood,
+    format_table,
+    ood_sources,
+)
 
 
 @pytest.fixture
@@ -84,3 +91,22 @@ def test_each_shift_is_measured_with_its_layers(econ):
     for name, (source, steps) in ood_sources(econ, 2).items():
         d = econ.decompose(source.images(torch.arange(2)), steps)
         torch.testing.assert_close(reports[name].scores["z"], d.terms.z.double().sum(1))
+
+
+def test_corrupted_scenes_are_measured_against_the_truth(econ, source):
+    sources = corrupted_sources(source)
+    assert list(sources) == list(CORRUPTIONS) and len(sources) == 8
+    clean = source.images(torch.arange(6))
+    reports = {"held-out": evaluate(econ, source)}
+    seen = [clean]
+    for name, corrupted in sources.items():
+        x = corrupted.images(torch.arange(6))
+        assert not any(torch.equal(x, other) for other in seen)
+        seen.append(x)
+        reports[name] = evaluate(econ, corrupted)
+        d = econ.decompose(x)
+        torch.testing.assert_close(reports[name].scores["z"], d.terms.z.double().sum(1))
+        given = evaluate(econ, corrupted, gt_masks=True)  # regions are of the clean scenes
+        assert (given.scores["ari"] == 1).all()
+    rows = format_table({**reports, "a name of more than eighteen characters": reports["blur=1"]})
+    assert len({len(row) for row in rows.splitlines()}) == 1

@@ -17,6 +17,7 @@ from PIL import Image
 
 import econ_pyro
 from econ_pyro import presets
+from econ_pyro.evaluation.evaluate import CORRUPTIONS
 from econ_pyro.io.layer_files import write_image
 from econ_pyro.training import checkpoint
 from helpers.data_files import blocks
@@ -189,6 +190,16 @@ def test_evaluate(run, capsys):
     assert json.loads((run / "evaluation.json").read_text()) == out
     for unusual in ("gt-masks", "greedy"):
         assert (run / f"evaluation-{unusual}.json").exists()
+    names = (run / checkpoint.NAMES).read_text()
+    script("evaluate", run, "--n", 6, "--corrupt", "noise=0.1", "outline=1", "--json")
+    noisy = json.loads(capsys.readouterr().out)
+    assert set(noisy) == {"held-out, outline=1 noise=0.1"}
+    assert json.loads((run / "evaluation.json").read_text()) == {**out, **noisy}
+    assert (run / checkpoint.NAMES).read_text() == names  # experts are named by clean scenes
+    script("evaluate", run, "--n", 6, "--corruptions")
+    table = capsys.readouterr().out.splitlines()[-9:]
+    assert [row.split()[0] for row in table] == ["held-out", *CORRUPTIONS]
+    assert set(json.loads((run / "evaluation.json").read_text())) == {"held-out", *CORRUPTIONS}
     script("evaluate", run, "--n", 6)
     assert "depth-order" in capsys.readouterr().out
     assert len(json.loads((run / checkpoint.NAMES).read_text())["names"]) == 3
@@ -311,7 +322,8 @@ def test_figures(run, tmp_path, capsys):
     script("figures", "--out", out, "--unique", run, "--random", run, "--single", "None")
     assert "no model for --single" in capsys.readouterr().out
     assert {p.stem.removeprefix("figure-") for p in out.iterdir()} == {
-        "1-A", "1-B", "1-C", "4-A", "4-B", "4-C", "6", "7", "8-A", "8-B", "8-C", "8-D"
+        "1-A", "1-B", "1-C", "4-A", "4-B", "4-C", "6", "7", "8-A", "8-B", "8-C", "8-D",
+        "corruptions",
     }  # fmt: skip
 
 
@@ -345,6 +357,9 @@ BAD = [
     ("svi_train", "quick --data {tmp}/text.png --run {tmp}/o", "none of these"),
     ("evaluate", "{run} --data {tmp}/text.png", "none of these"),
     ("evaluate", "{run} --data {run}/figures --gt-masks", "true regions"),
+    ("evaluate", "{run} --data {run}/figures --corrupt outline=1", "images with masks"),
+    ("evaluate", "{run} --corrupt fog=1", "'fog=1'"),
+    ("svi_train", "quick --augment.jpeg 0 --run {tmp}/o", "at least 1 for augment.jpeg, got 0"),
     ("publish", "{tmp}/none {tmp}/o", "no folder"),
     ("export_onnx", "{run} --out {tmp}/o --slots 0", "--slots"),
     ("export_onnx", "{run} --out {tmp}/o --slots 1000", "--slots from 1 to"),

@@ -124,6 +124,19 @@ def test_contact_sheet_size(tmp_path):
     )
 
 
+def test_rows_of_a_contact_sheet_have_names_on_the_left(tmp_path):
+    images = torch.rand(6, 3, 8, 8)
+    plain = read(figures.contact_sheet(images, tmp_path / "a.png", 3))
+    named = read(figures.contact_sheet(images, tmp_path / "b.png", 3, names=["clean", "noise"]))
+    wider = named.shape[1] - plain.shape[1]
+    assert (
+        wider > 20
+        and (named[:, -plain.shape[1] + panels.MARGIN :] == plain[:, panels.MARGIN :]).all()
+    )
+    for rows in (slice(0, 100), slice(120, None)):  # a name beside each row
+        assert (named[rows, :wider] < 128).any()
+
+
 def test_values_outside_the_range_are_clamped():
     out = panels.panel(torch.tensor([-0.5, 0.5, 1.5]).view(1, 1, 3), 1)
     assert out[0, :, 0].tolist() == [0, 128, 255]
