@@ -162,6 +162,47 @@ class RecipeConfig:
 
 
 @dataclass(frozen=True)
+class NoTeaching:
+    """Attention learns from the ELBO alone (the paper)."""
+
+    kind: Literal["none", "e-step"] = "none"
+    """none: attention learns from the ELBO alone; e-step: it is taught the regions that are optimal
+    for what the layers draw."""
+
+    def __post_init__(self) -> None:
+        check_kind(self, "none", "teaching")
+
+
+@dataclass(frozen=True)
+class TeachingConfig:
+    """Attention is taught the regions of the E-step: KL(r* || s a) beside the ELBO."""
+
+    kind: Literal["none", "e-step"] = "e-step"
+    """none: attention learns from the ELBO alone; e-step: it is taught the regions that are optimal
+    for what the layers draw."""
+    weight: float = 1.0
+    """Weight of KL(r* || s a)."""
+    start: Duration = "5%"
+    """When teaching begins: training steps, or a share of the run. Layers have to draw something
+    first."""
+    seeds_until: Duration = "35%"
+    """Until when the teacher's regions grow from seed pixels over like colours: training steps, or
+    a share of the run. From then on the model teaches itself; 0: from the beginning."""
+    colour_weight: float = 1.0
+    """Weight of colour in the growth of those regions. A region ends at a ninth of a channel divided
+    by this weight."""
+    place_weight: float = 0.35
+    """Weight of position alike: the distance across the image, where black to white counts
+    colour_weight."""
+
+    def __post_init__(self) -> None:
+        limits.check_fields(TeachingConfig, self, "teaching", limits.TEACHING)
+        check_kind(self, "e-step", "teaching")
+        for name in ("start", "seeds_until"):
+            check_duration(f"teaching.{name.replace('_', '-')}", getattr(self, name))
+
+
+@dataclass(frozen=True)
 class AugmentConfig:
     """Corruptions of the images that networks see in training, each off if not set.
 
@@ -199,6 +240,7 @@ class Config:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     recipe: NoRecipe | RecipeConfig = field(default_factory=NoRecipe)
+    teaching: NoTeaching | TeachingConfig = field(default_factory=NoTeaching)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     gt_masks: bool = False
     """Give the true visible regions instead of attention (the paper's Fig. 5)."""

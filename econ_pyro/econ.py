@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from econ_pyro import arguments, naming
 from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.execution import Execution
-from econ_pyro.config import Config, additions
+from econ_pyro.config import Config, TeachingConfig, additions
 from econ_pyro.core.ensemble import Ensemble, freeze
 from econ_pyro.core.handlers import CleanLayers, one_at_a_time, seeded
 from econ_pyro.core.input_images import as_images, as_regions
@@ -30,14 +30,17 @@ from econ_pyro.errors import EconError, describe
 from econ_pyro.evaluation.specialisation import distinct_names
 from econ_pyro.files import storage
 from econ_pyro.guides.amortized import AmortizedGuide
-from econ_pyro.guides.seeded import SeededGuide
+from econ_pyro.guides.seeded import SeededGuide, SeedsAlone
 from econ_pyro.infer import scene_model
+from econ_pyro.infer.competition import Competition
 from econ_pyro.infer.cuda_graph_svi import CudaGraphSVI
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import BatchedELBO, ClassConditionalELBO, Terms
+from econ_pyro.infer.joint_competition import JointCompetition
 from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.infer.strategies import competition_of, decomposition_of
 from econ_pyro.infer.svi import CompetitiveSVI
+from econ_pyro.infer.taught_svi import TaughtSVI, Teaching
 from econ_pyro.io import expert_file, model_card, pretrained, rendering
 from econ_pyro.io.expert_file import Expert
 from econ_pyro.io.rendering import RenderedScene
@@ -259,10 +262,19 @@ class Econ(SceneModel):
         self, optim: torch.optim.Optimizer, elbo: ClassConditionalELBO, execution: Execution
     ) -> CompetitiveSVI:
         """Competition, then a gradient step: as CUDA graphs where the configuration says so."""
+        competition = competition_of(self.config)
+        parts = (self.model, self.guide, optim, elbo, competition)
+        if isinstance(self.config.teaching, TeachingConfig):
+            return TaughtSVI(*parts, self._teaching(self.config.teaching, competition), execution)
         graphs = self.config.cuda_graphs and self.device.type == "cuda"
         kind = CudaGraphSVI if graphs and execution.group.size == 1 else CompetitiveSVI
-        competition = competition_of(self.config)
-        return kind(self.model, self.guide, optim, elbo, competition, execution)
+        return kind(*parts, execution)
+
+    def _teaching(self, options: TeachingConfig, competition: Competition) -> Teaching:
+        seeds = SeedsAlone(self.guide, options.colour_weight, options.place_weight)
+        slots, occlusion = competition.num_slots, competition.occlusion
+        first = JointCompetition(slots, competition.lam, occlusion=occlusion)
+        return Teaching(options.weight, seeds, first, self.config.augment)
 
     def callbacks(self, learner: Learner) -> list[callbacks.Callback]:
         """The competition's schedules, the class prior, and what the recipe adds."""
@@ -273,6 +285,8 @@ class Econ(SceneModel):
         found: list[callbacks.Callback] = [callbacks.Temperature(options, competition)]
         if isinstance(options, JointOptions) and not config.gt_masks:
             found.append(callbacks.DepthOrder(options, competition))
+        if isinstance(engine, TaughtSVI) and isinstance(config.teaching, TeachingConfig):
+            found.append(callbacks.Teachers(config.teaching, engine))
         if recipe.constant_colour_until:
             until = recipe.constant_colour_until
             found.append(callbacks.ConstantColour(until, self.model))

@@ -47,6 +47,7 @@ COMPETITION: dict[str, Bounds] = {
     "temperature": (0.0, 1e6),
     "temperature_end": (POSITIVE, 1e6),
     "temperature_until": (None, MAX_COUNT),
+    "refine_rounds": (1, 100),
     "depth_order_from": (None, MAX_COUNT),
 }
 MODEL: dict[str, Bounds] = {
@@ -86,6 +87,13 @@ RECIPE: dict[str, Bounds] = {
     "restart_until": (None, MAX_COUNT),
     "constant_colour_until": (None, MAX_COUNT),
     "occlusion": (0.0, 1.0),
+}
+TEACHING: dict[str, Bounds] = {
+    "weight": (0.0, 1e6),
+    "start": (None, MAX_COUNT),
+    "seeds_until": (None, MAX_COUNT),
+    "colour_weight": (0.0, 1000.0),
+    "place_weight": (0.0, 1000.0),
 }
 CORRUPTIONS: dict[str, Bounds] = {
     "texture": (0.0, 1.0),

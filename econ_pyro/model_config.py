@@ -175,6 +175,8 @@ class _Competition:
     refine: bool = False
     """After the competition, decomposing puts the layers in their likeliest order and each pixel
     into the layer where it is likeliest. Training is unaffected."""
+    refine_rounds: int = 1
+    """How often to do so, each time with new explanations of the regions found."""
 
     def __post_init__(self) -> None:
         group = "model.competition"
@@ -189,16 +191,29 @@ class _Competition:
 class GreedyOptions(_Competition):
     """Section 5.2: front to back, each winner drawn before the next layer competes."""
 
-    kind: Literal["greedy", "joint"] = "greedy"
-    """greedy: the paper's, layer by layer; joint: for all layers at once, given their seeds."""
+    kind: Literal["greedy", "savings", "joint"] = "greedy"
+    """greedy: the paper's, layer by layer; savings: the same, for what a region saves in place of
+    what it costs; joint: for all layers at once, given their seeds."""
+
+
+@dataclass(frozen=True)
+class SavingsOptions(_Competition):
+    """Front to back, for the nats that a region saves against leaving it to the last layer."""
+
+    kind: Literal["greedy", "savings", "joint"] = "savings"
+    """greedy: the paper's, layer by layer; savings: the same, for what a region saves in place of
+    what it costs; joint: for all layers at once, given their seeds."""
+    lookahead: bool = True
+    """Count what later layers could still save, too, so that what is in front goes first."""
 
 
 @dataclass(frozen=True)
 class JointOptions(_Competition):
     """The experts compete for all layers of an image at once, whose regions grow from seeds."""
 
-    kind: Literal["greedy", "joint"] = "joint"
-    """greedy: the paper's, layer by layer; joint: for all layers at once, given their seeds."""
+    kind: Literal["greedy", "savings", "joint"] = "joint"
+    """greedy: the paper's, layer by layer; savings: the same, for what a region saves in place of
+    what it costs; joint: for all layers at once, given their seeds."""
     depth_order_from: Duration | None = None
     """When layers begin to stand in the order that makes the image likeliest, given what the
     experts draw. Before it, and always if not set, the most salient layer comes first."""
@@ -234,7 +249,7 @@ class EconConfig(SceneModelConfig):
     sigma_x: float = 0.1
     """Standard deviation of the pixel likelihood (Eq. 5)."""
     expert: ExpertConfig = field(default_factory=ExpertConfig)
-    competition: GreedyOptions | JointOptions = field(default_factory=GreedyOptions)
+    competition: GreedyOptions | SavingsOptions | JointOptions = field(default_factory=GreedyOptions)
 
     def __post_init__(self) -> None:
         limits.check_fields(EconConfig, self, "model", limits.MODEL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from econ_pyro.core.batch_shapes import restored
@@ -40,14 +41,7 @@ class SeededUNet(AttentionUNet):
         """
         out, x = super().forward(x_and_log_s), x_and_log_s[:, :3]
         sharp, colour = self.sharp.expand_as(x[:, :1]), self.colour_weight * (x + out[:, :3])
-        return torch.cat([sharp, colour, self._positions(x), out[:, 3:]], 1)
-
-    def _positions(self, x: Tensor) -> Tensor:
-        height, width = (
-            torch.linspace(0, 1, n, dtype=x.dtype, device=x.device) for n in x.shape[2:]
-        )
-        rows, columns = torch.meshgrid(height, width, indexing="ij")
-        return self.near * torch.stack([rows, columns]).expand(x.shape[0], -1, -1, -1)
+        return torch.cat([sharp, colour, positions(x, self.near), out[:, 3:]], 1)
 
 
 class SeededGuide(AmortizedGuide):
@@ -129,3 +123,37 @@ class SeededGuide(AmortizedGuide):
         if given.seed_pixel is not None:
             shape, pixels = (scenes, slots), self.config.size**2
             check_seed_pixels("seed_pixel", given.seed_pixel, shape, pixels, self._zero, rest=True)
+
+
+class SeedsAlone:
+    """Regions that grow from seed pixels over colour and position, without an attention network.
+
+    All experts grow the same regions, and encode them as those of another guide. It is what a
+    competition needs of a guide (:class:`~econ_pyro.infer.protocols.SeededGuide`), not a program.
+
+    Args:
+        guide: whose encoders are used.
+        colour_weight: as of :class:`~econ_pyro.model_config.SeededAttention`.
+        place_weight: alike.
+    """
+
+    def __init__(self, guide: AmortizedGuide, colour_weight: float, place_weight: float) -> None:
+        self.guide, self.colour_weight, self.place_weight = guide, colour_weight, place_weight
+
+    def candidates(self, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """As :meth:`SeededGuide.candidates`."""
+        sharp = torch.full_like(x[:, :1], SHARP)
+        features = torch.cat([sharp, self.colour_weight * x, positions(x, self.place_weight)], 1)
+        seeds, r = candidates(features[:, None], x, s_t, n)
+        return seeds, r.expand(-1, -1, self.guide.config.num_experts, -1, -1, -1)
+
+    def encode_all(self, x: Tensor, r: Tensor, noise: Tensor) -> TorchDistribution:
+        """As :meth:`AmortizedGuide.encode_all`."""
+        return self.guide.encode_all(x, r, noise)
+
+
+def positions(x: Tensor, weight: float | Tensor) -> Tensor:
+    """Rows and columns of the pixels from 0 to the weight, ``(n, 2, H, W)``."""
+    height, width = (torch.linspace(0, 1, n, dtype=x.dtype, device=x.device) for n in x.shape[2:])
+    rows, columns = torch.meshgrid(height, width, indexing="ij")
+    return weight * torch.stack([rows, columns]).expand(x.shape[0], -1, -1, -1)

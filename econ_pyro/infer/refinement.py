@@ -31,15 +31,17 @@ class Refined(Competition):
 
     Args:
         inner: any competition.
+        rounds: how often layers are refined.
     """
 
     inner: Competition | None = None
+    rounds: int = 1
 
     @classmethod
-    def of(cls, inner: Competition) -> Refined:
+    def of(cls, inner: Competition, rounds: int = 1) -> Refined:
         """A competition, refined."""
         options = (inner.lam, inner.temperature, inner.expert_bias, inner.occlusion)
-        return cls(inner.num_slots, *options, inner=inner)
+        return cls(inner.num_slots, *options, inner=inner, rounds=rounds)
 
     def __call__(
         self,
@@ -63,7 +65,9 @@ class Refined(Competition):
         """The winners' explanation, refined."""
         d, noise = self.contest(model, guide, x, draws, evidence)
         oracle = OracleCompetition(self.num_slots, self.lam, self.temperature)
-        return refine(model, guide, d, draws._replace(noise=noise), oracle)
+        for _ in range(self.rounds):
+            d = refine(model, guide, d, draws._replace(noise=noise), oracle)
+        return d
 
     def _inner(self) -> Competition:
         """The competition within, at this one's temperature and with its bias."""

@@ -9,7 +9,8 @@ from econ_pyro.infer.competition import Competition, GreedyCompetition
 from econ_pyro.infer.joint_competition import JointCompetition
 from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.refinement import Refined
-from econ_pyro.model_config import EconConfig, JointOptions
+from econ_pyro.infer.savings import SavingsCompetition
+from econ_pyro.model_config import EconConfig, JointOptions, SavingsOptions
 
 
 def competition_of(config: Config) -> Competition:
@@ -23,6 +24,8 @@ def competition_of(config: Config) -> Competition:
     if isinstance(options, JointOptions):
         ordered = options.depth_order_from is not None
         return JointCompetition(*given, ordered=ordered)
+    if isinstance(options, SavingsOptions):
+        return SavingsCompetition(*given, lookahead=options.lookahead)
     return GreedyCompetition(*given)
 
 
@@ -40,4 +43,4 @@ def decomposition_of(config: Config, slots: int, evidence: bool, refine: bool) -
     competition = competition_of(replace(config, gt_masks=evidence))
     competition.num_slots, competition.occlusion = slots, 0.0
     refine = refine and model.competition.refine and not evidence
-    return Refined.of(competition) if refine else competition
+    return Refined.of(competition, model.competition.refine_rounds) if refine else competition

@@ -70,7 +70,7 @@ class CompetitiveSVI:
         self.model, self.guide, self.optim = model, guide, optim
         self.elbo, self.competition = elbo, competition
         self.execution = execution or Execution()
-        self._terms: Callable[..., tuple[Tensor, ...]] = _Terms(model, guide, elbo)
+        self._terms: Callable[..., tuple[Tensor, ...]] = self._terms_module()
         if self.execution.group.size > 1:
             # experts that lost in all processes keep their gradients of None
             self._terms = DistributedDataParallel(self._terms, find_unused_parameters=True)
@@ -121,6 +121,9 @@ class CompetitiveSVI:
         with self.execution(x.device):
             return self.competition.decompose(self.model, self.guide, x, evidence)  # type: ignore[arg-type]
 
+    def _terms_module(self) -> ElboTerms:
+        return ElboTerms(self.model, self.guide, self.elbo)
+
     @contextmanager
     def _learning(self, device: torch.device) -> Iterator[None]:
         # the optimiser holds the parameters: nothing goes into Pyro's global store
@@ -129,7 +132,7 @@ class CompetitiveSVI:
             yield
 
 
-class _Terms(nn.Module):
+class ElboTerms(nn.Module):
     """The ELBO's terms as a module, the unit that torch distributes."""
 
     def __init__(self, model: nn.Module, guide: nn.Module, elbo: ClassConditionalELBO) -> None:

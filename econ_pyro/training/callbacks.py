@@ -14,12 +14,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from econ_pyro.accel.process_group import ProcessGroup
-from econ_pyro.config import Config, PlateauSchedule
+from econ_pyro.config import Config, PlateauSchedule, TeachingConfig
 from econ_pyro.core.ensemble import learns
 from econ_pyro.core.whitening import moments, refit
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import ClassConditionalELBO
 from econ_pyro.infer.svi import Step
+from econ_pyro.infer.taught_svi import TaughtSVI
 from econ_pyro.model_config import JointOptions
 from econ_pyro.training.schedules import gamma_at, rate_at, steps_of, temperature_at
 
@@ -149,6 +150,24 @@ class DepthOrder(Callback):
         """Switch it on in time."""
         start = self.start
         self.competition.ordered = start is not None and step >= steps_of(start, horizon)
+
+
+class Teachers(Callback):
+    """When attention is taught, and by whom: seeds first, then the model itself."""
+
+    def __init__(self, config: TeachingConfig, engine: TaughtSVI) -> None:
+        self.config, self.engine = config, engine
+
+    def before_step(self, step: int, horizon: int) -> None:
+        """Set the weight, the teacher, and whether its layers are in their likeliest order."""
+        teaching, started = self.engine.teaching, step >= steps_of(self.config.start, horizon)
+        teaching.weight = self.config.weight if started else 0.0
+        teaching.seeded = step < steps_of(self.config.seeds_until, horizon)
+        teaching.first.ordered = started
+
+    def metrics(self) -> dict[str, float]:
+        """What attention had still to learn in the last step."""
+        return {"teaching": self.engine.divergence.item()}
 
 
 class ConstantColour(Callback):

@@ -1,0 +1,147 @@
+"""A training step in which attention is taught: competition, E-step, gradients.
+
+The E-step and what attention learns from it are in :mod:`econ_pyro.infer.teaching`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from econ_pyro.accel.execution import Execution
+from econ_pyro.config import AugmentConfig
+from econ_pyro.core.corruptions import augment
+from econ_pyro.core.handlers import one_at_a_time
+from econ_pyro.core.occlusion import draw_occluders
+from econ_pyro.core.selection import Draws, Selection
+from econ_pyro.errors import EconError
+from econ_pyro.infer.competition import Competition
+from econ_pyro.infer.elbo import ClassConditionalELBO, Terms
+from econ_pyro.infer.joint_competition import JointCompetition
+from econ_pyro.infer.refinement import e_step
+from econ_pyro.infer.svi import CompetitiveSVI, ElboTerms, Step
+from econ_pyro.infer.teaching import Lesson, divergence, lesson
+
+
+@dataclass
+class Teaching:
+    """How attention is taught.
+
+    Args:
+        weight: of KL(r* || s a); 0 teaches nothing.
+        seeds: a guide whose regions need no attention, with the encoders of the guide that learns.
+        first: the competition for the regions of ``seeds``.
+        augment: how networks see the images that the teacher sees clean.
+        seeded: whether the teacher's regions are those of ``seeds``; else the model teaches itself.
+    """
+
+    weight: float
+    seeds: Any
+    first: JointCompetition
+    augment: AugmentConfig
+    seeded: bool = True
+
+
+class TaughtSVI(CompetitiveSVI):
+    """Competition, E-step, then gradients of the ELBO at its regions and of the teaching term.
+
+    The teacher takes the images apart: at first by regions that grow from seeds, then by the
+    attention that learns. Encoders and decoders learn from the seeds' regions in the first case,
+    and from those of the E-step in the second; attention always learns from the E-step.
+
+    Args:
+        model: as of :class:`~econ_pyro.infer.svi.CompetitiveSVI`.
+        guide: alike, with ``attention_logits``.
+        optim: alike.
+        elbo: alike.
+        competition: of the regions that attention proposes.
+        teaching: how attention is taught.
+        execution: as of :class:`~econ_pyro.infer.svi.CompetitiveSVI`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        optim: Optimizer,
+        elbo: ClassConditionalELBO,
+        competition: Competition,
+        teaching: Teaching,
+        execution: Execution | None = None,
+    ) -> None:
+        super().__init__(model, guide, optim, elbo, competition, execution)
+        self.teaching = teaching
+        self.divergence = torch.zeros(())  # KL(r* || s a) of the last step, mean over scenes
+
+    def update(self, x: Tensor, evidence: Tensor | None = None) -> Step:
+        """One training step."""
+        if evidence is not None:
+            raise EconError("no true regions where attention is taught", "some")
+        draws, uniform = self.draw(x), self._uniform(x)
+        with self.execution(x.device):
+            won, taught = self._teacher(x, draws, uniform)
+        loss, terms = self._learn(x, won, taught)
+        self.optim.step()
+        return Step(loss, terms, won.k, won.area / x[0, 0].numel())
+
+    @torch.no_grad()
+    def _teacher(self, x: Tensor, draws: Draws, uniform: Tensor) -> tuple[Selection, Lesson | None]:
+        """What encoders and decoders learn from, and what attention learns from."""
+        teaching, model, guide = self.teaching, self.model, self.guide
+        competition: Any = self.competition
+        if teaching.seeded:
+            guide = teaching.seeds
+            competition = replace(
+                teaching.first,
+                temperature=competition.temperature,
+                expert_bias=competition.expert_bias,
+            )
+        d, noise = competition.contest(model, guide, x, draws)
+        best, kept = e_step(d, model.sigma_x)  # type: ignore[arg-type]
+        learnt_from = d if teaching.seeded else best
+        seen = augment(x, best.region, teaching.augment)
+        occluder = None
+        if draws.occlusion is not None:
+            share = competition.occlusion
+            occluder = draw_occluders(seen, learnt_from.region, draws.occlusion, share)
+        won = Selection(
+            learnt_from.k, noise, None, learnt_from.competition_losses, learnt_from.region,
+            learnt_from.region, occluder, seen,
+        )  # fmt: skip
+        if not teaching.weight:
+            return won, None
+        return won, lesson(seen, best, kept, model.num_experts, uniform)  # type: ignore[arg-type]
+
+    def _learn(self, x: Tensor, won: Selection, taught: Lesson | None) -> tuple[Tensor, Terms]:
+        self.optim.zero_grad(set_to_none=True)
+        with self._learning(x.device):
+            *of_layers, taught_terms = self._terms(x, won, taught)
+            terms = Terms(*of_layers)
+            loss = self.elbo.loss_of(terms)
+            total = loss + self.teaching.weight * taught_terms.mean()
+        total.backward()
+        self.divergence = taught_terms.detach().mean()
+        return loss.detach(), terms.map(torch.Tensor.detach)
+
+    def _uniform(self, x: Tensor) -> Tensor:
+        """Random numbers for lessons: this process's share of what all draw alike."""
+        group, slots = self.execution.group, self.competition.num_slots
+        with one_at_a_time():
+            return group.share(torch.rand(len(x) * group.size, slots + 1).to(x))
+
+    def _terms_module(self) -> _TaughtTerms:
+        return _TaughtTerms(self.model, self.guide, self.elbo)
+
+
+class _TaughtTerms(ElboTerms):
+    """The ELBO's terms, and what attention has still to learn."""
+
+    def forward(self, x: Tensor, won: Selection, taught: Lesson | None) -> tuple[Tensor, ...]:  # type: ignore[override]
+        terms = super().forward(x, won)
+        if taught is None:
+            return (*terms, torch.zeros_like(terms[0][:, 0]))
+        return (*terms, divergence(self.guide, taught))
