@@ -166,8 +166,8 @@ class NoTeaching:
     """Attention learns from the ELBO alone (the paper)."""
 
     kind: Literal["none", "e-step"] = "none"
-    """none: attention learns from the ELBO alone; e-step: it is taught the regions that are optimal
-    for what the layers draw."""
+    """none: attention learns from the ELBO alone; e-step: it is taught the regions that are
+    optimal for what the layers draw."""
 
     def __post_init__(self) -> None:
         check_kind(self, "none", "teaching")
@@ -178,8 +178,8 @@ class TeachingConfig:
     """Attention is taught the regions of the E-step: KL(r* || s a) beside the ELBO."""
 
     kind: Literal["none", "e-step"] = "e-step"
-    """none: attention learns from the ELBO alone; e-step: it is taught the regions that are optimal
-    for what the layers draw."""
+    """none: attention learns from the ELBO alone; e-step: it is taught the regions that are
+    optimal for what the layers draw."""
     weight: float = 1.0
     """Weight of KL(r* || s a)."""
     start: Duration = "5%"
@@ -189,8 +189,8 @@ class TeachingConfig:
     """Until when the teacher's regions grow from seed pixels over like colours: training steps, or
     a share of the run. From then on the model teaches itself; 0: from the beginning."""
     colour_weight: float = 1.0
-    """Weight of colour in the growth of those regions. A region ends at a ninth of a channel divided
-    by this weight."""
+    """Weight of colour in the growth of those regions. A region ends at a ninth of a channel
+    divided by this weight."""
     place_weight: float = 0.35
     """Weight of position alike: the distance across the image, where black to white counts
     colour_weight."""

@@ -249,7 +249,9 @@ class EconConfig(SceneModelConfig):
     sigma_x: float = 0.1
     """Standard deviation of the pixel likelihood (Eq. 5)."""
     expert: ExpertConfig = field(default_factory=ExpertConfig)
-    competition: GreedyOptions | SavingsOptions | JointOptions = field(default_factory=GreedyOptions)
+    competition: GreedyOptions | SavingsOptions | JointOptions = field(
+        default_factory=GreedyOptions
+    )
 
     def __post_init__(self) -> None:
         limits.check_fields(EconConfig, self, "model", limits.MODEL)

@@ -202,7 +202,7 @@ class GreedyCompetition(Competition):
     def _losses(
         self, model: Model, guide: Guide, x: Tensor, s_t: Tensor, proposals: Proposals, left: int
     ) -> Tensor:
-        """What the experts compete on, ``(B, K)`` nats, lower is better; ``left`` layers follow."""
+        """What the experts compete on, ``(B, K)`` nats; ``left`` layers follow this one."""
         return proposals.terms.competition_loss(self.lam)
 
 

@@ -70,7 +70,9 @@ class SavingsCompetition(GreedyCompetition):
         share = proposals.r / s_t[:, None].clamp_min(SCOPE_EPS)
         scope = next_scope(s_t[:, None], proposals.r)[:, :, None]  # (B, K, 1, 1, H, W)
         r = region(scope, share[:, None])  # of j after k, (B, K, K, 1, H, W)
-        l_x, l_r = pixel_terms(model, scope, r, proposals.errors[:, None], proposals.shape[:, None])
+        l_x, l_r = pixel_terms(
+            model, scope, r, proposals.errors[:, None], proposals.shape[:, None]
+        )
         cost = Terms(l_x, l_x, l_r).competition_loss(self.lam)
         saved = ((r * ending[:, None]).sum((3, 4, 5)) - cost).clamp_min(0)
         own = torch.eye(experts, dtype=torch.bool, device=saved.device)

@@ -89,7 +89,9 @@ class TaughtSVI(CompetitiveSVI):
         return Step(loss, terms, won.k, won.area / x[0, 0].numel())
 
     @torch.no_grad()
-    def _teacher(self, x: Tensor, draws: Draws, uniform: Tensor) -> tuple[Selection, Lesson | None]:
+    def _teacher(
+        self, x: Tensor, draws: Draws, uniform: Tensor
+    ) -> tuple[Selection, Lesson | None]:
         """What encoders and decoders learn from, and what attention learns from."""
         teaching, model, guide = self.teaching, self.model, self.guide
         competition: Any = self.competition

@@ -28,10 +28,11 @@ subsets of the layers leave, as greedy inference may take layers in another orde
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from typing import Any, NamedTuple
 
 from econ_pyro.core.compositing import SCOPE_EPS
 from econ_pyro.infer.decomposition import Decomposition
