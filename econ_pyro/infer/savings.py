@@ -14,8 +14,8 @@ it proposes now, in what the region of k leaves:
 
 .. math:: S(k) + \sum_{j \in J(k)} S(j \mid s - r_k)_+,
 
-where J(k) holds the best of the other experts, at most as many as there are layers left. No network
-runs again for it.
+where J(k) holds the best of the other experts, at most as many as there are layers left. No
+network runs again for it.
 """
 
 from __future__ import annotations

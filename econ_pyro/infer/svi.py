@@ -144,6 +144,7 @@ class ElboTerms(nn.Module):
         self.anchor = nn.Parameter(torch.zeros((), device=device))
 
     def forward(self, x: Tensor, won: Selection) -> tuple[Tensor, ...]:
+        """Eqs. 10-12 of the winners, ``(B, T)`` each."""
         guide: Any = self.guide
         l_x, l_z, l_r = self.elbo.terms(self.model, guide.given(won), x, won.k)
         return l_x + self.anchor, l_z, l_r

@@ -36,7 +36,8 @@ class Teaching:
         seeds: a guide whose regions need no attention, with the encoders of the guide that learns.
         first: the competition for the regions of ``seeds``.
         augment: how networks see the images that the teacher sees clean.
-        seeded: whether the teacher's regions are those of ``seeds``; else the model teaches itself.
+        seeded: whether the teacher's regions are those of ``seeds``; else the model teaches
+            itself.
     """
 
     weight: float

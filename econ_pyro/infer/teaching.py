@@ -17,9 +17,9 @@ over all regions, whatever attention would have proposed. So a step of generalis
   which is KL(r* || s a) for binary scopes, and summed along a scene's own order is the divergence
   between the two posteriors of each pixel's layer.
 
-The ELBO at attention's own regions is never above the ELBO at r*, and equals it where the divergence
-is zero: there the E-step changes nothing, and a greedy pass gives it for one evaluation of each
-network. (In wake-sleep terms this is a wake phase whose posterior is exact in r.)
+The ELBO at attention's own regions is never above the ELBO at r*, and equals it where the
+divergence is zero: there the E-step changes nothing, and a greedy pass gives it for one evaluation
+of each network. (In wake-sleep terms this is a wake phase whose posterior is exact in r.)
 
 Each expert is asked for one object at a time: its nearest one that is still in the scope, or for
 nothing if it has none. The scopes are those of the scene's own order, and those that random
