@@ -105,16 +105,18 @@ class TaughtSVI(CompetitiveSVI):
             )
         d, noise = competition.contest(model, guide, x, draws)
         best, kept = e_step(d, model.sigma_x)  # type: ignore[arg-type]
-        learnt_from = d if teaching.seeded else best
+        layers, evidence = d, None  # before it is taught, attention learns from the ELBO alone
+        if teaching.seeded:
+            evidence = d.region
+        elif teaching.weight:
+            layers, evidence = best, best.region
         seen = augment(x, best.region, teaching.augment)
         occluder = None
         if draws.occlusion is not None:
             share = competition.occlusion
-            occluder = draw_occluders(seen, learnt_from.region, draws.occlusion, share)
-        won = Selection(
-            learnt_from.k, noise, None, learnt_from.competition_losses, learnt_from.region,
-            learnt_from.region, occluder, seen,
-        )  # fmt: skip
+            occluder = draw_occluders(seen, layers.region, draws.occlusion, share)
+        losses, r = layers.competition_losses, layers.region
+        won = Selection(layers.k, noise, None, losses, r, evidence, occluder, seen)
         if not teaching.weight:
             return won, None
         return won, lesson(seen, best, kept, model.num_experts, uniform)  # type: ignore[arg-type]
