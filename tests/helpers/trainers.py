@@ -6,7 +6,7 @@ import pyro
 import torch
 
 from econ_pyro.accel.process_group import ProcessGroup
-from econ_pyro.config import Config, TrainConfig, additions
+from econ_pyro.config import Config, TeachingConfig, TrainConfig, additions
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.model_config import (
@@ -16,6 +16,7 @@ from econ_pyro.model_config import (
     GreedyOptions,
     JointOptions,
     PoseLatents,
+    SavingsOptions,
     SeededAttention,
     UNetAttention,
 )
@@ -82,6 +83,16 @@ def seeded_tiny(**fields) -> Config:
         TINY.model, expert=small_expert(**options), competition=JointOptions(temperature=5.0)
     )
     return dataclasses.replace(TINY, model=model)
+
+
+def taught_tiny(**teaching) -> Config:
+    """The tiny configuration with pose latents and attention that is taught, by seeds at first."""
+    expert = small_expert(dim=5, pose=True, shape_dim=2)
+    model = dataclasses.replace(
+        TINY.model, expert=expert, competition=SavingsOptions(temperature=5.0)
+    )
+    options = {"start": 0, "seeds_until": 2} | teaching
+    return dataclasses.replace(TINY, model=model, teaching=TeachingConfig(**options))
 
 
 def changed(config, **fields):

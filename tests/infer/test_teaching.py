@@ -1,0 +1,143 @@
+"""The E-step is the best posterior of regions; teaching is the divergence from it."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from econ_pyro.core.compositing import regions_of_shapes, scopes
+from econ_pyro.core.distributions import pixel_errors
+from econ_pyro.infer.decomposition import Decomposition
+from econ_pyro.infer.elbo import Terms
+from econ_pyro.infer.refinement import e_step, mean_colour_corrected
+from econ_pyro.infer.teaching import Lesson, divergence, lesson
+
+
+def layers_of(n=2, slots=4, size=8, experts=3):
+    """Random drawings of layers, float64."""
+    r = torch.rand(n, slots, 1, size, size).double().softmax(1)
+    mean, shape = torch.rand(n, slots, 3, size, size).double(), torch.rand_like(r)
+    k = torch.randint(experts, (n, slots))
+    zero = torch.zeros(n, slots).double()
+    x, z = torch.rand(n, 3, size, size).double(), torch.zeros(n, slots, 1).double()
+    losses = torch.zeros(n, slots, experts).double()
+    return Decomposition(
+        x, k, scopes(r), r, mean, shape, z, Terms(zero, zero, zero), losses, torch.full_like(k, -1)
+    )
+
+
+def bound(d, r):
+    """L_x + KL of each pixel's layer from the shapes' prior, of any regions that sum to 1."""
+    errors = pixel_errors(d.image, mean_colour_corrected(d), 0.1)
+    everywhere = torch.cat([d.shape[:, :-1], torch.ones_like(d.shape[:, :1])], 1)
+    prior = regions_of_shapes(everywhere)
+    return (r * errors + torch.xlogy(r, r / prior)).sum((1, 2, 3, 4))
+
+
+def test_no_regions_are_better_than_those_of_the_e_step():
+    d = layers_of()
+    best, kept = e_step(d, 0.1)
+    assert kept.all()
+    # the drawings in the order found, with the colours as corrected by the regions they came with
+    drawn = dataclasses.replace(best, region=d.in_order(order_of(d, best)).region)
+    least = bound(drawn, best.region)
+    for _ in range(50):
+        other = (best.region + 1e-3 * torch.rand_like(best.region)).clamp_min(0)
+        other = other / other.sum(1, keepdim=True)
+        assert (bound(drawn, other) > least).all()
+    assert (bound(drawn, drawn.region) > least).all()
+
+
+def order_of(d, best):
+    """Indices of d's layers in the order of another decomposition of them."""
+    same = (d.mean[:, None] == best.mean[:, :, None]).flatten(3).all(3)  # (B, new, old)
+    return same.int().argmax(2)
+
+
+class Attends:
+    """A guide of given attention logits."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+    def attention_logits(self, x, s_t):
+        return self.logits
+
+
+def kl(p, q):
+    return torch.xlogy(p, p / q) + torch.xlogy(1 - p, (1 - p) / (1 - q))
+
+
+def test_the_divergence_pixel_by_pixel():
+    scope, share = torch.rand(3, 1, 4, 4).double(), torch.rand(3, 2, 1, 4, 4).double()
+    logits = torch.randn(3, 2, 1, 4, 4).double()
+    taught = Lesson(torch.rand(3, 3, 4, 4).double(), scope, scope[:, None] * share)
+    found = divergence(Attends(logits), taught)
+    expected = [
+        sum(
+            (scope[b, 0, i, j] * kl(share[b, k, 0, i, j], logits[b, k, 0, i, j].sigmoid())).item()
+            for k in range(2) for i in range(4) for j in range(4)
+        )
+        for b in range(3)
+    ]  # fmt: skip
+    assert found.tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_attention_that_has_learnt_has_nothing_left_to_learn():
+    scope, share = torch.rand(3, 1, 4, 4).double(), torch.rand(3, 2, 1, 4, 4).double()
+    taught = Lesson(torch.rand(3, 3, 4, 4).double(), scope, scope[:, None] * share)
+    logits = share.logit().requires_grad_()
+    left = divergence(Attends(logits), taught)
+    assert left.abs().max() < 1e-9
+    (gradient,) = torch.autograd.grad(left.sum(), logits)
+    assert gradient.abs().max() < 1e-9
+
+
+def test_summed_in_the_scenes_order_it_is_the_divergence_of_each_pixels_layer():
+    d, slots = layers_of(), 4
+    a = torch.rand(2, slots, 1, 8, 8).double()
+    a[:, -1] = 1
+    total = torch.zeros(2).double()
+    for t in range(slots - 1):
+        taught = Lesson(d.image, d.scope[:, t], d.region[:, t : t + 1])
+        total += divergence(Attends(a[:, t : t + 1].logit()), taught)
+    proposed = regions_of_shapes(a)
+    expected = torch.xlogy(d.region, d.region / proposed).sum((1, 2, 3, 4))
+    torch.testing.assert_close(total, expected)
+
+
+def uniform_for(taken=None, subset=None, slots=4):
+    """Random numbers that take so many layers from the front, or leave a subset."""
+    if subset is None:
+        return torch.tensor([[(taken + 0.5) / (slots - 1), *[0.5] * (slots - 1), 0.0]])
+    return torch.tensor([[*[0.0 if left else 0.99 for left in subset], 0.99]])
+
+
+def test_each_expert_is_asked_for_its_nearest_object_in_the_scope():
+    d = dataclasses.replace(layers_of(n=1), k=torch.tensor([[0, 1, 0, 1]]))
+    kept = torch.ones(1, 4, dtype=torch.bool)
+    r = d.region[0]
+    whole = lesson(d.image, d, kept, 3, uniform_for(taken=0))
+    torch.testing.assert_close(whole.scope[0], torch.ones(1, 8, 8).double())
+    assert torch.equal(whole.region[0], torch.stack([r[0], r[1], torch.zeros_like(r[0])]))
+    second = lesson(d.image, d, kept, 3, uniform_for(taken=2))
+    torch.testing.assert_close(second.scope[0], r[2] + r[3])
+    # of expert 1 only the last layer is left, which nobody is asked for
+    assert torch.equal(second.region[0], torch.stack([r[2], 0 * r[0], 0 * r[0]]))
+    subset = lesson(d.image, d, kept, 3, uniform_for(subset=(False, True, True, False)))
+    torch.testing.assert_close(subset.scope[0], r[1] + r[2] + r[3])
+    assert torch.equal(subset.region[0], torch.stack([r[2], r[1], 0 * r[0]]))
+    empty = torch.tensor([[False, True, True, True]])
+    without = lesson(d.image, d, empty, 3, uniform_for(taken=0))
+    assert torch.equal(without.region[0, 0], r[2])
+
+
+def test_scopes_are_of_the_own_order_and_of_subsets():
+    d = layers_of(n=400)
+    taught = lesson(d.image, d, torch.ones(400, 4, dtype=torch.bool), 3, torch.rand(400, 5))
+    assert (taught.region <= taught.scope[:, None] + 1e-9).all()
+    own = torch.stack([d.scope[:, t] for t in range(3)], 1)
+    matches = ((taught.scope[:, None] - own).abs().amax((2, 3, 4)) < 1e-9).float()
+    # three in five by design, and of the subsets those that happen to be
+    assert 0.6 < matches.any(1).float().mean() < 0.95
+    assert (matches[:, :3].mean(0) > 0.15).all()
