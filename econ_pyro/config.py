@@ -188,6 +188,9 @@ class TeachingConfig:
     seeds_until: Duration = "35%"
     """Until when the teacher's regions grow from seed pixels over like colours: training steps, or
     a share of the run. From then on the model teaches itself; 0: from the beginning."""
+    recomposed: float = 0.0
+    """Share of the images that attention is taught on which are new scenes, put together from the
+    layers of a batch: of more objects, and of several of one class."""
     colour_weight: float = 1.0
     """Weight of colour in the growth of those regions. A region ends at a ninth of a channel
     divided by this weight."""

@@ -274,7 +274,7 @@ class Econ(SceneModel):
         seeds = SeedsAlone(self.guide, options.colour_weight, options.place_weight)
         slots, occlusion = competition.num_slots, competition.occlusion
         first = JointCompetition(slots, competition.lam, occlusion=occlusion)
-        return Teaching(options.weight, seeds, first, self.config.augment)
+        return Teaching(options.weight, seeds, first, self.config.augment, options.recomposed)
 
     def callbacks(self, learner: Learner) -> list[callbacks.Callback]:
         """The competition's schedules, the class prior, and what the recipe adds."""

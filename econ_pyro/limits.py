@@ -92,6 +92,7 @@ TEACHING: dict[str, Bounds] = {
     "weight": (0.0, 1e6),
     "start": (None, MAX_COUNT),
     "seeds_until": (None, MAX_COUNT),
+    "recomposed": (0.0, 1.0),
     "colour_weight": (0.0, 1000.0),
     "place_weight": (0.0, 1000.0),
 }

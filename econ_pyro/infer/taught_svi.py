@@ -24,7 +24,7 @@ from econ_pyro.infer.elbo import ClassConditionalELBO, Terms
 from econ_pyro.infer.joint_competition import JointCompetition
 from econ_pyro.infer.refinement import e_step
 from econ_pyro.infer.svi import CompetitiveSVI, ElboTerms, Step
-from econ_pyro.infer.teaching import Lesson, divergence, lesson
+from econ_pyro.infer.teaching import Lesson, Scenes, divergence, lesson, recomposed, scenes_of
 
 
 @dataclass
@@ -36,6 +36,7 @@ class Teaching:
         seeds: a guide whose regions need no attention, with the encoders of the guide that learns.
         first: the competition for the regions of ``seeds``.
         augment: how networks see the images that the teacher sees clean.
+        recomposed: share of the lessons that are of scenes put together from the batch's layers.
         seeded: whether the teacher's regions are those of ``seeds``; else the model teaches
             itself.
     """
@@ -44,6 +45,7 @@ class Teaching:
     seeds: Any
     first: JointCompetition
     augment: AugmentConfig
+    recomposed: float = 0.0
     seeded: bool = True
 
 
@@ -82,17 +84,15 @@ class TaughtSVI(CompetitiveSVI):
         """One training step."""
         if evidence is not None:
             raise EconError("no true regions where attention is taught", "some")
-        draws, uniform = self.draw(x), self._uniform(x)
+        draws = self.draw(x)
         with self.execution(x.device):
-            won, taught = self._teacher(x, draws, uniform)
+            won, taught = self._teacher(x, draws)
         loss, terms = self._learn(x, won, taught)
         self.optim.step()
         return Step(loss, terms, won.k, won.area / x[0, 0].numel())
 
     @torch.no_grad()
-    def _teacher(
-        self, x: Tensor, draws: Draws, uniform: Tensor
-    ) -> tuple[Selection, Lesson | None]:
+    def _teacher(self, x: Tensor, draws: Draws) -> tuple[Selection, Lesson | None]:
         """What encoders and decoders learn from, and what attention learns from."""
         teaching, model, guide = self.teaching, self.model, self.guide
         competition: Any = self.competition
@@ -119,7 +119,7 @@ class TaughtSVI(CompetitiveSVI):
         won = Selection(layers.k, noise, None, losses, r, evidence, occluder, seen)
         if not teaching.weight:
             return won, None
-        return won, lesson(seen, best, kept, model.num_experts, uniform)  # type: ignore[arg-type]
+        return won, self._lesson(seen, scenes_of(best, kept), best.mean)
 
     def _learn(self, x: Tensor, won: Selection, taught: Lesson | None) -> tuple[Tensor, Terms]:
         self.optim.zero_grad(set_to_none=True)
@@ -132,11 +132,23 @@ class TaughtSVI(CompetitiveSVI):
         self.divergence = taught_terms.detach().mean()
         return loss.detach(), terms.map(torch.Tensor.detach)
 
-    def _uniform(self, x: Tensor) -> Tensor:
+    def _lesson(self, seen: Tensor, scenes: Scenes, mean: Tensor) -> Lesson:
+        """Of the scenes themselves, and of some that are put together from their layers."""
+        experts, (n, slots) = int(self.model.num_experts), scenes.k.shape
+        own = lesson(seen, scenes, experts, self._uniform(seen, slots + 1))
+        if not (m := round(self.teaching.recomposed * n)):
+            return own
+        new = recomposed(scenes, mean, slots + 1)
+        new = Scenes(*(a[:m] for a in new))
+        augmented = augment(new.image, new.region, self.teaching.augment)
+        further = lesson(augmented, new, experts, self._uniform(augmented, slots + 3))
+        return Lesson(*(torch.cat([a[m:], b]) for a, b in zip(own, further, strict=True)))
+
+    def _uniform(self, x: Tensor, width: int) -> Tensor:
         """Random numbers for lessons: this process's share of what all draw alike."""
-        group, slots = self.execution.group, self.competition.num_slots
+        group = self.execution.group
         with one_at_a_time():
-            return group.share(torch.rand(len(x) * group.size, slots + 1).to(x))
+            return group.share(torch.rand(len(x) * group.size, width).to(x))
 
     def _terms_module(self) -> _TaughtTerms:
         return _TaughtTerms(self.model, self.guide, self.elbo)

@@ -22,8 +22,13 @@ divergence is zero: there the E-step changes nothing, and a greedy pass gives it
 of each network. (In wake-sleep terms this is a wake phase whose posterior is exact in r.)
 
 Each expert is asked for one object at a time: its nearest one that is still in the scope, or for
-nothing if it has none. The scopes are those of the scene's own order, and those that random
-subsets of the layers leave, as greedy inference may take layers in another order.
+nothing if it has none. Where several are the nearest, as none of them hides another, it is asked
+for the leftmost: a network that were asked for any of them would propose a part of each. The
+scopes are those of the scene's own order, and those that random subsets of the layers leave, as
+greedy inference may take layers in another order.
+
+What the layers draw can be put together to new scenes (:func:`recomposed`), whose regions are
+known: of more objects than the images have, and of several of one class.
 """
 
 from __future__ import annotations
@@ -34,11 +39,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from econ_pyro.core.compositing import SCOPE_EPS
+from econ_pyro.core.compositing import SCOPE_EPS, compose, regions_of_shapes
 from econ_pyro.infer.decomposition import Decomposition
 
 OWN_ORDER = 0.6  # share of the images whose scope is one of the scene's own order
 LEFT = 0.6  # chance of a layer to be left in the scope of a random subset
+FEW = 2.0  # pixels: less of an object is neither seen nor hides another
+
+
+class Scenes(NamedTuple):
+    """What is known of B images: layers front to back, the last one the background."""
+
+    image: Tensor
+    """``(B, 3, H, W)``."""
+    k: Tensor
+    """``(B, T)``."""
+    region: Tensor
+    """r*, ``(B, T, 1, H, W)``."""
+    shape: Tensor
+    """``(B, T, 1, H, W)``."""
+    objects: Tensor
+    """Which layers hold an object, ``(B, T)`` bool; never the last."""
 
 
 class Lesson(NamedTuple):
@@ -52,27 +73,71 @@ class Lesson(NamedTuple):
     """What each expert is to propose in that scope, ``(B, K, 1, H, W)``."""
 
 
+def scenes_of(best: Decomposition, kept: Tensor) -> Scenes:
+    """The scenes that an E-step found.
+
+    Args:
+        best: layers with their E-step regions, in order.
+        kept: which of them explain anything, ``(B, T)`` bool.
+    """
+    objects = kept.clone()
+    objects[:, -1] = False
+    return Scenes(best.image, best.k, best.region, best.shape, objects)
+
+
 @torch.no_grad()
-def lesson(
-    seen: Tensor, best: Decomposition, kept: Tensor, experts: int, uniform: Tensor
-) -> Lesson:
+def recomposed(scenes: Scenes, mean: Tensor, most: int) -> Scenes:
+    """New scenes of what the layers of a batch draw, in random number and order.
+
+    Objects look as in their image where they are seen there, and as they are drawn where not.
+
+    Args:
+        scenes: the batch.
+        mean: appearances of its layers, ``(B, T, 3, H, W)``.
+        most: objects of a scene at most.
+
+    Returns:
+        B scenes of ``most + 1`` layers: each image's own background, and objects of any image.
+    """
+    n, slots = scenes.k.shape
+    r = scenes.region
+    appearance = (r * scenes.image[:, None] + (1 - r) * mean).flatten(0, 1)
+    shape, k = (scenes.shape > 0.5).to(mean).flatten(0, 1), scenes.k.flatten()
+    there = scenes.objects.flatten().float().cpu() + 1e-9  # a batch may have too few
+    drawn = torch.multinomial(there.expand(n, -1), most).to(k.device)
+    layers = torch.cat([drawn, torch.arange(n, device=k.device)[:, None] * slots + slots - 1], 1)
+    fewer = torch.arange(most) >= torch.randint(1, most + 1, (n, 1))
+    objects = scenes.objects.flatten()[layers] & ~F.pad(fewer, (0, 1), value=True).to(k.device)
+    m = shape[layers] * objects[:, :, None, None, None]
+    m[:, -1] = 1
+    region = regions_of_shapes(m)
+    image = compose(region, appearance[layers]).clamp(0, 1)
+    return Scenes(image, k[layers], region, m, objects)
+
+
+@torch.no_grad()
+def lesson(seen: Tensor, scenes: Scenes, experts: int, uniform: Tensor) -> Lesson:
     """Draw a scope for each image, and find each expert's nearest object in it.
 
     Args:
         seen: images as attention sees them, ``(B, 3, H, W)``.
-        best: layers with their E-step regions, in order.
-        kept: which of them explain anything, ``(B, T)`` bool.
+        scenes: what is known of them.
         experts: number of experts K.
         uniform: random numbers in [0, 1), ``(B, T + 1)``.
     """
-    k, r = best.k, best.region
+    k, r = scenes.k, scenes.region
     remaining = _remaining(uniform)
     scope = (r * remaining[:, :, None, None, None]).sum(1).clamp(0, 1)
-    objects = remaining & kept
-    objects[:, -1] = False  # the last layer is what is left, and needs no attention
-    mine = objects[:, :, None] & (k[:, :, None] == torch.arange(experts, device=k.device))
+    mine = k[:, :, None] == torch.arange(experts, device=k.device)  # (B, T, K)
+    visible = remaining & scenes.objects & (r.sum((2, 3, 4)) > FEW)
+    mine = mine & visible[:, :, None]
+    hides = (scenes.shape.flatten(2) @ r.flatten(2).mT > FEW).tril(-1)  # layer u hides some of t
+    hidden = (hides[:, :, :, None] & mine[:, None]).any(2)  # by another object of that expert
+    columns = torch.arange(r.shape[-1], device=r.device).to(r)
+    place = (r.sum((2, 3)) * columns).sum(2) / r.sum((2, 3, 4)).clamp_min(SCOPE_EPS)  # (B, T)
+    place = place[:, :, None].masked_fill(~mine | hidden, torch.inf)
     rows = torch.arange(k.shape[0], device=k.device)[:, None]
-    nearest = r[rows, mine.int().argmax(1)]  # the first of them, (B, K, 1, H, W)
+    nearest = r[rows, place.argmin(1)]  # (B, K, 1, H, W)
     return Lesson(seen, scope, nearest * mine.any(1)[:, :, None, None, None])
 
 
