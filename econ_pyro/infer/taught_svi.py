@@ -141,7 +141,7 @@ class TaughtSVI(CompetitiveSVI):
         new = recomposed(scenes, mean, slots + 1)
         new = Scenes(*(a[:m] for a in new))
         augmented = augment(new.image, new.region, self.teaching.augment)
-        further = lesson(augmented, new, experts, self._uniform(augmented, slots + 3))
+        further = lesson(augmented, new, experts, self._uniform(augmented, new.k.shape[1] + 1))
         return Lesson(*(torch.cat([a[m:], b]) for a, b in zip(own, further, strict=True)))
 
     def _uniform(self, x: Tensor, width: int) -> Tensor:

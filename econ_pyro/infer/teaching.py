@@ -94,12 +94,13 @@ def recomposed(scenes: Scenes, mean: Tensor, most: int) -> Scenes:
     Args:
         scenes: the batch.
         mean: appearances of its layers, ``(B, T, 3, H, W)``.
-        most: objects of a scene at most.
+        most: objects of a scene at most; fewer where a batch has fewer layers.
 
     Returns:
         B scenes of ``most + 1`` layers: each image's own background, and objects of any image.
     """
     n, slots = scenes.k.shape
+    most = min(most, n * slots)
     r = scenes.region
     appearance = (r * scenes.image[:, None] + (1 - r) * mean).flatten(0, 1)
     shape, k = (scenes.shape > 0.5).to(mean).flatten(0, 1), scenes.k.flatten()

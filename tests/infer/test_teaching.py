@@ -10,7 +10,14 @@ from econ_pyro.core.distributions import pixel_errors
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import Terms
 from econ_pyro.infer.refinement import e_step, mean_colour_corrected
-from econ_pyro.infer.teaching import Lesson, divergence, lesson, scenes_of
+from econ_pyro.infer.teaching import (
+    Lesson,
+    Scenes,
+    divergence,
+    lesson,
+    recomposed,
+    scenes_of,
+)
 
 
 def layers_of(n=2, slots=4, size=8, experts=3):
@@ -143,3 +150,76 @@ def test_scopes_are_of_the_own_order_and_of_subsets():
     # three in five by design, and of the subsets those that happen to be
     assert 0.6 < matches.any(1).float().mean() < 0.95
     assert (matches[:, :3].mean(0) > 0.15).all()
+
+
+def drawn(*tops, k=(0, 0, 1), size=12):
+    """A scene of 4 x 4 squares at these corners, front to back, on a ground of its own."""
+    m = torch.zeros(1, len(tops) + 1, 1, size, size)
+    for t, (top, left) in enumerate(tops):
+        m[0, t, 0, top : top + 4, left : left + 4] = 1
+    m[:, -1] = 1
+    k = torch.tensor([[*k[: len(tops)], 2]])
+    objects = torch.ones_like(k, dtype=torch.bool)
+    objects[:, -1] = False
+    return Scenes(torch.rand(1, 3, size, size), k, regions_of_shapes(m), m, objects)
+
+
+def test_of_several_nearest_objects_an_expert_is_asked_for_the_leftmost():
+    apart = drawn((0, 7), (5, 1))
+    found = lesson(apart.image, apart, 3, uniform_for(taken=0, slots=3))
+    assert torch.equal(found.region[0, 0], apart.region[0, 1])
+    # where one hides a part of the other, the one in front
+    overlap = drawn((0, 3), (2, 1))
+    found = lesson(overlap.image, overlap, 3, uniform_for(taken=0, slots=3))
+    assert torch.equal(found.region[0, 0], overlap.region[0, 0])
+    # of another expert's object in front it does not matter
+    other = drawn((0, 3), (2, 1), (6, 7), k=(1, 0, 0))
+    found = lesson(other.image, other, 3, uniform_for(taken=0, slots=4))
+    assert torch.equal(found.region[0, 0], other.region[0, 1])
+
+
+def test_an_expert_is_not_asked_for_what_cannot_be_seen():
+    hidden = drawn((3, 3), (3, 3), k=(1, 0))
+    found = lesson(hidden.image, hidden, 3, uniform_for(taken=0, slots=3))
+    assert found.region[0, 0].sum() == 0 and found.region[0, 1].sum() == 16
+
+
+def test_recomposed_scenes_are_painted_from_the_layers_of_the_batch():
+    scenes = [drawn((0, 1), (2, 3)), drawn((7, 7), (6, 5), k=(1, 1)), drawn((1, 1), (5, 6))]
+    batch = Scenes(*(torch.cat(parts) for parts in zip(*scenes, strict=True)))
+    mean = torch.rand(3, 3, 3, 1, 1).expand(-1, -1, -1, 12, 12)
+    new = recomposed(batch, mean, most=4)
+    assert new.k.shape == (3, 5) and new.region.shape == (3, 5, 1, 12, 12)
+    torch.testing.assert_close(new.region.sum(1), torch.ones(3, 1, 12, 12))
+    assert not new.objects[:, -1].any() and new.objects.any(1).all()
+    visible = batch.region * batch.image[:, None] + (1 - batch.region) * mean
+    for b in range(3):
+        for t in range(4):
+            if not new.objects[b, t]:
+                assert new.region[b, t].sum() == 0
+                continue
+            # a whole object of the batch, with its expert, in its own colours
+            same = (batch.shape == new.shape[b, t]).flatten(2).all(2) & batch.objects
+            assert (batch.k[same] == new.k[b, t]).any()
+            here = new.region[b, t].bool().expand(3, -1, -1)
+            colours = [torch.equal(v[here], new.image[b][here]) for v in visible[same]]
+            assert any(colours)
+        ground = new.region[b, -1].bool().expand(3, -1, -1)
+        assert torch.equal(visible[b, -1][ground], new.image[b][ground])
+
+
+def test_recomposed_scenes_differ_in_number_and_may_hold_a_class_twice():
+    batch = Scenes(*(torch.cat([part] * 40) for part in drawn((0, 1), (6, 7), k=(0, 1))))
+    new = recomposed(batch, torch.rand(40, 3, 3, 12, 12), most=3)
+    assert set(new.objects.sum(1).tolist()) == {1, 2, 3}
+    twice = ((new.k == 0) & new.objects).sum(1)
+    assert (twice >= 2).any()
+
+
+def test_a_batch_without_objects_gives_empty_scenes():
+    nothing = drawn((0, 1))
+    nothing = nothing._replace(objects=torch.zeros_like(nothing.objects))
+    new = recomposed(nothing, torch.rand(1, 2, 3, 12, 12), most=5)
+    assert not new.objects.any()
+    found = lesson(new.image, new, 3, uniform_for(taken=0, slots=3))
+    assert found.region.sum() == 0
