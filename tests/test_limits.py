@@ -103,6 +103,12 @@ def configuration_with(group, cls):
     return values
 
 
+def test_a_configuration_that_is_older_than_augmentation_has_none():
+    values = to_dict(Config())
+    assert set(values.pop("augment").values()) == {0.75, None}
+    assert from_dict(Config, values) == Config()
+
+
 @pytest.mark.parametrize(("group", "cls", "name", "kind"), list(fields()))
 def test_values_of_other_types_are_refused(group, cls, name, kind):
     wrong = ["a", None, [], {}, [["a"]], -1.5, True, float("nan"), float("inf"), 10**40, -(10**40)]

@@ -1,21 +1,17 @@
 r"""Corruptions of images, for augmentation in training and for evaluation.
 
 They are common corruptions (Hendrycks & Dietterich, 2019) with a continuous strength, and three
-that follow objects, for which soft regions are given. :data:`KINDS` lists them in the order in
-which a scene and then a camera cause them:
+that follow objects, for which soft regions are given. In the order of :data:`KINDS`, in which a
+scene and then a camera cause them:
 
-============  ============================================================  ===================
-kind          what it does                                                  strength
-============  ============================================================  ===================
-``texture``   stripes, checkers or noise over each region                   largest amplitude
-``shading``   a linear gradient of the brightness of each region            largest amplitude
-``outline``   a black or white contour, one pixel wide                      opacity
-``contrast``  :math:`\bar x + c\,(x - \bar x)` about the mean colour        factor :math:`c`
-``blur``      convolution with a Gaussian                                   :math:`\sigma`, pixels
-``speckle``   :math:`x + x\,\epsilon`, :math:`\epsilon` Gaussian            standard deviation
-``noise``     :math:`x + \epsilon`, :math:`\epsilon` Gaussian               standard deviation
-``jpeg``      JPEG compression                                              quality
-============  ============================================================  ===================
+- ``texture`` lays stripes, checkers or noise over each region; strength: largest amplitude.
+- ``shading`` lays a linear gradient of brightness over each region; largest relative amplitude.
+- ``outline`` draws a contour one pixel wide in black or white; opacity.
+- ``contrast`` gives :math:`\bar x + c\,(x - \bar x)` about the mean colour; the factor :math:`c`.
+- ``blur`` convolves with a Gaussian; its standard deviation in pixels.
+- ``speckle`` gives :math:`x + x\,\epsilon` with Gaussian :math:`\epsilon`; its standard deviation.
+- ``noise`` gives :math:`x + \epsilon` with Gaussian :math:`\epsilon`; its standard deviation.
+- ``jpeg`` compresses; the quality.
 
 A strength is one number, or one per image. All functions compute in float32 or more, clamp to
 [0, 1] and return the type of ``x``. Random numbers come from a generator, on whose device they are
@@ -129,7 +125,7 @@ def outline(
         opacity: 0 for no contour, 1 for a black or white one.
         generator: source of random numbers.
     """
-    layer = regions[:, :, 0].max(1).indices  # (B, H, W); ten times faster than argmax
+    layer = regions[:, :, 0].to(x).max(1).indices  # (B, H, W); ten times faster than argmax
     contour = torch.zeros_like(layer, dtype=torch.bool)
     for axis in (1, 2):
         step = layer.diff(dim=axis)
