@@ -19,6 +19,7 @@ from econ_pyro.model_config import (
     Duration,
     EconConfig,
     SceneModelConfig,
+    UNetAttention,
     check_duration,
     check_kind,
 )
@@ -233,6 +234,11 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         limits.check_fields(AugmentConfig, self, "augment", limits.AUGMENT)
 
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds that are set."""
+        return [k for k, v in vars(self).items() if k != "share" and v is not None]
+
 
 @dataclass(frozen=True)
 class Config:
@@ -275,6 +281,31 @@ class Config:
                 printable(repr(", ".join(given))),
             )
         naming.check_names(given, "the configuration")
+        self._check_teaching()
+
+    def _check_teaching(self) -> None:
+        if not isinstance(self.teaching, TeachingConfig):
+            if self.augment.kinds:
+                kinds = ", ".join(f"augment.{kind}" for kind in self.augment.kinds)
+                raise EconError(
+                    "teaching.kind e-step, whose pictures are corrupted",
+                    f"{kinds} and {self.teaching.kind}",
+                    "add --teaching.kind e-step",
+                )
+            return
+        attention = getattr(getattr(self.model, "expert", None), "attention", None)
+        if not isinstance(attention, UNetAttention):
+            raise EconError(
+                "model.expert.attention.kind unet, which teaching.kind e-step teaches",
+                getattr(attention, "kind", f"a model of kind {getattr(self.model, 'kind', '?')}"),
+                "add --model.expert.attention.kind unet --model.competition.kind savings",
+            )
+        if self.gt_masks:
+            raise EconError(
+                "attention that proposes regions, as teaching.kind e-step teaches it",
+                "gt-masks",
+                "leave one of them out",
+            )
 
 
 def additions(config: Config) -> RecipeConfig:

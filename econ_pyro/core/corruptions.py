@@ -287,7 +287,7 @@ def augment(
     Raises:
         EconError: a configured kind needs regions and there are none.
     """
-    strongest = {k: v for k, v in vars(config).items() if k in KINDS and v is not None}
+    strongest = {kind: getattr(config, kind) for kind in config.kinds}
     if not strongest:
         return x
     _check(x, strongest, regions)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from econ_pyro.config import Config, CosineSchedule, PlateauSchedule, additions
+from econ_pyro.config import Config, CosineSchedule, PlateauSchedule, TeachingConfig, additions
 from econ_pyro.model_config import Duration, JointOptions
 
 
@@ -97,6 +97,9 @@ def unfinished(config: Config, step: int, horizon: int) -> list[str]:
         turns["recipe.load-balancing-until"] = recipe.load_balancing_until
     if recipe.restart_below > 0:
         turns["recipe.restart-until"] = recipe.restart_until
+    if isinstance(config.teaching, TeachingConfig):
+        turns["teaching.start"] = config.teaching.start
+        turns["teaching.seeds-until"] = config.teaching.seeds_until
     turns["recipe.constant-colour-until"] = recipe.constant_colour_until
 
     def last(until: Duration) -> int:  # shares of the run are complete at the horizon

@@ -1,0 +1,47 @@
+"""What teaching needs of a configuration."""
+
+import dataclasses
+
+import pytest
+
+from econ_pyro.config import AugmentConfig, Config, TeachingConfig, from_dict, to_dict
+from econ_pyro.errors import EconError
+from econ_pyro.training.schedules import unfinished
+from helpers.trainers import changed, seeded_tiny, taught_tiny
+
+
+def test_it_goes_through_json():
+    config = dataclasses.replace(taught_tiny(), augment=AugmentConfig(noise=0.1))
+    assert from_dict(Config, to_dict(config)) == config
+
+
+def test_seeded_attention_cannot_be_taught():
+    with pytest.raises(EconError, match="attention.kind unet"):
+        dataclasses.replace(seeded_tiny(), teaching=TeachingConfig())
+
+
+def test_true_regions_leave_nothing_to_teach():
+    with pytest.raises(EconError, match="gt-masks"):
+        dataclasses.replace(taught_tiny(), gt_masks=True)
+
+
+def test_corruptions_without_teaching_would_do_nothing():
+    with pytest.raises(EconError, match="augment.noise, augment.jpeg"):
+        Config(augment=AugmentConfig(noise=0.1, jpeg=50))
+    assert Config(augment=AugmentConfig(share=0.5))  # of no kind
+
+
+@pytest.mark.parametrize("field", ["start", "seeds_until"])
+def test_durations_are_checked(field):
+    with pytest.raises(EconError, match=field.replace("_", "-")):
+        TeachingConfig(**{field: "soon"})
+
+
+def test_a_run_that_ends_before_its_seeds_leave_says_so():
+    config = changed(taught_tiny(start=2, seeds_until=5), train__steps=10)
+    assert unfinished(config, 4, 10) == ["teaching.seeds-until (step 5)"]
+    assert unfinished(config, 1, 10) == [
+        "teaching.start (step 2)",
+        "teaching.seeds-until (step 5)",
+    ]
+    assert unfinished(config, 6, 10) == []
