@@ -4,10 +4,14 @@ Greedy inference takes one layer after another and cannot go back. Once all are 
 likelihood (:mod:`econ_pyro.infer.depth_order`) determines their order; the posterior of a region
 given the layers is its share in the mixture (an E-step), which accounts for the colour of every
 pixel and the shape of every layer; and the experts compete once more for the regions so found.
+
+In further rounds, a layer that turned out to be spare goes to what the others explain worst
+(:func:`fill_spare`).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +21,7 @@ from torch import Tensor
 from econ_pyro.core.compositing import scopes
 from econ_pyro.core.distributions import pixel_errors
 from econ_pyro.core.selection import Draws, Selection
-from econ_pyro.infer.competition import Competition, Contest
+from econ_pyro.infer.competition import Competition, Contest, propose
 from econ_pyro.infer.decomposition import Decomposition, in_order
 from econ_pyro.infer.depth_order import arrange, log_joint, log_likelihood, only
 from econ_pyro.infer.elbo import decoded_terms
@@ -65,8 +69,10 @@ class Refined(Competition):
         """The winners' explanation, refined."""
         d, noise = self.contest(model, guide, x, draws, evidence)
         oracle = OracleCompetition(self.num_slots, self.lam, self.temperature)
-        for _ in range(self.rounds):
-            d = refine(model, guide, d, draws._replace(noise=noise), oracle)
+        draws = draws._replace(noise=noise)
+        d = refine(model, guide, d, draws, oracle)
+        for _ in range(1, self.rounds):
+            d = refine(model, guide, fill_spare(model, guide, d, self.lam), draws, oracle)
         return d
 
     def _inner(self) -> Competition:
@@ -100,6 +106,57 @@ def refine(
     scope = scopes(d.region)
     l_x, l_r = decoded_terms(model, d.image, scope, d.region, d.mean, d.shape)
     return replace(d, scope=scope, terms=d.terms._replace(x=l_x, r=l_r))
+
+
+@torch.no_grad()
+def fill_spare(model: Model, guide: Guide, d: Decomposition, lam: float) -> Decomposition:
+    """Give a spare layer of each image to the expert that explains best what is explained worst.
+
+    To the mixture of the layers at each pixel, one more component is added: a uniform density of
+    colours. Its share of the pixels is the scope in which the experts' attention proposes regions.
+    The region that saves most nats is taken.
+
+    Args:
+        model: p.
+        guide: q.
+        d: refined layers.
+        lam: weight of L_x in the competition.
+
+    Returns:
+        The layers, where the last one without a region, but for the background's, is that
+        expert's. It need not be better: refining drops it again if it is not.
+    """
+    slots = d.k.shape[1]
+    if slots == 1:
+        return d
+    spare = d.area[:, -2] == 0  # as refined layers have it, (B,)
+    kept = d.area > 0
+    errors = pixel_errors(d.image, mean_colour_corrected(d), model.sigma_x)
+    joint = log_joint(errors, only(kept, d.shape)).masked_fill(
+        ~kept[:, :, None, None, None], -torch.inf
+    )
+    cost = -joint.logsumexp(1)  # nats per pixel, (B, 1, H, W)
+    uniform = -1.5 * math.log(2 * math.pi * model.sigma_x**2)  # nats that a uniform density costs
+    scope = (cost - uniform).sigmoid()
+    proposals = propose(model, guide, d.image, scope, torch.zeros_like(d.z[:, 0]))
+    losses = proposals.terms.competition_loss(lam) - lam * (proposals.r * cost[:, None]).sum(
+        (2, 3, 4)
+    )
+    k = losses.argmin(1)
+    won = proposals.of(k)
+
+    def at_all(a: Tensor) -> Tensor:
+        return a[:, None].expand(-1, slots, *a.shape[1:])
+
+    layers = (k, scope, won.r, won.mean, won.shape, won.z)
+    terms = won.terms.map(at_all)
+    new = Decomposition(
+        d.image, *map(at_all, layers), terms, d.competition_losses, torch.full_like(d.k, -1)
+    )
+    put = torch.zeros_like(kept)
+    put[:, -2] = spare
+    taken = (won.r * spare[:, None, None, None])[:, None]
+    return new.where(put, replace(d, region=d.region * (1 - taken)))
 
 
 @torch.no_grad()

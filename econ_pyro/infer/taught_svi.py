@@ -134,7 +134,8 @@ class TaughtSVI(CompetitiveSVI):
 
     def _lesson(self, seen: Tensor, scenes: Scenes, mean: Tensor) -> Lesson:
         """Of the scenes themselves, and of some that are put together from their layers."""
-        experts, (n, slots) = int(self.model.num_experts), scenes.k.shape
+        model: Any = self.model
+        experts, (n, slots) = model.num_experts, scenes.k.shape
         own = lesson(seen, scenes, experts, self._uniform(seen, slots + 1))
         if not (m := round(self.teaching.recomposed * n)):
             return own

@@ -22,7 +22,13 @@ from econ_pyro.infer.depth_order import (
 from econ_pyro.infer.elbo import Terms
 from econ_pyro.infer.joint_competition import JointCompetition
 from econ_pyro.infer.oracle_competition import OracleCompetition
-from econ_pyro.infer.refinement import Refined, mean_colour_corrected, refine
+from econ_pyro.infer.refinement import (
+    Refined,
+    e_step,
+    fill_spare,
+    mean_colour_corrected,
+    refine,
+)
 from helpers.selections import draws_of
 
 SIGMA = 0.1
@@ -436,3 +442,81 @@ def test_what_is_refined_is_selected_as_it_was(make_pq, ordered):
             assert (a is None and b is None) or torch.equal(a, b)
     refined.temperature, refined.expert_bias = 0.0, bias  # as schedules and load balancing do
     assert (refined(model, guide, images).k == 1).all()
+
+
+class OneSquare:
+    """An expert that proposes and draws one square of the image's last unexplained colour."""
+
+    num_experts, latent_dim, sigma_x = 1, 1, SIGMA
+
+    def __init__(self, shape, colour):
+        self.shape, self.colour, self.scopes = shape, colour, []
+
+    def attend_all(self, x, s_t):
+        self.scopes.append(s_t)
+        return (s_t * (self.shape > 0.5))[:, None]
+
+    def encode_all(self, x, r, noise):
+        zero = torch.zeros(len(x), 1, 1)
+        return FixedNoiseNormal(zero, zero + 1e-6, noise[:, None]).to_event(1)
+
+    def decode_all(self, z):
+        size = self.shape.shape[-1]
+        mean = self.colour[None, None, :, None, None].expand(len(z), 1, 3, size, size)
+        return mean, self.shape[None, None].expand(len(z), 1, 1, size, size)
+
+    def latent_prior(self, *batch):
+        zero = torch.zeros(*batch, 1)
+        return torch.distributions.Independent(torch.distributions.Normal(zero, zero + 1), 1)
+
+    def region_prior(self, s_t, shape):
+        return MeanBernoulli(s_t * shape).to_event(3)
+
+
+def with_an_object_missing(missing):
+    """Two images of two squares; of the second image's, one has no layer."""
+    x, mean, shape = painted(2, seed=4)
+    k = torch.zeros(1, 3, dtype=torch.long)
+    zero = torch.zeros(1, 3)
+    whole = Decomposition(
+        x, k, torch.ones_like(shape), shape, mean, shape, zero[:, :, None],
+        Terms(zero, zero, zero), zero[:, :, None], k - 1,
+    )  # fmt: skip
+    whole = whole.in_order(likeliest_order(pixel_errors(x, mean, SIGMA), shape))
+    whole, _ = e_step(whole, SIGMA)
+    other = [t for t in range(2) if t != missing]
+    region = whole.region.clone()
+    region[:, -1] += region[:, missing]
+    region[:, missing] = 0
+    lacking = dataclasses.replace(whole, region=region)
+    lacking = lacking.in_order(torch.tensor([[*other, missing, 2]]))
+    return whole, Decomposition.cat([whole, lacking])
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_spare_layer_goes_to_what_is_explained_worst(missing):
+    whole, both = with_an_object_missing(missing)
+    expert = OneSquare(whole.shape[0, missing], whole.mean[0, missing, :, 0, 0])
+    filled = fill_spare(expert, expert, both, 1.0)
+    # the scope is what no layer explains: of the first image nothing, of the second the object
+    (scope,) = expert.scopes
+    visible = whole.region[0, missing]
+    assert scope[0].max() < 0.05
+    assert (scope[1] - (visible > 0.5).float()).abs().max() < 0.1
+    assert equal(filled[0], both[0])
+    torch.testing.assert_close(filled.region[1, 1], visible, atol=0.1, rtol=0)
+    torch.testing.assert_close(filled.region[1].sum(0), torch.ones(1, 16, 16), atol=0.1, rtol=0)
+    found, kept = e_step(filled, SIGMA)
+    assert kept.all()
+    torch.testing.assert_close(found.region[1], found.region[0], atol=0.05, rtol=0)
+
+
+def equal(a, b):
+    return all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("k", "region", "mean", "shape"))
+
+
+def test_without_other_layers_there_is_no_spare_one():
+    whole, _ = with_an_object_missing(0)
+    alone = whole.in_order(torch.tensor([[2]]))
+    expert = OneSquare(whole.shape[0, 0], whole.mean[0, 0, :, 0, 0])
+    assert fill_spare(expert, expert, alone, 1.0) is alone
