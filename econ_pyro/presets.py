@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from econ_pyro.config import Config, CosineSchedule, ObjectiveConfig, RecipeConfig, TrainConfig
+from econ_pyro.config import (
+    AugmentConfig,
+    Config,
+    CosineSchedule,
+    ObjectiveConfig,
+    RecipeConfig,
+    TeachingConfig,
+    TrainConfig,
+)
 from econ_pyro.model_config import (
     EconConfig,
     ExpertConfig,
@@ -12,6 +20,7 @@ from econ_pyro.model_config import (
     GreedyOptions,
     JointOptions,
     PoseLatents,
+    SavingsOptions,
     SeededAttention,
     UNetAttention,
 )
@@ -55,6 +64,29 @@ _QUICK = Config(
     recipe=replace(_RECIPE, load_balancing_until="70%"),
 )
 
+_SAVINGS = SavingsOptions(
+    lam=1.0,
+    temperature=2.0,
+    temperature_end=1.0,
+    temperature_until="60%",
+    refine=True,
+    refine_rounds=3,
+)
+_LEARNT = Config(
+    model=replace(
+        _SMALL,
+        expert=replace(_EXPERT, attention=UNetAttention(channels=(16, 32, 32, 32))),
+        competition=_SAVINGS,
+    ),
+    objective=replace(_OBJECTIVE, gamma_until="60%"),
+    train=replace(_TRAIN, steps=2000),
+    recipe=replace(_RECIPE, load_balancing_until="35%"),
+    teaching=TeachingConfig(recomposed=0.5),
+)
+_CORRUPTED = AugmentConfig(
+    texture=0.25, shading=0.3, outline=1.0, contrast=0.25, blur=1.0, noise=0.12, jpeg=40
+)
+
 
 def _paper(latents: int, layers: int, beta: float, gamma: float, lam: float) -> Config:
     """A configuration as published: attention and shapes start at one half."""
@@ -78,6 +110,19 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "random-colours": (
         "The paper's Figs. 4, 6 and 7: objects of random colours.",
         replace(_UNIQUE, scenes=SceneConfig(kind="random-colours")),
+    ),
+    "learnt-unique-colours": (
+        "unique-colours with attention that is taught by the E-step; seeds teach at first only.",
+        _LEARNT,
+    ),
+    "learnt-random-colours": (
+        "random-colours with attention that is taught by the E-step, on corrupted pictures too.",
+        replace(
+            _LEARNT,
+            scenes=SceneConfig(kind="random-colours"),
+            train=replace(_LEARNT.train, steps=3000),
+            augment=_CORRUPTED,
+        ),
     ),
     "sprites": (
         "Objects of several colours, with --scenes.sprites or --data.",
@@ -128,4 +173,6 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
 }
-ALIASES = {"unique-colors": "unique-colours", "random-colors": "random-colours"}
+ALIASES = {
+    name.replace("colour", "color"): name for name in PRESETS if "colour" in name
+}
