@@ -19,7 +19,7 @@ from econ_pyro.io.onnx_export import (
     export_onnx,
 )
 from helpers.scripts import script
-from helpers.trainers import TINY, changed, seeded_tiny
+from helpers.trainers import TINY, changed, seeded_tiny, taught_tiny
 
 pytestmark = pytest.mark.needs("onnx", "onnxruntime", "onnxscript")
 
@@ -109,3 +109,15 @@ def test_the_extra_is_named(econ, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(EconError, match=r"no onnxscript: pip install 'econ-pyro\[onnx\]'"):
         export_onnx(econ, tmp_path)
+
+
+def test_taught_attention_with_two_rounds_of_refinement(tmp_path):
+    config = changed(
+        taught_tiny(), model__competition__refine=True, model__competition__refine_rounds=2, seed=2
+    )
+    econ = Econ(config)
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    path = tmp_path / "decompose.onnx"
+    with _exporting():
+        _write(path, Decompose(econ, None), "images", images, tuple(OUTPUTS), {})
+        assert _difference(path, Decompose(econ, None), "images", images) < 1e-4
