@@ -1,8 +1,8 @@
 """Decompose images into layers: ``python scripts/decompose.py RUN IMAGE... --out DIR``.
 
-For each image, write a strip of the inference steps (Fig. 4); the layers with whole objects as
-transparent PNGs or an OpenRaster file; the rendered scene and its build-up (Fig. 7); and
-scene.json, which can be edited and rendered with sample.py.
+For each image, write a strip of its layers with their scopes (Fig. 4); the layers with whole
+objects as transparent PNGs or an OpenRaster file; the rendered scene and its build-up (Fig. 7);
+and scene.json, which can be edited and rendered with sample.py.
 """
 
 from __future__ import annotations

@@ -283,11 +283,11 @@ def propose_layers(
         noise: of the latents, ``(B, T, L)``.
         r: regions, ``(B, T, 1, H, W)``, or each expert's, ``(B, T, K, 1, H, W)``.
     """
-    steps = r.shape[1]
-    xs = x.repeat_interleave(steps, 0)
+    slots = r.shape[1]
+    xs = x.repeat_interleave(slots, 0)
     s_t, of_layers, r_t = (a.flatten(0, 1) for a in (scope, noise, r))
     proposals = propose(model, guide, xs, s_t, of_layers, r_t)
-    return proposals.map(lambda a: a.unflatten(0, (-1, steps)))
+    return proposals.map(lambda a: a.unflatten(0, (-1, slots)))
 
 
 def draw_winners(

@@ -1,7 +1,7 @@
 r"""Images taken apart: winners, regions, appearances and shapes of their layers.
 
 The layer axis runs front to back, as everywhere (:mod:`econ_pyro.core.sites`). Index i of it holds
-inference step t' = i + 1 of the paper's Fig. 4; the last index is the background in a scene that
+the paper's inference step t' = i + 1 (Fig. 4); the last index is the background in a scene that
 was explained well.
 """
 
@@ -35,7 +35,7 @@ class Decomposition:
     k: Tensor
     """Winning expert of each layer, ``(B, T)`` int64."""
     scope: Tensor
-    """Scope s_t before the step: what was left to explain, ``(B, T, 1, H, W)`` in [0, 1]."""
+    """Scope s_t before the layer: what was left to explain, ``(B, T, 1, H, W)`` in [0, 1]."""
     region: Tensor
     """Soft region r_t, ``(B, T, 1, H, W)`` in [0, 1]; sums to 1 over layers."""
     mean: Tensor
