@@ -305,7 +305,7 @@ class Econ(SceneModel):
         slots: int | None = None,
         batch: int = 32,
         evidence: Tensor | None = None,
-        greedy: bool = False,
+        refine: bool = True,
     ) -> Decomposition:
         """Take images apart, front to back, by posterior means and the best expert per layer.
 
@@ -316,8 +316,8 @@ class Econ(SceneModel):
             batch: images that each core takes at a time.
             evidence: true regions in place of attention, ``(B, T, 1, H, W)`` in [0, 1], or bool;
                 they sum to 1 over layers.
-            greedy: leave the layers as the competition found them, even if the configuration
-                says that they are to be refined (:mod:`econ_pyro.infer.refinement`).
+            refine: refine the layers that the competition found, where the configuration says so
+                (:mod:`econ_pyro.infer.refinement`).
 
         Raises:
             EconError: images or regions have another shape, type or range, or a number makes no
@@ -329,7 +329,7 @@ class Econ(SceneModel):
             slots = self.sizes.num_slots
         slots = arguments.as_int("slots", slots, maximum=arguments.MAX_LAYERS)
         evidence = as_regions(evidence, len(images), slots, size, self.dtype)
-        competition = decomposition_of(self.config, slots, evidence is not None, not greedy)
+        competition = decomposition_of(self.config, slots, evidence is not None, refine)
         batch = min(batch, len(images))
         pieces = images.split(batch)
         given = [None] * len(pieces) if evidence is None else evidence.split(batch)

@@ -50,8 +50,8 @@ class Args:
     """How images are made square: crop to the centre, or resize (stretch)."""
     slots: int | None = None
     """Number of layers; default: as in training."""
-    greedy: bool = False
-    """Do not refine the layers that the competition found."""
+    refine: bool = True
+    """Refine the layers that the competition found, where the model's configuration says so."""
     format: tuple[Format, ...] = ("png",)
     """png: one transparent PNG per layer; ora: one OpenRaster file, for GIMP, Krita and others."""
     full_resolution: bool = False
@@ -81,7 +81,7 @@ def main(args: Sequence[str] | None = None) -> None:
     images = torch.stack([read_image(p, econ.config.model.size, parsed.fit) for p in paths])
     names = folder_names(paths)
     with outputs.merged_folder(parsed.out, parsed.overwrite, LAYOUT) as out:
-        options: dict[str, Any] = {"greedy": True} if parsed.greedy else {}
+        options: dict[str, Any] = {} if parsed.refine else {"refine": False}
         decomposed = econ.decompose(images, parsed.slots, **options)
         for i, (path, name) in enumerate(zip(paths, names, strict=True)):
             d = decomposed[i]

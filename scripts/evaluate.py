@@ -58,8 +58,8 @@ class Args:
     """How images are made square; default: as in training."""
     gt_masks: bool = False
     """Use the true regions instead of attention (Fig. 5)."""
-    greedy: bool = False
-    """Do not refine the layers that the competition found."""
+    refine: bool = True
+    """Refine the layers that the competition found, where the model's configuration says so."""
     ood: bool = False
     """Also evaluate on out-of-distribution scenes: more objects, one class, colours similar to the
     background, spare layers."""
@@ -94,14 +94,14 @@ def main(args: Sequence[str] | None = None) -> None:
         source = open_split(data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit).valid
     else:
         source = open_images(data, size, fit, limit=parsed.n)
-    report = evaluate(econ, source, gt_masks=parsed.gt_masks, greedy=parsed.greedy)
-    suffix = "-gt-masks" * parsed.gt_masks + "-greedy" * parsed.greedy
+    report = evaluate(econ, source, gt_masks=parsed.gt_masks, refine=parsed.refine)
+    suffix = "-gt-masks" * parsed.gt_masks + "-no-refine" * (not parsed.refine)
     if store and parsed.data is None and not suffix:
         store.add(lambda: write_names(parsed.run, report, econ.names))
         econ.names = names_of(report, econ.names)
     reports = {"held-out" if parsed.data is None else str(parsed.data): report}
     if parsed.ood:
-        reports |= evaluate_ood(econ, parsed.n, parsed.greedy)
+        reports |= evaluate_ood(econ, parsed.n, parsed.refine)
     out: dict[str, Any] = {name: as_json(r) for name, r in reports.items()}
     if parsed.samples:
         if not isinstance(econ, Econ):

@@ -1,6 +1,6 @@
 r"""Refinement of layers by the likelihood of all of them together.
 
-Greedy inference takes one layer after another and cannot go back. Once all are found, their joint
+A competition does not revise a layer that it has found. Once all are found, their joint
 likelihood (:mod:`econ_pyro.infer.depth_order`) determines their order; the posterior of a region
 given the layers is its share in the mixture (an E-step), which accounts for the colour of every
 pixel and the shape of every layer; and the experts compete once more for the regions so found.

@@ -32,16 +32,16 @@ def test_true_regions_are_given_and_taken(econ, source):
     assert metrics.expert_names[0] == "first"
 
 
-@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize("refine", [False, True])
 @pytest.mark.parametrize("slots", [None, 5])
-def test_scores_are_of_the_decomposition_that_is_asked_for(econ, source, slots, greedy):
+def test_scores_are_of_the_decomposition_that_is_asked_for(econ, source, slots, refine):
     x = source.images(torch.arange(6))
-    d = econ.decompose(x, slots, greedy=greedy)
-    metrics = evaluate(econ, source, slots, greedy=greedy)
+    d = econ.decompose(x, slots, refine=refine)
+    metrics = evaluate(econ, source, slots, refine=refine)
     assert d.k.shape[1] == (slots or 3)
     for name, term in zip("xzr", d.terms, strict=True):
         torch.testing.assert_close(metrics.scores[name], term.double().sum(1))
-    other = evaluate(econ, source, slots, greedy=not greedy)
+    other = evaluate(econ, source, slots, refine=not refine)
     assert not torch.equal(other.scores["r"], metrics.scores["r"])
 
 
