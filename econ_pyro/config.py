@@ -171,7 +171,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     recipe: NoRecipe | RecipeConfig = field(default_factory=NoRecipe)
     gt_masks: bool = False
-    """Give the true visible regions instead of attention (the paper's Fig. 5)."""
+    """Train with true regions in place of attention (the paper's Fig. 5)."""
     seed: int = 0
     """Seed of the weights, of the noise and of the scenes."""
     amp: bool = True

@@ -57,7 +57,7 @@ class Args:
     fit: Literal["crop", "resize"] | None = None
     """How images are made square; default: as in training."""
     gt_masks: bool = False
-    """Use the true regions instead of attention (Fig. 5)."""
+    """Use true regions in place of attention (Fig. 5)."""
     refine: bool = True
     """Refine the layers that the competition found, where the model's configuration says so."""
     ood: bool = False

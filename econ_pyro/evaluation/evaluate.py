@@ -53,7 +53,7 @@ def evaluate(
         model: the scene model.
         source: images, with or without ground truth.
         slots: number of layers; as in training if not given.
-        gt_masks: use the true regions instead of attention, as in the paper's Fig. 5.
+        gt_masks: use true regions in place of attention, as in the paper's Fig. 5.
         refine: refine the layers that the competition found, where the model's configuration says
             so.
 

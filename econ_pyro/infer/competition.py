@@ -170,7 +170,7 @@ class Competition(ABC):
             fitted("expert_bias", self.expert_bias, (experts,), x)
         if self.takes_evidence != (evidence is not None):
             kind = type(self).__name__
-            expected = "true regions" if self.takes_evidence else "no evidence"
+            expected = "true regions" if self.takes_evidence else "no true regions"
             raise EconError(f"{expected} for {kind}", "none" if evidence is None else "some")
         if evidence is not None:
             fitted("evidence", evidence, (*layers, 1, *x.shape[2:]), x)

@@ -113,18 +113,18 @@ def _likelier(anew: Decomposition, d: Decomposition, kept: Tensor, sigma_x: floa
     By colours as they are decoded, so that an expert that fits better is preferred.
     """
 
-    def evidence(chosen: Tensor) -> Tensor:
+    def bound(chosen: Tensor) -> Tensor:
         e = anew.where(chosen, d)
         likely = log_likelihood(pixel_errors(e.image, e.mean, sigma_x), only(kept, e.shape))
         return likely - (e.terms.z * kept).sum(1)
 
     slots, taken = kept.shape[1], torch.zeros_like(kept)
-    likely, index = evidence(taken), torch.arange(slots, device=kept.device)
+    likely, index = bound(taken), torch.arange(slots, device=kept.device)
     for t in [slots - 1, *range(slots - 1)]:  # first the background, which has most pixels
-        evidence_anew = evidence(taken | (index == t))
-        better = evidence_anew > likely
+        bound_anew = bound(taken | (index == t))
+        better = bound_anew > likely
         taken = taken | (better[:, None] & (index == t))
-        likely = torch.where(better, evidence_anew, likely)
+        likely = torch.where(better, bound_anew, likely)
     return taken
 
 
