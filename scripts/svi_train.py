@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy
 import pyro
@@ -34,7 +34,9 @@ from econ_pyro.accel.process_group import ProcessGroup, join
 from econ_pyro.config import FORMAT, Config, to_dict
 from econ_pyro.core.compositing import stages
 from econ_pyro.data.base import DEFAULT_LIMIT, Source
-from econ_pyro.data.splits import open_split
+from econ_pyro.data.images import Fit
+from econ_pyro.data.splits import Split, open_split
+from econ_pyro.data.synthetic.dataset import is_dataset
 from econ_pyro.data.synthetic.sprites import sprite_classes
 from econ_pyro.econ import Econ, load_expert, load_model
 from econ_pyro.errors import EconError, command
@@ -63,7 +65,7 @@ class TrainArgs(Config):
     data: Path | None = None
     """A dataset folder, a folder of images and videos, a video or animation, .npy, .npz, HDF5 or
     TFRecords; default: generated scenes."""
-    fit: Literal["crop", "resize"] = "crop"
+    fit: Fit = "crop"
     """How images are made square: crop to the centre, or resize (stretch)."""
     strict: bool = False
     """Stop if an image cannot be read, instead of skipping it."""
@@ -100,6 +102,9 @@ def main(args: Sequence[str] | None = None) -> None:
         _check_kept(args, parsed, config, run)
     device = cli.pick_device(parsed.device)
     if parsed.dry_run:
+        images = _images(parsed, run)
+        if images.data is None or is_dataset(images.data):  # others take long to read
+            _open(images, config)
         _describe(config, device, run)
         return
     if parsed.tensorboard:
@@ -143,15 +148,7 @@ def _trainer(
     group: ProcessGroup,
 ) -> tuple[Trainer, Source]:
     """The trainer at the step at which training starts or resumes, and the validation images."""
-    limits = config.train
-    data, fit, limit = parsed.data, parsed.fit, parsed.limit
-    began = read_config(run) if parsed.resume else None
-    if began and data is None:
-        data, fit, limit = began.data, began.fit, began.limit
-    source = open_split(
-        data, config.scenes, config.model.size, config.seed, limits.train_scenes,
-        limits.valid_scenes, fit, parsed.strict, limit,
-    )  # fmt: skip
+    source = _open(_images(parsed, run), config, parsed.strict)
     pyro.set_rng_seed(config.seed)
 
     model = scene_model.build(config, device)
@@ -164,6 +161,30 @@ def _trainer(
     else:
         group.lead(lambda: _prepare(run, config, parsed, trainer), device)
     return trainer, source.valid
+
+
+class _Images(NamedTuple):
+    """Images of a run, as its ``config.json`` has them."""
+
+    data: Path | None
+    fit: Fit
+    limit: int
+
+
+def _images(parsed: TrainArgs, run: Path) -> _Images:
+    if parsed.resume and parsed.data is None:
+        began = read_config(run)
+        return _Images(began.data, began.fit, began.limit)
+    return _Images(parsed.data, parsed.fit, parsed.limit)
+
+
+def _open(images: _Images, config: Config, strict: bool = False) -> Split:
+    """Training and validation images."""
+    limits = config.train
+    return open_split(
+        images.data, config.scenes, config.model.size, config.seed, limits.train_scenes,
+        limits.valid_scenes, images.fit, strict, images.limit,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -247,6 +268,9 @@ def _split(given: Sequence[str]) -> list[str]:
 
 def _resolve(parsed: TrainArgs, run: Path, given: Sequence[Expert] = ()) -> Config:
     if parsed.resume:
+        if not (run / checkpoint.CONFIG).exists():
+            start = shlex.join([*command("train").split(), parsed.preset, "--run", str(run)])
+            raise EconError(f"a run to resume in {run}", "none", f"start it with {start}")
         config = read_config(run).config
     else:
         config = cli.config_of(parsed)
@@ -268,27 +292,14 @@ def _check_kept(args: Sequence[str] | None, parsed: TrainArgs, config: Config, r
     """Reject options that differ from the configuration of a run to be resumed."""
     # parse again with the configuration of the run as defaults
     asked = cli.of_preset(TrainArgs, args, __doc__, {parsed.preset: ("", config)})
-    kept = _options(config)
-    for name, value in _options(cli.config_of(asked)).items():
+    kept = cli.options(config)
+    for name, value in cli.options(cli.config_of(asked)).items():
         if value != kept[name]:
             raise EconError(
                 f"{name} {kept[name]}, as in {run}",
                 f"{name} {value}",
                 "only --steps and --minutes can be changed with --resume",
             )
-
-
-def _options(config: Config) -> dict[str, Any]:
-    """Values of a configuration by option."""
-
-    def walk(values: dict[str, Any], above: str) -> Iterator[tuple[str, Any]]:
-        for name, value in values.items():
-            if isinstance(value, dict):
-                yield from walk(value, f"{above}{name}.")
-            else:
-                yield above + name.replace("_", "-"), value
-
-    return dict(walk(to_dict(config), "--"))
 
 
 def _prepare(run: Path, config: Config, parsed: TrainArgs, trainer: Trainer) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from econ_pyro._version import __version__
 from econ_pyro.config import FORMAT, Config, additions, to_dict
-from econ_pyro.errors import EconError, check_choice, command, printable
+from econ_pyro.errors import EconError, check_choice, command, did_you_mean, printable
 from econ_pyro.files import storage
 from econ_pyro.files.tensor_file import read_tensors, write_tensors
 from econ_pyro.files.untrusted import parse_json
@@ -71,12 +71,12 @@ def find(source: str | Path) -> Path:
     if name in shipped():
         return SHIPPED / name
     known = f" or shipped weights ({', '.join(shipped())})" if shipped() else ""
-    raise EconError(
-        f"a run's folder{known}",
-        f"no folder {name}",
+    hint = (
         f"train a model with {command('train')} quick; weights on the Hugging Face hub are named "
-        f"{HUB}OWNER/NAME",
+        f"{HUB}OWNER/NAME"
     )
+    meant = did_you_mean(name, shipped(), 0.75)
+    raise EconError(f"a run's folder{known}", f"no folder {name}", meant or hint)
 
 
 def read(
