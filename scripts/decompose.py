@@ -17,7 +17,7 @@ import tyro
 
 from econ_pyro import cli, errors
 from econ_pyro.data.images import Fit, decode, find_images, read_image
-from econ_pyro.econ import Econ, load_model
+from econ_pyro.econ import Econ
 from econ_pyro.files import outputs
 from econ_pyro.files.folder_names import folder_names
 from econ_pyro.io import scene_file
@@ -30,6 +30,7 @@ from econ_pyro.io.layer_files import (
     write_rendered,
     write_scene,
 )
+from econ_pyro.io.pretrained import load_model
 
 FULL = "full-resolution"
 """Folder of the layers at full resolution."""

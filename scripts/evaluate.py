@@ -17,7 +17,7 @@ from econ_pyro.data.base import Source
 from econ_pyro.data.readers.detect import open_images
 from econ_pyro.data.splits import open_split
 from econ_pyro.data.synthetic.dataset import is_dataset
-from econ_pyro.econ import Econ, load_model
+from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.evaluate import (
     TEST_SEED,
@@ -31,7 +31,7 @@ from econ_pyro.evaluation.evaluate import (
 )
 from econ_pyro.evaluation.sample_quality import score_samples, train_classifier
 from econ_pyro.files import locks, storage
-from econ_pyro.io.pretrained import WEIGHTS, find
+from econ_pyro.io.pretrained import WEIGHTS, find, load_model
 from econ_pyro.naming import clean_name
 from econ_pyro.training import checkpoint
 from econ_pyro.training.progress import describe_run

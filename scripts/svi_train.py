@@ -38,13 +38,14 @@ from econ_pyro.data.images import Fit
 from econ_pyro.data.splits import Split, open_split
 from econ_pyro.data.synthetic.dataset import is_dataset
 from econ_pyro.data.synthetic.sprites import sprite_classes
-from econ_pyro.econ import Econ, load_expert, load_model
+from econ_pyro.econ import Econ, load_expert
 from econ_pyro.errors import EconError, command
 from econ_pyro.evaluation.evaluate import as_json, evaluate, format_report, write_names
 from econ_pyro.files import locks, outputs, storage, temporary_paths
 from econ_pyro.infer import scene_model
 from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.io.expert_file import Expert, check_fits, custom_names, save_expert
+from econ_pyro.io.pretrained import load_model
 from econ_pyro.model_config import EconConfig
 from econ_pyro.training import checkpoint, progress
 from econ_pyro.training.run_config import read_config

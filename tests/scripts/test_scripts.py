@@ -427,10 +427,8 @@ def test_every_option_of_a_preset_is_known(tmp_path, capsys):
         args = []
         for option, value in cli.options(config).items():
             if isinstance(value, bool):
-                part, _, last = option.rpartition(".")
-                args.append(
-                    option if value else f"{part}.no-{last}" if part else f"--no-{last[2:]}"
-                )
+                part, dot, last = option[2:].rpartition(".")
+                args.append(option if value else f"--{part}{dot}no-{last}")
             elif value != () and not option.endswith("scenes.classes"):
                 args += [option, *map(str, value if isinstance(value, tuple) else [value])]
         script("svi_train", name, *args, "--run", tmp_path / "r", "--dry-run")
