@@ -283,7 +283,7 @@ class Econ(SceneModel):
         if recipe.restart_below > 0:
             watched = (self._ensembles, learner.optim, sizes.num_slots)
             found.append(Restarts(recipe, *watched, balancing, device, group))
-        found.append(callbacks.ClassPrior(self.model, config.train.valid_scenes, group))
+        found.append(callbacks.ClassPrior(self.model, group))
         if recipe.whitening:
             found.append(callbacks.LatentWhitening(self.model, self.guide, group))
         return found

@@ -38,6 +38,7 @@ _RECIPE = RecipeConfig(
     load_balancing_limit=300.0,
     load_balancing_until=700,
     restart_below=0.2,
+    restart_until="100%",
     occlusion=0.5,
     whitening=True,
 )
