@@ -1,7 +1,7 @@
 """ECON as a library: build or load a model, take images apart, make new ones.
 
-This module alone in ``econ_pyro`` knows the concrete model and guide. Inference receives them, as
-Pyro's own SVI does.
+This module puts the concrete model and guide together. Inference receives them, as Pyro's own SVI
+does.
 """
 
 from __future__ import annotations

@@ -12,26 +12,24 @@ gradient step of Eq. 13 (BatchedELBO in econ_pyro/infer/elbo.py).
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 import signal
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy
 import pyro
 import torch
 import tyro
 from torch import Tensor
 
-import econ_pyro
 from econ_pyro import cli, stopping
 from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.process_group import ProcessGroup, join
-from econ_pyro.config import FORMAT, Config, to_dict
+from econ_pyro.config import Config, to_dict
 from econ_pyro.core.compositing import stages
 from econ_pyro.data.base import DEFAULT_LIMIT, Source
 from econ_pyro.data.images import Fit
@@ -48,7 +46,7 @@ from econ_pyro.io.expert_file import Expert, check_fits, custom_names, save_expe
 from econ_pyro.io.pretrained import load_model
 from econ_pyro.model_config import EconConfig
 from econ_pyro.training import checkpoint, progress
-from econ_pyro.training.run_config import read_config
+from econ_pyro.training.run_config import RunConfig, read_config, write_config
 from econ_pyro.training.run_files import Row
 from econ_pyro.training.trainer import STOPPED, Trainer
 from econ_pyro.viz import figures
@@ -103,9 +101,9 @@ def main(args: Sequence[str] | None = None) -> None:
         _check_kept(args, parsed, config, run)
     device = cli.pick_device(parsed.device)
     if parsed.dry_run:
-        images = _images(parsed, run)
-        if images.data is None or is_dataset(images.data):  # others take long to read
-            _open(images, config)
+        recorded = _recorded(parsed, run, config)
+        if recorded.data is None or is_dataset(recorded.data):  # others take long to read
+            _open(recorded)
         _describe(config, device, run)
         return
     if parsed.tensorboard:
@@ -149,7 +147,7 @@ def _trainer(
     group: ProcessGroup,
 ) -> tuple[Trainer, Source]:
     """The trainer at the step at which training starts or resumes, and the validation images."""
-    source = _open(_images(parsed, run), config, parsed.strict)
+    source = _open(_recorded(parsed, run, config), parsed.strict)
     pyro.set_rng_seed(config.seed)
 
     model = scene_model.build(config, device)
@@ -164,28 +162,19 @@ def _trainer(
     return trainer, source.valid
 
 
-class _Images(NamedTuple):
-    """Images of a run, as its ``config.json`` has them."""
-
-    data: Path | None
-    fit: Fit
-    limit: int
-
-
-def _images(parsed: TrainArgs, run: Path) -> _Images:
+def _recorded(parsed: TrainArgs, run: Path, config: Config) -> RunConfig:
+    """What ``config.json`` says of the run."""
     if parsed.resume and parsed.data is None:
-        began = read_config(run)
-        return _Images(began.data, began.fit, began.limit)
-    return _Images(parsed.data, parsed.fit, parsed.limit)
+        return read_config(run)._replace(config=config)
+    return RunConfig(config, parsed.data, parsed.fit, parsed.limit, parsed.init_experts)
 
 
-def _open(images: _Images, config: Config, strict: bool = False) -> Split:
+def _open(recorded: RunConfig, strict: bool = False) -> Split:
     """Training and validation images."""
-    limits = config.train
-    return open_split(
-        images.data, config.scenes, config.model.size, config.seed, limits.train_scenes,
-        limits.valid_scenes, images.fit, strict, images.limit,
-    )  # fmt: skip
+    config, data, fit, limit, _ = recorded
+    numbers = config.train.train_scenes, config.train.valid_scenes
+    size, seed = config.model.size, config.seed
+    return open_split(data, config.scenes, size, seed, *numbers, fit, strict, limit)
 
 
 @contextmanager
@@ -307,41 +296,10 @@ def _prepare(run: Path, config: Config, parsed: TrainArgs, trainer: Trainer) -> 
     """Create the folder of the run with a checkpoint, so that it can always be resumed."""
     with outputs.atomic_folder(run, parsed.overwrite, checkpoint.CONFIG, locked=True) as folder:
         checkpoint.save_checkpoint(folder / checkpoint.LAST, trainer.state())
-        storage.write_json(
-            folder / checkpoint.CONFIG,
-            {
-                "format": FORMAT,
-                "preset": parsed.preset,
-                "config": to_dict(config),
-                "data": None if parsed.data is None else str(parsed.data),
-                "fit": parsed.fit,
-                "limit": parsed.limit,
-                "init_experts": parsed.init_experts,
-                "versions": {
-                    "econ_pyro": econ_pyro.__version__,
-                    "torch": torch.__version__,
-                    "pyro": pyro.__version__,
-                    "numpy": numpy.__version__,
-                },
-                "commit": _commit(),
-            },
-            checksum=True,
-        )
-
-
-def _commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    folder = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip() or None
+        write_config(folder, _recorded(parsed, run, config), parsed.preset)
 
 
 def _describe(config: Config, device: torch.device, run: Path) -> None:
-    import json
-
     model = scene_model.build(config)
     parameters = sum(p.numel() for p in model.parameters())
     print(json.dumps(to_dict(config), indent=2))
