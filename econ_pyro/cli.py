@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -119,14 +118,14 @@ def _of_kinds(config: Config, args: Sequence[str]) -> Config:
 
 
 def _check_options(config: Any, args: Sequence[str]) -> None:
-    """Check the names of options, of which tyro would not say which kind has them.
+    """Check the names of options; say which kind has an option that the chosen kinds lack.
 
     Raises:
         EconError: the configuration has no such option.
     """
     values = options(config)
     positive = [name for name, value in values.items() if isinstance(value, bool)]
-    known = ["--help", *values, *(re.sub(r"^(--.*\.|--)", r"\1no-", name) for name in positive)]
+    known = ["--help", *values, *map(_negated, positive)]
     for argument in args:
         option = argument.partition("=")[0].replace("_", "-")
         if not option.startswith("--") or option.startswith("--tyro-") or option in known:
@@ -152,6 +151,11 @@ def options(config: Any, above: str = "--") -> dict[str, Any]:
         value, name = getattr(config, field.name), above + field.name.replace("_", "-")
         found |= options(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
     return found
+
+
+def _negated(option: str) -> str:
+    part, dot, name = option[2:].rpartition(".")
+    return f"--{part}{dot}no-{name}"
 
 
 def _other_kind(config: Any, path: Sequence[str], above: str = "") -> tuple[str, str, str] | None:

@@ -62,13 +62,14 @@ def program_images(images: Any, size: int, like: Tensor) -> Tensor:
 
 
 def program_mask(name: str, mask: Any, batch: int, size: int, like: Tensor) -> Tensor:
-    """Check a mask of a program, which handlers may have set, and convert it as the images.
+    """Check a region or a shape of a program and convert it to the type of the networks.
 
-    Its values are checked where Pyro's validation is enabled.
+    Handlers such as ``poutine.condition`` may have set it. Values are checked where Pyro's
+    validation is enabled.
 
     Args:
         name: name of the site, for the error message.
-        mask: the mask.
+        mask: the region or shape.
         batch: batch size B of the program.
         size: height and width of the model's images.
         like: a tensor with the type and device of the networks.
@@ -78,7 +79,7 @@ def program_mask(name: str, mask: Any, batch: int, size: int, like: Tensor) -> T
             that device.
     """
     mask = site_value(name, mask, batch, (1, size, size), like)
-    if is_validation_enabled() and not torch.compiler.is_compiling():
+    if is_validation_enabled() and mask.numel() and not torch.compiler.is_compiling():
         low, high = (value.item() for value in mask.detach().aminmax())
         if not (-TOLERANCE <= low and high <= 1 + TOLERANCE):
             hint = "scale it to [0, 1], or threshold it with (mask > 0.5).float()"
