@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from econ_pyro import arguments, errors, presets, stopping
 from econ_pyro.accel import cpu_cores, malloc
-from econ_pyro.config import Config, NoRecipe, kinds_of, of_kind
-from econ_pyro.errors import EconError
+from econ_pyro.config import Config, NoRecipe, kinds_of, of_kind, parts_of
+from econ_pyro.errors import EconError, did_you_mean
 from econ_pyro.files import storage
 from econ_pyro.model_config import EconConfig
 
@@ -73,16 +73,24 @@ def of_preset(
         args: command line; that of the process if not given.
         description: description of the entry point, for ``--help``.
         named: descriptions and configurations by preset; those of the package if not given.
+
+    Raises:
+        EconError: there is no such preset, or the chosen configuration has no such option.
     """
     given = list(sys.argv[1:] if args is None else args)
     if given and given[0] in presets.ALIASES:
         given[0] = presets.ALIASES[given[0]]
-    options: dict[str, tuple[str, Any]] = {
-        name: (text, cls(**vars(_of_kinds(config, given)), preset=name))
-        for name, (text, config) in (named or presets.PRESETS).items()
-    }
+    configs: dict[str, tuple[str, Any]] = {}
+    for name, (text, config) in (named or presets.PRESETS).items():
+        chosen = _of_kinds(config, given) if name in given[:1] else config
+        configs[name] = text, cls(**vars(chosen), preset=name)
+    if given and not given[0].startswith("-"):
+        if given[0] not in configs:
+            hint = did_you_mean(given[0], [*configs, *presets.ALIASES])
+            raise EconError(f"a preset ({', '.join(configs)})", given[0], hint)
+        _check_options(configs[given[0]][1], given[1:])
     return tyro.extras.overridable_config_cli(
-        options,
+        configs,
         args=given,
         description=description,
         # for tagged unions, only the options of the chosen kind
@@ -107,6 +115,70 @@ def _of_kinds(config: Config, args: Sequence[str]) -> Config:
     if not isinstance(config.model, EconConfig):  # to which the recipe means nothing
         config = _unchecked(config, "recipe", NoRecipe())
     return config
+
+
+def _check_options(config: Any, args: Sequence[str]) -> None:
+    """Check the names of options; say which kind has an option that the chosen kinds lack.
+
+    Raises:
+        EconError: the configuration has no such option.
+    """
+    values = options(config)
+    positive = [name for name, value in values.items() if isinstance(value, bool)]
+    known = ["--help", *values, *map(_negated, positive)]
+    for argument in args:
+        option = argument.partition("=")[0].replace("_", "-")
+        if not option.startswith("--") or option.startswith("--tyro-") or option in known:
+            continue
+        path = option[2:].replace("-", "_").split(".")
+        if found := _other_kind(config, path):
+            part, own, kind = found
+            raise EconError(
+                f"an option of {part}.kind {own}",
+                f"{option}, which is one of kind {kind}",
+                f"add --{part}.kind {kind}, or leave the option out",
+            )
+        alike = [name for name in known if name.split(".")[-1].lstrip("-") == path[-1]]
+        meant = alike[0] if len(alike) == 1 else option
+        hint = did_you_mean(meant, known, 0.8) or "--help lists the options"
+        raise EconError("an option of the preset", option, hint)
+
+
+def options(config: Any, above: str = "--") -> dict[str, Any]:
+    """Values of a configuration by option, as in ``--train.steps``."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), above + field.name.replace("_", "-")
+        found |= options(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+    return found
+
+
+def _negated(option: str) -> str:
+    part, dot, name = option[2:].rpartition(".")
+    return f"--{part}{dot}no-{name}"
+
+
+def _other_kind(config: Any, path: Sequence[str], above: str = "") -> tuple[str, str, str] | None:
+    """The part, its kind and another kind of it which has the option of that path."""
+    name, *rest = path
+    part = getattr(config, name, None)
+    if not rest or not dataclasses.is_dataclass(part):
+        return None
+    if found := _other_kind(part, rest, f"{above}{name}."):
+        return found
+    for cls in kinds_of(type(config), name):
+        if _has_option(cls, rest):
+            kind = cls.__dataclass_fields__["kind"].default  # type: ignore[attr-defined]
+            return f"{above}{name}", part.kind, kind  # type: ignore[union-attr]
+    return None
+
+
+def _has_option(cls: type, path: Sequence[str]) -> bool:
+    """Whether a configuration of that class can have the option of that path."""
+    name, *rest = path
+    if not rest:
+        return name in {f.name for f in dataclasses.fields(cls)}
+    return any(_has_option(part, rest) for part in parts_of(cls, name))
 
 
 def _with_kind(config: Any, path: Sequence[str], kind: str, above: str = "") -> Any:

@@ -252,7 +252,7 @@ class Config:
     teaching: NoTeaching | TeachingConfig = field(default_factory=NoTeaching)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     gt_masks: bool = False
-    """Give the true visible regions instead of attention (the paper's Fig. 5)."""
+    """Train with true regions in place of attention (the paper's Fig. 5)."""
     seed: int = 0
     """Seed of the weights, of the noise and of the scenes."""
     amp: bool = True
@@ -379,12 +379,21 @@ def kinds_of(cls: type, name: str) -> list[type]:
     return [option for option in options if dataclasses.is_dataclass(option)]
 
 
+def parts_of(cls: type, name: str) -> list[type]:
+    """The classes that a field may have as a part; none of a field that is a value."""
+    if kinds := kinds_of(cls, name):
+        return kinds
+    hint = get_type_hints(cls).get(name)
+    return [hint] if isinstance(hint, type) and dataclasses.is_dataclass(hint) else []
+
+
 def _part(cls: type, name: str, value: Any, where: str) -> type | None:
     """The dataclass that a field's value is to become; None where it is no dataclass."""
-    classes = kinds_of(cls, name)
+    classes = parts_of(cls, name)
     if not classes:
-        hint = get_type_hints(cls)[name]
-        return hint if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
+        return None
+    if not kinds_of(cls, name):
+        return classes[0]
     if not isinstance(value, dict):
         raise EconError(f"an object as {where}", describe(value))
     first = classes[0].__dataclass_fields__["kind"].default  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """ECON as a library: build or load a model, take images apart, make new ones.
 
-This module alone in ``econ_pyro`` knows the concrete model and guide. Inference receives them, as
-Pyro's own SVI does.
+This module puts the concrete model and guide together. Inference receives them, as Pyro's own SVI
+does.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Econ(SceneModel):
     ) -> None:
         device = arguments.as_device(device)
         sizes = self._sizes_of(config)
-        _weights_like(sizes)
+        _expert_weights_like(sizes)
         numbered = [f"expert-{k}" for k in range(sizes.num_experts)]
         super().__init__(config, distinct_names(numbered, config.names))
         if names:
@@ -297,7 +297,7 @@ class Econ(SceneModel):
         if recipe.restart_below > 0:
             watched = (self._ensembles, learner.optim, sizes.num_slots)
             found.append(Restarts(recipe, *watched, balancing, device, group))
-        found.append(callbacks.ClassPrior(self.model, config.train.valid_scenes, group))
+        found.append(callbacks.ClassPrior(self.model, group))
         if recipe.whitening:
             found.append(callbacks.LatentWhitening(self.model, self.guide, group))
         return found
@@ -319,7 +319,7 @@ class Econ(SceneModel):
         slots: int | None = None,
         batch: int = 32,
         evidence: Tensor | None = None,
-        greedy: bool = False,
+        refine: bool = True,
     ) -> Decomposition:
         """Take images apart, front to back, by posterior means and the best expert per layer.
 
@@ -330,8 +330,8 @@ class Econ(SceneModel):
             batch: images that each core takes at a time.
             evidence: true regions in place of attention, ``(B, T, 1, H, W)`` in [0, 1], or bool;
                 they sum to 1 over layers.
-            greedy: leave the layers as the competition found them, even if the configuration
-                says that they are to be refined (:mod:`econ_pyro.infer.refinement`).
+            refine: refine the layers that the competition found, where the configuration says so
+                (:mod:`econ_pyro.infer.refinement`).
 
         Raises:
             EconError: images or regions have another shape, type or range, or a number makes no
@@ -343,7 +343,7 @@ class Econ(SceneModel):
             slots = self.sizes.num_slots
         slots = arguments.as_int("slots", slots, maximum=arguments.MAX_LAYERS)
         evidence = as_regions(evidence, len(images), slots, size, self.dtype)
-        competition = decomposition_of(self.config, slots, evidence is not None, not greedy)
+        competition = decomposition_of(self.config, slots, evidence is not None, refine)
         batch = min(batch, len(images))
         pieces = images.split(batch)
         given = [None] * len(pieces) if evidence is None else evidence.split(batch)
@@ -467,27 +467,12 @@ def load(source: str | Path, device: torch.device | str = "cpu", which: str = "b
     Raises:
         EconError: there is none, it is damaged or of another model; or there is no such device.
     """
-    model = load_model(source, device, which)
+    model = pretrained.load_model(source, device, which)
     if not isinstance(model, Econ):
         kind = getattr(model.config.model, "kind", "")
-        raise EconError(f"weights of ECON in {source}", kind, "use econ_pyro.econ.load_model")
-    return model
-
-
-def load_model(
-    source: str | Path, device: torch.device | str = "cpu", which: str = "best"
-) -> SceneModel:
-    """Load trained weights of any registered scene model; arguments and errors of :func:`load`."""
-    device = arguments.as_device(device)
-    trained = pretrained.read(source, device, which)
-    sizes = trained.config.model
-    if isinstance(sizes, EconConfig):  # before a damaged configuration has memory allocated
-        checkpoint.check_weights(trained.weights, _all_weights_like(sizes), trained.path)
-    model = scene_model.build(trained.config, device, trained.names)
-    if not isinstance(sizes, EconConfig):
-        checkpoint.check_weights(trained.weights, model.state_dict(), trained.path)
-    model.load_state_dict(trained.weights)
-    model.load_extra_state(trained.extra)
+        raise EconError(
+            f"weights of ECON in {source}", kind, "use econ_pyro.io.pretrained.load_model"
+        )
     return model
 
 
@@ -499,7 +484,7 @@ def load_expert(path: str | Path, device: torch.device | str = "cpu") -> Expert:
     """
     stored = expert_file.read_expert(Path(path))
     model = EconConfig(num_experts=1, num_slots=1, size=stored.size, expert=stored.config)
-    own = _weights_like(model)
+    own = _expert_weights_like(model)
     like = {
         f"{part}.{name.removeprefix(f'{ensemble}.0.')}": tensor
         for part, ensemble in zip(expert_file.NETWORKS, ENSEMBLES, strict=True)
@@ -521,7 +506,7 @@ def _guide(config: EconConfig) -> type[AmortizedGuide]:
 
 
 @lru_cache(maxsize=4)
-def _weights_like(config: EconConfig) -> dict[str, Tensor]:
+def _expert_weights_like(config: EconConfig) -> dict[str, Tensor]:
     """Names and sizes of one expert's weights, without values, before memory is allocated.
 
     Raises:
@@ -545,10 +530,14 @@ def _weights_like(config: EconConfig) -> dict[str, Tensor]:
     return {f"{n}.{name}": t for n, m in networks.items() for name, t in m.state_dict().items()}
 
 
-def _all_weights_like(config: EconConfig) -> dict[str, Tensor]:
-    """Those of all experts; tensors of the same sizes are the same."""
+def weights_like(config: EconConfig) -> dict[str, Tensor]:
+    """Names and sizes of all experts' weights; tensors of the same sizes are the same.
+
+    Raises:
+        EconError: the networks would be larger than any that we know of.
+    """
     like: dict[str, Tensor] = {}
-    for name, tensor in _weights_like(config).items():
+    for name, tensor in _expert_weights_like(config).items():
         ensemble = next((e for e in ENSEMBLES if name.startswith(f"{e}.0.")), None)
         if ensemble is None:
             like[name] = tensor
@@ -560,4 +549,9 @@ def _all_weights_like(config: EconConfig) -> dict[str, Tensor]:
     return like
 
 
-scene_model.register("econ", EconConfig, Econ)
+def register() -> None:
+    """Make ECON known as a scene model."""
+    scene_model.register("econ", EconConfig, Econ, weights_like)
+
+
+register()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Iterable
 from reprlib import Repr
@@ -57,6 +58,21 @@ def printable(text: str, max_length: int | None = None) -> str:
         c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
         for c in text
     )
+
+
+def did_you_mean(word: str, known: Iterable[str], similarity: float = 0.6) -> str:
+    """A hint that names the closest of the known words.
+
+    Args:
+        word: what was given.
+        known: what would have been correct.
+        similarity: of the two at least, as ``difflib`` has it.
+
+    Returns:
+        ``did you mean quick?``, or nothing if no word is close.
+    """
+    close = difflib.get_close_matches(word, known, 1, similarity)
+    return f"did you mean {close[0]}?" if close else ""
 
 
 def describe(value: Any) -> str:

@@ -47,6 +47,7 @@ _RECIPE = RecipeConfig(
     load_balancing_limit=300.0,
     load_balancing_until=700,
     restart_below=0.2,
+    restart_until="100%",
     occlusion=0.5,
     whitening=True,
 )
@@ -173,6 +174,4 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
 }
-ALIASES = {
-    name.replace("colour", "color"): name for name in PRESETS if "colour" in name
-}
+ALIASES = {name.replace("colour", "color"): name for name in PRESETS if "colour" in name}

@@ -25,7 +25,7 @@ from econ_pyro.core.batch_shapes import batch_of, flat, restored
 from econ_pyro.core.compositing import next_scope, region, scopes, with_log
 from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli
 from econ_pyro.core.ensemble import Ensemble
-from econ_pyro.core.input_images import program_images
+from econ_pyro.core.input_images import program_images, program_mask
 from econ_pyro.core.occlusion import occlude
 from econ_pyro.core.parameters import program
 from econ_pyro.core.selection import Selection
@@ -182,7 +182,7 @@ class AmortizedGuide(nn.Module):
         return self.encode(images, flat_r, k.flatten(), noise)
 
     def given(self, selection: Selection) -> GivenGuide:
-        """The guide with what a competition has fixed: noise, regions' seeds, evidence."""
+        """The guide with what a competition has fixed: noise, regions' seeds, true regions."""
         return GivenGuide(self, selection)
 
     def forward(self, x: Tensor, k: Tensor) -> None:
@@ -193,7 +193,8 @@ class AmortizedGuide(nn.Module):
             k: expert of each layer, front to back, ``(..., B, T)``.
 
         Raises:
-            EconError: shapes or types do not fit, or there is no such expert.
+            EconError: shapes or types do not fit, a mask is not in [0, 1], or there is no such
+                expert.
         """
         self.program(x, k, None)
 
@@ -212,7 +213,7 @@ class AmortizedGuide(nn.Module):
             for i, t in enumerate(sites.front_to_back(slots)):
                 probs = self._region(x, s_t, k, i, given)
                 r_t = pyro.sample(sites.r(t), MeanBernoulli(probs).to_event(3))
-                r_t = site_value(sites.r(t), r_t, scenes, (1, size, size), self._zero)
+                r_t = program_mask(sites.r(t), r_t, scenes, size, self._zero)
                 seen = x, r_t
                 if given is not None and given.occluder is not None:
                     seen = occlude(x, r_t, given.occluder[:, i])

@@ -31,7 +31,7 @@ from econ_pyro.core.compositing import next_scope, paint, region
 from econ_pyro.core.distributions import LayeredNormal, MeanBernoulli
 from econ_pyro.core.ensemble import Ensemble
 from econ_pyro.core.handlers import APPEARANCE, SHAPE, noise
-from econ_pyro.core.input_images import program_images
+from econ_pyro.core.input_images import program_images, program_mask
 from econ_pyro.core.parameters import program
 from econ_pyro.core.tensors import check_expert_sites, site_value
 from econ_pyro.errors import EconError
@@ -148,7 +148,8 @@ class DeadLeaves(nn.Module):
             k: expert of each layer, front to back, ``(..., B, T)``.
 
         Raises:
-            EconError: images or experts of another shape or type, or no such expert.
+            EconError: shapes or types do not fit, a mask is not in [0, 1], or there is no such
+                expert.
         """
         x = program_images(x, self.config.size, self._zero)
         scenes, slots, size = x.shape[-4], arguments.num_layers(k), self.config.size
@@ -160,7 +161,7 @@ class DeadLeaves(nn.Module):
                 z_t = site_value(sites.z(t), z_t, scenes, (self.latent_dim,), self._zero)
                 mean, shape = self.decode(z_t, k[..., i])
                 r_t = pyro.sample(sites.r(t), self.region_prior(s_t, shape))
-                r_t = site_value(sites.r(t), r_t, scenes, (1, size, size), self._zero)
+                r_t = program_mask(sites.r(t), r_t, scenes, size, self._zero)
                 s_t = next_scope(s_t, r_t)
                 regions.append(r_t)
                 means.append(mean)
@@ -205,7 +206,7 @@ class DeadLeaves(nn.Module):
                     shape = torch.ones_like(shape)
                 coins = Bernoulli(shape).to_event(3)
                 m_t = pyro.sample(sites.m(t), coins, infer=noise(SHAPE))
-                m_t = site_value(sites.m(t), m_t, scenes, (1, size, size), zero)
+                m_t = program_mask(sites.m(t), m_t, scenes, size, zero)
                 pixels = Normal(mean, self.sigma_x).to_event(3)
                 x_t = pyro.sample(sites.x(t), pixels, infer=noise(APPEARANCE))
                 x_t = site_value(sites.x(t), x_t, scenes, (3, size, size), zero)

@@ -1,8 +1,8 @@
 """Decompose images into layers: ``python scripts/decompose.py RUN IMAGE... --out DIR``.
 
-For each image, write a strip of the inference steps (Fig. 4); the layers with whole objects as
-transparent PNGs or an OpenRaster file; the rendered scene and its build-up (Fig. 7); and
-scene.json, which can be edited and rendered with sample.py.
+For each image, write a strip of its layers with their scopes (Fig. 4); the layers with whole
+objects as transparent PNGs or an OpenRaster file; the rendered scene and its build-up (Fig. 7);
+and scene.json, which can be edited and rendered with sample.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tyro
 
 from econ_pyro import cli, errors
 from econ_pyro.data.images import Fit, decode, find_images, read_image
-from econ_pyro.econ import Econ, load_model
+from econ_pyro.econ import Econ
 from econ_pyro.files import outputs
 from econ_pyro.files.folder_names import folder_names
 from econ_pyro.io import scene_file
@@ -30,6 +30,7 @@ from econ_pyro.io.layer_files import (
     write_rendered,
     write_scene,
 )
+from econ_pyro.io.pretrained import load_model
 
 FULL = "full-resolution"
 """Folder of the layers at full resolution."""
@@ -50,8 +51,8 @@ class Args:
     """How images are made square: crop to the centre, or resize (stretch)."""
     slots: int | None = None
     """Number of layers; default: as in training."""
-    greedy: bool = False
-    """Do not refine the layers that the competition found."""
+    refine: bool = True
+    """Refine the layers that the competition found, where the model's configuration says so."""
     format: tuple[Format, ...] = ("png",)
     """png: one transparent PNG per layer; ora: one OpenRaster file, for GIMP, Krita and others."""
     full_resolution: bool = False
@@ -81,7 +82,7 @@ def main(args: Sequence[str] | None = None) -> None:
     images = torch.stack([read_image(p, econ.config.model.size, parsed.fit) for p in paths])
     names = folder_names(paths)
     with outputs.merged_folder(parsed.out, parsed.overwrite, LAYOUT) as out:
-        options: dict[str, Any] = {"greedy": True} if parsed.greedy else {}
+        options: dict[str, Any] = {} if parsed.refine else {"refine": False}
         decomposed = econ.decompose(images, parsed.slots, **options)
         for i, (path, name) in enumerate(zip(paths, names, strict=True)):
             d = decomposed[i]

@@ -18,7 +18,7 @@ from econ_pyro.data.corrupted import CorruptedSource, format_corruptions, parse_
 from econ_pyro.data.readers.detect import open_images
 from econ_pyro.data.splits import open_split
 from econ_pyro.data.synthetic.dataset import is_dataset
-from econ_pyro.econ import Econ, load_model
+from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.evaluate import (
     TEST_SEED,
@@ -33,7 +33,7 @@ from econ_pyro.evaluation.evaluate import (
 )
 from econ_pyro.evaluation.sample_quality import score_samples, train_classifier
 from econ_pyro.files import locks, storage
-from econ_pyro.io.pretrained import WEIGHTS, find
+from econ_pyro.io.pretrained import WEIGHTS, find, load_model
 from econ_pyro.naming import clean_name
 from econ_pyro.training import checkpoint
 from econ_pyro.training.progress import describe_run
@@ -59,9 +59,9 @@ class Args:
     fit: Literal["crop", "resize"] | None = None
     """How images are made square; default: as in training."""
     gt_masks: bool = False
-    """Use the true regions instead of attention (Fig. 5)."""
-    greedy: bool = False
-    """Do not refine the layers that the competition found."""
+    """Use true regions in place of attention (Fig. 5)."""
+    refine: bool = True
+    """Refine the layers that the competition found, where the model's configuration says so."""
     ood: bool = False
     """Also evaluate on out-of-distribution scenes: more objects, one class, colours similar to the
     background, spare layers."""
@@ -107,8 +107,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if strengths:
         source = CorruptedSource(clean, strengths)
         title = f"{title}, {format_corruptions(strengths)}"
-    report = evaluate(econ, source, gt_masks=parsed.gt_masks, greedy=parsed.greedy)
-    suffix = "-gt-masks" * parsed.gt_masks + "-greedy" * parsed.greedy
+    report = evaluate(econ, source, gt_masks=parsed.gt_masks, refine=parsed.refine)
+    suffix = "-gt-masks" * parsed.gt_masks + "-no-refine" * (not parsed.refine)
     if store and parsed.data is None and not strengths and not suffix:
         store.add(lambda: write_names(parsed.run, report, econ.names))
         econ.names = names_of(report, econ.names)
@@ -117,10 +117,10 @@ def main(args: Sequence[str] | None = None) -> None:
         of_data = "" if parsed.data is None else f"{parsed.data}, "
         for name, corrupted in corrupted_sources(clean).items():
             reports[of_data + name] = evaluate(
-                econ, corrupted, gt_masks=parsed.gt_masks, greedy=parsed.greedy
+                econ, corrupted, gt_masks=parsed.gt_masks, refine=parsed.refine
             )
     if parsed.ood:
-        reports |= evaluate_ood(econ, parsed.n, parsed.greedy)
+        reports |= evaluate_ood(econ, parsed.n, parsed.refine)
     out: dict[str, Any] = {name: as_json(r) for name, r in reports.items()}
     if parsed.samples:
         if not isinstance(econ, Econ):

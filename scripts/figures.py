@@ -98,7 +98,7 @@ def _random_colours(econ: Econ, out: Path, seed: int) -> None:
 
 
 def _figures_4_6_7_8(econ: Econ, out: Path, seed: int) -> None:
-    """Inference steps, samples of each expert, layer-wise sampling, out-of-distribution scenes."""
+    """Decompositions, samples of each expert, layer-wise sampling, out-of-distribution scenes."""
     scenes, slots = econ.config.scenes, econ.config.model.num_slots
     images = _scenes(econ, scenes, COLUMNS, seed)
     for i, part in enumerate("ABC"):

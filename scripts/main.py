@@ -7,14 +7,13 @@ subcommand is imported, so that ``econ-pyro --help`` is fast.
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from econ_pyro import __version__
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, did_you_mean
 
 COMMANDS = {
     "train": "svi_train",
@@ -67,8 +66,7 @@ def find(name: str) -> str:
     """
     command = ALIASES.get(name, name)
     if command not in COMMANDS:
-        close = difflib.get_close_matches(name, [*COMMANDS, *ALIASES], 1)
-        hint = f"did you mean {close[0]}?" if close else "econ-pyro --help lists them"
+        hint = did_you_mean(name, [*COMMANDS, *ALIASES]) or "econ-pyro --help lists them"
         got = repr(name if len(name) <= 100 else f"{name[:97]}...")
         raise EconError("a command of econ-pyro", got, hint)
     return COMMANDS[command]

@@ -16,7 +16,7 @@ import tyro
 
 from econ_pyro import cli, errors
 from econ_pyro.core.compositing import stages
-from econ_pyro.econ import Econ, load_model
+from econ_pyro.econ import Econ
 from econ_pyro.files import outputs, storage
 from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.io.layer_files import (
@@ -26,6 +26,7 @@ from econ_pyro.io.layer_files import (
     write_image,
     write_rendered,
 )
+from econ_pyro.io.pretrained import load_model
 from econ_pyro.io.scene_file import MAX_LAYERS, read_scene, to_json
 from econ_pyro.ui.scene_edits import MAX_SEED
 from econ_pyro.viz import figures, gif

@@ -12,40 +12,41 @@ gradient step of Eq. 13 (BatchedELBO in econ_pyro/infer/elbo.py).
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 import signal
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy
 import pyro
 import torch
 import tyro
 from torch import Tensor
 
-import econ_pyro
 from econ_pyro import cli, stopping
 from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.process_group import ProcessGroup, join
-from econ_pyro.config import FORMAT, Config, to_dict
+from econ_pyro.config import Config, to_dict
 from econ_pyro.core.compositing import stages
 from econ_pyro.data.base import DEFAULT_LIMIT, Source
-from econ_pyro.data.splits import open_split
+from econ_pyro.data.images import Fit
+from econ_pyro.data.splits import Split, open_split
+from econ_pyro.data.synthetic.dataset import is_dataset
 from econ_pyro.data.synthetic.sprites import sprite_classes
-from econ_pyro.econ import Econ, load_expert, load_model
+from econ_pyro.econ import Econ, load_expert
 from econ_pyro.errors import EconError, command
 from econ_pyro.evaluation.evaluate import as_json, evaluate, format_report, write_names
 from econ_pyro.files import locks, outputs, storage, temporary_paths
 from econ_pyro.infer import scene_model
 from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.io.expert_file import Expert, check_fits, custom_names, save_expert
+from econ_pyro.io.pretrained import load_model
 from econ_pyro.model_config import EconConfig
 from econ_pyro.training import checkpoint, progress
-from econ_pyro.training.run_config import read_config
+from econ_pyro.training.run_config import RunConfig, read_config, write_config
 from econ_pyro.training.run_files import Row
 from econ_pyro.training.trainer import STOPPED, Trainer
 from econ_pyro.viz import figures
@@ -63,7 +64,7 @@ class TrainArgs(Config):
     data: Path | None = None
     """A dataset folder, a folder of images and videos, a video or animation, .npy, .npz, HDF5 or
     TFRecords; default: generated scenes."""
-    fit: Literal["crop", "resize"] = "crop"
+    fit: Fit = "crop"
     """How images are made square: crop to the centre, or resize (stretch)."""
     strict: bool = False
     """Stop if an image cannot be read, instead of skipping it."""
@@ -100,6 +101,9 @@ def main(args: Sequence[str] | None = None) -> None:
         _check_kept(args, parsed, config, run)
     device = cli.pick_device(parsed.device)
     if parsed.dry_run:
+        recorded = _recorded(parsed, run, config)
+        if recorded.data is None or is_dataset(recorded.data):  # others take long to read
+            _open(recorded)
         _describe(config, device, run)
         return
     if parsed.tensorboard:
@@ -143,15 +147,7 @@ def _trainer(
     group: ProcessGroup,
 ) -> tuple[Trainer, Source]:
     """The trainer at the step at which training starts or resumes, and the validation images."""
-    limits = config.train
-    data, fit, limit = parsed.data, parsed.fit, parsed.limit
-    began = read_config(run) if parsed.resume else None
-    if began and data is None:
-        data, fit, limit = began.data, began.fit, began.limit
-    source = open_split(
-        data, config.scenes, config.model.size, config.seed, limits.train_scenes,
-        limits.valid_scenes, fit, parsed.strict, limit,
-    )  # fmt: skip
+    source = _open(_recorded(parsed, run, config), parsed.strict)
     pyro.set_rng_seed(config.seed)
 
     model = scene_model.build(config, device)
@@ -164,6 +160,21 @@ def _trainer(
     else:
         group.lead(lambda: _prepare(run, config, parsed, trainer), device)
     return trainer, source.valid
+
+
+def _recorded(parsed: TrainArgs, run: Path, config: Config) -> RunConfig:
+    """What ``config.json`` says of the run."""
+    if parsed.resume and parsed.data is None:
+        return read_config(run)._replace(config=config)
+    return RunConfig(config, parsed.data, parsed.fit, parsed.limit, parsed.init_experts)
+
+
+def _open(recorded: RunConfig, strict: bool = False) -> Split:
+    """Training and validation images."""
+    config, data, fit, limit, _ = recorded
+    numbers = config.train.train_scenes, config.train.valid_scenes
+    size, seed = config.model.size, config.seed
+    return open_split(data, config.scenes, size, seed, *numbers, fit, strict, limit)
 
 
 @contextmanager
@@ -247,6 +258,9 @@ def _split(given: Sequence[str]) -> list[str]:
 
 def _resolve(parsed: TrainArgs, run: Path, given: Sequence[Expert] = ()) -> Config:
     if parsed.resume:
+        if not (run / checkpoint.CONFIG).exists():
+            start = shlex.join([*command("train").split(), parsed.preset, "--run", str(run)])
+            raise EconError(f"a run to resume in {run}", "none", f"start it with {start}")
         config = read_config(run).config
     else:
         config = cli.config_of(parsed)
@@ -268,8 +282,8 @@ def _check_kept(args: Sequence[str] | None, parsed: TrainArgs, config: Config, r
     """Reject options that differ from the configuration of a run to be resumed."""
     # parse again with the configuration of the run as defaults
     asked = cli.of_preset(TrainArgs, args, __doc__, {parsed.preset: ("", config)})
-    kept = _options(config)
-    for name, value in _options(cli.config_of(asked)).items():
+    kept = cli.options(config)
+    for name, value in cli.options(cli.config_of(asked)).items():
         if value != kept[name]:
             raise EconError(
                 f"{name} {kept[name]}, as in {run}",
@@ -278,58 +292,14 @@ def _check_kept(args: Sequence[str] | None, parsed: TrainArgs, config: Config, r
             )
 
 
-def _options(config: Config) -> dict[str, Any]:
-    """Values of a configuration by option."""
-
-    def walk(values: dict[str, Any], above: str) -> Iterator[tuple[str, Any]]:
-        for name, value in values.items():
-            if isinstance(value, dict):
-                yield from walk(value, f"{above}{name}.")
-            else:
-                yield above + name.replace("_", "-"), value
-
-    return dict(walk(to_dict(config), "--"))
-
-
 def _prepare(run: Path, config: Config, parsed: TrainArgs, trainer: Trainer) -> None:
     """Create the folder of the run with a checkpoint, so that it can always be resumed."""
     with outputs.atomic_folder(run, parsed.overwrite, checkpoint.CONFIG, locked=True) as folder:
         checkpoint.save_checkpoint(folder / checkpoint.LAST, trainer.state())
-        storage.write_json(
-            folder / checkpoint.CONFIG,
-            {
-                "format": FORMAT,
-                "preset": parsed.preset,
-                "config": to_dict(config),
-                "data": None if parsed.data is None else str(parsed.data),
-                "fit": parsed.fit,
-                "limit": parsed.limit,
-                "init_experts": parsed.init_experts,
-                "versions": {
-                    "econ_pyro": econ_pyro.__version__,
-                    "torch": torch.__version__,
-                    "pyro": pyro.__version__,
-                    "numpy": numpy.__version__,
-                },
-                "commit": _commit(),
-            },
-            checksum=True,
-        )
-
-
-def _commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    folder = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip() or None
+        write_config(folder, _recorded(parsed, run, config), parsed.preset)
 
 
 def _describe(config: Config, device: torch.device, run: Path) -> None:
-    import json
-
     model = scene_model.build(config)
     parameters = sum(p.numel() for p in model.parameters())
     print(json.dumps(to_dict(config), indent=2))

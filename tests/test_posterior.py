@@ -41,17 +41,17 @@ def test_dimensions_and_observations(econ, images):
     assert torch.equal(torch.get_rng_state(), state)
     posterior = tree["posterior"]
     assert dict(posterior.sizes) == {
-        "chain": 1, "draw": 3, "scene": 2, "step": 3, "latent": 2, "y": 16, "x": 16
+        "chain": 1, "draw": 3, "scene": 2, "layer": 3, "latent": 2, "y": 16, "x": 16
     }  # fmt: skip
-    assert posterior["k"].dims == ("chain", "draw", "scene", "step")
-    assert posterior["z"].dims == ("chain", "draw", "scene", "step", "latent")
-    assert posterior["r"].dims == ("chain", "draw", "scene", "step", "y", "x")
-    assert posterior["step"].values.tolist() == [1, 2, 3]
+    assert posterior["k"].dims == ("chain", "draw", "scene", "layer")
+    assert posterior["z"].dims == ("chain", "draw", "scene", "layer", "latent")
+    assert posterior["r"].dims == ("chain", "draw", "scene", "layer", "y", "x")
+    assert posterior["layer"].values.tolist() == [1, 2, 3]
     assert posterior.attrs["experts"] == ["expert-0", "expert-1", "expert-2"]
     observed = tree["observed_data"]["image"]
     assert observed.dims == ("scene", "channel", "y", "x")
     np.testing.assert_array_equal(observed.sel(channel="green"), images[:, 1])
-    np.testing.assert_allclose(posterior["r"].sum("step"), 1, atol=1e-5)
+    np.testing.assert_allclose(posterior["r"].sum("layer"), 1, atol=1e-5)
     again = econ_pyro.to_arviz(econ, images, draws=3, seed=1, batch=6)["posterior"]
     np.testing.assert_array_equal(posterior["k"], again["k"])
 
@@ -64,17 +64,17 @@ def test_winners_come_as_often_as_their_scores_say(econ, images):
         tree = econ_pyro.to_arviz(econ, images, draws, temperature=given, batch=500)
         p = torch.softmax(
             -d.competition_losses[:, 0].double() / temperature, 1
-        ).numpy()  # (B, K) of step 1
-        first = tree["posterior"]["k"].sel(step=1, chain=0)
+        ).numpy()  # (B, K) of layer 1
+        first = tree["posterior"]["k"].sel(layer=1, chain=0)
         for k in range(3):
             share = (first == k).mean("draw").values
             assert (abs(share - p[:, k]) <= 4.5 * np.sqrt(p[:, k] * (1 - p[:, k]) / draws)).all()
     assert 0.02 < p.min() and p.max() < 0.98  # the second time it is no foregone conclusion
-    # r of the first step given its winner is that expert's attention
+    # r of the first layer given its winner is that expert's attention
     x, ones = images, torch.ones(2, 1, 16, 16)
     with torch.no_grad():
         r = econ.guide.attend_all(x, ones).squeeze(2).numpy()  # (B, K, H, W)
-    mean = tree["posterior"]["r"].sel(step=1).mean(("chain", "draw")).values
+    mean = tree["posterior"]["r"].sel(layer=1).mean(("chain", "draw")).values
     often = np.stack([(first == k).mean("draw").values for k in range(3)], 1)
     np.testing.assert_allclose(mean, (often[:, :, None, None] * r).sum(1), atol=1e-4)
 
@@ -87,13 +87,13 @@ def test_latents_have_the_moments_of_their_gaussian(econ, images):
     draws = 1500
     z = econ_pyro.to_arviz(one, images, draws, batch=500)["posterior"]["z"]
     d = one.decompose(images)
-    for step in (1, 3):
-        inputs = (images, d.region[:, step - 1], torch.zeros(2, dtype=torch.long))
+    for layer in (1, 3):
+        inputs = (images, d.region[:, layer - 1], torch.zeros(2, dtype=torch.long))
         with torch.no_grad():
             q = one.guide.encode(*inputs).base_dist
-        error = abs(z.sel(step=step).mean(("chain", "draw")).values - q.loc.numpy())
+        error = abs(z.sel(layer=layer).mean(("chain", "draw")).values - q.loc.numpy())
         assert (error <= 4.5 * q.scale.numpy() / np.sqrt(draws)).all()
-        spread = z.sel(step=step).std(("chain", "draw")).values
+        spread = z.sel(layer=layer).std(("chain", "draw")).values
         np.testing.assert_allclose(spread, q.scale.numpy(), rtol=0.1)
 
 

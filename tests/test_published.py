@@ -52,7 +52,7 @@ def test_objects_are_taken_apart_and_told_apart(measured):
 
 def test_layers_hold_the_pixels_that_they_grew_from(measured):
     econ, source, _, _ = measured
-    d = econ.decompose(source.images(torch.arange(32)), greedy=True)
+    d = econ.decompose(source.images(torch.arange(32)), refine=False)
     of_seed = d.region.flatten(2)[:, :-1].gather(2, d.seed_pixel[:, :-1, None])
     assert (of_seed > 0.5).double().mean() > 0.95
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
-from econ_pyro.core.tensors import describe_tensor, fitted
+from econ_pyro.core.tensors import describe_tensor, fitted, site_value
 from econ_pyro.errors import EconError, describe
 
 TOLERANCE = 1e-4
@@ -60,6 +61,32 @@ def program_images(images: Any, size: int, like: Tensor) -> Tensor:
     return fitted("x", images, tuple(images.shape), like)
 
 
+def program_mask(name: str, mask: Any, batch: int, size: int, like: Tensor) -> Tensor:
+    """Check a region or a shape of a program and convert it to the type of the networks.
+
+    Handlers such as ``poutine.condition`` may have set it. Values are checked where Pyro's
+    validation is enabled.
+
+    Args:
+        name: name of the site, for the error message.
+        mask: the region or shape.
+        batch: batch size B of the program.
+        size: height and width of the model's images.
+        like: a tensor with the type and device of the networks.
+
+    Raises:
+        EconError: the mask is not a floating-point tensor ``(..., B, 1, size, size)`` in [0, 1] on
+            that device.
+    """
+    mask = site_value(name, mask, batch, (1, size, size), like)
+    if is_validation_enabled() and mask.numel() and not torch.compiler.is_compiling():
+        low, high = (value.item() for value in mask.detach().aminmax())
+        if not (-TOLERANCE <= low and high <= 1 + TOLERANCE):
+            hint = "scale it to [0, 1], or threshold it with (mask > 0.5).float()"
+            raise EconError(f"values in [0, 1] for {name}", f"values {_range(low, high)}", hint)
+    return mask
+
+
 def check_image_shape(images: Any, size: int) -> Tensor:
     """Check type and shape of images, but not their values or number.
 
@@ -87,10 +114,10 @@ def check_image_shape(images: Any, size: int) -> Tensor:
 def as_regions(
     regions: Any, scenes: int, slots: int, size: int, dtype: torch.dtype
 ) -> Tensor | None:
-    """Check regions, detach them and convert them to the type of the networks.
+    """Check true regions, detach them and convert them to the type of the networks.
 
     Args:
-        regions: the regions; booleans are converted to 0 and 1; may be None.
+        regions: the true regions; booleans are converted to 0 and 1; may be None.
         scenes: number of images B.
         slots: number of layers T.
         size: height and width of the images.
@@ -103,7 +130,7 @@ def as_regions(
     if regions is None:
         return None
     shape = (scenes, slots, 1, size, size)
-    expected = f"regions {shape} in [0, 1] that sum to 1 over layers"
+    expected = f"true regions {shape} in [0, 1] that sum to 1 over layers"
     if not isinstance(regions, Tensor):
         raise EconError(expected, _describe_other(regions), "use torch.as_tensor")
     if regions.layout != torch.strided or regions.is_meta:

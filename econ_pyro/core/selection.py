@@ -15,7 +15,7 @@ class Draws(NamedTuple):
     noise: Tensor
     """Standard normal noise of the latents, shared by the experts, ``(B, T, L)``."""
     gumbel: Tensor
-    """Standard Gumbel noise of each expert at each step, ``(B, T, K)``."""
+    """Standard Gumbel noise of each expert for each layer, ``(B, T, K)``."""
     occlusion: Tensor | None = None
     """Uniform numbers in [0, 1) of the occlusion augmentation, ``(B, T, 4)``, where it is on."""
 

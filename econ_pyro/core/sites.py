@@ -38,11 +38,11 @@ def r(t: int) -> str:
     return f"r_{t}"
 
 
-def front_to_back(steps: int) -> range:
+def front_to_back(slots: int) -> range:
     """The layers in the order of inference: T, T-1, ..., 1."""
-    return range(steps, 0, -1)
+    return range(slots, 0, -1)
 
 
-def back_to_front(steps: int) -> range:
+def back_to_front(slots: int) -> range:
     """The layers in the order of painting: 1, 2, ..., T."""
-    return range(1, steps + 1)
+    return range(1, slots + 1)

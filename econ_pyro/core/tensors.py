@@ -31,7 +31,8 @@ def fitted(name: str, value: Any, shape: tuple[int, ...], like: Tensor) -> Tenso
     if torch.compiler.is_compiling():
         return value
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise EconError(f"floats {shape} for {name}", describe_tensor(value))
+        hint = "convert it with .float()" if isinstance(value, Tensor) else ""
+        raise EconError(f"floats {shape} for {name}", describe_tensor(value), hint)
     _check_shape_and_device(name, value, shape, like)
     return value.to(like.dtype)
 

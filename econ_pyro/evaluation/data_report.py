@@ -62,7 +62,7 @@ class Advice:
     """Suggested options with reasons."""
 
     size: int
-    steps: int
+    slots: int
     experts: int
     reasons: tuple[str, ...]
     command: str

@@ -51,7 +51,7 @@ def evaluate(
     source: Source,
     slots: int | None = None,
     gt_masks: bool = False,
-    greedy: bool = False,
+    refine: bool = True,
 ) -> SceneMetrics:
     """Decompose every image of a source and compute all scores that its ground truth allows.
 
@@ -59,8 +59,9 @@ def evaluate(
         model: the scene model.
         source: images, with or without ground truth.
         slots: number of layers; as in training if not given.
-        gt_masks: use the true regions instead of attention, as in the paper's Fig. 5.
-        greedy: do not refine the layers that the competition found.
+        gt_masks: use true regions in place of attention, as in the paper's Fig. 5.
+        refine: refine the layers that the competition found, where the model's configuration says
+            so.
 
     Raises:
         EconError: ``gt_masks`` is set, but the source has no ground truth.
@@ -73,7 +74,7 @@ def evaluate(
         if scenes is None:
             raise EconError("scenes with true regions", "images", "leave out --gt-masks")
         evidence = scenes.layers(slots or model.config.model.num_slots)
-    options = {"greedy": True} if greedy else {}  # models without refinement lack this option
+    options = {} if refine else {"refine": False}  # models without refinement lack this option
     d: Decomposition = model.decompose(images, slots, evidence=evidence, **options)
     return replace(evaluate_scenes(d, scenes, source.classes), given_names=model.config.names)
 
@@ -97,10 +98,10 @@ def ood_sources(model: SceneModel, n: int) -> dict[str, tuple[Source, int]]:
     }
 
 
-def evaluate_ood(model: SceneModel, n: int, greedy: bool = False) -> dict[str, SceneMetrics]:
+def evaluate_ood(model: SceneModel, n: int, refine: bool = True) -> dict[str, SceneMetrics]:
     """:func:`evaluate` on ``n`` scenes of each of :func:`ood_sources`."""
     sources = ood_sources(model, n).items()
-    return {name: evaluate(model, source, t, greedy=greedy) for name, (source, t) in sources}
+    return {name: evaluate(model, source, t, refine=refine) for name, (source, t) in sources}
 
 
 def corrupted_sources(source: Source) -> dict[str, Source]:

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from econ_pyro.econ import Econ
 
 DIMS = {
-    "k": ["scene", "step"],
-    "z": ["scene", "step", "latent"],
-    "r": ["scene", "step", "y", "x"],
+    "k": ["scene", "layer"],
+    "z": ["scene", "layer", "latent"],
+    "r": ["scene", "layer", "y", "x"],
 }
 
 
@@ -64,7 +64,7 @@ def to_arviz(
 
     Returns:
         An ``xarray.DataTree`` with the groups ``posterior`` (k, the index of the expert; z; r;
-        each by chain, draw, scene and step, where step 1 is the nearest layer) and
+        each by chain, draw, scene and layer, where layer 1 is the nearest) and
         ``observed_data`` (image). The attribute ``experts`` of ``posterior`` has the names of the
         experts.
 
@@ -90,7 +90,7 @@ def to_arviz(
         },
         coords={
             "scene": np.arange(len(images)),
-            "step": np.arange(1, slots + 1),
+            "layer": np.arange(1, slots + 1),
             "latent": np.arange(econ.sizes.expert.latents.dim),
             "channel": ["red", "green", "blue"],
             "y": np.arange(size),

@@ -13,12 +13,13 @@ import json
 import math
 import os
 import re
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from econ_pyro.errors import EconError
+from econ_pyro.errors import EconError, command
 from econ_pyro.files import untrusted
 from econ_pyro.files.temporary_paths import temporary_file
 
@@ -165,9 +166,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         EconError: the file does not exist, is not a JSON object, or its checksum is wrong.
     """
-    value = untrusted.read_json(
-        path, f"a run's folder with {path.name}", hint="train one: make train"
-    )
+    hint = f"train one with {command('train')} quick --run {shlex.quote(str(path.parent))}"
+    value = untrusted.read_json(path, f"a run's folder with {path.name}", hint=hint)
     if not isinstance(value, dict):
         raise EconError(f"a JSON object in {path}", "other JSON")
     return verify_checksum(value, str(path))

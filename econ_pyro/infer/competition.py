@@ -170,7 +170,7 @@ class Competition(ABC):
             fitted("expert_bias", self.expert_bias, (experts,), x)
         if self.takes_evidence != (evidence is not None):
             kind = type(self).__name__
-            expected = "true regions" if self.takes_evidence else "no evidence"
+            expected = "true regions" if self.takes_evidence else "no true regions"
             raise EconError(f"{expected} for {kind}", "none" if evidence is None else "some")
         if evidence is not None:
             fitted("evidence", evidence, (*layers, 1, *x.shape[2:]), x)
@@ -289,11 +289,11 @@ def propose_layers(
         noise: of the latents, ``(B, T, L)``.
         r: regions, ``(B, T, 1, H, W)``, or each expert's, ``(B, T, K, 1, H, W)``.
     """
-    steps = r.shape[1]
-    xs = x.repeat_interleave(steps, 0)
+    slots = r.shape[1]
+    xs = x.repeat_interleave(slots, 0)
     s_t, of_layers, r_t = (a.flatten(0, 1) for a in (scope, noise, r))
     proposals = propose(model, guide, xs, s_t, of_layers, r_t)
-    return proposals.map(lambda a: a.unflatten(0, (-1, steps)))
+    return proposals.map(lambda a: a.unflatten(0, (-1, slots)))
 
 
 def draw_winners(

@@ -1,7 +1,7 @@
 r"""Images taken apart: winners, regions, appearances and shapes of their layers.
 
 The layer axis runs front to back, as everywhere (:mod:`econ_pyro.core.sites`). Index i of it holds
-inference step t' = i + 1 of the paper's Fig. 4; the last index is the background in a scene that
+the paper's inference step t' = i + 1 (Fig. 4); the last index is the background in a scene that
 was explained well.
 """
 
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 # beside terms
 _LAYERED = ("k", "scope", "region", "mean", "shape", "z", "competition_losses", "seed_pixel")
 _TENSORS = ("image", *_LAYERED)
+_SHOWN = 6  # images, and layers of each, whose winners repr shows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Decomposition:
     """B images taken apart, layer axis front to back."""
 
@@ -35,7 +36,7 @@ class Decomposition:
     k: Tensor
     """Winning expert of each layer, ``(B, T)`` int64."""
     scope: Tensor
-    """Scope s_t before the step: what was left to explain, ``(B, T, 1, H, W)`` in [0, 1]."""
+    """Scope s_t before the layer: what was left to explain, ``(B, T, 1, H, W)`` in [0, 1]."""
     region: Tensor
     """Soft region r_t, ``(B, T, 1, H, W)`` in [0, 1]; sums to 1 over layers."""
     mean: Tensor
@@ -69,6 +70,19 @@ class Decomposition:
 
     def __len__(self) -> int:
         return len(self.image)
+
+    def __repr__(self) -> str:
+        """One line: sizes, device, and which experts won, of as few images as fit."""
+        images, slots = self.k.shape
+        height, width = self.image.shape[-2:]
+        kind = str(self.image.dtype).removeprefix("torch.")
+        won = [" ".join(map(str, k)) for k in self.k[:_SHOWN, :_SHOWN].tolist()]
+        winners = ", ".join(f"{k} ..." if slots > _SHOWN else k for k in won)
+        return (
+            f"Decomposition({images} images of {height} x {width} pixels, {slots} layers, "
+            f"{self.competition_losses.shape[-1]} experts, {kind} on {self.image.device}; "
+            f"winners front to back: {winners}{', ...' if images > _SHOWN else ''})"
+        )
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Decomposition:
         """Some of the images; the batch axis stays, also for a single index.

@@ -75,10 +75,10 @@ def explains_enough(errors: Tensor, shape: Tensor, l_z: Tensor) -> Tensor:
         l_z: Eq. 11 of each layer, ``(B, T)``.
     """
     density, _ = _densities(errors)
-    steps = shape.shape[1]
-    kept, index = torch.ones_like(l_z, dtype=torch.bool), torch.arange(steps, device=l_z.device)
+    slots = shape.shape[1]
+    kept, index = torch.ones_like(l_z, dtype=torch.bool), torch.arange(slots, device=l_z.device)
     likely = _log_mixture(density, shape)
-    for t in reversed(range(steps - 1)):
+    for t in reversed(range(slots - 1)):
         without = kept & (index != t)
         rest = _log_mixture(density, only(without, shape))
         leave = likely - rest < l_z[:, t]
@@ -99,12 +99,12 @@ def likeliest_order(errors: Tensor, shape: Tensor) -> Tensor:
             W)``.
         shape: shape probabilities front to back, ``(B, T, 1, H, W)``.
     """
-    (n, steps), device = shape.shape[:2], shape.device
+    (n, slots), device = shape.shape[:2], shape.device
     rows = torch.arange(n, device=device)
-    order = torch.arange(steps, device=device).repeat(n, 1)
+    order = torch.arange(slots, device=device).repeat(n, 1)
     density, _ = _densities(errors)
     both = torch.stack([density, shape], 2)  # (B, T, 2, 1, H, W)
-    for moves in SWEEPS * [_moves(place, steps, device) for place in range(steps - 2)]:
+    for moves in SWEEPS * [_moves(place, slots, device) for place in range(slots - 2)]:
         tried = order[:, moves]  # (B, moves, T), as it is first
         moved = both[rows[:, None, None], tried].flatten(0, 1)
         likely = _log_mixture(*moved.unbind(2)).unflatten(0, (-1, tried.shape[1]))
@@ -113,9 +113,9 @@ def likeliest_order(errors: Tensor, shape: Tensor) -> Tensor:
     return order
 
 
-def _moves(place: int, steps: int, device: torch.device) -> Tensor:
+def _moves(place: int, slots: int, device: torch.device) -> Tensor:
     """Places of the layers when each of those from ``place`` on goes there, ``(moves, T)``."""
-    t = torch.arange(steps, device=device)
+    t = torch.arange(slots, device=device)
     moved = t[place:-1, None]
     behind = t - ((t > place) & (t <= moved)).long()  # what was before it moves back by one
     return torch.where(t == place, moved, behind)
@@ -136,8 +136,8 @@ def arrange(errors: Tensor, shape: Tensor, l_z: Tensor) -> tuple[Tensor, Tensor]
     """
     kept = explains_enough(errors, shape, l_z)
     order = likeliest_order(errors, only(kept, shape))
-    steps = order.shape[1]
-    spare = (~in_order(kept, order))[:, :-1] * steps + torch.arange(steps - 1, device=l_z.device)
+    slots = order.shape[1]
+    spare = (~in_order(kept, order))[:, :-1] * slots + torch.arange(slots - 1, device=l_z.device)
     order = torch.cat([in_order(order, spare.argsort(1)), order[:, -1:]], 1)
     return order, in_order(kept, order)
 

@@ -217,8 +217,9 @@ def pixel_terms(
         errors: :func:`~econ_pyro.core.distributions.pixel_errors`, ``(..., 1, H, W)``.
         shape: shape probabilities, ``(..., 1, H, W)``.
     """
-    l_x = (r * errors).sum((-3, -2, -1))
-    l_r = kl_divergence(MeanBernoulli(r).to_event(3), model.region_prior(scope, shape))
+    l_x = (r * errors).sum((-3, -2, -1))  # Eq. 10
+    p_r = model.region_prior(scope, shape)  # Bern(s m), Eq. 7
+    l_r = kl_divergence(MeanBernoulli(r).to_event(3), p_r)  # Eq. 12
     return l_x, l_r
 
 

@@ -1,4 +1,4 @@
-"""Competition for regions that are given: the ablation of the paper's Fig. 5."""
+"""Competition for true regions: the ablation of the paper's Fig. 5."""
 
 from __future__ import annotations
 

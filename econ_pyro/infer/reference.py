@@ -44,7 +44,7 @@ def plain_loss(
         guide: with ``attentions`` and ``encoders``, K networks each.
         x: images, ``(B, 3, H, W)``.
         noise: of the latents, ``(B, T, L)``.
-        gumbel: Gumbel noise of each expert at each step, ``(B, T, K)``.
+        gumbel: Gumbel noise of each expert for each layer, ``(B, T, K)``.
         competition: greedy or joint.
         beta: weight of L_z.
         gamma: weight of L_r.
@@ -103,13 +103,13 @@ def _assign(
     model: Any, guide: Any, x: Tensor, noise: Tensor, gumbel: Tensor, competition: Competition
 ) -> _Assigned:
     """Image by image what :mod:`econ_pyro.infer.joint_competition` does at once."""
-    full, experts, steps = (
+    full, experts, slots = (
         torch.ones_like(x[:, :1]),
         range(model.num_experts),
         range(competition.num_slots),
     )
     remaining, seeds, things = full, [], []
-    for t in steps[:-1]:
+    for t in slots[:-1]:
         seed = _salient_seed(x, remaining)
         grown = [_grown(guide, k, x, full, seed) for k in experts]
         things.append(_all(model, guide, x, full, noise[:, t], competition, grown))
@@ -127,11 +127,11 @@ def _assign(
         r, l_x, l_z, l_r, error, m = (
             torch.stack(part)[:, b] for part in zip(*things, strict=True)
         )
-        costs, order = competition.lam * l_x + l_r, list(steps)  # (T, K)
+        costs, order = competition.lam * l_x + l_r, list(slots)  # (T, K)
         for _ in range(2):
             best = costs.argmin(1).tolist()
             if getattr(competition, "ordered", False):
-                of_best = (torch.stack([a[t, best[t]] for t in steps]) for a in (error, m, l_z))
+                of_best = (torch.stack([a[t, best[t]] for t in slots]) for a in (error, m, l_z))
                 order = _likeliest(order, *of_best)
             scope, costs = full[b], costs.clone()
             for t in order:

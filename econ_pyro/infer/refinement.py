@@ -1,6 +1,6 @@
 r"""Refinement of layers by the likelihood of all of them together.
 
-Greedy inference takes one layer after another and cannot go back. Once all are found, their joint
+A competition does not revise a layer that it has found. Once all are found, their joint
 likelihood (:mod:`econ_pyro.infer.depth_order`) determines their order; the posterior of a region
 given the layers is its share in the mixture (an E-step), which accounts for the colour of every
 pixel and the shape of every layer; and the experts compete once more for the regions so found.
@@ -184,18 +184,18 @@ def _likelier(anew: Decomposition, d: Decomposition, kept: Tensor, sigma_x: floa
     By colours as they are decoded, so that an expert that fits better is preferred.
     """
 
-    def evidence(chosen: Tensor) -> Tensor:
+    def bound(chosen: Tensor) -> Tensor:
         e = anew.where(chosen, d)
         likely = log_likelihood(pixel_errors(e.image, e.mean, sigma_x), only(kept, e.shape))
         return likely - (e.terms.z * kept).sum(1)
 
     slots, taken = kept.shape[1], torch.zeros_like(kept)
-    likely, index = evidence(taken), torch.arange(slots, device=kept.device)
+    likely, index = bound(taken), torch.arange(slots, device=kept.device)
     for t in [slots - 1, *range(slots - 1)]:  # first the background, which has most pixels
-        evidence_anew = evidence(taken | (index == t))
-        better = evidence_anew > likely
+        bound_anew = bound(taken | (index == t))
+        better = bound_anew > likely
         taken = taken | (better[:, None] & (index == t))
-        likely = torch.where(better, evidence_anew, likely)
+        likely = torch.where(better, bound_anew, likely)
     return taken
 
 

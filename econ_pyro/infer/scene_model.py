@@ -4,13 +4,14 @@ The trainer, ``evaluate.py``, ``decompose.py`` and ``sample.py`` know nothing el
 a class beneath :class:`SceneModel`, a configuration beneath
 :class:`~econ_pyro.model_config.SceneModelConfig` with a field ``kind``, and a call of
 :func:`register`.
-Installed packages can register theirs under the entry point group ``econ_pyro.scene_models``.
+Installed packages can register theirs under the entry point group ``econ_pyro.scene_models``, as
+ECON is registered.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple, Protocol
 
@@ -182,18 +183,28 @@ class Registered(NamedTuple):
     config: type[SceneModelConfig]
     build: Callable[..., SceneModel]
     """Of the run's configuration, a device and names of the experts (or None)."""
+    weights_like: Callable[[Any], Mapping[str, Tensor]] | None
+    """Of the model's configuration: tensors on the meta device like ``state_dict()``, so that
+    weights can be checked before anything is allocated. None: a model is built for that."""
 
 
 _registry: dict[str, Registered] = {}
 
 
-def register(kind: str, config: type[SceneModelConfig], build: Callable[..., SceneModel]) -> None:
+def register(
+    kind: str,
+    config: type[SceneModelConfig],
+    build: Callable[..., SceneModel],
+    weights_like: Callable[[Any], Mapping[str, Tensor]] | None = None,
+) -> None:
     """Make a kind of scene model known.
 
     Args:
         kind: its name, the default of the configuration's field ``kind``.
         config: class of its configuration.
         build: called with the run's configuration, a device and names (or None).
+        weights_like: called with the model's configuration, for names and sizes of its weights
+            without values; may be left out.
 
     Raises:
         EconError: the configuration has no such kind, or another model is registered under it.
@@ -203,7 +214,7 @@ def register(kind: str, config: type[SceneModelConfig], build: Callable[..., Sce
         raise EconError(f'a configuration class whose field kind is "{kind}"', config.__name__)
     if kind in _registry and _registry[kind].config is not config:
         raise EconError("a new name for a scene model", f"{kind}, which is registered")
-    _registry[kind] = Registered(config, build)
+    _registry[kind] = Registered(config, build, weights_like)
     model_config.KINDS[kind] = config
 
 
@@ -223,8 +234,22 @@ def build(
     Raises:
         EconError: its kind is not registered.
     """
+    return _registered(config).build(config, device, names)
+
+
+def weights_like(config: Config) -> Mapping[str, Tensor]:
+    """Names and sizes of the weights of a configuration's scene model; values mean nothing.
+
+    Raises:
+        EconError: its kind is not registered.
+    """
+    like = _registered(config).weights_like
+    return build(config).state_dict() if like is None else like(config.model)
+
+
+def _registered(config: Config) -> Registered:
     kind = getattr(config.model, "kind", None)
     if kind not in _registry and kind not in known():
         raise EconError(f"one of {', '.join(known())} as model.kind", str(kind))
     assert isinstance(kind, str)
-    return _registry[kind].build(config, device, names)
+    return _registry[kind]

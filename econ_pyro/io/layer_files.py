@@ -58,9 +58,9 @@ def write_pixels(path: Path, pixels: np.ndarray) -> None:
     storage.write_atomically(path, lambda p: image.save(p, format="PNG"))
 
 
-def layer_name(name: str, step: int) -> str:
-    """Name of a layer in image editors, with the inference step (from 1) that found it."""
-    return f"{name} (step {step})"
+def layer_name(name: str, number: int) -> str:
+    """Name of a layer in image editors, with its number from the front, from 1."""
+    return f"{name} (layer {number})"
 
 
 def raster_layers(

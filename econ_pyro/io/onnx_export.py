@@ -1,8 +1,8 @@
 """Export of models to ONNX, for programs without Python or torch.
 
 ``decompose.onnx`` computes :meth:`Econ.decompose <econ_pyro.econ.Econ.decompose>` with its T
-steps unrolled; it uses posterior means and the winning expert at each step. ``decoder_K.onnx`` is
-the decoder of expert K. The batch size of both is dynamic, the image size is fixed. The outputs
+layers unrolled; it uses posterior means and the winning expert of each layer. ``decoder_K.onnx``
+is the decoder of expert K. The batch size of both is dynamic, the image size is fixed. The outputs
 are compared with torch. Requires the extra ``onnx``.
 """
 

@@ -17,12 +17,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from econ_pyro import arguments
 from econ_pyro._version import __version__
 from econ_pyro.config import FORMAT, Config, additions, to_dict
-from econ_pyro.errors import EconError, check_choice, command, printable
+from econ_pyro.errors import EconError, check_choice, command, did_you_mean, printable
 from econ_pyro.files import storage
 from econ_pyro.files.tensor_file import read_tensors, write_tensors
 from econ_pyro.files.untrusted import parse_json
+from econ_pyro.infer import scene_model
+from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.naming import check_names
 from econ_pyro.training import checkpoint
 from econ_pyro.training.format1 import upgraded_checkpoint, upgraded_weights
@@ -71,12 +74,36 @@ def find(source: str | Path) -> Path:
     if name in shipped():
         return SHIPPED / name
     known = f" or shipped weights ({', '.join(shipped())})" if shipped() else ""
-    raise EconError(
-        f"a run's folder{known}",
-        f"no folder {name}",
+    hint = (
         f"train a model with {command('train')} quick; weights on the Hugging Face hub are named "
-        f"{HUB}OWNER/NAME",
+        f"{HUB}OWNER/NAME"
     )
+    meant = did_you_mean(name, shipped(), 0.75)
+    raise EconError(f"a run's folder{known}", f"no folder {name}", meant or hint)
+
+
+def load_model(
+    source: str | Path, device: torch.device | str = "cpu", which: str = "best"
+) -> SceneModel:
+    """Load trained weights of any registered scene model; never executes code from them.
+
+    Args:
+        source: as for :func:`find`.
+        device: where to put the networks.
+        which: ``best`` (by validation loss) or ``last`` checkpoint of a run.
+
+    Raises:
+        EconError: there is none, it is damaged or of an unknown kind; or there is no such device.
+    """
+    device = arguments.as_device(device)
+    trained = read(source, device, which)
+    # before a damaged configuration has memory allocated
+    like = scene_model.weights_like(trained.config)
+    checkpoint.check_weights(trained.weights, like, trained.path)
+    model = scene_model.build(trained.config, device, trained.names)
+    model.load_state_dict(trained.weights)
+    model.load_extra_state(trained.extra)
+    return model
 
 
 def read(

@@ -184,14 +184,13 @@ class ConstantColour(Callback):
 class ClassPrior(Callback):
     """P(k_t) becomes the share of validation layers that each expert won."""
 
-    def __init__(self, model: Any, valid_scenes: int, group: ProcessGroup) -> None:
-        self.model, self.valid_scenes, self.group = model, valid_scenes, group
+    def __init__(self, model: Any, group: ProcessGroup) -> None:
+        self.model, self.group = model, group
 
     def after_validation(self, d: Decomposition, loss: float) -> None:
         """Set the buffer ``class_probs``."""
-        wins = nn.functional.one_hot(d.k, self.model.num_experts).float()  # (B, T, K)
-        wins = self.group.sum(wins.sum(0)) / self.valid_scenes  # (T, K)
-        probs = (wins + 1e-4).flip(0)  # back to front
+        shares = winner_shares(d, self.model.num_experts, self.group)
+        probs = (shares + 1e-4).flip(0)  # back to front
         self.model.class_probs.copy_(probs / probs.sum(1, keepdim=True))
 
 
@@ -220,6 +219,18 @@ class LatentWhitening(Callback):
         q_z = self.guide.encode(x, r, k, x.new_zeros(()))
         there = d.area.flatten() >= NOTHING * x[0, 0].numel()
         return moments(k[there], q_z.mean[there], q_z.variance[there], experts)
+
+
+def winner_shares(d: Decomposition, experts: int, group: ProcessGroup) -> Tensor:
+    """Share of the scenes of all processes in which each expert won each layer, ``(T, K)``.
+
+    Args:
+        d: this process's share of the scenes.
+        experts: number of experts K.
+        group: the processes.
+    """
+    won = group.sum(nn.functional.one_hot(d.k, experts).sum(0).float())
+    return won / won.sum(1, keepdim=True)  # one expert wins a layer of a scene
 
 
 def wins(result: Step, experts: int) -> Tensor:

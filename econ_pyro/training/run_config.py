@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import NamedTuple, get_args
 
+import numpy
+import pyro
+import torch
+
 from econ_pyro import limits
-from econ_pyro.config import Config, from_dict
+from econ_pyro._version import __version__
+from econ_pyro.config import FORMAT, Config, from_dict, to_dict
 from econ_pyro.data.base import DEFAULT_LIMIT
 from econ_pyro.data.images import Fit
 from econ_pyro.errors import EconError, describe
@@ -27,6 +33,36 @@ class RunConfig(NamedTuple):
     """Maximum number of images that were read from a file or folder."""
     init_experts: tuple[str, ...]
     """Files of the initial experts, as given on the command line."""
+
+
+def write_config(folder: Path, run: RunConfig, preset: str) -> None:
+    """Write the ``config.json`` of a run, with the versions of what trains it.
+
+    Args:
+        folder: of the run.
+        run: the content.
+        preset: name of the preset that the run began with.
+    """
+    storage.write_json(
+        folder / checkpoint.CONFIG,
+        {
+            "format": FORMAT,
+            "preset": preset,
+            "config": to_dict(run.config),
+            "data": None if run.data is None else str(run.data),
+            "fit": run.fit,
+            "limit": run.limit,
+            "init_experts": run.init_experts,
+            "versions": {
+                "econ_pyro": __version__,
+                "torch": torch.__version__,
+                "pyro": pyro.__version__,
+                "numpy": numpy.__version__,
+            },
+            "commit": _commit(),
+        },
+        checksum=True,
+    )
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -57,3 +93,14 @@ def read_config(folder: Path) -> RunConfig:
     if not isinstance(experts, list) or not all(isinstance(one, str) for one in experts):
         raise EconError(f"a list of files as init_experts in {path}", describe(experts))
     return RunConfig(config, None if data is None else Path(data), fit, limit, tuple(experts))
+
+
+def _commit() -> str | None:
+    """The commit of the source, where it is a Git repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    folder = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None

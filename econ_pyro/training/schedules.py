@@ -108,7 +108,7 @@ def unfinished(config: Config, step: int, horizon: int) -> list[str]:
     # what lies beyond the last step was not to be reached; what moves was to come as far as that
     due = {name: min(steps_of(end, horizon), last(end)) for name, end in moving.items()}
     at = {name: steps_of(turn, horizon) for name, turn in turns.items()}
-    due |= {name: end for name, end in at.items() if end <= last(turns[name])}
+    due |= {name: end for name, end in at.items() if end < last(turns[name])}
     return [f"{name} (step {end:.0f})" for name, end in due.items() if end > step]
 
 

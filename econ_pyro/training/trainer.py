@@ -20,6 +20,7 @@ from econ_pyro.errors import EconError
 from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.training import checkpoint, format1, resume_checks
 from econ_pyro.training.batches import Batches
+from econ_pyro.training.callbacks import winner_shares
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.run_files import Row, RunFiles
 from econ_pyro.training.schedules import last_gamma, lowest_rate
@@ -219,8 +220,7 @@ class Trainer:
         objective = self.config.objective
         losses = d.terms.loss(objective.beta, last_gamma(self.config)).sum(1).double()
         valid = self.group.sum(losses.sum()).item() / len(self.valid)
-        used = torch.nn.functional.one_hot(d.k, self.learner.model.num_experts).float()
-        usage = self.group.sum(used.sum(0)) / len(self.valid)  # (T, K)
+        usage = winner_shares(d, self.learner.model.num_experts, self.group)
         rate = self.learner.rate
         self.learner.validated(d, valid)
         elbo = self.learner.elbo

@@ -1,7 +1,7 @@
 r"""The paper's figures from tensors, as PNG files.
 
 ============================  =====================================================
-:func:`decomposition_strip`   Figs. 4 and 8: one scene, step by step
+:func:`decomposition_strip`   Figs. 4 and 8: one scene, layer by layer
 :func:`decomposition_grid`    several scenes, each layer as visible and as completed
 :func:`expert_samples`        Figs. 1B, 5 and 6: a row of objects per expert
 :func:`build_up`              Figs. 1C and 7: scenes composited layer by layer
@@ -35,9 +35,9 @@ SHEET_PANEL = 96  # approximate width of a panel in all other figures
 def decomposition_strip(
     decomposition: Decomposition, names: Sequence[str], path: str | Path
 ) -> Path:
-    """Draw one scene as in Fig. 4: one row per inference step, front to back.
+    """Draw one scene as in Fig. 4: one row per layer, front to back.
 
-    The columns are the scope before the step, the region, the whole appearance, its visible part
+    The columns are the scope before the layer, the region, the whole appearance, its visible part
     and the unoccluded shape. The image, its reconstruction and its segmentation are on the left.
 
     Args:
@@ -47,7 +47,7 @@ def decomposition_strip(
     """
     d = decomposition[:1].cpu()
     scale = panels.scale_for(d.image.shape[3], STRIP_PANEL)
-    steps = zip(d.scope[0], d.region[0], d.mean[0], d.shape[0], strict=True)
+    layers = zip(d.scope[0], d.region[0], d.mean[0], d.shape[0], strict=True)
     tiles = [
         [
             panels.panel(s, scale),
@@ -56,10 +56,10 @@ def decomposition_strip(
             panels.over_checker(r * mu, r, scale, premultiplied=True),
             panels.panel(m, scale),
         ]
-        for s, r, mu, m in steps
+        for s, r, mu, m in layers
     ]
     rows = [
-        Label(names[k], f"step {i + 1}", panels.expert_colour(k))
+        Label(names[k], f"layer {i + 1}", panels.expert_colour(k))
         for i, k in enumerate(d.k[0].tolist())
     ]
     columns = [
@@ -85,8 +85,8 @@ def decomposition_grid(
 ) -> Path:
     """Draw several scenes side by side, three columns each.
 
-    The top row is the image, its reconstruction and its segmentation. Below, each inference step
-    has a row: the visible part of the layer, the layer completed behind its occluders, and the
+    The top row is the image, its reconstruction and its segmentation. Below, each layer has a
+    row: the visible part of the layer, the layer completed behind its occluders, and the
     shape.
 
     Args:
@@ -98,8 +98,8 @@ def decomposition_grid(
     d = decomposition[:limit].cpu()
     if not len(d):
         raise EconError("a decomposition of at least one image", "none")
-    steps = [Label(f"step {i + 1}") for i in range(d.k.shape[1])]
-    sheet = _block(d[0], steps)
+    rows = [Label(f"layer {i + 1}") for i in range(d.k.shape[1])]
+    sheet = _block(d[0], rows)
     for b in range(1, len(d)):
         sheet = panels.beside(sheet, _block(d[b], ()))
     return panels.save(panels.framed(panels.above(sheet, panels.legend(names))), path)
@@ -150,9 +150,9 @@ def build_up(
         names: names of the experts, for a legend; requires ``k``.
     """
     scale = panels.scale_for(canvases.shape[-1], SHEET_PANEL)
-    steps = canvases.shape[1]
-    tiles = [[panels.panel(x, scale) for x in canvases[:, i]] for i in range(steps)]
-    rows = [Label("1 layer"), *(Label(f"{i} layers") for i in range(2, steps + 1))]
+    slots = canvases.shape[1]
+    tiles = [[panels.panel(x, scale) for x in canvases[:, i]] for i in range(slots)]
+    rows = [Label("1 layer"), *(Label(f"{i} layers") for i in range(2, slots + 1))]
     if k is None:
         return panels.save(panels.framed(panels.grid(tiles, rows)), path)
     bars = [[panels.expert_colour(j) for j in row] for row in k.T.tolist()]
@@ -185,7 +185,7 @@ def contact_sheet(
     return panels.save(panels.framed(panels.grid(rows, [Label(name) for name in names])), path)
 
 
-def _block(d: Decomposition, steps: Sequence[Label]) -> Image.Image:
+def _block(d: Decomposition, rows: Sequence[Label]) -> Image.Image:
     """One scene of :func:`decomposition_grid`."""
     scale = panels.scale_for(d.image.shape[3], SHEET_PANEL)
     top = [
@@ -204,7 +204,7 @@ def _block(d: Decomposition, steps: Sequence[Label]) -> Image.Image:
     bars = [[panels.expert_colour(k)] * 3 for k in d.k[0].tolist()]
     upper = panels.grid([top], columns=[Label("image"), Label("model"), Label("segments")])
     labels = [Label("seen"), Label("complete"), Label("shape")]
-    return panels.above(upper, panels.grid(tiles, steps, labels, bars))
+    return panels.above(upper, panels.grid(tiles, rows, labels, bars))
 
 
 def _segments(d: Decomposition, scale: int) -> np.ndarray:
@@ -219,7 +219,7 @@ def _segments(d: Decomposition, scale: int) -> np.ndarray:
 
 
 def _beside_top(left: Image.Image, right: Image.Image) -> Image.Image:
-    """Align the first panels of the overview and of the steps, which have column labels."""
+    """Align the first panels of the overview and of the layers, which have column labels."""
     head = 2 * (panels.TEXT + 4) + panels.GAP
     lowered = Image.new("RGB", (left.width, max(left.height + head, right.height)), panels.PAPER)
     lowered.paste(left, (0, head))

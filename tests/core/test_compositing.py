@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 from econ_pyro.core import compositing
 
 
-def random_shapes(seed, steps, binary):
-    m = torch.rand(2, steps, 1, 3, 3, generator=torch.Generator().manual_seed(seed)).double()
+def random_shapes(seed, slots, binary):
+    m = torch.rand(2, slots, 1, 3, 3, generator=torch.Generator().manual_seed(seed)).double()
     return m.round() if binary else m
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 6), st.booleans())
-def test_regions_and_scopes_partition_the_canvas(seed, steps, binary):
-    m = random_shapes(seed, steps, binary)
+def test_regions_and_scopes_partition_the_canvas(seed, slots, binary):
+    m = random_shapes(seed, slots, binary)
     s, total = torch.ones_like(m[:, 0]), 0
-    for i in range(steps):
+    for i in range(slots):
         r = compositing.region(s, m[:, i])
         total = total + r
         s = compositing.next_scope(s, r)
@@ -28,12 +28,12 @@ def test_regions_and_scopes_partition_the_canvas(seed, steps, binary):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 6))
-def test_composing_regions_is_painting_back_to_front(seed, steps):
-    m = random_shapes(seed, steps, binary=True)
+def test_composing_regions_is_painting_back_to_front(seed, slots):
+    m = random_shapes(seed, slots, binary=True)
     m[:, -1] = 1  # the background fills the canvas
-    x = torch.rand(2, steps, 3, 3, 3).double()
+    x = torch.rand(2, slots, 3, 3, 3).double()
     canvas = torch.zeros(2, 3, 3, 3).double()
-    for i in reversed(range(steps)):
+    for i in reversed(range(slots)):
         for b in range(2):
             for row in range(3):
                 for column in range(3):

@@ -227,9 +227,9 @@ def test_random_numbers_of_a_competition_are_not_broadcast(pq, competition):
         biased(*pq, x)
 
 
-def test_competitions_are_told_of_evidence_they_do_not_take_and_lack(pq):
+def test_competitions_are_told_of_true_regions_they_do_not_take_and_lack(pq):
     x, r = torch.rand(3, 3, S, S).double(), torch.ones(3, 3, 1, S, S).double() / 3
-    with pytest.raises(EconError, match="no evidence for GreedyCompetition, got some"):
+    with pytest.raises(EconError, match="no true regions for GreedyCompetition, got some"):
         GreedyCompetition(3)(*pq, x, r)
     with pytest.raises(EconError, match="true regions for OracleCompetition, got none"):
         OracleCompetition(3)(*pq, x)

@@ -216,7 +216,7 @@ def test_masks_in_all_their_forms(tmp_path, scenes):
         torch.testing.assert_close(layers.sum(1), torch.ones(3, 1, 32, 32))
         np.testing.assert_array_equal(layers[:, -1, 0].numpy(), numbers == 0)
         assert source.scenes(torch.tensor([2, 0, 2])).region.shape[0] == 3
-    with pytest.raises(EconError, match="steps, for"):
+    with pytest.raises(EconError, match="layers, for"):
         truth.layers(1)
 
 

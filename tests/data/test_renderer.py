@@ -222,7 +222,7 @@ def test_layers_drop_empty_slots_and_need_enough_steps():
     )
     assert torch.equal(holes.layers(5), scenes.layers(5))
     assert torch.equal(scenes.layers(7)[:, :4], scenes.layers(5)[:, :4])
-    with pytest.raises(EconError, match="expected at least 5 steps, for 4 objects.*got 4"):
+    with pytest.raises(EconError, match="expected at least 5 layers, for 4 objects.*got 4"):
         scenes.layers(4)
 
 

@@ -24,7 +24,7 @@ def test_objects_are_counted_and_decide(tmp_path):
     seen, advice = look(tmp_path / "a.npz")
     counts = [len(set(n.ravel()) - {0}) for n in numbers]
     assert sum(k * v for k, v in seen.objects.items()) == sum(counts)
-    assert advice.steps == max(counts) + 1 and advice.experts == 4
+    assert advice.slots == max(counts) + 1 and advice.experts == 4
     tiny = np.zeros((50, 128, 128), np.uint8)
     tiny[:, 5:13, 5:13] = 1  # 64 of 16384 pixels: 16 at 64x64 are fewer than 24
     np.savez(tmp_path / "b.npz", image=np.repeat(tiny[..., None], 3, 3), mask=tiny)
@@ -32,7 +32,7 @@ def test_objects_are_counted_and_decide(tmp_path):
     tiny[:, 5:21, 5:21] = 1  # 64 at 64x64, 16 at 32x32
     np.savez(tmp_path / "b.npz", image=np.repeat(tiny[..., None], 3, 3), mask=tiny)
     seen, advice = look(tmp_path / "b.npz")
-    assert advice.size == 64 and advice.steps == 2
+    assert advice.size == 64 and advice.slots == 2
     assert "at least 64 pixels" in report(seen, advice, "crop")
 
 
@@ -43,7 +43,7 @@ def test_without_masks_numbers_are_called_guesses(tmp_path, side, size):
     (tmp_path / "own pictures" / "notes.txt").write_text("x")
     with pytest.warns(UserWarning, match="skipped 1"):
         seen, advice = look(tmp_path / "own pictures", "resize")
-    assert (advice.size, advice.steps, advice.experts) == (size, 4, 4) and not seen.objects
+    assert (advice.size, advice.slots, advice.experts) == (size, 4, 4) and not seen.objects
     text = report(seen, advice, "resize")
     assert text.count("a guess") == 3 and "notes.txt" in text and "stretched" in text
     assert f"--data '{tmp_path}/own pictures'" in text and "--fit resize" in text

@@ -39,16 +39,16 @@ def test_true_regions_are_given_and_taken(econ, source):
     assert metrics.expert_names[0] == "first"
 
 
-@pytest.mark.parametrize("greedy", [False, True])
-@pytest.mark.parametrize("steps", [None, 5])
-def test_scores_are_of_the_decomposition_that_is_asked_for(econ, source, steps, greedy):
+@pytest.mark.parametrize("refine", [False, True])
+@pytest.mark.parametrize("slots", [None, 5])
+def test_scores_are_of_the_decomposition_that_is_asked_for(econ, source, slots, refine):
     x = source.images(torch.arange(6))
-    d = econ.decompose(x, steps, greedy=greedy)
-    metrics = evaluate(econ, source, steps, greedy=greedy)
-    assert d.k.shape[1] == (steps or 3)
+    d = econ.decompose(x, slots, refine=refine)
+    metrics = evaluate(econ, source, slots, refine=refine)
+    assert d.k.shape[1] == (slots or 3)
     for name, term in zip("xzr", d.terms, strict=True):
         torch.testing.assert_close(metrics.scores[name], term.double().sum(1))
-    other = evaluate(econ, source, steps, greedy=not greedy)
+    other = evaluate(econ, source, slots, refine=not refine)
     assert not torch.equal(other.scores["r"], metrics.scores["r"])
 
 
@@ -70,16 +70,16 @@ def test_ood_scenes_are_what_they_are_called(tiny, econ):
     assert all(len(source) == 40 for source, _ in found.values())
     scenes = {name: source.scenes(torch.arange(40)) for name, (source, _) in found.items()}
     number = {name: (s.label >= 0).sum(1) for name, s in scenes.items()}
-    steps = {name: t for name, (_, t) in found.items()}
+    slots = {name: t for name, (_, t) in found.items()}
     for n in (4, 5):  # a layer for each, and one for the background
-        assert (number[f"{n} objects"] == n).all() and steps[f"{n} objects"] == n + 1
+        assert (number[f"{n} objects"] == n).all() and slots[f"{n} objects"] == n + 1
     labels = scenes["3 of one class"].label
     assert (labels == labels[:, :1]).all() and len(labels.unique()) == 3
-    assert (number["3 of one class"] == 3).all() and steps["3 of one class"] == 4
+    assert (number["3 of one class"] == 3).all() and slots["3 of one class"] == 4
     near = scenes["near background"]
     off = (near.colour.int() - near.background.int()[:, None]).abs().amax(-1)[near.label >= 0]
-    assert 32 < off.max() <= 64 and steps["near background"] == 3
-    assert steps["2 spare layers"] == 5
+    assert 32 < off.max() <= 64 and slots["near background"] == 3
+    assert slots["2 spare layers"] == 5
     usual = GeneratedScenes(tiny.scenes, 0, 40, "valid").scenes(torch.arange(40))
     assert (number["2 spare layers"] == (usual.label >= 0).sum(1)).all()
     assert not torch.equal(scenes["2 spare layers"].image, usual.image)  # no run's own
@@ -88,8 +88,8 @@ def test_ood_scenes_are_what_they_are_called(tiny, econ):
 def test_each_shift_is_measured_with_its_layers(econ):
     reports = evaluate_ood(econ, 2)
     assert set(reports) == set(ood_sources(econ, 2))
-    for name, (source, steps) in ood_sources(econ, 2).items():
-        d = econ.decompose(source.images(torch.arange(2)), steps)
+    for name, (source, slots) in ood_sources(econ, 2).items():
+        d = econ.decompose(source.images(torch.arange(2)), slots)
         torch.testing.assert_close(reports[name].scores["z"], d.terms.z.double().sum(1))
 
 

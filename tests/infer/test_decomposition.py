@@ -112,3 +112,14 @@ def test_what_does_not_fit_is_not_joined():
     for other in (make(2, layers=4), make(2, experts=5), make(2, size=9)):
         with pytest.raises(EconError, match="decompositions with one shape of"):
             Decomposition.cat([make(2), other])
+
+
+def test_printing_is_one_short_line():
+    d = dataclasses.replace(make(2), k=torch.tensor([[3, 0, 1], [2, 2, 1]]))
+    assert repr(d) == (
+        "Decomposition(2 images of 8 x 8 pixels, 3 layers, 4 experts, float64 on cpu; "
+        "winners front to back: 3 0 1, 2 2 1)"
+    )
+    many = dataclasses.replace(make(50, layers=20), k=torch.zeros(50, 20, dtype=torch.long))
+    assert repr(many).endswith("front to back: " + 6 * "0 0 0 0 0 0 ..., " + "...)")
+    assert repr(d[:0]).startswith("Decomposition(0 images of") and len(repr(many)) < 300

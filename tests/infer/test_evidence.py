@@ -2,6 +2,7 @@
 
 import math
 
+import pyro
 import pytest
 import torch
 from pyro import poutine
@@ -9,6 +10,7 @@ from pyro import poutine
 from econ_pyro.core import sites
 from econ_pyro.core.compositing import scopes
 from econ_pyro.core.selection import Selection
+from econ_pyro.errors import EconError
 from econ_pyro.infer.elbo import BatchedELBO, ClassConditionalELBO
 from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.svi import CompetitiveSVI
@@ -31,7 +33,7 @@ def masks():
 
 @pytest.fixture
 def selection(pq):
-    """Experts, noise and seed pixels that a competition might have fixed; no evidence."""
+    """Experts, noise and seed pixels that a competition might have fixed; no true regions."""
     k = torch.randint(3, (5, T))
     none = torch.zeros(5, T)
     noise = torch.randn(5, T, pq[0].latent_dim).double()
@@ -185,3 +187,30 @@ def test_the_batched_elbo_traces_programs_under_handlers(pq, images, masks, sele
         assert torch.equal(a, b)
     without = BatchedELBO().terms(model, guide.given(selection), images, selection.k)
     assert not torch.allclose(without.r, own[0].r)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda mask: mask.bool(), r"floats \(5, 1, 16, 16\) for r_3, got bool .*\.float\(\)"),
+        (lambda mask: mask.long(), r"for r_3, got int64 .*\.float\(\)"),
+        (lambda mask: 255 * mask, r"values in \[0, 1\] for r_3, got values from 0 to 255"),
+        (lambda mask: mask - 0.01, r"values in \[0, 1\] for r_3, got values from -0.01 to 0.99"),
+        (lambda mask: mask / 0, "not a number"),
+    ],
+)
+def test_observed_masks_are_floats_between_0_and_1(pq, images, masks, selection, change, message):
+    model, guide = pq
+    masks[0, 0] = 1.0
+    changed = {sites.r(3): change(masks[:, 0])}
+    with pytest.raises(EconError, match=message):
+        poutine.condition(guide, data=changed)(images, selection.k)
+    with pytest.raises(EconError, match=message):
+        poutine.condition(model, data=changed)(images, selection.k)
+
+
+def test_values_of_masks_are_not_read_without_validation(pq, images, masks, selection):
+    """Reading them would wait for a GPU."""
+    conditioned = poutine.condition(pq[1], data={sites.r(3): 255 * masks[:, 0]})
+    with pyro.validation_enabled(False):
+        conditioned(images, selection.k)

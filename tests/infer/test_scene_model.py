@@ -11,9 +11,9 @@ import econ_pyro
 from econ_pyro import config as configuration
 from econ_pyro import model_config
 from econ_pyro.config import Config
-from econ_pyro.econ import load_model
 from econ_pyro.errors import EconError
 from econ_pyro.infer import scene_model
+from econ_pyro.io.pretrained import load_model
 from econ_pyro.model_config import SceneModelConfig
 from helpers.mosaic import Mosaic, MosaicConfig, register_mosaic
 from helpers.scripts import script
@@ -70,6 +70,27 @@ def test_models_are_built_by_kind(mosaic):
     assert configuration.from_dict(Config, configuration.to_dict(config)) == config
     with pytest.raises(EconError, match="configuration of ECON"):
         econ_pyro.Econ(config)
+
+
+def test_sizes_of_weights_are_checked_before_a_model_is_built(mosaic, tmp_path, monkeypatch):
+    built = []
+
+    def build(config, device, names):
+        built.append(config)
+        return Mosaic(config, device, names)
+
+    run = tmp_path / "run"
+    script("svi_train", "quick", *OPTIONS, "--steps", "1", "--run", run)
+    wrong = {"colour": torch.zeros(99, 3, device="meta")}
+    scene_model.register("mosaic", MosaicConfig, build, lambda config: wrong)
+    with pytest.raises(EconError, match=r"weights of the sizes that are configured.*colour"):
+        load_model(run)
+    assert not built
+    right = {"colour": torch.zeros(3, 3, device="meta")}
+    scene_model.register("mosaic", MosaicConfig, build, lambda config: right)
+    assert isinstance(load_model(run), Mosaic) and len(built) == 1
+    scene_model.register("mosaic", MosaicConfig, build)
+    assert isinstance(load_model(run), Mosaic)
 
 
 def test_what_cannot_be_registered(mosaic):

@@ -90,12 +90,12 @@ def test_layers_are_cut_and_keep_order_names_and_place(tmp_path):
     pixels = np.zeros((6, 8, 4), np.uint8)
     pixels[2:4, 3:7] = (10, 20, 30, 40)
     other = np.full((6, 8, 4), 255, np.uint8)
-    front = RasterLayer('circle <&"> \x00 é (step 1)', pixels, visible=False)
+    front = RasterLayer('circle <&"> \x00 é (layer 1)', pixels, visible=False)
     back, empty = RasterLayer("back", other, 5, -1), RasterLayer("", np.zeros_like(pixels))
     write_ora(tmp_path / "a.ora", [front, back, empty], 8, 6)
     _, layers, _, _ = read_ora(tmp_path / "a.ora")
     a, b, c = (attributes for attributes, _ in layers)
-    assert a["name"] == 'circle <&"> \ufffd é (step 1)' and b["name"] == "back"
+    assert a["name"] == 'circle <&"> \ufffd é (layer 1)' and b["name"] == "back"
     assert (a["x"], a["y"], a["visibility"]) == ("3", "2", "hidden")
     assert (b["x"], b["y"], b["visibility"], b["opacity"]) == ("5", "-1", "visible", "1")
     assert [p.shape for _, p in layers] == [(2, 4, 4), (6, 8, 4), (1, 1, 4)]

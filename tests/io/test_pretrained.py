@@ -71,8 +71,11 @@ def test_a_folder_goes_before_shipped_weights(econ, tmp_path, monkeypatch, offli
     other = econ.drop("circle")
     other.save_pretrained("colours")
     assert load("colours").names == ["square", "background"]
-    with pytest.raises(EconError, match=r"or shipped weights \(colours\), got no folder colour:"):
+    message = r"or shipped weights \(colours\), got no folder colour: did you mean colours\?"
+    with pytest.raises(EconError, match=message):
         load("colour")
+    with pytest.raises(EconError, match=r"got no folder runs/mine: train a model with"):
+        load("runs/mine")
 
 
 def test_scripts_take_published_weights_in_place_of_a_run(

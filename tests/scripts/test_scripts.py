@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 import econ_pyro
-from econ_pyro import presets
+from econ_pyro import cli, presets
+from econ_pyro.config import to_dict
 from econ_pyro.evaluation.evaluate import CORRUPTIONS
 from econ_pyro.io.layer_files import write_image
 from econ_pyro.training import checkpoint
@@ -72,6 +73,20 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
     script("svi_train", "random-colours", "--run", tmp_path / "r", "--dry-run")
     assert '"kind": "random-colours"' in capsys.readouterr().out
     assert not (tmp_path / "r").exists()
+    script("make_dataset", tmp_path / "d", "--size", 16, "--n", 4, "--n-valid", 2)
+    for other in (["--scenes.size", 16], ["--data", tmp_path / "d"]):
+        for dry in ([], ["--dry-run"]):
+            line = fails(capsys, "svi_train", "quick", *other, *dry, "--run", tmp_path / "r")
+            assert "expected images of 32 pixels, the model's size, got 16" in line
+
+
+def test_resuming_what_has_not_begun_says_how_to_begin(tmp_path, capsys):
+    folder = tmp_path / "a run"
+    line = fails(capsys, "svi_train", "sprites", "--run", folder, "--resume")
+    assert line.endswith(f"start it with python scripts/svi_train.py sprites --run '{folder}'")
+    folder.mkdir()
+    line = fails(capsys, "evaluate", folder)
+    assert line.endswith(f"train one with python scripts/svi_train.py quick --run '{folder}'")
 
 
 def test_an_existing_run_is_kept_and_can_be_resumed(run, tmp_path, capsys):
@@ -183,12 +198,12 @@ def test_evaluate(run, capsys):
     assert 0 <= out["held-out"]["metrics"]["amodal_iou"] <= 1
     script("evaluate", run, "--n", 6, "--gt-masks", "--json")
     given = json.loads(capsys.readouterr().out)["held-out"]["metrics"]
-    script("evaluate", run, "--n", 6, "--greedy", "--json")
-    greedy = json.loads(capsys.readouterr().out)["held-out"]["metrics"]
-    assert given["msc"] > greedy["msc"] and given["visible_iou"] == 1
-    assert greedy["r"] != out["held-out"]["metrics"]["r"]
+    script("evaluate", run, "--n", 6, "--no-refine", "--json")
+    unrefined = json.loads(capsys.readouterr().out)["held-out"]["metrics"]
+    assert given["msc"] > unrefined["msc"] and given["visible_iou"] == 1
+    assert unrefined["r"] != out["held-out"]["metrics"]["r"]
     assert json.loads((run / "evaluation.json").read_text()) == out
-    for unusual in ("gt-masks", "greedy"):
+    for unusual in ("gt-masks", "no-refine"):
         assert (run / f"evaluation-{unusual}.json").exists()
     names = (run / checkpoint.NAMES).read_text()
     script("evaluate", run, "--n", 6, "--corrupt", "noise=0.1", "outline=1", "--json")
@@ -390,11 +405,49 @@ def test_bad_input_is_one_clear_line(run, tmp_path, capsys, name, args, message)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "text.png"]
 
 
-def test_unknown_preset_exits_with_status_2(capsys):
-    with pytest.raises(SystemExit) as stop:
-        script("svi_train", "slow")
-    assert stop.value.code == 2
-    assert "slow" in capsys.readouterr().err
+SEEDED = "expected an option of model.expert.attention.kind"
+MISTYPED = [
+    ("slow", "expected a preset (quick, unique-colours, "),
+    ("qick", "got qick: did you mean quick?"),
+    ("quick --minuts 3", "got --minuts: did you mean --minutes?"),
+    ("quick --stpes=3", "got --stpes: did you mean --steps?"),
+    ("quick --lr 0.1", "got --lr: did you mean --train.lr?"),
+    ("quick --train.no-clip", "got --train.no-clip: did you mean --train.clip?"),
+    ("quick --model.expert.atention.patch 2", "did you mean --model.expert.attention.patch?"),
+    ("quick --nothing.like-it 2", "got --nothing.like-it: --help lists the options"),
+    (
+        "quick --model.expert.attention.bias 0",
+        f"{SEEDED} seeded, got --model.expert.attention.bias, which is one of kind unet",
+    ),
+    (
+        "paper-unique-colours --model.expert.attention.colour_weight=1",
+        f"{SEEDED} unet, got --model.expert.attention.colour-weight, which is one of kind seeded: "
+        "add --model.expert.attention.kind seeded, or leave the option out",
+    ),
+    (
+        "quick --model.competition.kind greedy --model.competition.depth-order-from 3",
+        "of model.competition.kind greedy, got --model.competition.depth-order-from",
+    ),
+    ("paper-random-colours --recipe.occlusion 0.5", "add --recipe.kind econ"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), MISTYPED)
+def test_mistyped_presets_and_options_are_one_line(capsys, args, message):
+    assert message in fails(capsys, "svi_train", *args.split())
+
+
+def test_every_option_of_a_preset_is_known(tmp_path, capsys):
+    for name, (_, config) in presets.PRESETS.items():
+        args = []
+        for option, value in cli.options(config).items():
+            if isinstance(value, bool):
+                part, dot, last = option[2:].rpartition(".")
+                args.append(option if value else f"--{part}{dot}no-{last}")
+            elif value != () and not option.endswith("scenes.classes"):
+                args += [option, *map(str, value if isinstance(value, tuple) else [value])]
+        script("svi_train", name, *args, "--run", tmp_path / "r", "--dry-run")
+        assert json.loads(capsys.readouterr().out.split("\nrun: ")[0]) == to_dict(config)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,9 @@ def test_it_trains_and_decomposes(installed, tmp_path):
     run(command, "train", "quick", *TINY_ARGS, "--steps", 3, "--run", "run", cwd=tmp_path)
     evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
     assert evaluation["metrics"]["scenes"] == 8
+    code = "from econ_pyro.io.pretrained import load_model; print(type(load_model('quick')))"
+    # the entry point of the wheel registers ECON
+    assert "econ_pyro.econ.Econ" in run(installed / "python", "-c", code, cwd=tmp_path)
     write_image(tmp_path / "picture.png", torch.rand(3, 32, 32))
     run(command, "decompose", "quick", "picture.png", "--out", "layers", cwd=tmp_path)
     assert list((tmp_path / "layers").rglob("scene.json"))

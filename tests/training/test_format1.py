@@ -1,5 +1,6 @@
-"""Runs of format 1: ``tests/golden/format-1-run`` was trained by econ-pyro 0.1.
+"""Files of format 1: ``tests/golden/format-1-run`` was trained by econ-pyro 0.1.
 
+``tests/golden/format-1-weights`` is what that version published as ``single-expert``.
 What that version found with the run, and computed when it resumed it, is in ``format-1.json``.
 On the processor that computed it, losses after ten resumed steps agree to seven digits.
 """
@@ -11,18 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from econ_pyro.config import Config, from_dict
+from econ_pyro.config import FORMAT, Config, from_dict, to_dict
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import load, load_expert
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.evaluate import TEST_SEED, evaluate
+from econ_pyro.io import pretrained
 from econ_pyro.training import checkpoint
 from econ_pyro.training.format1 import upgraded_config
 from econ_pyro.training.run_config import read_config
 from helpers.paths import GOLDEN
 from helpers.scripts import script
 
-RUN = GOLDEN / "format-1-run"
+RUN, WEIGHTS = GOLDEN / "format-1-run", GOLDEN / "format-1-weights"
 FOUND = json.loads((GOLDEN / "format-1.json").read_text())
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -48,6 +50,23 @@ def edit(run, **changes):
             part = part[group]
         part[field] = value
     path.write_text(json.dumps(stored))
+
+
+def test_published_weights_are_those_that_are_shipped():
+    assert "format" not in json.loads((WEIGHTS / checkpoint.CONFIG).read_text())
+    old, new = load(WEIGHTS), load("single-expert")
+    assert old.config == new.config and old.names == new.names
+    weights = new.state_dict()
+    assert old.state_dict().keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in old.state_dict().items())
+    assert old.extra_state() == new.extra_state()
+
+
+@pytest.mark.parametrize("name", pretrained.shipped())
+def test_shipped_weights_are_of_the_present_format(name):
+    stored = json.loads((pretrained.SHIPPED / name / checkpoint.CONFIG).read_text())
+    assert stored["format"] == FORMAT
+    assert to_dict(from_dict(Config, stored["config"])) == stored["config"]
 
 
 def test_each_option_is_where_it_belongs():

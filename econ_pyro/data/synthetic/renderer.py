@@ -85,9 +85,9 @@ class Scenes:
         """Move the scenes to a device."""
         return Scenes(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
-    def layers(self, steps: int) -> Tensor:
+    def layers(self, slots: int) -> Tensor:
         """True regions of the layers; see ``ground_truth.regions_as_layers``."""
-        return regions_as_layers(self.region, self.label >= 0, steps)
+        return regions_as_layers(self.region, self.label >= 0, slots)
 
     @property
     def size(self) -> tuple[int, int]:
