@@ -148,10 +148,16 @@ def fill_spare(model: Model, guide: Guide, d: Decomposition, lam: float) -> Deco
     def at_all(a: Tensor) -> Tensor:
         return a[:, None].expand(-1, slots, *a.shape[1:])
 
-    layers = (k, scope, won.r, won.mean, won.shape, won.z)
-    terms = won.terms.map(at_all)
-    new = Decomposition(
-        d.image, *map(at_all, layers), terms, d.competition_losses, torch.full_like(d.k, -1)
+    new = replace(
+        d,
+        k=at_all(k),
+        scope=at_all(scope),
+        region=at_all(won.r),
+        mean=at_all(won.mean),
+        shape=at_all(won.shape),
+        z=at_all(won.z),
+        terms=won.terms.map(at_all),
+        seed_pixel=torch.full_like(d.k, -1),
     )
     put = torch.zeros_like(kept)
     put[:, -2] = spare
