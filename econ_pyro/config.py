@@ -189,6 +189,9 @@ class TeachingConfig:
     seeds_until: Duration = "35%"
     """Until when the teacher's regions grow from seed pixels over like colours: training steps, or
     a share of the run. From then on the model teaches itself; 0: from the beginning."""
+    rounds: int = 2
+    """Rounds of refinement of the layers from which the model teaches itself; from the second on,
+    a spare layer goes to what the others explain worst."""
     recomposed: float = 0.0
     """Share of the images that attention is taught on which are new scenes, put together from the
     layers of a batch: of more objects, and of several of one class."""
@@ -215,7 +218,9 @@ class AugmentConfig:
 
     share: float = 0.75
     """Share of the images that are corrupted: each kind that is set is applied to them with
-    probability 1/2, at a strength that is uniform up to the one given."""
+    probability 1/4, at a strength that is uniform up to the one given."""
+    start: Duration = 0
+    """When corruption begins: training steps, or a share of the run (40%)."""
     texture: float | None = None
     """Largest amplitude of stripes, checkers or noise laid over each region; off if not set."""
     shading: float | None = None
@@ -223,7 +228,8 @@ class AugmentConfig:
     outline: float | None = None
     """Largest opacity of a black or white contour around each object; off if not set."""
     contrast: float | None = None
-    """Smallest factor of the contrast; off if not set."""
+    """Smallest factor of the contrast; off if not set. Unlike the others, it changes what is to be
+    explained, too: colours of less contrast are other colours."""
     blur: float | None = None
     """Largest standard deviation of a Gaussian blur, in pixels; off if not set."""
     noise: float | None = None
@@ -233,11 +239,12 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         limits.check_fields(AugmentConfig, self, "augment", limits.AUGMENT)
+        check_duration("augment.start", self.start)
 
     @property
     def kinds(self) -> list[str]:
         """The kinds that are set."""
-        return [k for k, v in vars(self).items() if k != "share" and v is not None]
+        return [k for k in limits.CORRUPTIONS if getattr(self, k, None) is not None]
 
 
 @dataclass(frozen=True)

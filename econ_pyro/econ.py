@@ -274,7 +274,9 @@ class Econ(SceneModel):
         seeds = SeedsAlone(self.guide, options.colour_weight, options.place_weight)
         slots, occlusion = competition.num_slots, competition.occlusion
         first = JointCompetition(slots, competition.lam, occlusion=occlusion)
-        return Teaching(options.weight, seeds, first, self.config.augment, options.recomposed)
+        return Teaching(
+            options.weight, seeds, first, self.config.augment, options.rounds, options.recomposed
+        )
 
     def callbacks(self, learner: Learner) -> list[callbacks.Callback]:
         """The competition's schedules, the class prior, and what the recipe adds."""
@@ -286,7 +288,7 @@ class Econ(SceneModel):
         if isinstance(options, JointOptions) and not config.gt_masks:
             found.append(callbacks.DepthOrder(options, competition))
         if isinstance(engine, TaughtSVI) and isinstance(config.teaching, TeachingConfig):
-            found.append(callbacks.Teachers(config.teaching, engine))
+            found.append(callbacks.Teachers(config.teaching, config.augment, engine))
         if recipe.constant_colour_until:
             until = recipe.constant_colour_until
             found.append(callbacks.ConstantColour(until, self.model))

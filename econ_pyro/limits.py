@@ -92,6 +92,7 @@ TEACHING: dict[str, Bounds] = {
     "weight": (0.0, 1e6),
     "start": (None, MAX_COUNT),
     "seeds_until": (None, MAX_COUNT),
+    "rounds": (1, 100),
     "recomposed": (0.0, 1.0),
     "colour_weight": (0.0, 1000.0),
     "place_weight": (0.0, 1000.0),
@@ -108,6 +109,7 @@ CORRUPTIONS: dict[str, Bounds] = {
 }
 AUGMENT: dict[str, Bounds] = {
     "share": (0.0, 1.0),
+    "start": (None, MAX_COUNT),
     **{kind: bounds for kind, bounds in CORRUPTIONS.items() if kind != "speckle"},
 }
 RUN: dict[str, Bounds] = {"seed": (0, 2**32 - 1)}

@@ -82,10 +82,17 @@ _LEARNT = Config(
     objective=replace(_OBJECTIVE, gamma_until="60%"),
     train=replace(_TRAIN, steps=2000),
     recipe=replace(_RECIPE, load_balancing_until="35%"),
-    teaching=TeachingConfig(recomposed=0.5),
+    teaching=TeachingConfig(seeds_until="60%", recomposed=0.5),
 )
 _CORRUPTED = AugmentConfig(
-    texture=0.25, shading=0.3, outline=1.0, contrast=0.25, blur=1.0, noise=0.12, jpeg=40
+    start="20%",
+    texture=0.25,
+    shading=0.3,
+    outline=1.0,
+    contrast=0.25,
+    blur=1.0,
+    noise=0.12,
+    jpeg=40,
 )
 
 
@@ -121,7 +128,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         replace(
             _LEARNT,
             scenes=SceneConfig(kind="random-colours"),
-            train=replace(_LEARNT.train, steps=3000),
+            train=replace(_LEARNT.train, steps=2500),
             augment=_CORRUPTED,
         ),
     ),

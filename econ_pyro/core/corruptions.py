@@ -41,7 +41,7 @@ Strength: TypeAlias = "float | Tensor"
 
 PERIODS = (2.5, 6.5)
 """Minimum and maximum period of stripes and checkers in pixels."""
-PROBABILITY = 0.5
+PROBABILITY = 0.25
 """Probability of each kind of corruption in :func:`augment`."""
 EPS = 1e-6  # lower bound of denominators, for empty regions
 
@@ -267,13 +267,23 @@ def corrupt(
     return x
 
 
+class Augmented(NamedTuple):
+    """Images for training, ``(B, 3, H, W)`` each."""
+
+    seen: Tensor
+    """What networks see."""
+    explained: Tensor
+    """What they are to explain: clean, but for the contrast. Colours of less contrast are other
+    colours, which nothing in the image tells apart."""
+
+
 def augment(
     x: Tensor, regions: Tensor | None, config: AugmentConfig, generator: Generator | None = None
-) -> Tensor:
+) -> Augmented:
     """Corrupt images at random: none, some or all of the configured kinds, of random strengths.
 
     A share of the images is drawn to be corrupted. Each kind is applied to each of them with
-    probability 1/2, at a strength that is uniform between the weakest and the configured one.
+    probability 1/4, at a strength that is uniform between the weakest and the configured one.
 
     Args:
         x: images, ``(B, 3, H, W)`` in [0, 1].
@@ -282,16 +292,16 @@ def augment(
         generator: source of random numbers.
 
     Returns:
-        ``(B, 3, H, W)``; ``x`` itself if no kind is configured.
+        Both ``x`` itself if no kind is configured.
 
     Raises:
         EconError: a configured kind needs regions and there are none.
     """
     strongest = {kind: getattr(config, kind) for kind in config.kinds}
     if not strongest:
-        return x
+        return Augmented(x, x)
     _check(x, strongest, regions)
-    out, n = x.clone(), len(x)
+    out, explained, n = x.clone(), x.clone(), len(x)
     corrupted = _uniform(x, (n,), generator) < config.share
     for name, kind in KINDS.items():
         if name not in strongest:
@@ -301,7 +311,9 @@ def augment(
         strength = kind.mild + (strongest[name] - kind.mild) * u[i]
         own = None if regions is None else regions[i]
         out[i] = kind.apply(out[i], own, strength, generator)
-    return out
+        if name == "contrast":
+            explained[i] = kind.apply(explained[i], own, strength, generator)
+    return Augmented(out, explained)
 
 
 def _check(x: Tensor, kinds: Iterable[str], regions: Tensor | None) -> None:

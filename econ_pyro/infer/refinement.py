@@ -69,11 +69,7 @@ class Refined(Competition):
         """The winners' explanation, refined."""
         d, noise = self.contest(model, guide, x, draws, evidence)
         oracle = OracleCompetition(self.num_slots, self.lam, self.temperature)
-        draws = draws._replace(noise=noise)
-        d = refine(model, guide, d, draws, oracle)
-        for _ in range(1, self.rounds):
-            d = refine(model, guide, fill_spare(model, guide, d, self.lam), draws, oracle)
-        return d
+        return refine_rounds(model, guide, d, draws._replace(noise=noise), oracle, self.rounds)
 
     def _inner(self) -> Competition:
         """The competition within, at this one's temperature and with its bias."""
@@ -106,6 +102,21 @@ def refine(
     scope = scopes(d.region)
     l_x, l_r = decoded_terms(model, d.image, scope, d.region, d.mean, d.shape)
     return replace(d, scope=scope, terms=d.terms._replace(x=l_x, r=l_r))
+
+
+def refine_rounds(
+    model: Model,
+    guide: Guide,
+    d: Decomposition,
+    draws: Draws,
+    oracle: OracleCompetition,
+    rounds: int,
+) -> Decomposition:
+    """:func:`refine`, and so many rounds less one of :func:`fill_spare` and :func:`refine`."""
+    d = refine(model, guide, d, draws, oracle)
+    for _ in range(1, rounds):
+        d = refine(model, guide, fill_spare(model, guide, d, oracle.lam), draws, oracle)
+    return d
 
 
 @torch.no_grad()

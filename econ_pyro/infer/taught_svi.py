@@ -22,7 +22,8 @@ from econ_pyro.errors import EconError
 from econ_pyro.infer.competition import Competition
 from econ_pyro.infer.elbo import ClassConditionalELBO, Terms
 from econ_pyro.infer.joint_competition import JointCompetition
-from econ_pyro.infer.refinement import e_step
+from econ_pyro.infer.oracle_competition import OracleCompetition
+from econ_pyro.infer.refinement import e_step, refine_rounds
 from econ_pyro.infer.svi import CompetitiveSVI, ElboTerms, Step
 from econ_pyro.infer.teaching import Lesson, Scenes, divergence, lesson, recomposed, scenes_of
 
@@ -36,6 +37,7 @@ class Teaching:
         seeds: a guide whose regions need no attention, with the encoders of the guide that learns.
         first: the competition for the regions of ``seeds``.
         augment: how networks see the images that the teacher sees clean.
+        rounds: of refinement of the layers from which a model learns that teaches itself.
         recomposed: share of the lessons that are of scenes put together from the batch's layers.
         seeded: whether the teacher's regions are those of ``seeds``; else the model teaches
             itself.
@@ -45,6 +47,7 @@ class Teaching:
     seeds: Any
     first: JointCompetition
     augment: AugmentConfig
+    rounds: int = 1
     recomposed: float = 0.0
     seeded: bool = True
 
@@ -86,14 +89,14 @@ class TaughtSVI(CompetitiveSVI):
             raise EconError("no true regions where attention is taught", "some")
         draws = self.draw(x)
         with self.execution(x.device):
-            won, taught = self._teacher(x, draws)
-        loss, terms = self._learn(x, won, taught)
+            explained, won, taught = self._teacher(x, draws)
+        loss, terms = self._learn(explained, won, taught)
         self.optim.step()
         return Step(loss, terms, won.k, won.area / x[0, 0].numel())
 
     @torch.no_grad()
-    def _teacher(self, x: Tensor, draws: Draws) -> tuple[Selection, Lesson | None]:
-        """What encoders and decoders learn from, and what attention learns from."""
+    def _teacher(self, x: Tensor, draws: Draws) -> tuple[Tensor, Selection, Lesson | None]:
+        """Images, what encoders and decoders learn from, and what attention learns from."""
         teaching, model, guide = self.teaching, self.model, self.guide
         competition: Any = self.competition
         if teaching.seeded:
@@ -104,13 +107,19 @@ class TaughtSVI(CompetitiveSVI):
                 expert_bias=competition.expert_bias,
             )
         d, noise = competition.contest(model, guide, x, draws)
-        best, kept = e_step(d, model.sigma_x)  # type: ignore[arg-type]
+        if teaching.seeded or not teaching.weight:
+            best, kept = e_step(d, model.sigma_x)  # type: ignore[arg-type]
+        else:
+            given = (competition.num_slots, competition.lam, competition.temperature)
+            oracle = OracleCompetition(*given, competition.expert_bias)
+            best = refine_rounds(model, guide, d, draws, oracle, teaching.rounds)  # type: ignore[arg-type]
+            kept = best.area > 0
         layers, evidence = d, None  # before it is taught, attention learns from the ELBO alone
         if teaching.seeded:
             evidence = d.region
         elif teaching.weight:
             layers, evidence = best, best.region
-        seen = augment(x, best.region, teaching.augment)
+        seen, explained = augment(x, best.region, teaching.augment)
         occluder = None
         if draws.occlusion is not None:
             share = competition.occlusion
@@ -118,8 +127,8 @@ class TaughtSVI(CompetitiveSVI):
         losses, r = layers.competition_losses, layers.region
         won = Selection(layers.k, noise, None, losses, r, evidence, occluder, seen)
         if not teaching.weight:
-            return won, None
-        return won, self._lesson(seen, scenes_of(best, kept), best.mean)
+            return explained, won, None
+        return explained, won, self._lesson(seen, scenes_of(best, kept), best.mean)
 
     def _learn(self, x: Tensor, won: Selection, taught: Lesson | None) -> tuple[Tensor, Terms]:
         self.optim.zero_grad(set_to_none=True)
@@ -141,8 +150,8 @@ class TaughtSVI(CompetitiveSVI):
             return own
         new = recomposed(scenes, mean, slots + 1)
         new = Scenes(*(a[:m] for a in new))
-        augmented = augment(new.image, new.region, self.teaching.augment)
-        further = lesson(augmented, new, experts, self._uniform(augmented, new.k.shape[1] + 1))
+        seen = augment(new.image, new.region, self.teaching.augment).seen
+        further = lesson(seen, new, experts, self._uniform(seen, new.k.shape[1] + 1))
         return Lesson(*(torch.cat([a[m:], b]) for a, b in zip(own, further, strict=True)))
 
     def _uniform(self, x: Tensor, width: int) -> Tensor:

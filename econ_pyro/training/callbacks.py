@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from econ_pyro.accel.process_group import ProcessGroup
-from econ_pyro.config import Config, PlateauSchedule, TeachingConfig
+from econ_pyro.config import AugmentConfig, Config, PlateauSchedule, TeachingConfig
 from econ_pyro.core.ensemble import learns
 from econ_pyro.core.whitening import moments, refit
 from econ_pyro.infer.decomposition import Decomposition
@@ -155,15 +155,17 @@ class DepthOrder(Callback):
 class Teachers(Callback):
     """When attention is taught, and by whom: seeds first, then the model itself."""
 
-    def __init__(self, config: TeachingConfig, engine: TaughtSVI) -> None:
-        self.config, self.engine = config, engine
+    def __init__(self, config: TeachingConfig, augment: AugmentConfig, engine: TaughtSVI) -> None:
+        self.config, self.augment, self.engine = config, augment, engine
 
     def before_step(self, step: int, horizon: int) -> None:
-        """Set the weight, the teacher, and whether its layers are in their likeliest order."""
+        """Set the weight, the teacher, the order of the seeds' layers, and the corruptions."""
         teaching, started = self.engine.teaching, step >= steps_of(self.config.start, horizon)
         teaching.weight = self.config.weight if started else 0.0
         teaching.seeded = step < steps_of(self.config.seeds_until, horizon)
         teaching.first.ordered = started
+        corrupted = step >= steps_of(self.augment.start, horizon)
+        teaching.augment = self.augment if corrupted else AugmentConfig()
 
     def metrics(self) -> dict[str, float]:
         """What attention had still to learn in the last step."""
