@@ -111,7 +111,9 @@ def test_the_model_that_teaches_itself_learns_at_the_regions_of_the_e_step(image
 
 
 def test_networks_see_corrupted_images_and_explain_clean_ones(images, monkeypatch):
-    config = dataclasses.replace(taught_tiny(), augment=AugmentConfig(share=1.0, noise=0.3))
+    config = dataclasses.replace(
+        taught_tiny(), augment=AugmentConfig(share=1.0, noise=0.3, blur=1.0, texture=0.2)
+    )
     learner = learner_of(config)
     engine, seen = learner.engine, []
     attended = learner.model.guide.attention_logits
