@@ -28,7 +28,7 @@ RECIPE = """--recipe.restart-every 2 --recipe.restart-below 0.9 --recipe.load-ba
     --model.competition.depth-order-from 75 --recipe.load-balancing-until 700""".split()
 
 
-def train(processes, run, *args):
+def train(processes, run, *args, preset="quick", options=RECIPE):
     launcher = [
         "-m",
         "torch.distributed.run",
@@ -37,7 +37,7 @@ def train(processes, run, *args):
         "--",
     ]
     command = [sys.executable, *(launcher if processes > 1 else []), "scripts/svi_train.py",
-               "quick", *TINY_ARGS, *RECIPE, "--run", str(run), *args]  # fmt: skip
+               preset, *TINY_ARGS, *options, "--run", str(run), *args]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
@@ -66,6 +66,17 @@ def test_two_processes_learn_what_one_learns_and_resume_as_one(tmp_path):
         torch.testing.assert_close(weight, b["weights"][name], rtol=1e-3, atol=1e-4)
     for name in frozen:
         assert torch.equal(guide[name], b["weights"][name])
+
+
+def test_two_processes_are_taught_what_one_is(tmp_path):
+    """From seeds, then by the model itself; recomposed scenes are of each process's own images."""
+    options = "--teaching.start 1 --teaching.seeds-until 3 --teaching.recomposed 0".split()
+    given = {"preset": "learnt-unique-colours", "options": options}
+    train(1, tmp_path / "one", "--steps", "6", **given)
+    train(2, tmp_path / "two", "--steps", "6", **given)
+    for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        for name in ("loss", "valid_loss", "x", "z", "r", "usage"):
+            assert b[name] == pytest.approx(a[name], rel=1e-4), (name, a["step"])
 
 
 def test_one_process_is_a_group_of_its_own():
