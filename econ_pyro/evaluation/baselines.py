@@ -17,6 +17,7 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Generator, Tensor
+from torch.nn.functional import one_hot
 
 from econ_pyro import arguments
 from econ_pyro.errors import EconError
@@ -161,15 +162,15 @@ def _spread_centres(points: Tensor, draws: Tensor) -> Tensor:
 
 def _lloyd(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """Labels, ``(B, N)``, and the sum of squared distances, ``(B,)``; empty clusters stay."""
-    labels: Tensor | None = None
+    labels = points.new_full(points.shape[:2], -1, dtype=torch.long)
     for _ in range(_ITERATIONS):
-        distance = (points[:, :, None] - centres[:, None]).square().sum(3)  # (B, N, k)
-        nearest = distance.argmin(2)
-        if labels is not None and torch.equal(nearest, labels):
+        # |p - c|^2 less |p|^2
+        distance = centres.square().sum(2)[:, None] - 2 * points @ centres.mT  # (B, N, k)
+        before, labels = labels, distance.argmin(2)
+        if torch.equal(labels, before):
             break
-        labels = nearest
-        member = torch.nn.functional.one_hot(labels, centres.shape[1]).to(points.dtype)
+        member = one_hot(labels, centres.shape[1]).to(points.dtype)
         size = member.sum(1)[..., None]  # (B, k, 1)
         centres = torch.where(size > 0, member.mT @ points / size.clamp_min(1), centres)
-    assert labels is not None
-    return labels, distance.amin(2).sum(1)
+    own = centres.gather(1, labels[..., None].expand(-1, -1, points.shape[2]))
+    return labels, (points - own).square().sum((1, 2))
