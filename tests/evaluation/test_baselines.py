@@ -116,6 +116,16 @@ def test_clusters_are_as_tight_as_those_of_scikit_learn():
         assert best * 0.999 < inertia < best * 1.03
 
 
+def test_rare_colours_have_clusters_of_their_own():
+    """Starts of k-means++ find them; of 256 pixels, those drawn evenly would be grey."""
+    colours = [RED, GREEN, BLUE, (1.0, 1, 0), (0, 1.0, 1), (1.0, 0, 1)]
+    boxes = [(2 * i + 2, 2, 2 * i + 3, 4 + i) for i in range(6)]  # 2 to 7 pixels
+    found = masks(colour_clusters(paint(*zip(boxes, colours, strict=True)), 7))
+    for r, expected in zip(found, reversed(boxes), strict=False):  # by area
+        assert torch.equal(r, box(*expected))
+    assert int(found[6].sum()) == 256 - 27
+
+
 def test_positions_are_a_fixed_partition_into_quadrants():
     found = position_only(torch.rand(3, 3, 8, 8), 4)
     assert torch.equal(found, found[:1].expand(3, -1, -1, -1, -1))
