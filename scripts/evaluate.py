@@ -24,11 +24,11 @@ from econ_pyro.evaluation.evaluate import (
     TEST_SEED,
     as_json,
     corrupted_sources,
-    evaluate,
-    evaluate_ood,
+    evaluate_each,
     format_report,
     format_table,
     names_of,
+    ood_sources,
     write_names,
 )
 from econ_pyro.evaluation.sample_quality import score_samples, train_classifier
@@ -71,6 +71,9 @@ class Args:
     the clean images."""
     corruptions: bool = False
     """Also evaluate on the same scenes with each corruption of a standard set."""
+    baselines: bool = False
+    """Also evaluate baselines on the same scenes: the untrained model, connected components of one
+    colour, clusters of colours, and a fixed partition of the image."""
     samples: bool = False
     """Also evaluate samples of the prior with a classifier trained on rendered shapes."""
     json: bool = False
@@ -107,20 +110,19 @@ def main(args: Sequence[str] | None = None) -> None:
     if strengths:
         source = CorruptedSource(clean, strengths)
         title = f"{title}, {format_corruptions(strengths)}"
-    report = evaluate(econ, source, gt_masks=parsed.gt_masks, refine=parsed.refine)
+    sources: dict[str, tuple[Source, int | None]] = {title: (source, None)}
+    if parsed.corruptions:
+        of_data = "" if parsed.data is None else f"{parsed.data}, "
+        for name, corrupted in corrupted_sources(clean).items():
+            sources[of_data + name] = (corrupted, None)
+    if parsed.ood:
+        sources |= ood_sources(econ, parsed.n)
+    reports = evaluate_each(econ, sources, parsed.gt_masks, parsed.refine, parsed.baselines)
+    report = reports[title]
     suffix = "-gt-masks" * parsed.gt_masks + "-no-refine" * (not parsed.refine)
     if store and parsed.data is None and not strengths and not suffix:
         store.add(lambda: write_names(parsed.run, report, econ.names))
         econ.names = names_of(report, econ.names)
-    reports = {title: report}
-    if parsed.corruptions:
-        of_data = "" if parsed.data is None else f"{parsed.data}, "
-        for name, corrupted in corrupted_sources(clean).items():
-            reports[of_data + name] = evaluate(
-                econ, corrupted, gt_masks=parsed.gt_masks, refine=parsed.refine
-            )
-    if parsed.ood:
-        reports |= evaluate_ood(econ, parsed.n, parsed.refine)
     out: dict[str, Any] = {name: as_json(r) for name, r in reports.items()}
     if parsed.samples:
         if not isinstance(econ, Econ):

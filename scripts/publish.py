@@ -16,14 +16,15 @@ from typing import Literal
 import tyro
 
 from econ_pyro import __version__, cli, errors
+from econ_pyro.data.base import Source
 from econ_pyro.data.splits import open_split
 from econ_pyro.econ import load
 from econ_pyro.evaluation.evaluate import (
     TEST_SEED,
     as_json,
-    evaluate,
-    evaluate_ood,
+    evaluate_each,
     format_table,
+    ood_sources,
 )
 from econ_pyro.files import outputs, storage
 from econ_pyro.io.eval_results import DATASET, RESULTS, check_dataset, eval_results
@@ -84,9 +85,10 @@ def main(args: Sequence[str] | None = None) -> None:
         econ.save_pretrained(out, parsed.dtype)
         written = load(out, device)
         title = "held-out" if data is None else data.name
-        reports = {title: evaluate(written, valid)}
+        sources: dict[str, tuple[Source, int | None]] = {title: (valid, None)}
         if parsed.ood:
-            reports |= evaluate_ood(written, parsed.n)
+            sources |= ood_sources(written, parsed.n)
+        reports = evaluate_each(written, sources)
         figures = {name: as_json(report) for name, report in reports.items()}
         storage.write_json(out / "evaluation.json", figures)
         text = model_card(

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from econ_pyro.data.base import Source
 from econ_pyro.data.corrupted import CorruptedSource, parse_corruptions
+from econ_pyro.data.ground_truth import Truth
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
-from econ_pyro.evaluation.metrics import SceneMetrics, evaluate_scenes
+from econ_pyro.evaluation.baselines import SEGMENTATIONS, untrained
+from econ_pyro.evaluation.metrics import SceneMetrics, evaluate_regions, evaluate_scenes
 from econ_pyro.files import storage
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.scene_model import SceneModel
@@ -66,9 +69,7 @@ def evaluate(
     Raises:
         EconError: ``gt_masks`` is set, but the source has no ground truth.
     """
-    indices = torch.arange(len(source))
-    scenes = source.scenes(indices)
-    images = source.images(indices) if scenes is None else scenes.image
+    images, scenes = _read(source)
     evidence = None
     if gt_masks:
         if scenes is None:
@@ -79,7 +80,49 @@ def evaluate(
     return replace(evaluate_scenes(d, scenes, source.classes), given_names=model.config.names)
 
 
-def ood_sources(model: SceneModel, n: int) -> dict[str, tuple[Source, int]]:
+def evaluate_each(
+    model: SceneModel,
+    sources: Mapping[str, tuple[Source, int | None]],
+    gt_masks: bool = False,
+    refine: bool = True,
+    baselines: bool = False,
+) -> dict[str, SceneMetrics]:
+    """:func:`evaluate` on several sets of scenes.
+
+    Args:
+        model: the scene model.
+        sources: sets of scenes by name, each with its number of layers; None: as in training.
+        gt_masks: as for :func:`evaluate`.
+        refine: as for :func:`evaluate`.
+        baselines: also evaluate the untrained model and each of
+            :data:`~econ_pyro.evaluation.baselines.SEGMENTATIONS` on the same scenes.
+
+    Returns:
+        Scores by the name of the scenes; those of baselines by ``<scenes>, <baseline>``.
+
+    Raises:
+        EconError: ``gt_masks`` is set, but a source has no ground truth.
+    """
+    models = {"": model} | ({", untrained": untrained(model)} if baselines else {})
+    reports = {}
+    for name, (source, slots) in sources.items():
+        for suffix, each in models.items():
+            reports[name + suffix] = evaluate(each, source, slots, gt_masks, refine)
+        if baselines:
+            images, scenes = _read(source)
+            for baseline, segment in SEGMENTATIONS.items():
+                regions = segment(images, slots or model.config.model.num_slots)
+                reports[f"{name}, {baseline}"] = evaluate_regions(images, regions, scenes)
+    return reports
+
+
+def _read(source: Source) -> tuple[Tensor, Truth | None]:
+    indices = torch.arange(len(source))
+    scenes = source.scenes(indices)
+    return source.images(indices) if scenes is None else scenes.image, scenes
+
+
+def ood_sources(model: SceneModel, n: int) -> dict[str, tuple[Source, int | None]]:
     """Out-of-distribution scenes (Figs. 4 and 8), each with the number of layers to infer.
 
     More objects, several objects of one class, colours similar to the background, spare layers.
@@ -96,12 +139,6 @@ def ood_sources(model: SceneModel, n: int) -> dict[str, tuple[Source, int]]:
         name: (GeneratedScenes(config, TEST_SEED, n, "valid"), t)
         for name, (config, t) in kinds.items()
     }
-
-
-def evaluate_ood(model: SceneModel, n: int, refine: bool = True) -> dict[str, SceneMetrics]:
-    """:func:`evaluate` on ``n`` scenes of each of :func:`ood_sources`."""
-    sources = ood_sources(model, n).items()
-    return {name: evaluate(model, source, t, refine=refine) for name, (source, t) in sources}
 
 
 def corrupted_sources(source: Source) -> dict[str, Source]:

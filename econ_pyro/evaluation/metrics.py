@@ -30,8 +30,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from econ_pyro.core.compositing import compose
 from econ_pyro.data.ground_truth import Truth
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation import matching, segmentation, specialisation
@@ -45,7 +47,7 @@ class SceneMetrics:
     scores: dict[str, Tensor]
     """Each score per scene, ``(B,)`` float64; NaN where it is undefined."""
     usage: Tensor
-    """Share of present layers that each expert won, ``(K,)``."""
+    """Share of present layers that each expert won, ``(K,)``; K = 0 without a model."""
     class_names: tuple[str, ...] = ()
     """Classes of object, without the background."""
     confusion: Tensor | None = field(default=None)
@@ -122,7 +124,8 @@ def evaluate_scenes(
     segments = d.segmentation
     hard = matching.hard_regions(segments, d.k.shape[1])
     present = matching.present_layers(hard, min_area)
-    usage = specialisation.expert_usage(d.k, present, d.competition_losses.shape[2])
+    experts = d.competition_losses.shape[2]
+    usage = specialisation.expert_usage(d.k, present, experts)
     scores = {
         "mse": mse(d.image, d.reconstruction),
         **{name: term.double().sum(dim=1) for name, term in zip("xzr", d.terms, strict=True)},
@@ -130,13 +133,66 @@ def evaluate_scenes(
     }
     if scenes is None:
         return SceneMetrics(scores, usage)
-    region = scenes.region.cpu()
-    label, mask = (None if a is None else a.cpu() for a in (scenes.label, scenes.mask))
-    _check(d, label, region, class_names)
-    true = segmentation.true_segmentation(region)
+    _check(d.image, scenes)
+    found = _match(hard, scenes, min_area)
+    scores |= _scores_of_regions(segments, d.shape, found, scenes)
+    if scenes.mask is not None:
+        scores["ooa"] = matching.order_right(found, scenes.mask.cpu())
+    if scenes.label is None:
+        return SceneMetrics(scores, usage)
+    label = scenes.label.cpu()
+    _check_labels(label, class_names)
+    seen = (~scenes.region.cpu().any(dim=1)).flatten(1).any(dim=1)
+    confusion = specialisation.class_confusion(found, d.k, label, seen, len(class_names), experts)
+    return SceneMetrics(scores, usage, tuple(class_names), confusion)
+
+
+def evaluate_regions(
+    image: Tensor, region: Tensor, scenes: Truth | None = None, min_area: int | None = None
+) -> SceneMetrics:
+    """Compute the scores of a segmentation without a model.
+
+    The colour of a region is the mean of its pixels, and its shape is the visible region itself.
+    Terms of the ELBO, depth order and scores of experts are left out.
+
+    Args:
+        image: ``(B, 3, H, W)`` in [0, 1].
+        region: regions in any order, ``(B, T, 1, H, W)`` in [0, 1]; sum to 1 over T.
+        scenes: ground truth of the same images; None if there is none.
+        min_area: minimum area of a present layer in pixels; 0.8% of the image if not given.
+
+    Raises:
+        EconError: the ground truth does not match the images.
+    """
+    image, region = image.detach().cpu(), region.detach().cpu()
+    segments = region.squeeze(2).argmax(dim=1)
+    hard = matching.hard_regions(segments, region.shape[1])
+    present = matching.present_layers(hard, min_area)
+    colour = (region * image[:, None]).sum(dim=(3, 4), keepdim=True)  # (B, T, 3, 1, 1)
+    colour = colour / region.sum(dim=(3, 4), keepdim=True).clamp_min(torch.finfo(region.dtype).eps)
+    scores = {
+        "mse": mse(image, compose(region, colour)),
+        "layers": present.sum(dim=1).double(),
+    }
+    if scenes is not None:
+        _check(image, scenes)
+        found = _match(hard, scenes, min_area)
+        scores |= _scores_of_regions(segments, region, found, scenes)
+    return SceneMetrics(scores, usage=torch.zeros(0))
+
+
+def _match(hard: Tensor, scenes: Truth, min_area: int | None) -> matching.Matching:
+    label = None if scenes.label is None else scenes.label.cpu()
+    return matching.match(hard, label, scenes.region.cpu(), min_area)
+
+
+def _scores_of_regions(
+    segments: Tensor, shape: Tensor, found: matching.Matching, scenes: Truth
+) -> dict[str, Tensor]:
+    """Scores that need neither experts nor a depth order, each ``(B,)``."""
+    true = segmentation.true_segmentation(scenes.region.cpu())
     covering = segmentation.segmentation_covering(segments, true)
-    found = matching.match(hard, label, region, min_area)
-    scores |= {
+    scores = {
         "ari": segmentation.ari(segments, true),
         "ari_fg": segmentation.ari(segments, true, foreground=True),
         "msc": covering.mean,
@@ -146,30 +202,25 @@ def evaluate_scenes(
         "oca": matching.count_right(found),
         "spare": matching.spare_empty(found),
     }
-    if mask is not None:
-        scores["amodal_iou"] = matching.amodal_iou(found, d.shape, mask)
-        scores["ooa"] = matching.order_right(found, mask)
-    if label is None:
-        return SceneMetrics(scores, usage)
-    seen = (true == segmentation.BACKGROUND).flatten(1).any(dim=1)
-    confusion = specialisation.class_confusion(
-        found, d.k, label, seen, len(class_names), d.competition_losses.shape[2]
-    )
-    return SceneMetrics(scores, usage, tuple(class_names), confusion)
+    if scenes.mask is not None:
+        scores["amodal_iou"] = matching.amodal_iou(found, shape, scenes.mask.cpu())
+    return scores
 
 
-def _check(
-    d: Decomposition, label: Tensor | None, region: Tensor, class_names: Sequence[str]
-) -> None:
+def _check(image: Tensor, scenes: Truth) -> None:
+    label, region = scenes.label, scenes.region
     slots = region.shape[1] if label is None else label.shape[1]
-    want = (len(d), slots, *d.image.shape[2:])
+    want = (len(image), slots, *image.shape[2:])
     if region.shape != want:
         raise EconError(
-            f"true regions {want} for {len(d)} decomposed images",
+            f"true regions {want} for {len(image)} decomposed images",
             str(tuple(region.shape)),
             "evaluate a decomposition with the ground truth of the same scenes",
         )
-    if label is not None and label.numel() and int(label.max()) >= len(class_names):
+
+
+def _check_labels(label: Tensor, class_names: Sequence[str]) -> None:
+    if label.numel() and int(label.max()) >= len(class_names):
         raise EconError(
             f"labels below {len(class_names)}, the number of class names",
             str(int(label.max())),

@@ -8,14 +8,16 @@ import torch
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
+from econ_pyro.evaluation.baselines import SEGMENTATIONS
 from econ_pyro.evaluation.evaluate import (
     CORRUPTIONS,
     corrupted_sources,
     evaluate,
-    evaluate_ood,
+    evaluate_each,
     format_table,
     ood_sources,
 )
+from econ_pyro.evaluation.metrics import evaluate_regions
 
 
 @pytest.fixture
@@ -86,11 +88,38 @@ def test_ood_scenes_are_what_they_are_called(tiny, econ):
 
 
 def test_each_shift_is_measured_with_its_layers(econ):
-    reports = evaluate_ood(econ, 2)
-    assert set(reports) == set(ood_sources(econ, 2))
-    for name, (source, slots) in ood_sources(econ, 2).items():
-        d = econ.decompose(source.images(torch.arange(2)), slots)
+    sources = ood_sources(econ, 2)
+    reports = evaluate_each(econ, sources)
+    assert list(reports) == list(sources)
+    for name, (source, steps) in sources.items():
+        d = econ.decompose(source.images(torch.arange(2)), steps)
         torch.testing.assert_close(reports[name].scores["z"], d.terms.z.double().sum(1))
+    del sources["near background"]  # three objects, and three layers
+    given = evaluate_each(econ, sources, gt_masks=True)
+    assert all((report.scores["ari"] == 1).all() for report in given.values())
+
+
+def test_baselines_stand_beside_each_set_of_scenes(econ, source):
+    with torch.no_grad():
+        for parameter in econ.parameters():
+            parameter.add_(0.1)
+    sources = {"usual": (source, None), "more": (source, 5)}
+    reports = evaluate_each(econ, sources, refine=False, baselines=True)
+    rows = ["", ", untrained", *(f", {name}" for name in SEGMENTATIONS)]
+    assert list(reports) == [name + row for name in sources for row in rows]
+    initial = Econ(econ.config)
+    for name, (scenes, slots) in sources.items():
+        x = scenes.images(torch.arange(6))
+        for model, row in ((econ, ""), (initial, ", untrained")):
+            d = model.decompose(x, slots, refine=False)
+            torch.testing.assert_close(reports[name + row].scores["x"], d.terms.x.double().sum(1))
+        for kind, segment in SEGMENTATIONS.items():
+            expected = evaluate_regions(x, segment(x, slots or 3), scenes.scenes(torch.arange(6)))
+            for score, value in expected.scores.items():
+                found = reports[f"{name}, {kind}"].scores[score]
+                torch.testing.assert_close(found, value, equal_nan=True)
+    assert not torch.equal(reports["usual"].scores["x"], reports["usual, untrained"].scores["x"])
+    assert reports["more, position only"].scores["layers"].tolist() == [5] * 6
 
 
 def test_corrupted_scenes_are_measured_against_the_truth(econ, source):

@@ -18,6 +18,7 @@ from PIL import Image
 import econ_pyro
 from econ_pyro import cli, presets
 from econ_pyro.config import to_dict
+from econ_pyro.evaluation.baselines import SEGMENTATIONS
 from econ_pyro.evaluation.evaluate import CORRUPTIONS
 from econ_pyro.io.layer_files import write_image
 from econ_pyro.training import checkpoint
@@ -215,6 +216,17 @@ def test_evaluate(run, capsys):
     table = capsys.readouterr().out.splitlines()[-9:]
     assert [row.split()[0] for row in table] == ["held-out", *CORRUPTIONS]
     assert set(json.loads((run / "evaluation.json").read_text())) == {"held-out", *CORRUPTIONS}
+    given = ["--corrupt", "noise=0.1", "--baselines"]
+    script("evaluate", run, "--n", 6, *given, "--json")
+    rows = ["", ", untrained", *(f", {name}" for name in SEGMENTATIONS)]
+    out = json.loads(capsys.readouterr().out)
+    assert list(out) == [f"held-out, noise=0.1{row}" for row in rows]
+    assert "class_accuracy" in out["held-out, noise=0.1, untrained"]["metrics"]
+    script("evaluate", run, "--n", 6, *given)
+    table = capsys.readouterr().out.splitlines()[-6:]
+    # no depth order and no classes without a model
+    assert [row.split()[-4:-2].count("-") for row in table] == [0, 0, 0, 2, 2, 2]
+    assert table[3].startswith("held-out, noise=0.1, one-colour components")
     script("evaluate", run, "--n", 6)
     assert "depth-order" in capsys.readouterr().out
     assert len(json.loads((run / checkpoint.NAMES).read_text())["names"]) == 3
