@@ -80,7 +80,7 @@ _LEARNT = Config(
         competition=_SAVINGS,
     ),
     objective=replace(_OBJECTIVE, gamma_until="60%"),
-    train=replace(_TRAIN, steps=2000),
+    train=replace(_TRAIN, steps=1000),
     recipe=replace(_RECIPE, load_balancing_until="35%"),
     teaching=TeachingConfig(seeds_until="60%", recomposed=0.5),
 )

@@ -21,7 +21,7 @@ import torch
 import econ_pyro
 from econ_pyro import presets
 from econ_pyro.accel.process_group import ProcessGroup
-from econ_pyro.config import Config
+from econ_pyro.config import Config, TeachingConfig
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.evaluation.evaluate import TEST_SEED, as_json, evaluate
@@ -60,11 +60,13 @@ def losses(preset: str, dtype: torch.dtype) -> list[float]:
     learner = Learner(config, econ, device, ProcessGroup())
     source = GeneratedScenes(config.scenes, config.seed, STEPS * BATCH)
     pyro.set_rng_seed(1)
+    taught = isinstance(config.teaching, TeachingConfig)
+    late = config.train.steps - STEPS if taught else LATE  # when the model teaches itself
     found = []
     for step in range(STEPS):
         scenes = source.scenes(torch.arange(BATCH) + step * BATCH)
         regions = scenes.layers(config.model.num_slots).to(dtype) if config.gt_masks else None
-        age = step if step < STEPS // 2 else LATE + step
+        age = step if step < STEPS // 2 else late + step
         found.append(learner.step(scenes.image.to(dtype), regions, age).loss.item())
     return found
 
