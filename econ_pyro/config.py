@@ -218,7 +218,7 @@ class AugmentConfig:
 
     share: float = 0.75
     """Share of the images that are corrupted: each kind that is set is applied to them with
-    probability 1/4, at a strength that is uniform up to the one given."""
+    probability 1/4, the contrast with 1/2, at a strength that is uniform up to the one given."""
     start: Duration = 0
     """When corruption begins: training steps, or a share of the run (40%)."""
     texture: float | None = None

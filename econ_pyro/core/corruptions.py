@@ -41,8 +41,6 @@ Strength: TypeAlias = "float | Tensor"
 
 PERIODS = (2.5, 6.5)
 """Minimum and maximum period of stripes and checkers in pixels."""
-PROBABILITY = 0.25
-"""Probability of each kind of corruption in :func:`augment`."""
 EPS = 1e-6  # lower bound of denominators, for empty regions
 
 
@@ -217,6 +215,8 @@ class Kind(NamedTuple):
     """The weakest strength."""
     needs_regions: bool = False
     """Whether it follows objects."""
+    probability: float = 0.25
+    """Probability of its use in :func:`augment`."""
 
 
 def _of_regions(
@@ -233,7 +233,7 @@ KINDS = {
     "texture": _of_regions(texture),
     "shading": _of_regions(shading),
     "outline": _of_regions(outline),
-    "contrast": Kind(lambda x, _, c, __: contrast(x, c), mild=1.0),
+    "contrast": Kind(lambda x, _, c, __: contrast(x, c), mild=1.0, probability=0.5),
     "blur": Kind(lambda x, _, sigma, __: blur(x, sigma)),
     "speckle": Kind(lambda x, _, sd, generator: speckle(x, sd, generator)),
     "noise": Kind(lambda x, _, sd, generator: noise(x, sd, generator)),
@@ -283,7 +283,8 @@ def augment(
     """Corrupt images at random: none, some or all of the configured kinds, of random strengths.
 
     A share of the images is drawn to be corrupted. Each kind is applied to each of them with
-    probability 1/4, at a strength that is uniform between the weakest and the configured one.
+    probability 1/4, the contrast with 1/2, at a strength that is uniform between the weakest and
+    the configured one.
 
     Args:
         x: images, ``(B, 3, H, W)`` in [0, 1].
@@ -307,7 +308,7 @@ def augment(
         if name not in strongest:
             continue
         chance, u = _uniform(x, (2, n), generator)
-        i = (corrupted & (chance < PROBABILITY)).nonzero()[:, 0]
+        i = (corrupted & (chance < kind.probability)).nonzero()[:, 0]
         strength = kind.mild + (strongest[name] - kind.mild) * u[i]
         own = None if regions is None else regions[i]
         out[i] = kind.apply(out[i], own, strength, generator)

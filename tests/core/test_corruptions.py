@@ -314,7 +314,7 @@ def test_nothing_is_augmented_by_default(x):
     assert torch.equal(augment(x, None, AugmentConfig(share=0.0, noise=0.5)).seen, x)
 
 
-def test_each_kind_is_applied_to_a_quarter_of_the_share(monkeypatch):
+def test_each_kind_is_applied_to_its_part_of_the_share(monkeypatch):
     """Counted by what each kind is given, for all mixtures of three kinds."""
     seen = {}
 
@@ -337,15 +337,17 @@ def test_each_kind_is_applied_to_a_quarter_of_the_share(monkeypatch):
     augment(x, number, config, generator())
     assert list(seen) == ["contrast", "noise", "jpeg"]
     for given, (low, high) in zip(seen.values(), ((0.2, 1), (0, 0.1), (30, 100)), strict=True):
-        assert len(given) / n == pytest.approx(0.15, abs=0.02)
         values = np.array(list(given.values()))
         assert low <= values.min() and values.max() <= high
         expected = np.linspace(low, high, 5)[1:4]
         assert np.quantile(values, [0.25, 0.5, 0.75]) == pytest.approx(expected, abs=0.05 * high)
     mixtures = np.array([[i in given for given in seen.values()] for i in range(n)])
     counts = np.bincount(mixtures @ [1, 2, 4], minlength=8) / n
-    kinds = np.array([bin(i).count("1") for i in range(8)])
-    expected = 0.6 * 0.25**kinds * 0.75 ** (3 - kinds) + 0.4 * (kinds == 0)
+    p = (0.5, 0.25, 0.25)  # of contrast, noise and jpeg
+    expected = [
+        0.6 * math.prod(q if i >> j & 1 else 1 - q for j, q in enumerate(p)) for i in range(8)
+    ]
+    expected[0] += 0.4
     assert counts == pytest.approx(expected, abs=0.02)
 
 
@@ -357,7 +359,7 @@ def test_augmented_images_are_the_same_again_and_clean_ones_among_them(regions):
     assert torch.equal(augment(x, many, STRONGEST, generator()).seen, out)
     assert torch.equal(x, before) and torch.equal(torch.get_rng_state(), state)
     clean = (out == x).flatten(1).all(1).float().mean()
-    assert 0.25 < clean < 0.6 and 0 <= out.min() and out.max() <= 1
+    assert 0.2 < clean < 0.55 and 0 <= out.min() and out.max() <= 1
     assert augment(x.double(), many, STRONGEST, generator()).seen.dtype == torch.float64
     assert augment(x[:0], many[:0], STRONGEST).seen.shape == (0, 3, 16, 24)
 
