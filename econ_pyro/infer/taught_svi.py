@@ -20,6 +20,7 @@ from econ_pyro.core.occlusion import draw_occluders
 from econ_pyro.core.selection import Draws, Selection
 from econ_pyro.errors import EconError
 from econ_pyro.infer.competition import Competition
+from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import ClassConditionalELBO, Terms
 from econ_pyro.infer.joint_competition import JointCompetition
 from econ_pyro.infer.oracle_competition import OracleCompetition
@@ -97,38 +98,44 @@ class TaughtSVI(CompetitiveSVI):
     @torch.no_grad()
     def _teacher(self, x: Tensor, draws: Draws) -> tuple[Tensor, Selection, Lesson | None]:
         """Images, what encoders and decoders learn from, and what attention learns from."""
-        teaching, model, guide = self.teaching, self.model, self.guide
-        competition: Any = self.competition
-        if teaching.seeded:
-            guide = teaching.seeds
-            competition = replace(
-                teaching.first,
-                temperature=competition.temperature,
-                expert_bias=competition.expert_bias,
-            )
-        d, noise = competition.contest(model, guide, x, draws)
-        if teaching.seeded or not teaching.weight:
-            best, kept = e_step(d, model.sigma_x)  # type: ignore[arg-type]
-        else:
-            given = (competition.num_slots, competition.lam, competition.temperature)
-            oracle = OracleCompetition(*given, competition.expert_bias)
-            best = refine_rounds(model, guide, d, draws, oracle, teaching.rounds)  # type: ignore[arg-type]
-            kept = best.area > 0
-        layers, evidence = d, None  # before it is taught, attention learns from the ELBO alone
-        if teaching.seeded:
-            evidence = d.region
-        elif teaching.weight:
-            layers, evidence = best, best.region
+        teaching = self.teaching
+        d, best, noise = self._by_seeds(x, draws) if teaching.seeded else self._by_itself(x, draws)
         seen, explained = augment(x, best.region, teaching.augment)
+        # without a teacher, attention proposes the regions, and learns from the ELBO alone
+        evidence = d.region if teaching.seeded or teaching.weight else None
         occluder = None
         if draws.occlusion is not None:
-            share = competition.occlusion
-            occluder = draw_occluders(seen, layers.region, draws.occlusion, share)
-        losses, r = layers.competition_losses, layers.region
-        won = Selection(layers.k, noise, None, losses, r, evidence, occluder, seen)
-        if not teaching.weight:
-            return explained, won, None
-        return explained, won, self._lesson(seen, scenes_of(best, kept), best.mean)
+            share = self.competition.occlusion
+            occluder = draw_occluders(seen, d.region, draws.occlusion, share)
+        losses = d.competition_losses
+        won = Selection(d.k, noise, None, losses, d.region, evidence, occluder, seen)
+        taught = self._lesson(seen, best) if teaching.weight else None
+        return explained, won, taught
+
+    def _by_seeds(self, x: Tensor, draws: Draws) -> tuple[Decomposition, Decomposition, Tensor]:
+        """Layers that grew from seeds, the same with the E-step's regions, and their noise."""
+        first, own = self.teaching.first, self.competition
+        first = replace(first, temperature=own.temperature, expert_bias=own.expert_bias)
+        model: Any = self.model
+        d, noise = first.contest(model, self.teaching.seeds, x, draws)
+        return d, self._e_step(d), noise
+
+    def _by_itself(self, x: Tensor, draws: Draws) -> tuple[Decomposition, Decomposition, Tensor]:
+        """Layers that attention found, refined if it is taught, twice, and their noise."""
+        competition = self.competition
+        model: Any = self.model
+        guide: Any = self.guide
+        d, noise = competition.contest(model, guide, x, draws)
+        if not self.teaching.weight:
+            return d, self._e_step(d), noise
+        given = (competition.num_slots, competition.lam, competition.temperature)
+        oracle = OracleCompetition(*given, competition.expert_bias)
+        best = refine_rounds(model, guide, d, draws, oracle, self.teaching.rounds)
+        return best, best, noise
+
+    def _e_step(self, d: Decomposition) -> Decomposition:
+        model: Any = self.model
+        return e_step(d, model.sigma_x)[0]
 
     def _learn(self, x: Tensor, won: Selection, taught: Lesson | None) -> tuple[Tensor, Terms]:
         self.optim.zero_grad(set_to_none=True)
@@ -141,17 +148,17 @@ class TaughtSVI(CompetitiveSVI):
         self.divergence = taught_terms.detach().mean()
         return loss.detach(), terms.map(torch.Tensor.detach)
 
-    def _lesson(self, seen: Tensor, scenes: Scenes, mean: Tensor) -> Lesson:
+    def _lesson(self, seen: Tensor, best: Decomposition) -> Lesson:
         """Of the scenes themselves, and of some that are put together from their layers."""
         model: Any = self.model
-        experts, (n, slots) = model.num_experts, scenes.k.shape
-        own = lesson(seen, scenes, experts, self._uniform(seen, slots + 1))
+        scenes, (n, slots) = scenes_of(best), best.k.shape
+        own = lesson(seen, scenes, model.num_experts, self._uniform(seen, slots + 1))
         if not (m := round(self.teaching.recomposed * n)):
             return own
-        new = recomposed(scenes, mean, slots + 1)
-        new = Scenes(*(a[:m] for a in new))
+        new = Scenes(*(a[:m] for a in recomposed(scenes, best.mean, slots + 1)))
         seen = augment(new.image, new.region, self.teaching.augment).seen
-        further = lesson(seen, new, experts, self._uniform(seen, new.k.shape[1] + 1))
+        uniform = self._uniform(seen, new.k.shape[1] + 1)
+        further = lesson(seen, new, model.num_experts, uniform)
         return Lesson(*(torch.cat([a[m:], b]) for a, b in zip(own, further, strict=True)))
 
     def _uniform(self, x: Tensor, width: int) -> Tensor:

@@ -73,14 +73,13 @@ class Lesson(NamedTuple):
     """What each expert is to propose in that scope, ``(B, K, 1, H, W)``."""
 
 
-def scenes_of(best: Decomposition, kept: Tensor) -> Scenes:
+def scenes_of(best: Decomposition) -> Scenes:
     """The scenes that an E-step found.
 
     Args:
-        best: layers with their E-step regions, in order.
-        kept: which of them explain anything, ``(B, T)`` bool.
+        best: layers with their E-step regions, in order; those that explain nothing have none.
     """
-    objects = kept.clone()
+    objects = best.area > 0
     objects[:, -1] = False
     return Scenes(best.image, best.k, best.region, best.shape, objects)
 

@@ -122,28 +122,27 @@ def uniform_for(taken=None, subset=None, slots=4):
 
 def test_each_expert_is_asked_for_its_nearest_object_in_the_scope():
     d = dataclasses.replace(layers_of(n=1), k=torch.tensor([[0, 1, 0, 1]]))
-    kept = torch.ones(1, 4, dtype=torch.bool)
     r = d.region[0]
-    whole = lesson(d.image, scenes_of(d, kept), 3, uniform_for(taken=0))
+    whole = lesson(d.image, scenes_of(d), 3, uniform_for(taken=0))
     torch.testing.assert_close(whole.scope[0], torch.ones(1, 8, 8).double())
     assert torch.equal(whole.region[0], torch.stack([r[0], r[1], torch.zeros_like(r[0])]))
-    second = lesson(d.image, scenes_of(d, kept), 3, uniform_for(taken=2))
+    second = lesson(d.image, scenes_of(d), 3, uniform_for(taken=2))
     torch.testing.assert_close(second.scope[0], r[2] + r[3])
     # of expert 1 only the last layer is left, which nobody is asked for
     assert torch.equal(second.region[0], torch.stack([r[2], 0 * r[0], 0 * r[0]]))
-    subset = lesson(d.image, scenes_of(d, kept), 3, uniform_for(subset=(False, True, True, False)))
+    subset = lesson(d.image, scenes_of(d), 3, uniform_for(subset=(False, True, True, False)))
     torch.testing.assert_close(subset.scope[0], r[1] + r[2] + r[3])
     assert torch.equal(subset.region[0], torch.stack([r[2], r[1], 0 * r[0]]))
-    empty = torch.tensor([[False, True, True, True]])
-    without = lesson(d.image, scenes_of(d, empty), 3, uniform_for(taken=0))
+    empty = dataclasses.replace(
+        d, region=d.region * torch.tensor([0, 1, 1, 1])[:, None, None, None]
+    )
+    without = lesson(d.image, scenes_of(empty), 3, uniform_for(taken=0))
     assert torch.equal(without.region[0, 0], r[2])
 
 
 def test_scopes_are_of_the_own_order_and_of_subsets():
     d = layers_of(n=400)
-    taught = lesson(
-        d.image, scenes_of(d, torch.ones(400, 4, dtype=torch.bool)), 3, torch.rand(400, 5)
-    )
+    taught = lesson(d.image, scenes_of(d), 3, torch.rand(400, 5))
     assert (taught.region <= taught.scope[:, None] + 1e-9).all()
     own = torch.stack([d.scope[:, t] for t in range(3)], 1)
     matches = ((taught.scope[:, None] - own).abs().amax((2, 3, 4)) < 1e-9).float()
