@@ -48,6 +48,7 @@ COMPETITION: dict[str, Bounds] = {
     "temperature_end": (POSITIVE, 1e6),
     "temperature_until": (None, MAX_COUNT),
     "refine_rounds": (1, 100),
+    "outliers": (0.0, 0.5),
     "depth_order_from": (None, MAX_COUNT),
 }
 MODEL: dict[str, Bounds] = {

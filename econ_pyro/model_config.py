@@ -176,7 +176,11 @@ class _Competition:
     """After the competition, decomposing puts the layers in their likeliest order and each pixel
     into the layer where it is likeliest. Training is unaffected."""
     refine_rounds: int = 1
-    """How often to do so, each time with new explanations of the regions found."""
+    """How often to do so; from the second time on, a spare layer goes to what the others explain
+    worst."""
+    outliers: float = 0.0
+    """Share of the pixels that are like nothing that a layer draws, such as outlines and texture;
+    refining then leaves them to the layer whose shape has them."""
 
     def __post_init__(self) -> None:
         group = "model.competition"

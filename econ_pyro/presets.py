@@ -72,6 +72,7 @@ _SAVINGS = SavingsOptions(
     temperature_until="60%",
     refine=True,
     refine_rounds=3,
+    outliers=0.01,
 )
 _LEARNT = Config(
     model=replace(

@@ -7,6 +7,13 @@ pixel and the shape of every layer; and the experts compete once more for the re
 
 In further rounds, a layer that turned out to be spare goes to what the others explain worst
 (:func:`fill_spare`).
+
+Some pixels are like nothing that a layer draws: outlines, texture, the traces of a camera. With a
+share of outliers, each layer's density has a uniform component,
+
+.. math:: (1 - \epsilon) \, N(x_i; \mu_{ti}, \sigma^2) + \epsilon,
+
+so that no pixel costs more than some 9 nats, and such pixels go where the shapes have them.
 """
 
 from __future__ import annotations
@@ -28,6 +35,8 @@ from econ_pyro.infer.elbo import decoded_terms
 from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.protocols import Guide, Model
 
+WIDE = 2.5  # standard deviations of a pixel: a layer's colour may be so far from what is drawn
+
 
 @dataclass
 class Refined(Competition):
@@ -36,16 +45,18 @@ class Refined(Competition):
     Args:
         inner: any competition.
         rounds: how often layers are refined.
+        outliers: share of the pixels that are like nothing that a layer draws.
     """
 
     inner: Competition | None = None
     rounds: int = 1
+    outliers: float = 0.0
 
     @classmethod
-    def of(cls, inner: Competition, rounds: int = 1) -> Refined:
+    def of(cls, inner: Competition, rounds: int = 1, outliers: float = 0.0) -> Refined:
         """A competition, refined."""
         options = (inner.lam, inner.temperature, inner.expert_bias, inner.occlusion)
-        return cls(inner.num_slots, *options, inner=inner, rounds=rounds)
+        return cls(inner.num_slots, *options, inner=inner, rounds=rounds, outliers=outliers)
 
     def __call__(
         self,
@@ -69,7 +80,8 @@ class Refined(Competition):
         """The winners' explanation, refined."""
         d, noise = self.contest(model, guide, x, draws, evidence)
         oracle = OracleCompetition(self.num_slots, self.lam, self.temperature)
-        return refine_rounds(model, guide, d, draws._replace(noise=noise), oracle, self.rounds)
+        draws = draws._replace(noise=noise)
+        return refine_rounds(model, guide, d, draws, oracle, self.rounds, self.outliers)
 
     def _inner(self) -> Competition:
         """The competition within, at this one's temperature and with its bias."""
@@ -79,7 +91,12 @@ class Refined(Competition):
 
 @torch.no_grad()
 def refine(
-    model: Model, guide: Guide, d: Decomposition, draws: Draws, oracle: OracleCompetition
+    model: Model,
+    guide: Guide,
+    d: Decomposition,
+    draws: Draws,
+    oracle: OracleCompetition,
+    outliers: float = 0.0,
 ) -> Decomposition:
     """Order and regions by the likelihood, and new explanations where they are likelier.
 
@@ -89,16 +106,17 @@ def refine(
         d: what a competition found.
         draws: of the competition for the new regions.
         oracle: the competition for the new regions.
+        outliers: share of the pixels that are like nothing that a layer draws.
 
     Returns:
         The same objects. Layers that explain less than their latents cost come last but for the
         last one and have no region.
     """
-    d, kept = e_step(d, model.sigma_x)
+    d, kept = e_step(d, model.sigma_x, outliers)
     anew = oracle.explain(model, guide, d.image, draws, d.region)
     anew = replace(anew, seed_pixel=d.seed_pixel)
-    better = anew.where(_likelier(anew, d, kept, model.sigma_x), d)
-    d, _ = e_step(better, model.sigma_x)
+    better = anew.where(_likelier(anew, d, kept, model.sigma_x, outliers), d)
+    d, _ = e_step(better, model.sigma_x, outliers)
     scope = scopes(d.region)
     l_x, l_r = decoded_terms(model, d.image, scope, d.region, d.mean, d.shape)
     return replace(d, scope=scope, terms=d.terms._replace(x=l_x, r=l_r))
@@ -111,16 +129,20 @@ def refine_rounds(
     draws: Draws,
     oracle: OracleCompetition,
     rounds: int,
+    outliers: float = 0.0,
 ) -> Decomposition:
     """:func:`refine`, and so many rounds less one of :func:`fill_spare` and :func:`refine`."""
-    d = refine(model, guide, d, draws, oracle)
+    d = refine(model, guide, d, draws, oracle, outliers)
     for _ in range(1, rounds):
-        d = refine(model, guide, fill_spare(model, guide, d, oracle.lam), draws, oracle)
+        filled = fill_spare(model, guide, d, oracle.lam, outliers)
+        d = refine(model, guide, filled, draws, oracle, outliers)
     return d
 
 
 @torch.no_grad()
-def fill_spare(model: Model, guide: Guide, d: Decomposition, lam: float) -> Decomposition:
+def fill_spare(
+    model: Model, guide: Guide, d: Decomposition, lam: float, outliers: float = 0.0
+) -> Decomposition:
     """Give a spare layer of each image to the expert that explains best what is explained worst.
 
     To the mixture of the layers at each pixel, one more component is added: a uniform density of
@@ -132,6 +154,7 @@ def fill_spare(model: Model, guide: Guide, d: Decomposition, lam: float) -> Deco
         guide: q.
         d: refined layers.
         lam: weight of L_x in the competition.
+        outliers: share of the pixels that are like nothing that a layer draws.
 
     Returns:
         The layers, where the last one without a region, but for the background's, is that
@@ -142,18 +165,14 @@ def fill_spare(model: Model, guide: Guide, d: Decomposition, lam: float) -> Deco
         return d
     spare = d.area[:, -2] == 0  # as refined layers have it, (B,)
     kept = d.area > 0
-    errors = pixel_errors(d.image, mean_colour_corrected(d), model.sigma_x)
-    joint = log_joint(errors, only(kept, d.shape)).masked_fill(
-        ~kept[:, :, None, None, None], -torch.inf
-    )
+    joint = log_joint(corrected_errors(d, model.sigma_x, outliers), only(kept, d.shape))
+    joint = joint.masked_fill(~kept[:, :, None, None, None], -torch.inf)
     cost = -joint.logsumexp(1)  # nats per pixel, (B, 1, H, W)
-    uniform = -1.5 * math.log(2 * math.pi * model.sigma_x**2)  # nats that a uniform density costs
-    scope = (cost - uniform).sigmoid()
+    scope = (cost - uniform_cost(model.sigma_x)).sigmoid()
     proposals = propose(model, guide, d.image, scope, torch.zeros_like(d.z[:, 0]))
-    losses = proposals.terms.competition_loss(lam) - lam * (proposals.r * cost[:, None]).sum(
-        (2, 3, 4)
-    )
-    k = losses.argmin(1)
+    errors = with_outliers(proposals.errors, model.sigma_x, outliers)
+    saved = lam * (proposals.r * (cost[:, None] - errors)).sum((2, 3, 4)) - proposals.terms.r
+    k = saved.argmax(1)
     won = proposals.of(k)
 
     def at_all(a: Tensor) -> Tensor:
@@ -177,51 +196,87 @@ def fill_spare(model: Model, guide: Guide, d: Decomposition, lam: float) -> Deco
 
 
 @torch.no_grad()
-def e_step(d: Decomposition, sigma_x: float) -> tuple[Decomposition, Tensor]:
+def e_step(
+    d: Decomposition, sigma_x: float, outliers: float = 0.0
+) -> tuple[Decomposition, Tensor]:
     """Regions that are optimal for what is drawn, in the order that makes the image likeliest.
 
     Args:
         d: layers as decoded, in any order.
         sigma_x: standard deviation of the pixel likelihood.
+        outliers: share of the pixels that are like nothing that a layer draws.
 
     Returns:
         The layers in that order, each region its share in the mixture of the layers, and which of
         them explain more than their latents cost, ``(B, T)`` bool. The others have no region.
     """
-    errors = pixel_errors(d.image, mean_colour_corrected(d), sigma_x)
+    errors = corrected_errors(d, sigma_x, outliers)
     order, kept = arrange(errors, d.shape, d.terms.z)
     joint = log_joint(in_order(errors, order), only(kept, in_order(d.shape, order)))
     r = joint.masked_fill(~kept[:, :, None, None, None], -torch.inf).softmax(1)
     return replace(d.in_order(order), region=r), kept
 
 
-def _likelier(anew: Decomposition, d: Decomposition, kept: Tensor, sigma_x: float) -> Tensor:
+def _likelier(
+    anew: Decomposition, d: Decomposition, kept: Tensor, sigma_x: float, outliers: float
+) -> Tensor:
     """Which layers make the image likelier anew, one after the other, ``(B, T)`` bool.
 
     By colours as they are decoded, so that an expert that fits better is preferred.
     """
 
-    def bound(chosen: Tensor) -> Tensor:
+    def evidence(chosen: Tensor) -> Tensor:
         e = anew.where(chosen, d)
-        likely = log_likelihood(pixel_errors(e.image, e.mean, sigma_x), only(kept, e.shape))
-        return likely - (e.terms.z * kept).sum(1)
+        errors = with_outliers(pixel_errors(e.image, e.mean, sigma_x), sigma_x, outliers)
+        return log_likelihood(errors, only(kept, e.shape)) - (e.terms.z * kept).sum(1)
 
     slots, taken = kept.shape[1], torch.zeros_like(kept)
-    likely, index = bound(taken), torch.arange(slots, device=kept.device)
+    likely, index = evidence(taken), torch.arange(slots, device=kept.device)
     for t in [slots - 1, *range(slots - 1)]:  # first the background, which has most pixels
-        bound_anew = bound(taken | (index == t))
-        better = bound_anew > likely
+        evidence_anew = evidence(taken | (index == t))
+        better = evidence_anew > likely
         taken = taken | (better[:, None] & (index == t))
-        likely = torch.where(better, bound_anew, likely)
+        likely = torch.where(better, evidence_anew, likely)
     return taken
 
 
-def mean_colour_corrected(d: Decomposition) -> Tensor:
-    """Appearances shifted to each layer's mean colour in the image, ``(B, T, 3, H, W)``.
+def uniform_cost(sigma_x: float) -> float:
+    """Nats of a uniform density of colours, on the scale of pixel errors.
+
+    They leave out the constant of the normal density.
+    """
+    return -1.5 * math.log(2 * math.pi * sigma_x**2)
+
+
+def with_outliers(errors: Tensor, sigma_x: float, outliers: float) -> Tensor:
+    """Pixel errors in nats, if that share of the pixels has a uniform density."""
+    if not outliers:
+        return errors
+    uniform = errors.new_tensor(math.log(outliers) - uniform_cost(sigma_x))
+    return -torch.logaddexp(math.log1p(-outliers) - errors, uniform)
+
+
+def corrected_errors(d: Decomposition, sigma_x: float, outliers: float = 0.0) -> Tensor:
+    """Pixel errors in nats, by each layer's mean colour in the image, ``(B, T, 1, H, W)``.
 
     An object of a colour that no expert has learnt is decoded in another one; that must not give
     its pixels away.
     """
-    r = d.region
-    off = (r * (d.image[:, None] - d.mean)).sum((3, 4), keepdim=True)
-    return d.mean + off / (r.sum((3, 4), keepdim=True) + 1)
+    mean = mean_colour_corrected(d, WIDE * sigma_x if outliers else None)
+    return with_outliers(pixel_errors(d.image, mean, sigma_x), sigma_x, outliers)
+
+
+def mean_colour_corrected(d: Decomposition, width: float | None = None) -> Tensor:
+    """Appearances shifted to each layer's mean colour in the image, ``(B, T, 3, H, W)``.
+
+    Args:
+        d: layers as decoded.
+        width: if given, pixels count less the further they are from what is drawn, by a normal
+            density of that standard deviation: outliers are not to change a layer's colour.
+    """
+    off = d.image[:, None] - d.mean
+    weight = d.region
+    if width is not None:
+        weight = weight * (-off.square().sum(2, keepdim=True) / (2 * width**2)).exp()
+    shift = (weight * off).sum((3, 4), keepdim=True)
+    return d.mean + shift / (weight.sum((3, 4), keepdim=True) + 1)

@@ -43,4 +43,7 @@ def decomposition_of(config: Config, slots: int, evidence: bool, refine: bool) -
     competition = competition_of(replace(config, gt_masks=evidence))
     competition.num_slots, competition.occlusion = slots, 0.0
     refine = refine and model.competition.refine and not evidence
-    return Refined.of(competition, model.competition.refine_rounds) if refine else competition
+    options = model.competition
+    if not refine:
+        return competition
+    return Refined.of(competition, options.refine_rounds, options.outliers)

@@ -28,6 +28,7 @@ from econ_pyro.infer.refinement import (
     fill_spare,
     mean_colour_corrected,
     refine,
+    with_outliers,
 )
 from helpers.selections import draws_of
 
@@ -520,3 +521,47 @@ def test_without_other_layers_there_is_no_spare_one():
     alone = whole.in_order(torch.tensor([[2]]))
     expert = OneSquare(whole.shape[0, 0], whole.mean[0, 0, :, 0, 0])
     assert fill_spare(expert, expert, alone, 1.0) is alone
+
+
+def test_outliers_have_a_uniform_density():
+    errors = torch.tensor([0.0, 1.0, 5.0, 50.0]).double()
+    normal = (-errors).exp() / (2 * math.pi * SIGMA**2) ** 1.5  # of three channels
+    density = 0.98 * normal + 0.02
+    expected = -density.log() - 1.5 * math.log(2 * math.pi * SIGMA**2)
+    torch.testing.assert_close(with_outliers(errors, SIGMA, 0.02), expected)
+    assert with_outliers(errors, SIGMA, 0.0) is errors
+
+
+def test_outliers_do_not_change_the_colour_of_a_layer():
+    x, mean, shape = painted(1)
+    region = torch.cat([shape[:, :1], 1 - shape[:, :1]], 1)
+    zero = torch.zeros(1, 2)
+    k = zero.long()
+    terms = Terms(zero, zero, zero)
+    drawn = mean + 0.05  # not quite the right colour, which is to be corrected
+    x[..., 4:7, 4:7] = 1 - x[..., 4:7, 4:7].round()  # something else in front of both
+    d = Decomposition(
+        x, k, region, region, drawn, shape, zero[:, :, None], terms, zero[:, :, None], k
+    )
+    off = (mean_colour_corrected(d) - mean).abs().amax((0, 2, 3, 4))
+    kept_off = (mean_colour_corrected(d, 2.5 * SIGMA) - mean).abs().amax((0, 2, 3, 4))
+    assert (kept_off < 0.02).all() and off.max() > 0.05
+
+
+def test_an_outline_goes_to_the_layer_whose_shape_has_it():
+    size, inside = 16, slice(4, 12)
+    shape = torch.full((1, 2, 1, size, size), 0.01)
+    shape[:, 0, :, inside, inside] = 0.99
+    mean = torch.tensor([[0.8, 0.7, 0.9], [0.3, 0.1, 0.2]])[None, :, :, None, None]
+    mean = mean.expand(-1, -1, -1, size, size)
+    whole = (shape[:, :1] > 0.5).float()
+    x = (whole * mean[:, :1] + (1 - whole) * mean[:, 1:])[:, 0]
+    x[..., inside, inside] = 0.0  # the outline is black, as nothing else is, but nearer the ground
+    x[..., 5:11, 5:11] = mean[0, 0, :, :6, :6]
+    region = torch.cat([whole, 1 - whole], 1)
+    k, zero = torch.tensor([[0, 1]]), torch.zeros(1, 2)
+    terms, losses = Terms(zero, zero, zero), zero[:, :, None]
+    d = Decomposition(x, k, region, region, mean, shape, losses, terms, losses, k - 1)
+    without = e_step(d, SIGMA)[0].region[0, 0, 0, inside, inside]
+    found = e_step(d, SIGMA, outliers=0.01)[0].region[0, 0, 0, inside, inside]
+    assert found.min() > 0.5 and without.min() < 0.1
