@@ -103,9 +103,10 @@ def configuration_with(group, cls):
     return values
 
 
-def test_a_configuration_that_is_older_than_augmentation_has_none():
+def test_a_configuration_that_is_older_than_a_part_has_its_defaults():
     values = to_dict(Config())
-    assert set(values.pop("augment").values()) == {0.75, None}
+    assert set(values.pop("augment").values()) == {0.75, 0, None}
+    assert values.pop("teaching") == {"kind": "none"}
     assert from_dict(Config, values) == Config()
 
 
