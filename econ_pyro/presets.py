@@ -72,12 +72,12 @@ _SAVINGS = SavingsOptions(
     temperature_until="60%",
     refine=True,
     refine_rounds=3,
-    outliers=0.01,
 )
+_TAUGHT = UNetAttention(channels=(16, 32, 32, 32))
 _LEARNT = Config(
     model=replace(
         _SMALL,
-        expert=replace(_EXPERT, attention=UNetAttention(channels=(16, 32, 32, 32))),
+        expert=replace(_EXPERT, attention=_TAUGHT),
         competition=_SAVINGS,
     ),
     objective=replace(_OBJECTIVE, gamma_until="60%"),
@@ -129,6 +129,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
         replace(
             _LEARNT,
             scenes=SceneConfig(kind="random-colours"),
+            model=replace(
+                _SMALL,
+                expert=replace(_EXPERT, attention=_TAUGHT),
+                competition=replace(_SAVINGS, outliers=0.01),
+            ),
             train=replace(_LEARNT.train, steps=2500),
             augment=_CORRUPTED,
         ),
