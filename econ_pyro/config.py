@@ -196,10 +196,10 @@ class TeachingConfig:
     """Share of the images that attention is taught on which are new scenes, put together from the
     layers of a batch: of more objects, and of several of one class."""
     colour_weight: float = 1.0
-    """Weight of colour in the growth of those regions. A region ends at a ninth of a channel
-    divided by this weight."""
+    """Weight of colour in the growth of regions from seed pixels. A region ends at a ninth of a
+    channel divided by this weight."""
     place_weight: float = 0.35
-    """Weight of position alike: the distance across the image, where black to white counts
+    """Weight of position in the same: the distance across the image, where black to white counts
     colour_weight."""
 
     def __post_init__(self) -> None:
@@ -292,19 +292,26 @@ class Config:
 
     def _check_teaching(self) -> None:
         if not isinstance(self.teaching, TeachingConfig):
-            if self.augment.kinds:
+            if self.augment.kinds and self.augment.share:
                 kinds = ", ".join(f"augment.{kind}" for kind in self.augment.kinds)
                 raise EconError(
-                    "teaching.kind e-step, whose pictures are corrupted",
-                    f"{kinds} and {self.teaching.kind}",
-                    "add --teaching.kind e-step",
+                    f"teaching.kind e-step, without which nothing uses {kinds}",
+                    f"teaching.kind {self.teaching.kind}",
+                    "add --teaching.kind e-step (as presets with learnt- have it), or "
+                    "--augment.share 0",
                 )
             return
         attention = getattr(getattr(self.model, "expert", None), "attention", None)
+        if attention is None:
+            raise EconError(
+                "a model of kind econ, whose attention teaching.kind e-step teaches",
+                f"one of kind {getattr(self.model, 'kind', '?')}",
+                "leave out --teaching.kind",
+            )
         if not isinstance(attention, UNetAttention):
             raise EconError(
                 "model.expert.attention.kind unet, which teaching.kind e-step teaches",
-                getattr(attention, "kind", f"a model of kind {getattr(self.model, 'kind', '?')}"),
+                attention.kind,
                 "add --model.expert.attention.kind unet --model.competition.kind savings",
             )
         if self.gt_masks:

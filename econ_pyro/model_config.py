@@ -271,7 +271,8 @@ class EconConfig(SceneModelConfig):
             raise EconError(
                 "model.expert.attention.kind seeded, which model.competition.kind joint needs",
                 self.expert.attention.kind,
-                "add --model.competition.kind greedy",
+                "add --model.expert.attention.kind seeded, or --model.competition.kind greedy or "
+                "savings",
             )
 
 

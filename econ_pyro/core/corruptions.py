@@ -47,13 +47,14 @@ EPS = 1e-6  # lower bound of denominators, for empty regions
 def _corruption(
     change: Callable[Concatenate[Tensor, P], Tensor],
 ) -> Callable[Concatenate[Tensor, P], Tensor]:
-    """Compute in float32 or more, clamp, and return the type of ``x``."""
+    """Compute in float32 or more, also under autocast, clamp, and return the type of ``x``."""
 
     @wraps(change)
     @torch.no_grad()
     def changed(x: Tensor, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return change(wide, *args, **kwargs).clamp(0, 1).to(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):  # matrix products in bfloat16 else
+            return change(wide, *args, **kwargs).clamp(0, 1).to(x.dtype)
 
     return changed
 

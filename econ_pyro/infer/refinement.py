@@ -13,7 +13,9 @@ share of outliers, each layer's density has a uniform component,
 
 .. math:: (1 - \epsilon) \, N(x_i; \mu_{ti}, \sigma^2) + \epsilon,
 
-so that no pixel costs more than some 9 nats, and such pixels go where the shapes have them.
+so that no pixel costs more than :math:`-\log \epsilon - \frac{3}{2} \log 2 \pi \sigma^2` nats on
+the scale of pixel errors: 9 for a share of 0.01 and sigma 0.1. Such pixels go where the shapes
+have them.
 """
 
 from __future__ import annotations

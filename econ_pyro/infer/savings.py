@@ -3,9 +3,10 @@ r"""Greedy competition for what a region saves, in place of what it costs.
 With the score of section 5.2, :math:`\lambda L_x + L_r`, a region of nothing costs nothing and
 wins. The expert that explains a scope best loses to one that does not look at it. Here experts
 compete for the nats that a region saves: the scope could also be left as it is, and be explained
-as the last layer by whichever expert does that best, at :math:`e_i` nats per pixel,
+as the last layer by whichever expert does that best, at :math:`\lambda e_i` nats per pixel (the
+L_r of that layer is left out),
 
-.. math:: S(k) = \sum_i r_i e_i - \lambda L_x(k) - L_r(k).
+.. math:: S(k) = \lambda \Bigl( \sum_i r_i e_i - L_x(k) \Bigr) - L_r(k).
 
 What is in front should go first. An occluded object that is taken before its occluder pays, in
 L_r, for all of its shape that the occluder hides; taken after, it pays nothing for that. So the
@@ -14,8 +15,8 @@ it proposes now, in what the region of k leaves:
 
 .. math:: S(k) + \sum_{j \in J(k)} S(j \mid s - r_k)_+,
 
-where J(k) holds the best of the other experts, at most as many as there are layers left. No
-network runs again for it.
+where J(k) holds the best of the other experts, at most as many as there are layers left before
+the last. No network runs again for it.
 """
 
 from __future__ import annotations

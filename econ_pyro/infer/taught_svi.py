@@ -38,8 +38,9 @@ class Teaching:
         seeds: a guide whose regions need no attention, with the encoders of the guide that learns.
         first: the competition for the regions of ``seeds``.
         augment: how networks see the images that the teacher sees clean.
-        rounds: of refinement of the layers from which a model learns that teaches itself.
-        recomposed: share of the lessons that are of scenes put together from the batch's layers.
+        rounds: how often layers are refined before a model that teaches itself learns from them.
+        recomposed: share of the lessons that are of scenes put together from the batch's layers;
+            the number of such lessons in a batch is rounded.
         seeded: whether the teacher's regions are those of ``seeds``; else the model teaches
             itself.
     """
@@ -58,7 +59,8 @@ class TaughtSVI(CompetitiveSVI):
 
     The teacher takes the images apart: at first by regions that grow from seeds, then by the
     attention that learns. Encoders and decoders learn from the seeds' regions in the first case,
-    and from those of the E-step in the second; attention always learns from the E-step.
+    and from those of the E-step in the second; attention always learns from the E-step. Where the
+    weight is 0, it learns nothing from seeds, and from the ELBO alone once they have left.
 
     Args:
         model: as of :class:`~econ_pyro.infer.svi.CompetitiveSVI`.
@@ -87,7 +89,8 @@ class TaughtSVI(CompetitiveSVI):
     def update(self, x: Tensor, evidence: Tensor | None = None) -> Step:
         """One training step."""
         if evidence is not None:
-            raise EconError("no true regions where attention is taught", "some")
+            hint = "leave them out, or train with --teaching.kind none and --gt-masks"
+            raise EconError("no true regions where attention is taught", "some", hint)
         draws = self.draw(x)
         with self.execution(x.device):
             explained, won, taught = self._teacher(x, draws)
@@ -121,7 +124,10 @@ class TaughtSVI(CompetitiveSVI):
         return d, self._e_step(d), noise
 
     def _by_itself(self, x: Tensor, draws: Draws) -> tuple[Decomposition, Decomposition, Tensor]:
-        """Layers that attention found, refined if it is taught, twice, and their noise."""
+        """Layers that attention found, the same with the E-step's regions, and their noise.
+
+        Where attention is taught, both are the refined layers.
+        """
         competition = self.competition
         model: Any = self.model
         guide: Any = self.guide

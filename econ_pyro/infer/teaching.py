@@ -3,12 +3,18 @@ r"""Attention that learns from the E-step: KL(r* || s a), beside the ELBO.
 Given what all layers of an image draw, the best posterior of the regions is known in closed form:
 each pixel belongs to layer t with its share in the mixture of the layers,
 
-.. math:: r^*_{ti} \propto s_{ti} m_{ti} \exp(-\|x_i - \mu_{ti}\|^2 / 2 \sigma^2),
+.. math:: r^*_{ti} \propto p_{ti} \exp(-\|x_i - \mu_{ti}\|^2 / 2 \sigma^2), \qquad
+    p_{ti} = m_{ti} \prod_{u \text{ before } t} (1 - m_{ui}), \quad m_{Ti} = 1
 
-front to back (:func:`~econ_pyro.infer.refinement.e_step`). It minimises L_x + L_r of the scene
-over all regions, whatever attention would have proposed. So a step of generalised EM learns
+(:func:`~econ_pyro.infer.refinement.e_step`). Over all regions that sum to 1, whatever attention
+would have proposed, it minimises
 
-* decoders and encoders by the ELBO at r* (M step), and
+.. math:: F(r) = \sum_i \sum_t r_{ti} (\|x_i - \mu_{ti}\|^2 / 2 \sigma^2 + \log(r_{ti} / p_{ti})),
+
+which is L_x + L_r of the scene for binary regions. So a step in the manner of generalised EM
+learns
+
+* decoders and encoders by the ELBO at r* (M-step), and
 * attention by maximum likelihood: the divergence from r* to the regions that attention would
   propose, with r* held fixed. Of a pixel that is in the scope with probability s, it is
 
@@ -17,13 +23,14 @@ over all regions, whatever attention would have proposed. So a step of generalis
   which is KL(r* || s a) for binary scopes, and summed along a scene's own order is the divergence
   between the two posteriors of each pixel's layer.
 
-The ELBO at attention's own regions is never above the ELBO at r*, and equals it where the
-divergence is zero: there the E-step changes nothing, and a greedy pass gives it for one evaluation
-of each network. (In wake-sleep terms this is a wake phase whose posterior is exact in r.)
+F at attention's own regions is never below F(r*), and equals it where that sum is zero: there a
+greedy pass gives the E-step's regions. (In wake-sleep terms this is a wake phase whose posterior
+is exact in r, given z.) The appearances of the E-step are shifted to each layer's mean colour in
+the image, and layers that are not worth their latents have no region; the ELBO knows neither.
 
 Each expert is asked for one object at a time: its nearest one that is still in the scope, or for
 nothing if it has none. Where several are the nearest, as none of them hides another, it is asked
-for the leftmost: a network that were asked for any of them would propose a part of each. The
+for the leftmost: a network that was asked for any of them would propose a part of each. The
 scopes are those of the scene's own order, and those that random subsets of the layers leave, as
 greedy inference may take layers in another order.
 

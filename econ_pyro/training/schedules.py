@@ -100,6 +100,8 @@ def unfinished(config: Config, step: int, horizon: int) -> list[str]:
     if isinstance(config.teaching, TeachingConfig):
         turns["teaching.start"] = config.teaching.start
         turns["teaching.seeds-until"] = config.teaching.seeds_until
+        if config.augment.kinds:
+            turns["augment.start"] = config.augment.start
     turns["recipe.constant-colour-until"] = recipe.constant_colour_until
 
     def last(until: Duration) -> int:  # shares of the run are complete at the horizon

@@ -221,6 +221,14 @@ def test_shading_is_a_plane_within_each_region_and_keeps_its_mean(regions):
     assert max(found) <= 0.3 and len({round(f, 6) for f in found}) == len(found)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_makes_no_corruption_coarser(x, regions, kind):
+    outside = corrupt(x, {kind: STRONG[kind]}, regions, generator())
+    with torch.autocast("cpu", torch.bfloat16):
+        within = corrupt(x, {kind: STRONG[kind]}, regions, generator())
+    assert torch.equal(outside, within)
+
+
 def test_an_empty_region_changes_nothing():
     r = torch.zeros(2, 3, 1, 16, 16)
     r[:, 2] = 1

@@ -9,7 +9,7 @@ from econ_pyro.core.selection import Selection
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
 from econ_pyro.guides.region_growing import SALIENT, candidates, find_seed_pixel, grow, salience
-from econ_pyro.guides.seeded import SeededUNet
+from econ_pyro.guides.seeded import SeededUNet, SeedsAlone
 from econ_pyro.infer.competition import GreedyCompetition
 from econ_pyro.infer.joint_competition import JointCompetition
 from econ_pyro.model_config import EconConfig, SeededAttention
@@ -150,6 +150,20 @@ def test_candidates_are_what_the_experts_attend_to(make_pq, images):
         for k in range(3):
             own = guide.attend(images, s, torch.full((5,), k), seeds[:, i])
             torch.testing.assert_close(own, r[:, i, k])
+
+
+@pytest.mark.parametrize(("colour", "place"), [(1.0, 0.35), (0.2, 0.8)])
+def test_seeds_without_a_network_are_those_of_one_that_has_learnt_nothing(make_pq, colour, place):
+    images = GeneratedScenes(SceneConfig(size=16), 3, 5).scenes(torch.arange(5)).image.double()
+    _, guide = make_pq(seeded=True, colour_weight=colour, place_weight=place)
+    with torch.no_grad():
+        for network in guide.attentions:
+            network.head.weight.zero_()
+    scope = torch.rand(5, 1, 16, 16).double()
+    seeds, r = SeedsAlone(guide, colour, place).candidates(images, scope, 2)
+    expected_seeds, expected = guide.candidates(images, scope, 2)
+    assert torch.equal(seeds, expected_seeds)
+    torch.testing.assert_close(r, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("odd", [0, 1, 2])

@@ -532,6 +532,62 @@ def test_outliers_have_a_uniform_density():
     assert with_outliers(errors, SIGMA, 0.0) is errors
 
 
+@pytest.mark.parametrize(("rounds", "outliers"), [(1, 0.0), (1, 0.05), (3, 0.05)])
+def test_rounds_of_refinement_one_by_one(make_pq, rounds, outliers):
+    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(6)).double()
+    model, guide = make_pq()
+    inner, draws = GreedyCompetition(3, 0.7, 0.0), draws_of(torch.zeros(6, 3, 2).double())
+    oracle = OracleCompetition(num_slots=3, lam=0.7, temperature=0.0)
+
+    def by_hand(outliers_in_refining, outliers_in_filling):
+        d = refine(
+            model, guide, inner.decompose(model, guide, images), draws, oracle,
+            outliers_in_refining,
+        )  # fmt: skip
+        for _ in range(rounds - 1):
+            d = fill_spare(model, guide, d, 0.7, outliers_in_filling)
+            d = refine(model, guide, d, draws, oracle, outliers_in_refining)
+        return d
+
+    found = Refined.of(inner, rounds, outliers).decompose(model, guide, images)
+    expected = by_hand(outliers, outliers)
+    assert equal(found, expected) and torch.equal(found.terms.x, expected.terms.x)
+    if outliers:
+        assert not torch.equal(found.region, by_hand(0.0, outliers).region)
+
+
+def test_a_refinement_with_outliers_step_by_step(make_pq):
+    images = torch.rand(40, 3, 16, 16, generator=torch.Generator().manual_seed(6)).double()
+    model, guide = make_pq()
+    draws = draws_of(torch.zeros(40, 3, 2).double())
+    d = GreedyCompetition(3, 1.0, 0.0).decompose(model, guide, images)
+
+    def by_hand(first, between, last):
+        found, kept = e_step(d, SIGMA, first)
+        anew = ORACLE.explain(model, guide, images, draws, found.region)
+
+        def evidence(taken):
+            e = anew.where(taken, found)
+            errors = with_outliers(pixel_errors(images, e.mean, SIGMA), SIGMA, between)
+            likely = log_likelihood(errors, e.shape * kept[:, :, None, None, None])
+            return likely - (e.terms.z * kept).sum(1)
+
+        taken = torch.zeros_like(kept)
+        for t in (2, 0, 1):
+            further = taken.clone()
+            further[:, t] = True
+            better = evidence(further) > evidence(taken)
+            taken = torch.where(better[:, None], further, taken)
+        return e_step(anew.where(taken, found), SIGMA, last)[0]
+
+    refined = refine(model, guide, d, draws, ORACLE, 0.2)
+    expected = by_hand(0.2, 0.2, 0.2)
+    torch.testing.assert_close(refined.region, expected.region)
+    torch.testing.assert_close(refined.mean, expected.mean)
+    for others in ((0.0, 0.2, 0.2), (0.2, 0.0, 0.2), (0.2, 0.2, 0.0)):
+        assert not torch.allclose(by_hand(*others).region, expected.region, atol=1e-3)
+
+
 def test_outliers_do_not_change_the_colour_of_a_layer():
     x, mean, shape = painted(1)
     region = torch.cat([shape[:, :1], 1 - shape[:, :1]], 1)

@@ -119,6 +119,33 @@ def occlusion(ground=0.99):
     return Drawings(whole, lambda s: share[None].expand(len(s), -1, -1, -1, -1), colours), x[None]
 
 
+@pytest.mark.parametrize("slots", [2, 3, 4])
+def test_as_many_later_layers_count_as_there_are_before_the_last(slots):
+    squares = [square(1, 1), square(1, 9), square(9, 1)]
+    colours = torch.eye(3)
+    hard = [(m > 0.5).float() for m in squares]
+    x = sum(m * c[:, None, None] for m, c in zip(hard, colours, strict=True))[None].double()
+    share = torch.stack(hard)[None].double()
+    drawn = Drawings(torch.stack(squares).double(), lambda s: share, colours.double())
+    draws = Draws(torch.zeros(1, slots, 1), torch.zeros(1, slots, 3))
+    d = SavingsCompetition(slots, 0.7, 0.0).contest(drawn, drawn, x, draws).layers
+    expected = by_hand(drawn, drawn, x, 0, d.scope[:, 0], slots - 1, 0.7, lookahead=True)
+    assert d.competition_losses[0, 0].tolist() == pytest.approx(expected, rel=1e-4)
+    fewer = by_hand(drawn, drawn, x, 0, d.scope[:, 0], slots - 2, 0.7, lookahead=True)
+    assert slots == 2 or max(e - f for e, f in zip(fewer, expected, strict=True)) > 100
+
+
+def test_what_an_expert_leaves_of_its_own_object_is_not_saved_later():
+    object_, ground = square(5, 5), square(0, 0, side=16, inside=0.5)
+    x = ((object_ > 0.5) * torch.ones(3, 1, 1))[None].double()
+    share = torch.stack([0.5 * (object_ > 0.5), 0 * ground, 0 * ground])[None].double()
+    colours = torch.tensor([[1.0] * 3, [0.0] * 3, [0.0] * 3]).double()
+    drawn = Drawings(torch.stack([object_, ground, ground]).double(), lambda s: share, colours)
+    found = SavingsCompetition(3, 1.0, 0.0).contest(drawn, drawn, x, none()).layers
+    expected = by_hand(drawn, drawn, x, 0, found.scope[:, 0], 2, 1.0, lookahead=False)
+    assert found.competition_losses[0, 0, 0].item() == pytest.approx(expected[0], rel=1e-4)
+
+
 def none(n=1):
     return Draws(torch.zeros(n, 3, 1), torch.zeros(n, 3, 3))
 

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from econ_pyro.accel.process_group import ProcessGroup
-from econ_pyro.config import AugmentConfig
+from econ_pyro.config import AugmentConfig, RecipeConfig
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
+from econ_pyro.infer import taught_svi
+from econ_pyro.infer.joint_competition import JointCompetition
+from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.taught_svi import TaughtSVI
 from econ_pyro.training.learner import Learner
 from helpers.trainers import changed, equal, make_trainer, taught_tiny
@@ -131,6 +134,122 @@ def test_networks_see_corrupted_images_and_explain_clean_ones(images, monkeypatc
     encoded, explained, attended_to = seen
     assert encoded is attended_to and not torch.equal(encoded, images)
     assert torch.equal(explained, images)
+
+
+def lessons_of(learner, monkeypatch):
+    """What the attention of a learner is shown and taught from now on."""
+    found, divergence = [], taught_svi.divergence
+    monkeypatch.setattr(
+        taught_svi, "divergence", lambda g, taught: found.append(taught) or divergence(g, taught)
+    )
+    return found
+
+
+@pytest.mark.parametrize("seeds_until", [0, 9])
+def test_a_share_of_the_lessons_is_of_recomposed_scenes(images, monkeypatch, seeds_until):
+    config = taught_tiny(recomposed=0.25, seeds_until=seeds_until)
+    corrupted = AugmentConfig(share=1.0, noise=0.3, contrast=0.5, blur=2.0)
+    learner = learner_of(dataclasses.replace(config, augment=corrupted))
+    taught, made = lessons_of(learner, monkeypatch), []
+    recompose = taught_svi.recomposed
+    monkeypatch.setattr(
+        taught_svi, "recomposed", lambda *args: made.append(recompose(*args)) or made[-1]
+    )
+    selected, terms = [], learner.engine.elbo.terms
+    monkeypatch.setattr(
+        learner.engine.elbo,
+        "terms",
+        lambda m, g, *a: selected.append(g.selection) or terms(m, g, *a),
+    )
+    for step in range(8):
+        learner.step(images, None, step)
+    corruptions = 0
+    for lesson, scenes, won in zip(taught, made, selected, strict=True):
+        assert scenes.k.shape == (4, 5)  # T + 1 objects at most
+        assert lesson.seen.shape == images.shape
+        assert torch.equal(lesson.seen[:3], won.seen[1:])
+        corruptions += not torch.equal(lesson.seen[3], scenes.image[0])
+        layers = (lesson.region[3] * (1 - scenes.region[0, :, None])).sum((2, 3, 4))
+        asked = lesson.region[3].sum((1, 2, 3)) > 0  # for one layer of the new scene
+        assert (layers.amin(0)[asked] < 1e-9).all()
+    assert corruptions > 2
+
+
+def attention_gradient(images, **teaching):
+    learner = learner_of(taught_tiny(**teaching))
+    torch.manual_seed(1)
+    learner.step(images, None, 0)
+    parameters = learner.model.guide.attentions.parameters()
+    return torch.cat([p.grad.flatten() for p in parameters]), learner.engine.divergence
+
+
+def test_the_weight_multiplies_what_attention_learns(images):
+    one, divergence = attention_gradient(images)
+    three, same = attention_gradient(images, weight=3.0)
+    assert one.abs().max() > 0 and torch.equal(divergence, same)
+    torch.testing.assert_close(three, 3 * one)
+
+
+def test_the_divergence_of_a_step_is_a_mean_over_scenes(images, monkeypatch):
+    learner = learner_of(taught_tiny())
+    monkeypatch.setattr(
+        taught_svi, "divergence", lambda *_: torch.tensor([1.0, 2.0, 3.0, 6.0]).requires_grad_()
+    )
+    learner.step(images, None, 0)
+    assert learner.metrics()["teaching"] == 3.0
+
+
+def test_seeds_layers_compete_at_the_temperature_and_with_the_bias_of_the_step(
+    images, monkeypatch
+):
+    learner, found = learner_of(taught_tiny()), []
+    contest = JointCompetition.contest
+    monkeypatch.setattr(
+        JointCompetition, "contest", lambda self, *args: found.append(self) or contest(self, *args)
+    )
+    own = learner.engine.competition
+    own.expert_bias = torch.tensor([0.0, 3.0, 0.0]).double()
+    learner.step(images, None, 0)
+    assert (found[0].temperature, found[0].expert_bias) == (5.0, own.expert_bias)
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_model_that_teaches_itself_refines_in_so_many_rounds(images, monkeypatch, rounds):
+    learner, found = learner_of(taught_tiny(seeds_until=0, rounds=rounds)), []
+    explain = OracleCompetition.explain
+    monkeypatch.setattr(
+        OracleCompetition, "explain", lambda self, *a: found.append(self) or explain(self, *a)
+    )
+    bias = learner.engine.competition.expert_bias = torch.tensor([0.0, 3.0, 0.0]).double()
+    learner.step(images, None, 0)
+    assert [(o.temperature, o.expert_bias is bias) for o in found] == rounds * [(5.0, True)]
+
+
+@pytest.mark.parametrize("seeds_until", [0, 9])
+def test_encoders_see_layers_of_the_corrupted_images_partly_hidden(
+    images, monkeypatch, seeds_until
+):
+    config = dataclasses.replace(
+        changed(taught_tiny(seeds_until=seeds_until), recipe=RecipeConfig(occlusion=1.0)),
+        augment=AugmentConfig(share=1.0, contrast=0.0, blur=1.0, noise=0.3, jpeg=10, shading=0.5),
+    )
+    learner, found = learner_of(config), []
+    draw = taught_svi.draw_occluders
+    monkeypatch.setattr(
+        taught_svi,
+        "draw_occluders",
+        lambda *args: found.append((args, draw(*args))) or found[-1][1],
+    )
+    selected, terms = [], learner.engine.elbo.terms
+    monkeypatch.setattr(
+        learner.engine.elbo,
+        "terms",
+        lambda m, g, *a: selected.append(g.selection) or terms(m, g, *a),
+    )
+    learner.step(images, None, 0)
+    ((seen, region, _, share), occluder), (won,) = found[0], selected
+    assert seen is won.seen and not torch.equal(seen, images)
+    assert region is won.region and won.occluder is occluder and share == 1.0
 
 
 def test_true_regions_are_refused(images):

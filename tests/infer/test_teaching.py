@@ -55,6 +55,22 @@ def test_no_regions_are_better_than_those_of_the_e_step():
     assert (bound(drawn, drawn.region) > least).all()
 
 
+def with_regions(d, r):
+    """L_x + L_r of Eqs. 10 and 12, the last layer everywhere, summed over layers."""
+    everywhere = torch.cat([d.shape[:, :-1], torch.ones_like(d.shape[:, :1])], 1)
+    prior = scopes(r) * everywhere
+    of_r = torch.xlogy(r, r / prior) + torch.xlogy(1 - r, (1 - r) / (1 - prior))
+    errors = pixel_errors(d.image, mean_colour_corrected(d), 0.1)
+    return (r * errors + of_r.nan_to_num(0.0)).sum((1, 2, 3, 4))
+
+
+def test_what_the_e_step_minimises_bounds_the_objective_and_is_it_for_binary_regions():
+    d = layers_of()
+    assert (bound(d, d.region) > with_regions(d, d.region) + 1).all()
+    binary = torch.nn.functional.one_hot(d.region.argmax(1), 4).movedim(-1, 1).double()
+    torch.testing.assert_close(bound(d, binary), with_regions(d, binary))
+
+
 def order_of(d, best):
     """Indices of d's layers in the order of another decomposition of them."""
     same = (d.mean[:, None] == best.mean[:, :, None]).flatten(3).all(3)  # (B, new, old)
@@ -151,6 +167,16 @@ def test_scopes_are_of_the_own_order_and_of_subsets():
     assert (matches[:, :3].mean(0) > 0.15).all()
 
 
+def test_a_random_subset_leaves_three_of_five_layers_and_always_the_last():
+    d = layers_of(n=2000, slots=4, size=1)
+    even = dataclasses.replace(d, region=torch.full_like(d.region, 0.25))
+    uniform = torch.rand(2000, 5)
+    uniform[:, -1] = 0.99  # none of the scene's own order
+    left = lesson(d.image, scenes_of(even), 3, uniform).scope.flatten() * 4
+    assert left.min() == 1 and left.max() == 4
+    assert left.mean().item() == pytest.approx(1 + 3 * 0.6, abs=0.1)
+
+
 def drawn(*tops, k=(0, 0, 1), size=12):
     """A scene of 4 x 4 squares at these corners, front to back, on a ground of its own."""
     m = torch.zeros(1, len(tops) + 1, 1, size, size)
@@ -181,6 +207,9 @@ def test_an_expert_is_not_asked_for_what_cannot_be_seen():
     hidden = drawn((3, 3), (3, 3), k=(1, 0))
     found = lesson(hidden.image, hidden, 3, uniform_for(taken=0, slots=3))
     assert found.region[0, 0].sum() == 0 and found.region[0, 1].sum() == 16
+    further = drawn((3, 3), (3, 3), (7, 7), k=(1, 0, 0))
+    found = lesson(further.image, further, 3, uniform_for(taken=0))
+    assert torch.equal(found.region[0, 0], further.region[0, 2])
 
 
 def test_recomposed_scenes_are_painted_from_the_layers_of_the_batch():

@@ -6,6 +6,7 @@ import pytest
 
 from econ_pyro.config import AugmentConfig, Config, TeachingConfig, from_dict, to_dict
 from econ_pyro.errors import EconError
+from econ_pyro.model_config import SceneModelConfig
 from econ_pyro.training.schedules import unfinished
 from helpers.trainers import changed, seeded_tiny, taught_tiny
 
@@ -20,15 +21,21 @@ def test_seeded_attention_cannot_be_taught():
         dataclasses.replace(seeded_tiny(), teaching=TeachingConfig())
 
 
+def test_a_model_without_attention_cannot_be_taught():
+    with pytest.raises(EconError, match="kind econ.*leave out --teaching.kind"):
+        Config(model=SceneModelConfig(), teaching=TeachingConfig())
+
+
 def test_true_regions_leave_nothing_to_teach():
     with pytest.raises(EconError, match="gt-masks"):
         dataclasses.replace(taught_tiny(), gt_masks=True)
 
 
 def test_corruptions_without_teaching_would_do_nothing():
-    with pytest.raises(EconError, match="augment.noise, augment.jpeg"):
+    with pytest.raises(EconError, match="augment.noise, augment.jpeg, got teaching.kind none"):
         Config(augment=AugmentConfig(noise=0.1, jpeg=50))
     assert Config(augment=AugmentConfig(share=0.5))  # of no kind
+    assert Config(augment=AugmentConfig(share=0.0, noise=0.1))  # of no image
 
 
 @pytest.mark.parametrize("field", ["start", "seeds_until"])
@@ -45,3 +52,13 @@ def test_a_run_that_ends_before_its_seeds_leave_says_so():
         "teaching.seeds-until (step 5)",
     ]
     assert unfinished(config, 6, 10) == []
+
+
+def test_a_run_that_ends_before_it_sees_corrupted_images_says_so():
+    config = changed(taught_tiny(), train__steps=10)
+    later = AugmentConfig(start=7, noise=0.1)
+    assert unfinished(dataclasses.replace(config, augment=later), 5, 10) == [
+        "augment.start (step 7)"
+    ]
+    of_no_kind = dataclasses.replace(later, noise=None)
+    assert unfinished(dataclasses.replace(config, augment=of_no_kind), 5, 10) == []
