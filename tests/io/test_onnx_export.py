@@ -1,5 +1,6 @@
 """ONNX files, run by onnxruntime on other images than the export saw."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -10,6 +11,8 @@ from econ_pyro.core.distributions import pixel_errors
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.infer.depth_order import explains_enough, likeliest_order
+from econ_pyro.infer.refinement import fill_spare
+from econ_pyro.infer.strategies import competition_of
 from econ_pyro.io.onnx_export import (
     OUTPUTS,
     Decompose,
@@ -111,20 +114,26 @@ def test_the_extra_is_named(econ, tmp_path, monkeypatch):
         export_onnx(econ, tmp_path)
 
 
-def test_taught_attention_with_two_rounds_of_refinement(tmp_path):
-    # one layer that holds something: of empty layers, rounding errors decide the order
+class _Filled(torch.nn.Module):
+    """The savings competition for two layers, of which the first is then filled anew."""
+
+    def __init__(self, econ):
+        super().__init__()
+        self.econ, self.competition = econ, competition_of(econ.config)
+
+    def forward(self, images):
+        model, guide = self.econ.model, self.econ.guide
+        d = self.competition.decompose(model, guide, images)
+        spare = torch.cat([0 * d.region[:, :1], 0 * d.region[:, :1] + 1], 1)
+        filled = fill_spare(model, guide, dataclasses.replace(d, region=spare), 1.0, 0.01)
+        return d.k, d.region, d.competition_losses, filled.k, filled.region, filled.mean
+
+
+def test_savings_and_a_spare_layer_filled(tmp_path):
     expert = small_expert(dim=5, pose=True, shape_dim=2, bias=0.0, shape_bias=0.0)
-    config = changed(
-        taught_tiny(),
-        model__expert=expert,
-        model__num_slots=2,
-        model__competition__refine=True,
-        model__competition__refine_rounds=2,
-        model__competition__outliers=0.01,
-    )
-    econ = Econ(config)
+    network = _Filled(Econ(changed(taught_tiny(), model__expert=expert, model__num_slots=2)))
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    path = tmp_path / "decompose.onnx"
+    path, outputs = tmp_path / "filled.onnx", tuple("abcdef")
     with _exporting():
-        _write(path, Decompose(econ, None), "images", images, tuple(OUTPUTS), {})
-        assert _difference(path, Decompose(econ, None), "images", images) < 1e-4
+        _write(path, network, "images", images, outputs, {})
+        assert _difference(path, network, "images", images) < 1e-4
