@@ -73,13 +73,12 @@ _SAVINGS = SavingsOptions(
     refine=True,
     refine_rounds=3,
 )
-_TAUGHT = UNetAttention(channels=(16, 32, 32, 32))
+_TAUGHT = EconConfig(
+    expert=replace(_EXPERT, attention=UNetAttention(channels=(16, 32, 32, 32))),
+    competition=_SAVINGS,
+)
 _LEARNT = Config(
-    model=replace(
-        _SMALL,
-        expert=replace(_EXPERT, attention=_TAUGHT),
-        competition=_SAVINGS,
-    ),
+    model=_TAUGHT,
     objective=replace(_OBJECTIVE, gamma_until="60%"),
     train=replace(_TRAIN, steps=1000),
     recipe=replace(_RECIPE, load_balancing_until="35%"),
@@ -129,11 +128,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         replace(
             _LEARNT,
             scenes=SceneConfig(kind="random-colours"),
-            model=replace(
-                _SMALL,
-                expert=replace(_EXPERT, attention=_TAUGHT),
-                competition=replace(_SAVINGS, outliers=0.01),
-            ),
+            model=replace(_TAUGHT, competition=replace(_SAVINGS, outliers=0.01)),
             train=replace(_LEARNT.train, steps=2500),
             augment=_CORRUPTED,
         ),

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from econ_pyro.core.distributions import MeanBernoulli
 from econ_pyro.core.selection import Draws
 from econ_pyro.infer.competition import GreedyCompetition, propose
 from econ_pyro.infer.savings import SavingsCompetition
@@ -94,8 +95,6 @@ class Drawings:
         return torch.distributions.Independent(torch.distributions.Normal(zero, zero + 1), 1)
 
     def region_prior(self, s_t, shape):
-        from econ_pyro.core.distributions import MeanBernoulli
-
         return MeanBernoulli(s_t * shape).to_event(3)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from econ_pyro.accel.process_group import ProcessGroup
-from econ_pyro.config import AugmentConfig, RecipeConfig
+from econ_pyro.config import AugmentConfig, NoTeaching, RecipeConfig
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.infer import taught_svi
@@ -81,7 +81,7 @@ def test_before_it_is_taught_attention_learns_nothing_from_seeds_regions(images)
 
 def test_without_seeds_and_before_it_is_taught_the_step_is_that_of_the_elbo(images):
     taught = learner_of(taught_tiny(start=1, seeds_until=0))
-    plain = learner_of(dataclasses.replace(taught_tiny(), teaching=type(None) and none()))
+    plain = learner_of(dataclasses.replace(taught_tiny(), teaching=NoTeaching()))
     torch.manual_seed(1)
     a = taught.step(images, None, 0)
     torch.manual_seed(1)
@@ -92,12 +92,6 @@ def test_without_seeds_and_before_it_is_taught_the_step_is_that_of_the_elbo(imag
         assert (p.grad is None) == (q.grad is None)
         if p.grad is not None:
             torch.testing.assert_close(p.grad, q.grad)
-
-
-def none():
-    from econ_pyro.config import NoTeaching
-
-    return NoTeaching()
 
 
 def test_the_model_that_teaches_itself_learns_at_the_regions_of_the_e_step(images, monkeypatch):
