@@ -195,6 +195,12 @@ class TeachingConfig:
     recomposed: float = 0.0
     """Share of the images that attention is taught on which are new scenes, put together from the
     layers of a batch: of more objects, and of several of one class."""
+    recoloured: float = 0.0
+    """Share of the objects in new scenes whose colours are changed: less different from the
+    background, or to the other side of it. Where colours tell classes apart, leave it at 0."""
+    leftovers: float = 0.0
+    """Share of the images that attention is taught on in which objects that were taken leave a
+    part of themselves in the scope, which no expert is to propose."""
     colour_weight: float = 1.0
     """Weight of colour in the growth of regions from seed pixels. A region ends at a ninth of a
     channel divided by this weight."""

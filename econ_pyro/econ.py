@@ -275,7 +275,14 @@ class Econ(SceneModel):
         slots, occlusion = competition.num_slots, competition.occlusion
         first = JointCompetition(slots, competition.lam, occlusion=occlusion)
         return Teaching(
-            options.weight, seeds, first, self.config.augment, options.rounds, options.recomposed
+            options.weight,
+            seeds,
+            first,
+            self.config.augment,
+            options.rounds,
+            options.recomposed,
+            options.recoloured,
+            options.leftovers,
         )
 
     def callbacks(self, learner: Learner) -> list[callbacks.Callback]:

@@ -95,6 +95,8 @@ TEACHING: dict[str, Bounds] = {
     "seeds_until": (None, MAX_COUNT),
     "rounds": (1, 100),
     "recomposed": (0.0, 1.0),
+    "recoloured": (0.0, 1.0),
+    "leftovers": (0.0, 1.0),
     "colour_weight": (0.0, 1000.0),
     "place_weight": (0.0, 1000.0),
 }

@@ -26,7 +26,15 @@ from econ_pyro.infer.joint_competition import JointCompetition
 from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.refinement import e_step, refine_rounds
 from econ_pyro.infer.svi import CompetitiveSVI, ElboTerms, Step
-from econ_pyro.infer.teaching import Lesson, Scenes, divergence, lesson, recomposed, scenes_of
+from econ_pyro.infer.teaching import (
+    Lesson,
+    Scenes,
+    divergence,
+    leftover,
+    lesson,
+    recomposed,
+    scenes_of,
+)
 
 
 @dataclass
@@ -41,6 +49,9 @@ class Teaching:
         rounds: how often layers are refined before a model that teaches itself learns from them.
         recomposed: share of the lessons that are of scenes put together from the batch's layers;
             the number of such lessons in a batch is rounded.
+        recoloured: share of the objects in those scenes that are recoloured.
+        leftovers: share of the lessons in which objects that were taken leave a part of
+            themselves.
         seeded: whether the teacher's regions are those of ``seeds``; else the model teaches
             itself.
     """
@@ -51,6 +62,8 @@ class Teaching:
     augment: AugmentConfig
     rounds: int = 1
     recomposed: float = 0.0
+    recoloured: float = 0.0
+    leftovers: float = 0.0
     seeded: bool = True
 
 
@@ -156,16 +169,23 @@ class TaughtSVI(CompetitiveSVI):
 
     def _lesson(self, seen: Tensor, best: Decomposition) -> Lesson:
         """Of the scenes themselves, and of some that are put together from their layers."""
-        model: Any = self.model
         scenes, (n, slots) = scenes_of(best), best.k.shape
-        own = lesson(seen, scenes, model.num_experts, self._uniform(seen, slots + 1))
+        own = self._draw_lesson(seen, scenes)
         if not (m := round(self.teaching.recomposed * n)):
             return own
-        new = Scenes(*(a[:m] for a in recomposed(scenes, best.mean, slots + 1)))
+        new = recomposed(scenes, best.mean, slots + 1, self.teaching.recoloured)
+        new = Scenes(*(a[:m] for a in new))
         seen = augment(new.image, new.region, self.teaching.augment).seen
-        uniform = self._uniform(seen, new.k.shape[1] + 1)
-        further = lesson(seen, new, model.num_experts, uniform)
+        further = self._draw_lesson(seen, new)
         return Lesson(*(torch.cat([a[m:], b]) for a, b in zip(own, further, strict=True)))
+
+    def _draw_lesson(self, seen: Tensor, scenes: Scenes) -> Lesson:
+        model: Any = self.model
+        left, share = None, self.teaching.leftovers
+        if share:
+            left = leftover(scenes.region, self._uniform(seen, 4), share)
+        uniform = self._uniform(seen, scenes.k.shape[1] + 1)
+        return lesson(seen, scenes, model.num_experts, uniform, left)
 
     def _uniform(self, x: Tensor, width: int) -> Tensor:
         """Random numbers for lessons: this process's share of what all draw alike."""

@@ -36,10 +36,15 @@ greedy inference may take layers in another order.
 
 What the layers draw can be put together to new scenes (:func:`recomposed`), whose regions are
 known: of more objects than the images have, and of several of one class.
+
+Regions that attention proposes miss some pixels of an object, which stay in the scope. So some
+lessons have taken objects leave a part of themselves there (:func:`leftover`): no expert is to
+propose what belongs to an object that has been taken.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -47,10 +52,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from econ_pyro.core.compositing import SCOPE_EPS, compose, regions_of_shapes
+from econ_pyro.core.pose import coordinates
 from econ_pyro.infer.decomposition import Decomposition
 
 OWN_ORDER = 0.6  # share of the images whose scope is one of the scene's own order
 LEFT = 0.6  # chance of a layer to be left in the scope of a random subset
+RECOLOURED = (
+    -0.6,
+    1.0,
+)  # least and largest multiple of an object's difference from the background
 FEW = 2.0  # pixels: less of an object is neither seen nor hides another
 
 
@@ -92,15 +102,19 @@ def scenes_of(best: Decomposition) -> Scenes:
 
 
 @torch.no_grad()
-def recomposed(scenes: Scenes, mean: Tensor, most: int) -> Scenes:
-    """New scenes of what the layers of a batch draw, in random number and order.
+def recomposed(scenes: Scenes, mean: Tensor, most: int, recoloured: float = 0.0) -> Scenes:
+    r"""New scenes of what the layers of a batch draw, in random number and order.
 
     Objects look as in their image where they are seen there, and as they are drawn where not.
+    Those that are recoloured differ from their new background by a random multiple c of that,
+    :math:`b + c\,(x - b)`; c is negative for some, so that an object may be darker than a
+    background that all objects of the images are brighter than.
 
     Args:
         scenes: the batch.
         mean: appearances of its layers, ``(B, T, 3, H, W)``.
         most: objects of a scene at most; fewer where a batch has fewer layers.
+        recoloured: share of the objects that are recoloured.
 
     Returns:
         B scenes of ``most + 1`` layers: each image's own background, and objects of any image.
@@ -118,12 +132,24 @@ def recomposed(scenes: Scenes, mean: Tensor, most: int) -> Scenes:
     m = shape[layers] * objects[:, :, None, None, None]
     m[:, -1] = 1
     region = regions_of_shapes(m)
-    image = compose(region, appearance[layers]).clamp(0, 1)
+    appearance = appearance[layers]
+    if recoloured:
+        ground, kept = appearance[:, -1:], torch.rand(n, most + 1) >= recoloured
+        low, high = RECOLOURED
+        c = torch.where(kept, 1.0, low + (high - low) * torch.rand(n, most + 1)).to(mean)
+        appearance = ground + c[:, :, None, None, None] * (appearance - ground)
+    image = compose(region, appearance).clamp(0, 1)
     return Scenes(image, k[layers], region, m, objects)
 
 
 @torch.no_grad()
-def lesson(seen: Tensor, scenes: Scenes, experts: int, uniform: Tensor) -> Lesson:
+def lesson(
+    seen: Tensor,
+    scenes: Scenes,
+    experts: int,
+    uniform: Tensor,
+    leftovers: Tensor | None = None,
+) -> Lesson:
     """Draw a scope for each image, and find each expert's nearest object in it.
 
     Args:
@@ -131,10 +157,15 @@ def lesson(seen: Tensor, scenes: Scenes, experts: int, uniform: Tensor) -> Lesso
         scenes: what is known of them.
         experts: number of experts K.
         uniform: random numbers in [0, 1), ``(B, T + 1)``.
+        leftovers: what the taken objects leave of themselves in the scope, ``(B, T, 1, H, W)`` in
+            [0, 1] (:func:`leftover`), which no expert is to propose; nothing if not given.
     """
     k, r = scenes.k, scenes.region
     remaining = _remaining(uniform)
-    scope = (r * remaining[:, :, None, None, None]).sum(1).clamp(0, 1)
+    left = remaining[:, :, None, None, None].to(r)
+    if leftovers is not None:
+        left = torch.maximum(left, leftovers)
+    scope = (r * left).sum(1).clamp(0, 1)
     mine = k[:, :, None] == torch.arange(experts, device=k.device)  # (B, T, K)
     visible = remaining & scenes.objects & (r.sum((2, 3, 4)) > FEW)
     mine = mine & visible[:, :, None]
@@ -146,6 +177,37 @@ def lesson(seen: Tensor, scenes: Scenes, experts: int, uniform: Tensor) -> Lesso
     rows = torch.arange(k.shape[0], device=k.device)[:, None]
     nearest = r[rows, place.argmin(1)]  # (B, K, 1, H, W)
     return Lesson(seen, scope, nearest * mine.any(1)[:, :, None, None, None])
+
+
+@torch.no_grad()
+def leftover(region: Tensor, uniform: Tensor, share: float) -> Tensor:
+    """What an object may leave of itself in the scope when it has been taken, at random.
+
+    Regions that attention proposes miss some pixels. In that share of the images, all objects
+    leave one of: their contour, one pixel wide; what lies beyond a straight line, a sixth of a
+    disc; a part of each pixel, at most half.
+
+    Args:
+        region: regions of the layers, ``(B, T, 1, H, W)``.
+        uniform: random numbers in [0, 1), ``(B, 4)``.
+        share: of the images.
+
+    Returns:
+        Share of each layer's pixels, ``(B, T, 1, H, W)``; 0 for the last.
+    """
+    used, kind, angle, amount = (u[:, None, None, None, None] for u in uniform.unbind(1))
+    inside = -F.max_pool2d(-region.flatten(0, 1), 3, stride=1, padding=1).view_as(region)
+    grid = coordinates(region.shape[-1], region.device).to(region)
+    turn = 2 * math.pi * angle
+    along = turn.cos() * grid[:, None, :1] + turn.sin() * grid[:, None, 1:]
+    total = region.sum((3, 4), keepdim=True).clamp_min(SCOPE_EPS)
+    mean = (region * along).sum((3, 4), keepdim=True) / total
+    spread = ((region * (along - mean).square()).sum((3, 4), keepdim=True) / total).sqrt()
+    beyond = (along > mean + spread).to(region)
+    part = torch.where(kind < 1 / 3, 1 - inside, torch.where(kind < 2 / 3, beyond, amount / 2))
+    part = part * (used < share)
+    part[:, -1] = 0
+    return part
 
 
 def _remaining(uniform: Tensor) -> Tensor:

@@ -11,9 +11,11 @@ from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import Terms
 from econ_pyro.infer.refinement import e_step, mean_colour_corrected
 from econ_pyro.infer.teaching import (
+    RECOLOURED,
     Lesson,
     Scenes,
     divergence,
+    leftover,
     lesson,
     recomposed,
     scenes_of,
@@ -242,6 +244,72 @@ def test_recomposed_scenes_differ_in_number_and_may_hold_a_class_twice():
     assert set(new.objects.sum(1).tolist()) == {1, 2, 3}
     twice = ((new.k == 0) & new.objects).sum(1)
     assert (twice >= 2).any()
+
+
+def test_recoloured_objects_differ_from_their_background_by_a_multiple_of_what_they_did():
+    batch = Scenes(*(torch.cat([part] * 40) for part in drawn((0, 1), (6, 7), k=(0, 1))))
+    mean = torch.tensor([0.8, 0.6, 0.4, 0.5, 0.5, 0.5]).view(2, 3, 1, 1)[[0, 0, 1]]
+    batch = batch._replace(image=torch.full_like(batch.image, 0.5))  # shapes alone give colours
+    batch = batch._replace(region=torch.zeros_like(batch.region))
+    new = recomposed(batch, mean.expand(40, -1, -1, 12, 12), most=3, recoloured=1.0)
+    here = (new.region[:, :-1] * new.objects[:, :-1, None, None, None]).sum(1).bool()
+    off = (new.image - 0.5).permute(1, 0, 2, 3)[:, here[:, 0]]
+    c = off[0] / 0.3
+    torch.testing.assert_close(off[1], c * 0.1)
+    torch.testing.assert_close(off[2], c * -0.1)
+    low, high = RECOLOURED
+    assert low <= c.min() < 0 < c.max() <= high + 1e-5 and c.unique().numel() > 40
+    ground = ~here.expand(-1, 3, -1, -1)
+    assert torch.equal(new.image[ground], torch.full_like(new.image[ground], 0.5))
+
+
+def test_a_share_of_the_objects_is_recoloured():
+    batch = Scenes(*(torch.cat([part] * 60) for part in drawn((0, 1), (6, 7), k=(0, 1))))
+    mean = torch.rand(60, 3, 3, 12, 12)
+    kept = []
+    for share in (0.0, 0.3):
+        torch.manual_seed(0)
+        kept.append(recomposed(batch, mean, most=1, recoloured=share))
+    assert torch.equal(kept[0].region, kept[1].region)
+    alike = (kept[0].image == kept[1].image).flatten(1).all(1).float().mean()
+    assert 0.55 < alike < 0.85
+
+
+def test_taken_objects_may_leave_a_part_of_themselves_that_nobody_is_asked_for():
+    d = drawn((0, 1), (2, 3), (6, 7))
+    part = torch.zeros_like(d.region)
+    part[:, :-1, :, :4] = 0.5  # of the upper rows
+    plain = lesson(d.image, d, 4, uniform_for(taken=1))
+    found = lesson(d.image, d, 4, uniform_for(taken=1), part)
+    torch.testing.assert_close(found.scope - plain.scope, (d.region * part)[:, 0])
+    assert found.scope.sum() > plain.scope.sum()
+    assert torch.equal(found.region, plain.region)  # what remains stays whole, too
+
+
+@pytest.mark.parametrize("kind", ["contour", "side", "part"])
+def test_leftovers_are_a_contour_or_a_side_or_a_part_of_each_pixel(kind):
+    y, x = torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing="ij")
+    disc = ((y - 11).square() + (x - 12).square() < 64).float()
+    region = torch.stack([disc, 1 - disc])[None, :, None]
+    u = torch.tensor([[0.1, {"contour": 0.1, "side": 0.5, "part": 0.9}[kind], 0.25, 0.6]])
+    assert leftover(region, u, share=0.05).sum() == 0
+    left = leftover(region, u, share=0.2)
+    assert left.shape == region.shape and left[:, -1].sum() == 0
+    own = (left * region)[0, 0, 0]
+    if kind == "part":
+        torch.testing.assert_close(own, 0.3 * disc)
+    elif kind == "side":  # at an angle of 90 degrees: to the right of the centre
+        assert x[own > 0].min() >= 15 and own.max() == 1
+        assert 0.1 < own.sum() / disc.sum() < 0.25
+    else:
+        inner = ((y - 11).square() + (x - 12).square() < 36).float()
+        assert (own * inner).sum() == 0 and own[11, 5] == own[11, 19] == own[4, 12] == 1
+
+
+def test_a_share_of_the_images_has_leftovers():
+    region = drawn((0, 1), (2, 3)).region.expand(400, -1, -1, -1, -1)
+    some = leftover(region, torch.rand(400, 4), share=0.3).flatten(1).sum(1) > 0
+    assert 0.2 < some.float().mean() < 0.4
 
 
 def test_a_batch_without_objects_gives_empty_scenes():
