@@ -128,8 +128,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
         replace(
             _LEARNT,
             scenes=SceneConfig(kind="random-colours"),
-            model=replace(_TAUGHT, competition=replace(_SAVINGS, outliers=0.01)),
-            train=replace(_LEARNT.train, steps=2500),
+            model=replace(_TAUGHT, competition=replace(_SAVINGS, refine_rounds=6, outliers=0.002)),
+            train=replace(_LEARNT.train, steps=5000),
+            # a step with seeds takes a quarter of the time of one without
+            teaching=replace(_LEARNT.teaching, seeds_until="80%", recoloured=0.5, leftovers=0.4),
             augment=_CORRUPTED,
         ),
     ),
