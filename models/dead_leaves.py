@@ -17,7 +17,7 @@ Both accept batch dimensions to the left of their own (:mod:`econ_pyro.core.batc
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -130,6 +130,24 @@ class DeadLeaves(nn.Module):
         """
         z = site_value("z", z, z.shape[0], (self.num_experts, self.latent_dim), self._zero)
         return self._decoded(self.decoders.forward_all(z))
+
+    @torch.no_grad()
+    def fitting_directions(self, z: Tensor, k: Tensor, r: Tensor, s: Tensor) -> Tensor:
+        """Directions at which the experts' shapes fit regions best, ``(n, 2)``.
+
+        Args:
+            z: latents, ``(n, L)``.
+            k: experts, ``(n,)``.
+            r: regions, ``(n, 1, H, W)``.
+            s: scopes, ``(n, 1, H, W)``.
+        """
+        out = z.new_zeros(len(z), 2)
+        decoders: Any = list(self.decoders)
+        for e, (decoder, shape) in enumerate(zip(decoders, draw_shapes(decoders), strict=True)):
+            own = (k == e).nonzero()[:, 0]
+            if len(own):
+                out[own] = decoder.fitting_direction(z[own], r[own], s[own], shape).to(out)
+        return out
 
     def latent_prior(self, *batch: int) -> TorchDistribution:
         """p(z_t) = N(0, I) of the batch shape, event ``(L,)``."""

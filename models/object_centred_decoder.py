@@ -10,10 +10,18 @@ from torch import Tensor, nn
 
 from econ_pyro.accel.amp import at_least_float32
 from econ_pyro.accel.bilinear import sample
-from econ_pyro.core.pose import coordinates, object_coordinates, pass_through, position_of
+from econ_pyro.core.pose import (
+    coordinates,
+    direction_of,
+    directions,
+    object_coordinates,
+    pass_through,
+    position_of,
+)
 from econ_pyro.model_config import ExpertConfig, PoseLatents
 from econ_pyro.models.decoder import ConvStack, SpatialBroadcastDecoder, broadcast, run_stacks
 
+ANGLES = 24  # that are tried
 BUMP = 6.0  # logit that a new shape has in its middle, relative to far away
 
 
@@ -41,7 +49,7 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
     def _make_layers(self, config: ExpertConfig, size: int) -> None:
         latents = config.latents
         assert isinstance(latents, PoseLatents)
-        self.has_size, self.reach = latents.size, latents.reach
+        self.has_size, self.has_angle, self.reach = latents.size, latents.angle, latents.reach
         self.shape_dim, self.one_shape = latents.shape_dim, latents.one_shape
         own = latents.dim - latents.pose_dim  # latents beside the pose
         if self.shape_dim is None:
@@ -76,10 +84,7 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
             RGB and shape in [0, 1], ``(n, 4, H, W)``, in float32 or better.
         """
         z = self.whitening.unwhiten(z)
-        position, log_size, z = z[:, :2], None, z[:, 2:]
-        if self.has_size:
-            log_size, z = z[:, :1], z[:, 1:]
-        grid = object_coordinates(position_of(position, self.reach), self.grid, log_size)
+        grid, z = self._placed(z, self.grid)
         h = broadcast(grid, z)
         if self.shape_dim is None:
             colour, m = self.layers(h).split([3, 1], dim=1)
@@ -95,6 +100,45 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
         e = at_least_float32(self.colour(z)).exp()
         colour = colour + (0.5 * (e - 1 / e))[:, :, None, None]
         return at_least_float32(torch.cat([colour, m + self.bump * grid[:, 2:]], 1)).sigmoid()
+
+    def _placed(self, z: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates in the frame of the object, ``(n, 3, ...)``, and the latents beside pose."""
+        log_size = direction = None
+        position, z = z.tensor_split((2,), 1)
+        if self.has_size:
+            log_size, z = z.tensor_split((1,), 1)
+        if self.has_angle:
+            direction, z = z.tensor_split((2,), 1)
+            direction = direction_of(direction)
+        return object_coordinates(position_of(position, self.reach), grid, log_size, direction), z
+
+    @torch.no_grad()
+    def fitting_direction(self, z: Tensor, r: Tensor, s: Tensor, shape: Tensor) -> Tensor:
+        """The direction at which the one shape fits a region best, of ANGLES of them, ``(n, 2)``.
+
+        Args:
+            z: latents, ``(n, L)``; their direction plays no part.
+            r: regions, ``(n, 1, H, W)``.
+            s: scopes, ``(n, 1, H, W)``.
+            shape: the one shape (:func:`draw_shapes`).
+        """
+        z = self.whitening.unwhiten(z).clone()
+        last = 2 + self.has_size
+        z[:, last], z[:, last + 1] = 1.0, 0.0
+        half = self.grid[:, :, ::2, ::2]
+        away, _ = self._placed(z, half)  # (n, 3, h, w)
+        tried = directions(ANGLES, z.device).to(away)
+        n, h, w = len(z), *half.shape[2:]
+        c, q = tried[:, 0, None, None], tried[:, 1, None, None]
+        y, x = away[:, 0, None], away[:, 1, None]
+        where = torch.stack([c * y - q * x, c * x + q * y], 1)  # (n, 2, A, h, w)
+        where = where.flatten(2, 3) / self.wide[0, 0, -1, -1]
+        m = sample(shape.expand(n, -1, -1, -1), where, border=True).unflatten(2, (ANGLES, h))
+        m = at_least_float32(m[:, 0] + self.bump * away[:, 2:]).sigmoid()  # (n, A, h, w)
+        r, s = r[:, :, ::2, ::2], s[:, :, ::2, ::2]
+        p = (s * m).clamp(1e-4, 1 - 1e-4)
+        fit = (r * p.log() + (1 - r) * (1 - p).log()).sum((2, 3))
+        return tried[fit.argmax(1)]
 
     def _moved(self, grid: Tensor, shape: Tensor | None) -> Tensor:
         """The one shape at each image's position."""
