@@ -88,7 +88,7 @@ class Econ(SceneModel):
             self.guide = _guide(sizes)(sizes).to(device)
         latents = sizes.expert.latents
         if isinstance(latents, PoseLatents) and latents.angle:
-            self.guide.find = self.model.fitting_directions
+            self.guide.find_directions = self.model.fitting_directions
 
     @staticmethod
     def _sizes_of(config: Config) -> EconConfig:

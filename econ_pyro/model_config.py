@@ -72,6 +72,9 @@ class PoseLatents:
             raise EconError(f"at least {least} latents, {least - 1} of them a pose",
                             str(self.dim), hint)  # fmt: skip
         least = self.pose_dim
+        if self.angle and self.shape_dim != least:
+            expected = f"{least} for model.expert.latents.shape-dim, the pose, with latents.angle"
+            raise EconError(expected, str(self.shape_dim))
         if self.shape_dim is not None and not least <= self.shape_dim <= self.dim:
             hint = "with latents.size, the size is one of them" if self.size else ""
             name = "model.expert.latents.shape-dim"

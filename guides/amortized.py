@@ -58,7 +58,8 @@ class AmortizedGuide(nn.Module):
         self.view = WholeImage(*sizes) if free else Glimpse(*sizes)
         encoder = Encoder if free else ObjectCentredEncoder
         self.encoders = Ensemble(partial(encoder, *sizes), experts)
-        self.find: Callable[..., Tensor] | None = None
+        # of latents, experts, regions and scopes; set where poses have an angle
+        self.find_directions: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
         self.register_buffer("_zero", torch.zeros(()), persistent=False)
         self._zero: Tensor
 
@@ -122,6 +123,8 @@ class AmortizedGuide(nn.Module):
             r_t: region, ``(..., B, 1, H, W)``.
             k_t: experts, ``(..., B)``.
             noise: standard normal noise of the sample, ``(B, L)``; fresh if not given.
+            s_t: scope, which poses with an angle depend on, ``(..., B, 1, H, W)``; everything if
+                not given.
 
         Raises:
             EconError: shapes do not fit, or there is no such expert.
@@ -130,8 +133,8 @@ class AmortizedGuide(nn.Module):
         if noise is not None and noise.dim():  # a scalar holds for all
             noise = site_value("noise", noise, batch[-1], (self._latent_dim,), self._zero)
         out = self.encoders.forward_selected(k_t, *self.view(x, r_t))
-        if self.find is not None:
-            s_t = torch.ones_like(r_t) if s_t is None else s_t
+        if self.find_directions is not None:
+            s_t = torch.ones_like(r_t) if s_t is None else flat(s_t, batch, 3)
             out = self._directed(out, r_t, s_t, k_t)
         return posterior(restored(out, batch), noise)
 
@@ -139,7 +142,9 @@ class AmortizedGuide(nn.Module):
         """An encoder's output with the direction that is found, ``(n, 2 L)``."""
         last = self.config.expert.latents.pose_dim
         a, b = last - 2, last
-        found = self.find(out[:, : self._latent_dim].detach(), k, r.detach(), s.detach())
+        assert self.find_directions is not None
+        z = out[:, : self._latent_dim].detach()
+        found = self.find_directions(z, k, r.detach(), s.detach())
         return torch.cat([out[:, :a], turned(out[:, a:b], found.to(out)), out[:, b:]], 1)
 
     def encode_all(
@@ -151,6 +156,7 @@ class AmortizedGuide(nn.Module):
             x: images, ``(B, 3, H, W)``.
             r: regions, ``(B, K, 1, H, W)``.
             noise: of the samples, ``(B, L)``, shared by the experts.
+            s: scope, as of :meth:`encode`, ``(B, 1, H, W)``.
 
         Raises:
             EconError: shapes do not fit.
@@ -158,7 +164,7 @@ class AmortizedGuide(nn.Module):
         x, r = self._images(x), self._masks("r", r, x.shape[0], self.config.num_experts)
         noise = self._floats("noise", noise, x.shape[0], self._latent_dim)
         out = self.encoders.forward_all(*self.view.of_all(x, r))
-        if self.find is not None:
+        if self.find_directions is not None:
             s = torch.ones_like(r) if s is None else s[:, None].expand_as(r)
             k = torch.arange(self.config.num_experts, device=x.device).repeat(x.shape[0])
             flat = self._directed(out.flatten(0, 1), r.flatten(0, 1), s.flatten(0, 1), k)
@@ -206,7 +212,7 @@ class AmortizedGuide(nn.Module):
         if given is not None and given.occluder is not None:
             images, flat_r = occlude(images, flat_r, given.occluder.flatten(0, 1))
         s = None
-        if self.find is not None:
+        if self.find_directions is not None:
             s = scopes(r).flatten(0, 1)
             if given is not None and given.occluder is not None:
                 s = s * (1 - given.occluder.flatten(0, 1)[:, 3:])

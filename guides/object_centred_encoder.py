@@ -23,8 +23,7 @@ from econ_pyro.guides.encoder import Encoder, WholeImage, repeated
 from econ_pyro.model_config import ExpertConfig, PoseLatents
 
 DARKEST = 0.01  # mean colours are clamped to [DARKEST, 1 - DARKEST]: 0 and 1 have no logit
-LARGEST_TURN = 0.3  # radians: largest offset from the direction that is found
-RADIUS = 1.5  # of the mean of two latents that are a direction; the prior's is 1.25
+RADIUS = 1.5  # of the mean of a direction; the prior's own is 1.25 on average
 OFFSET = 0.35  # largest distance of an object's position from its region's centre of mass
 LOG_VARIANCE = -3.0  # of q(z) at first, a standard deviation of 0.22
 LOG_VARIANCE_OF_POSE = -4.0  # a twelfth of the image at most
@@ -88,7 +87,9 @@ class ObjectCentredEncoder(Encoder):
     noise, which would hide small errors of position.
 
     With ``latents.size``, the third mean is the log size that the region's spread suggests plus a
-    learnt offset, for parts that are hidden.
+    learnt offset, for parts that are hidden. With ``latents.angle``, two means after these are the
+    direction of an object that is not turned; the guide turns them
+    (:func:`~econ_pyro.models.object_centred_decoder.fitting_directions`).
     """
 
     def __init__(self, config: ExpertConfig, size: int) -> None:
@@ -123,9 +124,8 @@ class ObjectCentredEncoder(Encoder):
         if self.has_size:
             means.append(log_size + F.softsign(out[:, 2:3]))
         first = 2 + self.has_size
-        if self.has_angle:  # an offset from the direction that is found
-            offset = LARGEST_TURN * F.softsign(out[:, first])
-            means.append(RADIUS * torch.stack([offset.cos(), offset.sin()], 1))
+        if self.has_angle:
+            means.append(out.new_tensor([[RADIUS, 0.0]]).expand(out.shape[0], -1))
             first += 2
         means.append((out[:, first : self.dim] + passed).asinh())
         return self._whitened(torch.cat([*means, out[:, self.dim :]], 1))

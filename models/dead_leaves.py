@@ -37,7 +37,11 @@ from econ_pyro.core.tensors import check_expert_sites, site_value
 from econ_pyro.errors import EconError
 from econ_pyro.model_config import EconConfig, FreeLatents
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
-from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder, draw_shapes
+from econ_pyro.models.object_centred_decoder import (
+    ObjectCentredDecoder,
+    draw_shapes,
+    fitting_directions,
+)
 
 
 class Decoded(NamedTuple):
@@ -131,9 +135,8 @@ class DeadLeaves(nn.Module):
         z = site_value("z", z, z.shape[0], (self.num_experts, self.latent_dim), self._zero)
         return self._decoded(self.decoders.forward_all(z))
 
-    @torch.no_grad()
     def fitting_directions(self, z: Tensor, k: Tensor, r: Tensor, s: Tensor) -> Tensor:
-        """Directions at which the experts' shapes fit regions best, ``(n, 2)``.
+        """Directions in which the experts' shapes fit regions best, ``(n, 2)``.
 
         Args:
             z: latents, ``(n, L)``.
@@ -141,13 +144,8 @@ class DeadLeaves(nn.Module):
             r: regions, ``(n, 1, H, W)``.
             s: scopes, ``(n, 1, H, W)``.
         """
-        out = z.new_zeros(len(z), 2)
         decoders: Any = list(self.decoders)
-        for e, (decoder, shape) in enumerate(zip(decoders, draw_shapes(decoders), strict=True)):
-            own = (k == e).nonzero()[:, 0]
-            if len(own):
-                out[own] = decoder.fitting_direction(z[own], r[own], s[own], shape).to(out)
-        return out
+        return fitting_directions(decoders, z, k, r, s)
 
     def latent_prior(self, *batch: int) -> TorchDistribution:
         """p(z_t) = N(0, I) of the batch shape, event ``(L,)``."""

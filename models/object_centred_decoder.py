@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from econ_pyro.accel.amp import at_least_float32
 from econ_pyro.accel.bilinear import sample
+from econ_pyro.core.distributions import PROB_EPS
 from econ_pyro.core.pose import (
     coordinates,
     direction_of,
@@ -17,11 +18,13 @@ from econ_pyro.core.pose import (
     object_coordinates,
     pass_through,
     position_of,
+    turned,
 )
 from econ_pyro.model_config import ExpertConfig, PoseLatents
 from econ_pyro.models.decoder import ConvStack, SpatialBroadcastDecoder, broadcast, run_stacks
 
-ANGLES = 24  # that are tried
+COARSE = 24  # angles of a full turn
+FINE = 7  # angles between the neighbours of the best
 BUMP = 6.0  # logit that a new shape has in its middle, relative to far away
 
 
@@ -34,7 +37,8 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
     are) are its colour: at first, their hyperbolic sines are the logits whose inverse the encoder
     takes, so that any constant colour is reproduced before anything is learnt.
 
-    With ``latents.size``, the third latent is a size, which scales the coordinates.
+    With ``latents.size``, the third latent is a size, which scales the coordinates. With
+    ``latents.angle``, two latents after these are a direction, which turns them.
 
     With ``latents.shape_dim``, appearance and shape have convolutions of their own, and the
     shape's see the first latents only (the appearance's are 1x1, a function of each pixel's
@@ -42,8 +46,8 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
     that others leave in its objects makes hidden parts cheap to leave out; one that cannot draw
     dents needs an occluder to explain them.
 
-    Where these latents are the position alone, all shapes are one, which is drawn once, at the
-    image's resolution, and moved to each position by bilinear sampling.
+    Where these latents are the pose alone, without a size or with an angle, all shapes are one,
+    which is drawn once, at the image's resolution, and brought to each pose by bilinear sampling.
     """
 
     def _make_layers(self, config: ExpertConfig, size: int) -> None:
@@ -84,7 +88,15 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
             RGB and shape in [0, 1], ``(n, 4, H, W)``, in float32 or better.
         """
         z = self.whitening.unwhiten(z)
-        grid, z = self._placed(z, self.grid)
+        log_size = direction = None
+        position, z = z.tensor_split((2,), 1)
+        if self.has_size:
+            log_size, z = z.tensor_split((1,), 1)
+        if self.has_angle:
+            direction, z = z.tensor_split((2,), 1)
+            direction = direction_of(direction)
+        position = position_of(position, self.reach)
+        grid = object_coordinates(position, self.grid, log_size, direction)
         h = broadcast(grid, z)
         if self.shape_dim is None:
             colour, m = self.layers(h).split([3, 1], dim=1)
@@ -101,51 +113,64 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
         colour = colour + (0.5 * (e - 1 / e))[:, :, None, None]
         return at_least_float32(torch.cat([colour, m + self.bump * grid[:, 2:]], 1)).sigmoid()
 
-    def _placed(self, z: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
-        """Coordinates in the frame of the object, ``(n, 3, ...)``, and the latents beside pose."""
-        log_size = direction = None
-        position, z = z.tensor_split((2,), 1)
-        if self.has_size:
-            log_size, z = z.tensor_split((1,), 1)
-        if self.has_angle:
-            direction, z = z.tensor_split((2,), 1)
-            direction = direction_of(direction)
-        return object_coordinates(position_of(position, self.reach), grid, log_size, direction), z
-
-    @torch.no_grad()
-    def fitting_direction(self, z: Tensor, r: Tensor, s: Tensor, shape: Tensor) -> Tensor:
-        """The direction at which the one shape fits a region best, of ANGLES of them, ``(n, 2)``.
-
-        Args:
-            z: latents, ``(n, L)``; their direction plays no part.
-            r: regions, ``(n, 1, H, W)``.
-            s: scopes, ``(n, 1, H, W)``.
-            shape: the one shape (:func:`draw_shapes`).
-        """
-        z = self.whitening.unwhiten(z).clone()
-        last = 2 + self.has_size
-        z[:, last], z[:, last + 1] = 1.0, 0.0
-        half = self.grid[:, :, ::2, ::2]
-        away, _ = self._placed(z, half)  # (n, 3, h, w)
-        tried = directions(ANGLES, z.device).to(away)
-        n, h, w = len(z), *half.shape[2:]
-        c, q = tried[:, 0, None, None], tried[:, 1, None, None]
-        y, x = away[:, 0, None], away[:, 1, None]
-        where = torch.stack([c * y - q * x, c * x + q * y], 1)  # (n, 2, A, h, w)
-        where = where.flatten(2, 3) / self.wide[0, 0, -1, -1]
-        m = sample(shape.expand(n, -1, -1, -1), where, border=True).unflatten(2, (ANGLES, h))
-        m = at_least_float32(m[:, 0] + self.bump * away[:, 2:]).sigmoid()  # (n, A, h, w)
-        r, s = r[:, :, ::2, ::2], s[:, :, ::2, ::2]
-        p = (s * m).clamp(1e-4, 1 - 1e-4)
-        fit = (r * p.log() + (1 - r) * (1 - p).log()).sum((2, 3))
-        return tried[fit.argmax(1)]
-
     def _moved(self, grid: Tensor, shape: Tensor | None) -> Tensor:
         """The one shape at each image's position."""
         if shape is None:
             (shape,) = draw_shapes([self])
         shape = shape.expand(grid.shape[0], -1, -1, -1)
         return sample(shape, grid[:, :2] / self.wide[0, 0, -1, -1], border=True)
+
+
+@torch.no_grad()
+def fitting_directions(
+    decoders: Sequence[ObjectCentredDecoder], z: Tensor, k: Tensor, r: Tensor, s: Tensor
+) -> Tensor:
+    """Directions in which the experts' shapes fit regions best.
+
+    A shape that is turned is another local optimum at every angle, so that gradients do not find
+    the best one: COARSE angles are tried at half the resolution, and FINE ones between the
+    neighbours of the best. Fit is the likelihood of the region, -L_r (Eq. 12).
+
+    Args:
+        decoders: of all experts, each with one shape.
+        z: latents, ``(n, L)``; their directions play no part.
+        k: experts, ``(n,)``.
+        r: regions, ``(n, 1, H, W)``.
+        s: scopes, ``(n, 1, H, W)``.
+
+    Returns:
+        Cosine and sine, ``(n, 2)``.
+    """
+    of = decoders[0]
+    shape, bump = (
+        torch.cat(list(draw_shapes(decoders)))[k],
+        torch.stack([d.bump for d in decoders]),
+    )
+    scale, shift = (
+        torch.stack([getattr(d.whitening, name) for d in decoders]) for name in ("scale", "shift")
+    )
+    position, log_size, _ = (z * scale[k] + shift[k]).tensor_split((2, 2 + of.has_size), 1)
+    position = position_of(position, of.reach)
+    size = log_size if of.has_size else None
+
+    def fit(tried: Tensor, step: int) -> Tensor:
+        """Of each direction (n, A, 2), ``(n, A)``, on every so many pixels."""
+        grid = of.grid[:, :, ::step, ::step]
+        own = object_coordinates(position, grid, size)
+        where = turned(own[:, :2, None], tried.mT[..., None, None])  # (n, 2, A, h, w)
+        flat = where.flatten(2, 3) / of.wide[0, 0, -1, -1]
+        m = sample(shape, flat.to(shape), border=True).unflatten(2, where.shape[2:4])[:, 0]
+        m = (m + bump[k, None, None, None] * own[:, 2:]).sigmoid()
+        seen, left = r[:, :, ::step, ::step], s[:, :, ::step, ::step]
+        p = (left * m).clamp(PROB_EPS, 1 - PROB_EPS)
+        return (seen * p.log() + (1 - seen) * (1 - p).log()).sum((2, 3))
+
+    rows = torch.arange(z.shape[0], device=z.device)
+    coarse = directions(2 * math.pi / COARSE * torch.arange(COARSE, device=z.device))
+    found = coarse[fit(coarse.expand(z.shape[0], -1, -1), 2).argmax(1)]  # (n, 2)
+    between = 2 * math.pi / COARSE * torch.linspace(-1, 1, FINE + 2, device=z.device)[1:-1]
+    tried = turned(directions(between).mT[None], found[:, :, None]).mT  # (n, FINE, 2)
+    return tried[rows, fit(tried, 1).argmax(1)].to(z)
 
 
 def draw_shapes(decoders: Sequence[ObjectCentredDecoder]) -> Sequence[Tensor]:

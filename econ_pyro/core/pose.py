@@ -82,12 +82,12 @@ def turned(v: Tensor, direction: Tensor) -> Tensor:
 
 def direction_of(z: Tensor) -> Tensor:
     """Unit vectors, ``(n, 2)``, of latents ``(n, 2)``: uniform for z ~ N(0, I)."""
-    return F.normalize(z, dim=1)
+    c, s = z.unbind(1)
+    return F.normalize(torch.stack([torch.where((c == 0) & (s == 0), 1.0, c), s], 1), dim=1)
 
 
-def directions(number: int, device: torch.device | None = None) -> Tensor:
-    """Unit vectors of as many angles, evenly spaced from 0, ``(number, 2)``."""
-    angle = 2 * math.pi / number * torch.arange(number, device=device)
+def directions(angle: Tensor) -> Tensor:
+    """Unit vectors, ``(A, 2)``, of angles in radians, ``(A,)``."""
     return torch.stack([angle.cos(), angle.sin()], 1)
 
 

@@ -24,7 +24,8 @@ SMALLEST = 1e-3  # factor of a scale in one refit: a latent without spread is no
 class Whitening(nn.Module):
     """Shift and scale of each latent, the same in an expert's encoder and decoder.
 
-    The identity until it is refitted. Positions and directions keep their scale (:mod:`econ_pyro.core.pose`).
+    The identity until it is refitted. Positions and directions keep their scale
+    (:mod:`econ_pyro.core.pose`).
 
     Args:
         latents: of the expert.
