@@ -45,7 +45,7 @@ from econ_pyro.io import expert_file, model_card, pretrained, rendering
 from econ_pyro.io.expert_file import Expert
 from econ_pyro.io.rendering import RenderedScene
 from econ_pyro.io.scene_file import Scene
-from econ_pyro.model_config import EconConfig, JointOptions
+from econ_pyro.model_config import EconConfig, JointOptions, PoseLatents
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
 from econ_pyro.training import callbacks, checkpoint
 from econ_pyro.training.learner import Learner
@@ -86,6 +86,9 @@ class Econ(SceneModel):
         with seeded(config.seed % 2**64, torch.device("cpu")):  # as torch takes negative ones
             self.model = DeadLeaves(sizes).to(device)
             self.guide = _guide(sizes)(sizes).to(device)
+        latents = sizes.expert.latents
+        if isinstance(latents, PoseLatents) and latents.angle:
+            self.guide.find_directions = self.model.fitting_directions
 
     @staticmethod
     def _sizes_of(config: Config) -> EconConfig:

@@ -54,6 +54,10 @@ class PoseLatents:
     size: bool = False
     """The third latent is a size, which the encoder finds from the region's spread. For objects of
     one class that differ in size; without it, experts tend to divide them by size."""
+    angle: bool = False
+    """Two latents are the direction in which the object is turned, which is searched for: the
+    guide takes the angle at which the expert's own shape fits the region best. For objects that
+    are turned; shape_dim has to be the number of the pose's latents."""
     shape_dim: int | None = None
     """If set, shapes depend only on that many latents, the first ones, and appearances on all: 2
     makes shapes differ in position alone (3 with size). If not set, shapes depend on all latents
@@ -68,6 +72,9 @@ class PoseLatents:
             raise EconError(f"at least {least} latents, {least - 1} of them a pose",
                             str(self.dim), hint)  # fmt: skip
         least = self.pose_dim
+        if self.angle and self.shape_dim != least:
+            expected = f"{least} for model.expert.latents.shape-dim, the pose, with latents.angle"
+            raise EconError(expected, str(self.shape_dim))
         if self.shape_dim is not None and not least <= self.shape_dim <= self.dim:
             hint = "with latents.size, the size is one of them" if self.size else ""
             name = "model.expert.latents.shape-dim"
@@ -76,12 +83,12 @@ class PoseLatents:
     @property
     def pose_dim(self) -> int:
         """How many of the latents, the first ones, are the pose."""
-        return 2 + self.size
+        return 2 + self.size + 2 * self.angle
 
     @property
     def one_shape(self) -> bool:
         """Whether an expert's shapes differ in position alone."""
-        return not self.size and self.shape_dim == self.pose_dim
+        return self.shape_dim == self.pose_dim and (self.angle or not self.size)
 
 
 @dataclass(frozen=True)

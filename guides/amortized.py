@@ -12,6 +12,7 @@ dimensions to the left of its own are accepted (:mod:`econ_pyro.core.batch_shape
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pyro
@@ -28,6 +29,7 @@ from econ_pyro.core.ensemble import Ensemble
 from econ_pyro.core.input_images import program_images, program_mask
 from econ_pyro.core.occlusion import occlude
 from econ_pyro.core.parameters import program
+from econ_pyro.core.pose import turned
 from econ_pyro.core.selection import Selection
 from econ_pyro.core.tensors import check_expert_sites, check_experts, fitted, site_value
 from econ_pyro.guides.attention import AttentionUNet
@@ -56,6 +58,8 @@ class AmortizedGuide(nn.Module):
         self.view = WholeImage(*sizes) if free else Glimpse(*sizes)
         encoder = Encoder if free else ObjectCentredEncoder
         self.encoders = Ensemble(partial(encoder, *sizes), experts)
+        # of latents, experts, regions and scopes; set where poses have an angle
+        self.find_directions: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
         self.register_buffer("_zero", torch.zeros(()), persistent=False)
         self._zero: Tensor
 
@@ -105,7 +109,12 @@ class AmortizedGuide(nn.Module):
         return self.attentions.forward_each(every, with_log(x, s_t))
 
     def encode(
-        self, x: Tensor, r_t: Tensor, k_t: Tensor, noise: Tensor | None = None
+        self,
+        x: Tensor,
+        r_t: Tensor,
+        k_t: Tensor,
+        noise: Tensor | None = None,
+        s_t: Tensor | None = None,
     ) -> TorchDistribution:
         """q(z_t | x, r_t, k_t) by each image's own expert, batch ``(..., B)``, event ``(L,)``.
 
@@ -114,6 +123,8 @@ class AmortizedGuide(nn.Module):
             r_t: region, ``(..., B, 1, H, W)``.
             k_t: experts, ``(..., B)``.
             noise: standard normal noise of the sample, ``(B, L)``; fresh if not given.
+            s_t: scope, which poses with an angle depend on, ``(..., B, 1, H, W)``; everything if
+                not given.
 
         Raises:
             EconError: shapes do not fit, or there is no such expert.
@@ -122,22 +133,43 @@ class AmortizedGuide(nn.Module):
         if noise is not None and noise.dim():  # a scalar holds for all
             noise = site_value("noise", noise, batch[-1], (self._latent_dim,), self._zero)
         out = self.encoders.forward_selected(k_t, *self.view(x, r_t))
+        if self.find_directions is not None:
+            s_t = torch.ones_like(r_t) if s_t is None else flat(s_t, batch, 3)
+            out = self._directed(out, r_t, s_t, k_t)
         return posterior(restored(out, batch), noise)
 
-    def encode_all(self, x: Tensor, r: Tensor, noise: Tensor) -> TorchDistribution:
+    def _directed(self, out: Tensor, r: Tensor, s: Tensor, k: Tensor) -> Tensor:
+        """An encoder's output with the direction that is found, ``(n, 2 L)``."""
+        last = self.config.expert.latents.pose_dim
+        a, b = last - 2, last
+        assert self.find_directions is not None
+        z = out[:, : self._latent_dim].detach()
+        found = self.find_directions(z, k, r.detach(), s.detach())
+        return torch.cat([out[:, :a], turned(out[:, a:b], found.to(out)), out[:, b:]], 1)
+
+    def encode_all(
+        self, x: Tensor, r: Tensor, noise: Tensor, s: Tensor | None = None
+    ) -> TorchDistribution:
         """q(z) by every expert given its own region, without gradients, batch ``(B, K)``.
 
         Args:
             x: images, ``(B, 3, H, W)``.
             r: regions, ``(B, K, 1, H, W)``.
             noise: of the samples, ``(B, L)``, shared by the experts.
+            s: scope, as of :meth:`encode`, ``(B, 1, H, W)``.
 
         Raises:
             EconError: shapes do not fit.
         """
         x, r = self._images(x), self._masks("r", r, x.shape[0], self.config.num_experts)
         noise = self._floats("noise", noise, x.shape[0], self._latent_dim)
-        return posterior(self.encoders.forward_all(*self.view.of_all(x, r)), noise[:, None])
+        out = self.encoders.forward_all(*self.view.of_all(x, r))
+        if self.find_directions is not None:
+            s = torch.ones_like(r) if s is None else s[:, None].expand_as(r)
+            k = torch.arange(self.config.num_experts, device=x.device).repeat(x.shape[0])
+            flat = self._directed(out.flatten(0, 1), r.flatten(0, 1), s.flatten(0, 1), k)
+            out = flat.unflatten(0, out.shape[:2])
+        return posterior(out, noise[:, None])
 
     def regions(
         self, x: Tensor, k: Tensor, given: Selection | None = None
@@ -179,7 +211,12 @@ class AmortizedGuide(nn.Module):
         noise = None if given is None else given.noise.flatten(0, 1)
         if given is not None and given.occluder is not None:
             images, flat_r = occlude(images, flat_r, given.occluder.flatten(0, 1))
-        return self.encode(images, flat_r, k.flatten(), noise)
+        s = None
+        if self.find_directions is not None:
+            s = scopes(r).flatten(0, 1)
+            if given is not None and given.occluder is not None:
+                s = s * (1 - given.occluder.flatten(0, 1)[:, 3:])
+        return self.encode(images, flat_r, k.flatten(), noise, s)
 
     def given(self, selection: Selection) -> GivenGuide:
         """The guide with what a competition has fixed: noise, regions' seeds, true regions."""
@@ -218,7 +255,7 @@ class AmortizedGuide(nn.Module):
                 if given is not None and given.occluder is not None:
                     seen = occlude(x, r_t, given.occluder[:, i])
                 noise = None if given is None else given.noise[:, i]
-                pyro.sample(sites.z(t), self.encode(*seen, k[..., i], noise))
+                pyro.sample(sites.z(t), self.encode(*seen, k[..., i], noise, s_t))
                 s_t = next_scope(s_t, r_t)
 
     def _region(

@@ -23,6 +23,7 @@ from econ_pyro.guides.encoder import Encoder, WholeImage, repeated
 from econ_pyro.model_config import ExpertConfig, PoseLatents
 
 DARKEST = 0.01  # mean colours are clamped to [DARKEST, 1 - DARKEST]: 0 and 1 have no logit
+RADIUS = 1.5  # of the mean of a direction; the prior's own is 1.25 on average
 OFFSET = 0.35  # largest distance of an object's position from its region's centre of mass
 LOG_VARIANCE = -3.0  # of q(z) at first, a standard deviation of 0.22
 LOG_VARIANCE_OF_POSE = -4.0  # a twelfth of the image at most
@@ -86,7 +87,9 @@ class ObjectCentredEncoder(Encoder):
     noise, which would hide small errors of position.
 
     With ``latents.size``, the third mean is the log size that the region's spread suggests plus a
-    learnt offset, for parts that are hidden.
+    learnt offset, for parts that are hidden. With ``latents.angle``, two means after these are the
+    direction of an object that is not turned; the guide turns them
+    (:func:`~econ_pyro.models.object_centred_decoder.fitting_directions`).
     """
 
     def __init__(self, config: ExpertConfig, size: int) -> None:
@@ -94,7 +97,8 @@ class ObjectCentredEncoder(Encoder):
         latents = config.latents
         assert isinstance(latents, PoseLatents)
         del self.blocks[-2]  # windows have half the size: one pooling less
-        self.has_size, self.reach, self.dim = latents.size, latents.reach, latents.dim
+        self.has_size, self.has_angle = latents.size, latents.angle
+        self.reach, self.dim = latents.reach, latents.dim
         self.colour = pass_through(3, latents.dim - latents.pose_dim)
         last = self.head[-1]
         assert isinstance(last, nn.Linear)
@@ -119,5 +123,9 @@ class ObjectCentredEncoder(Encoder):
         means = [latents_of_position(position + OFFSET * F.softsign(out[:, :2]), self.reach)]
         if self.has_size:
             means.append(log_size + F.softsign(out[:, 2:3]))
-        means.append((out[:, 2 + self.has_size : self.dim] + passed).asinh())
+        first = 2 + self.has_size
+        if self.has_angle:
+            means.append(out.new_tensor([[RADIUS, 0.0]]).expand(out.shape[0], -1))
+            first += 2
+        means.append((out[:, first : self.dim] + passed).asinh())
         return self._whitened(torch.cat([*means, out[:, self.dim :]], 1))

@@ -147,9 +147,11 @@ class SeedsAlone:
         seeds, r = candidates(features[:, None], x, s_t, n)
         return seeds, r.expand(-1, -1, self.guide.config.num_experts, -1, -1, -1)
 
-    def encode_all(self, x: Tensor, r: Tensor, noise: Tensor) -> TorchDistribution:
+    def encode_all(
+        self, x: Tensor, r: Tensor, noise: Tensor, s: Tensor | None = None
+    ) -> TorchDistribution:
         """As :meth:`AmortizedGuide.encode_all`."""
-        return self.guide.encode_all(x, r, noise)
+        return self.guide.encode_all(x, r, noise, s)
 
 
 def positions(x: Tensor, weight: float | Tensor) -> Tensor:

@@ -17,7 +17,7 @@ Both accept batch dimensions to the left of their own (:mod:`econ_pyro.core.batc
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -37,7 +37,11 @@ from econ_pyro.core.tensors import check_expert_sites, site_value
 from econ_pyro.errors import EconError
 from econ_pyro.model_config import EconConfig, FreeLatents
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
-from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder, draw_shapes
+from econ_pyro.models.object_centred_decoder import (
+    ObjectCentredDecoder,
+    draw_shapes,
+    fitting_directions,
+)
 
 
 class Decoded(NamedTuple):
@@ -130,6 +134,18 @@ class DeadLeaves(nn.Module):
         """
         z = site_value("z", z, z.shape[0], (self.num_experts, self.latent_dim), self._zero)
         return self._decoded(self.decoders.forward_all(z))
+
+    def fitting_directions(self, z: Tensor, k: Tensor, r: Tensor, s: Tensor) -> Tensor:
+        """Directions in which the experts' shapes fit regions best, ``(n, 2)``.
+
+        Args:
+            z: latents, ``(n, L)``.
+            k: experts, ``(n,)``.
+            r: regions, ``(n, 1, H, W)``.
+            s: scopes, ``(n, 1, H, W)``.
+        """
+        decoders: Any = list(self.decoders)
+        return fitting_directions(decoders, z, k, r, s)
 
     def latent_prior(self, *batch: int) -> TorchDistribution:
         """p(z_t) = N(0, I) of the batch shape, event ``(L,)``."""

@@ -10,10 +10,21 @@ from torch import Tensor, nn
 
 from econ_pyro.accel.amp import at_least_float32
 from econ_pyro.accel.bilinear import sample
-from econ_pyro.core.pose import coordinates, object_coordinates, pass_through, position_of
+from econ_pyro.core.distributions import PROB_EPS
+from econ_pyro.core.pose import (
+    coordinates,
+    direction_of,
+    directions,
+    object_coordinates,
+    pass_through,
+    position_of,
+    turned,
+)
 from econ_pyro.model_config import ExpertConfig, PoseLatents
 from econ_pyro.models.decoder import ConvStack, SpatialBroadcastDecoder, broadcast, run_stacks
 
+COARSE = 24  # angles of a full turn
+FINE = 7  # angles between the neighbours of the best
 BUMP = 6.0  # logit that a new shape has in its middle, relative to far away
 
 
@@ -26,7 +37,8 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
     are) are its colour: at first, their hyperbolic sines are the logits whose inverse the encoder
     takes, so that any constant colour is reproduced before anything is learnt.
 
-    With ``latents.size``, the third latent is a size, which scales the coordinates.
+    With ``latents.size``, the third latent is a size, which scales the coordinates. With
+    ``latents.angle``, two latents after these are a direction, which turns them.
 
     With ``latents.shape_dim``, appearance and shape have convolutions of their own, and the
     shape's see the first latents only (the appearance's are 1x1, a function of each pixel's
@@ -34,14 +46,14 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
     that others leave in its objects makes hidden parts cheap to leave out; one that cannot draw
     dents needs an occluder to explain them.
 
-    Where these latents are the position alone, all shapes are one, which is drawn once, at the
-    image's resolution, and moved to each position by bilinear sampling.
+    Where these latents are the pose alone, without a size or with an angle, all shapes are one,
+    which is drawn once, at the image's resolution, and brought to each pose by bilinear sampling.
     """
 
     def _make_layers(self, config: ExpertConfig, size: int) -> None:
         latents = config.latents
         assert isinstance(latents, PoseLatents)
-        self.has_size, self.reach = latents.size, latents.reach
+        self.has_size, self.has_angle, self.reach = latents.size, latents.angle, latents.reach
         self.shape_dim, self.one_shape = latents.shape_dim, latents.one_shape
         own = latents.dim - latents.pose_dim  # latents beside the pose
         if self.shape_dim is None:
@@ -76,10 +88,15 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
             RGB and shape in [0, 1], ``(n, 4, H, W)``, in float32 or better.
         """
         z = self.whitening.unwhiten(z)
-        position, log_size, z = z[:, :2], None, z[:, 2:]
+        log_size = direction = None
+        position, z = z.tensor_split((2,), 1)
         if self.has_size:
-            log_size, z = z[:, :1], z[:, 1:]
-        grid = object_coordinates(position_of(position, self.reach), self.grid, log_size)
+            log_size, z = z.tensor_split((1,), 1)
+        if self.has_angle:
+            direction, z = z.tensor_split((2,), 1)
+            direction = direction_of(direction)
+        position = position_of(position, self.reach)
+        grid = object_coordinates(position, self.grid, log_size, direction)
         h = broadcast(grid, z)
         if self.shape_dim is None:
             colour, m = self.layers(h).split([3, 1], dim=1)
@@ -102,6 +119,58 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
             (shape,) = draw_shapes([self])
         shape = shape.expand(grid.shape[0], -1, -1, -1)
         return sample(shape, grid[:, :2] / self.wide[0, 0, -1, -1], border=True)
+
+
+@torch.no_grad()
+def fitting_directions(
+    decoders: Sequence[ObjectCentredDecoder], z: Tensor, k: Tensor, r: Tensor, s: Tensor
+) -> Tensor:
+    """Directions in which the experts' shapes fit regions best.
+
+    A shape that is turned is another local optimum at every angle, so that gradients do not find
+    the best one: COARSE angles are tried at half the resolution, and FINE ones between the
+    neighbours of the best. Fit is the likelihood of the region, -L_r (Eq. 12).
+
+    Args:
+        decoders: of all experts, each with one shape.
+        z: latents, ``(n, L)``; their directions play no part.
+        k: experts, ``(n,)``.
+        r: regions, ``(n, 1, H, W)``.
+        s: scopes, ``(n, 1, H, W)``.
+
+    Returns:
+        Cosine and sine, ``(n, 2)``.
+    """
+    of = decoders[0]
+    shape, bump = (
+        torch.cat(list(draw_shapes(decoders)))[k],
+        torch.stack([d.bump for d in decoders]),
+    )
+    scale, shift = (
+        torch.stack([getattr(d.whitening, name) for d in decoders]) for name in ("scale", "shift")
+    )
+    position, log_size, _ = (z * scale[k] + shift[k]).tensor_split((2, 2 + of.has_size), 1)
+    position = position_of(position, of.reach)
+    size = log_size if of.has_size else None
+
+    def fit(tried: Tensor, step: int) -> Tensor:
+        """Of each direction (n, A, 2), ``(n, A)``, on every so many pixels."""
+        grid = of.grid[:, :, ::step, ::step]
+        own = object_coordinates(position, grid, size)
+        where = turned(own[:, :2, None], tried.mT[..., None, None])  # (n, 2, A, h, w)
+        flat = where.flatten(2, 3) / of.wide[0, 0, -1, -1]
+        m = sample(shape, flat.to(shape), border=True).unflatten(2, where.shape[2:4])[:, 0]
+        m = (m + bump[k, None, None, None] * own[:, 2:]).sigmoid()
+        seen, left = r[:, :, ::step, ::step], s[:, :, ::step, ::step]
+        p = (left * m).clamp(PROB_EPS, 1 - PROB_EPS)
+        return (seen * p.log() + (1 - seen) * (1 - p).log()).sum((2, 3))
+
+    rows = torch.arange(z.shape[0], device=z.device)
+    coarse = directions(2 * math.pi / COARSE * torch.arange(COARSE, device=z.device))
+    found = coarse[fit(coarse.expand(z.shape[0], -1, -1), 2).argmax(1)]  # (n, 2)
+    between = 2 * math.pi / COARSE * torch.linspace(-1, 1, FINE + 2, device=z.device)[1:-1]
+    tried = turned(directions(between).mT[None], found[:, :, None]).mT  # (n, FINE, 2)
+    return tried[rows, fit(tried, 1).argmax(1)].to(z)
 
 
 def draw_shapes(decoders: Sequence[ObjectCentredDecoder]) -> Sequence[Tensor]:

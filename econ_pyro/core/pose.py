@@ -19,6 +19,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from econ_pyro.accel.bilinear import sample
 from econ_pyro.core.compositing import mean_over
@@ -46,13 +47,20 @@ def latents_of_position(position: Tensor, reach: float) -> Tensor:
     return (position / reach).clamp(-FARTHEST, FARTHEST).atanh() / SLOPE
 
 
-def object_coordinates(position: Tensor, grid: Tensor, log_size: Tensor | None = None) -> Tensor:
+def object_coordinates(
+    position: Tensor,
+    grid: Tensor,
+    log_size: Tensor | None = None,
+    direction: Tensor | None = None,
+) -> Tensor:
     """Coordinates relative to a position, and a Gaussian bump around it.
 
     Args:
         position: ``(n, 2)``.
         grid: :func:`coordinates`.
         log_size: log of the size at which the object is drawn, ``(n, 1)``; 0 if not given.
+        direction: cosine and sine of the angle by which it is turned, ``(n, 2)``; not turned if
+            not given.
 
     Returns:
         ``(n, 3, H, W)``.
@@ -60,7 +68,27 @@ def object_coordinates(position: Tensor, grid: Tensor, log_size: Tensor | None =
     away = (grid - position[:, :, None, None]) / UNIT
     if log_size is not None:
         away = away * (-log_size[:, :, None, None]).exp()
+    if direction is not None:
+        away = turned(away, direction[:, :, None, None])
     return torch.cat([away, (-0.5 * away.square().sum(1, keepdim=True)).exp()], 1)
+
+
+def turned(v: Tensor, direction: Tensor) -> Tensor:
+    """Vectors turned by the angle of a direction, both ``(n, 2, ...)``: complex multiplication."""
+    a, b = v.unbind(1)
+    c, s = direction.unbind(1)
+    return torch.stack([c * a - s * b, c * b + s * a], 1)
+
+
+def direction_of(z: Tensor) -> Tensor:
+    """Unit vectors, ``(n, 2)``, of latents ``(n, 2)``: uniform for z ~ N(0, I)."""
+    c, s = z.unbind(1)
+    return F.normalize(torch.stack([torch.where((c == 0) & (s == 0), 1.0, c), s], 1), dim=1)
+
+
+def directions(angle: Tensor) -> Tensor:
+    """Unit vectors, ``(A, 2)``, of angles in radians, ``(A,)``."""
+    return torch.stack([angle.cos(), angle.sin()], 1)
 
 
 def centre(r: Tensor, grid: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ SMALLEST = 1e-3  # factor of a scale in one refit: a latent without spread is no
 class Whitening(nn.Module):
     """Shift and scale of each latent, the same in an expert's encoder and decoder.
 
-    The identity until it is refitted. Positions keep their scale (:mod:`econ_pyro.core.pose`).
+    The identity until it is refitted. Positions and directions keep their scale
+    (:mod:`econ_pyro.core.pose`).
 
     Args:
         latents: of the expert.
@@ -32,7 +33,7 @@ class Whitening(nn.Module):
 
     def __init__(self, latents: FreeLatents | PoseLatents) -> None:
         super().__init__()
-        self.position_dim = min(latents.pose_dim, 2)
+        self.fixed = fixed_dims(latents)
         self.register_buffer("shift", torch.zeros(latents.dim))
         self.register_buffer("scale", torch.ones(latents.dim))
         self.shift: Tensor
@@ -45,6 +46,14 @@ class Whitening(nn.Module):
     def unwhiten(self, z: Tensor) -> Tensor:
         """The v that z stands for, ``(n, L)``."""
         return z * self.scale + self.shift
+
+
+def fixed_dims(latents: FreeLatents | PoseLatents) -> set[int]:
+    """The latents that keep their scale."""
+    if isinstance(latents, FreeLatents):
+        return set()
+    last = latents.pose_dim
+    return {0, 1} | ({last - 2, last - 1} if latents.angle else set())
 
 
 def moments(k: Tensor, mean: Tensor, variance: Tensor, experts: int) -> Tensor:
@@ -75,7 +84,7 @@ def refit(encoder: Whitening, decoder: Whitening, sums: Tensor) -> None:
     """
     mean, square = (sums[1:] / sums[0]).to(encoder.shift).chunk(2)
     spread = (square - mean.square()).clamp_min(SMALLEST**2).sqrt()
-    learnt = torch.arange(len(mean), device=mean.device) >= encoder.position_dim
+    learnt = torch.tensor([i not in encoder.fixed for i in range(len(mean))], device=mean.device)
     encoder.shift += torch.where(learnt, encoder.scale * mean, 0.0)
     encoder.scale *= torch.where(learnt, spread, 1.0)
     decoder.load_state_dict(encoder.state_dict())

@@ -261,7 +261,7 @@ def propose(
         r = r_t
     else:
         r = r_t[:, None].expand(-1, model.num_experts, -1, -1, -1)
-    q_z = guide.encode_all(x, r, noise)  # batch (B, K)
+    q_z = guide.encode_all(x, r, noise, s_t)  # batch (B, K)
     z = q_z.rsample()
     mean, shape = model.decode_all(z)
     errors = pixel_errors(x, mean, model.sigma_x)

@@ -45,11 +45,13 @@ class Guide(Protocol):
     def attend_all(self, x: Tensor, s_t: Tensor) -> Tensor:
         """The region that every expert proposes."""
 
-    def encode_all(self, x: Tensor, r: Tensor, noise: Tensor) -> TorchDistribution:
-        """q(z) by every expert, of its own region."""
+    def encode_all(
+        self, x: Tensor, r: Tensor, noise: Tensor, s: Tensor | None
+    ) -> TorchDistribution:
+        """q(z) by every expert, of its own region in a scope."""
 
     def encode(
-        self, x: Tensor, r_t: Tensor, k_t: Tensor, noise: Tensor | None
+        self, x: Tensor, r_t: Tensor, k_t: Tensor, noise: Tensor | None, s_t: Tensor | None
     ) -> TorchDistribution:
         """q(z) by each image's own expert."""
 

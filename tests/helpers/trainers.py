@@ -36,6 +36,7 @@ def small_expert(
     pose=False,
     reach=1.0,
     size=False,
+    angle=False,
     shape_dim=None,
     seeded=False,
     bias=-3.0,
@@ -47,7 +48,7 @@ def small_expert(
     free = not pose
     latents = FreeLatents(dim=dim)
     if not free:
-        latents = PoseLatents(dim=dim, reach=reach, size=size, shape_dim=shape_dim)
+        latents = PoseLatents(dim=dim, reach=reach, size=size, angle=angle, shape_dim=shape_dim)
     attention = UNetAttention(channels=channels, patch=patch, hidden=hidden, bias=bias)
     if seeded:
         attention = SeededAttention(

@@ -35,7 +35,7 @@ class ByHand:
         r = self.r[None, :, None, None].expand(-1, n, self.mean.shape[1], -1, -1, -1)
         return torch.arange(n)[None] * 10, r
 
-    def encode_all(self, x, r, noise):
+    def encode_all(self, x, r, noise, s=None):
         z = torch.zeros(*r.shape[:2], 1)
         return FixedNoiseNormal(z, torch.ones_like(z), noise[:, None].expand_as(z)).to_event(1)
 

@@ -271,7 +271,7 @@ class OneExpert:
     def __init__(self, mean, shape, l_z):
         self.mean, self.shape, self.loc = mean[:, None], shape[:, None], (2 * l_z).sqrt()
 
-    def encode_all(self, x, r, noise):
+    def encode_all(self, x, r, noise, s=None):
         loc = self.loc[:, None, None]  # of N(loc, 1): loc^2 / 2
         return FixedNoiseNormal(loc, torch.ones_like(loc), torch.zeros_like(loc)).to_event(1)
 
@@ -457,7 +457,7 @@ class OneSquare:
         self.scopes.append(s_t)
         return (s_t * (self.shape > 0.5))[:, None]
 
-    def encode_all(self, x, r, noise):
+    def encode_all(self, x, r, noise, s=None):
         zero = torch.zeros(len(x), 1, 1)
         return FixedNoiseNormal(zero, zero + 1e-6, noise[:, None]).to_event(1)
 

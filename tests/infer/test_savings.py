@@ -81,7 +81,7 @@ class Drawings:
     def attend_all(self, x, s_t):
         return s_t[:, None] * self.proposed(s_t)
 
-    def encode_all(self, x, r, noise):
+    def encode_all(self, x, r, noise, s=None):
         zero = torch.zeros(len(x), 3, 1)
         return torch.distributions.Independent(torch.distributions.Normal(zero, zero + 1e-6), 1)
 
