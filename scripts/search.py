@@ -29,7 +29,8 @@ from econ_pyro.io.pretrained import load_model
 from econ_pyro.scripts import seeds, svi_train
 from econ_pyro.training import checkpoint
 from econ_pyro.training.run_config import read_config
-from econ_pyro.training.search_space import Space, read_space, with_options, with_rungs
+from econ_pyro.training.search_space import Space
+from econ_pyro.training.space_file import read_space, with_options, with_rungs
 from econ_pyro.training.study import Job, Study, Trial
 from econ_pyro.training.trainer import Diverged
 
@@ -105,7 +106,7 @@ Args = (
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
-    parsed: Plan | Work | Report = tyro.cli(Args, args=args, description=__doc__)  # type: ignore
+    parsed: Plan | Work | Report = tyro.cli(Args, args=args, description=__doc__)
     if isinstance(parsed, Plan):
         plan(parsed)
     elif isinstance(parsed, Work):
@@ -223,7 +224,7 @@ def _scores(run: Path, device: str) -> dict[str, float | None]:
     size = config.model.size
     valid = open_split(data, config.scenes, size, config.seed, *numbers, fit, limit=limit).valid
     with torch.no_grad():
-        summary = evaluate(model, valid).summary()
+        summary = evaluate(model, valid, gt_masks=config.gt_masks).summary()
     return search_report.scores(summary, rows[-1])
 
 

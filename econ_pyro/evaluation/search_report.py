@@ -29,9 +29,7 @@ FEW = 20
 """Configurations below which no importance is estimated."""
 
 
-def scores(
-    summary: Mapping[str, float | None], row: Mapping[str, Any]
-) -> dict[str, float | None]:
+def scores(summary: Mapping[str, float | None], row: Mapping[str, Any]) -> dict[str, float | None]:
     """What is kept of an evaluation.
 
     Args:

@@ -18,14 +18,15 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from econ_pyro.errors import EconError, command
 from econ_pyro.files import locks
-from econ_pyro.training import successive_halving, study_storage
-from econ_pyro.training.search_space import Space, Value, parse
+from econ_pyro.training import study_storage, successive_halving
+from econ_pyro.training.search_space import Space, Value
+from econ_pyro.training.space_file import parse
 from econ_pyro.training.successive_halving import Standing
 
 GRACE = 300.0
@@ -251,11 +252,13 @@ class Study:
     def _take(self, stack: contextlib.ExitStack) -> Job | None:
         trials = self.trials()
         dead = {t.index for t in trials if t.state == "running" and self._is_dead(t)}
-        free = [t.standing()._replace(state="waiting") if t.index in dead else t.standing()
-                for t in trials]  # fmt: skip
+        standings = [
+            replace(t.standing(), state="waiting") if t.index in dead else t.standing()
+            for t in trials
+        ]
         by_index = {t.index: t for t in trials}
         space = self.space
-        for index, rung in successive_halving.next_steps(free, space.rungs, space.factor):
+        for index, rung in successive_halving.next_steps(standings, space.rungs, space.factor):
             with contextlib.ExitStack() as held:
                 try:  # where workers share a file system, this alone decides
                     held.enter_context(locks.hold_lock(self.folder / f"{index:04d}.claim"))

@@ -60,9 +60,8 @@ def open_study(folder: Path, url: str | None, create: bool) -> tuple[Any, int]:
     name = record.get("name") or folder.resolve().name
     if not isinstance(name, str) or not isinstance(url, str | None):
         raise EconError(f"a name and a database in {folder / RECORD}", "something else")
-    missing = EconError(
-        f"a study in {folder}", "none", f"{command('search')} plan {folder} --space ... comes first"
-    )
+    first = f"{command('search')} plan {folder} --space ... comes first"
+    missing = EconError(f"a study in {folder}", "none", first)
     if url is None and not create and not (folder / JOURNAL).exists():
         raise missing
     if create:
@@ -73,9 +72,7 @@ def open_study(folder: Path, url: str | None, create: bool) -> tuple[Any, int]:
     except KeyError:
         if not create:
             raise missing from None
-    optuna.create_study(
-        storage=found, study_name=name, direction="maximize", load_if_exists=True
-    )
+    optuna.create_study(storage=found, study_name=name, direction="maximize", load_if_exists=True)
     storage.write_json(folder / RECORD, {"storage": url, "name": name})
     return found, found.get_study_id_from_name(name)
 
@@ -161,7 +158,11 @@ class _FileLock:
     """
 
     def __init__(self, path: Path) -> None:
-        self._journal, self._path, self._descriptor = path, path.with_name(f".{path.name}.lock"), -1
+        self._journal, self._path, self._descriptor = (
+            path,
+            path.with_name(f".{path.name}.lock"),
+            -1,
+        )
 
     def acquire(self) -> bool:
         """Wait for the lock; then remove an incomplete line, as of a full disk."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class Standing(NamedTuple):
+@dataclass(frozen=True)
+class Standing:
     """How far a configuration has come."""
 
     index: int

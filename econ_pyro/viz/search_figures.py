@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from econ_pyro.viz import panels
 
@@ -89,11 +90,16 @@ def distributions(points: Sequence[Point], rungs: Sequence[int], path: Path) -> 
             grid[2].scatter(elbo, ari, s=14, color=_colour(i), linewidths=0, alpha=0.8)
     every = np.concatenate([elbo for _, elbo, _ in pairs])
     _limit(grid[0], every, "x")
-    labels = [("ELBO, nats per scene", "configurations below"), ("ARI-FG", "configurations below"),
-              ("ELBO, nats per scene", "ARI-FG")]  # fmt: skip
+    count = "configurations up to there"
+    labels = [
+        ("ELBO, nats per scene", count),
+        ("ARI-FG", count),
+        ("ELBO, nats per scene", "ARI-FG"),
+    ]
     for axes, (x, y) in zip(grid, labels, strict=False):
         axes.set_xlabel(x, fontsize=9)
         axes.set_ylabel(y, fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         _clean(axes)
     if scored:
         _limit(grid[2], every, "x")
@@ -144,8 +150,9 @@ def _positions(axes: Axes, values: Sequence[Any], log: bool) -> np.ndarray:
 
 def _cumulative(axes: Axes, values: np.ndarray, colour: str) -> None:
     if len(values):
-        ordered = np.sort(values)
-        axes.step(ordered, np.arange(1, len(ordered) + 1), where="post", color=colour)
+        ordered = np.sort(values)  # the first twice, so that one alone has a line as well
+        axes.step(np.insert(ordered, 0, ordered[0]), np.arange(len(ordered) + 1), where="post",
+                  color=colour)  # fmt: skip
 
 
 def _limit(axes: Axes, values: np.ndarray, axis: str = "y") -> None:
