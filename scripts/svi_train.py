@@ -328,12 +328,15 @@ def _fit(trainer: Trainer, run: Path, parsed: TrainArgs) -> tuple[str, int]:
                 for name in ("loss", "valid_loss", "x", "z", "r", "lr", "gamma"):
                     writer.add_scalar(name, row[name], step)
 
+        def arrived() -> bool:
+            return trainer.step == until and not trainer.done()
+
         try:
             with stopping.defer_signals() as stop:
-                reason = trainer.fit(report, lambda: stop() or trainer.step == until)
+                reason = trainer.fit(report, lambda: stop() or arrived())
                 if reason != STOPPED:
                     return reason, 0
-                if trainer.step == until:
+                if arrived():
                     return reason, stop.signum
                 return reason, stop.signum or signal.SIGTERM  # or to another process
         finally:

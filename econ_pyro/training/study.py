@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -251,41 +251,55 @@ class Study:
 
     def _take(self, stack: contextlib.ExitStack) -> Job | None:
         trials = self.trials()
-        dead = {t.index for t in trials if t.state == "running" and self._is_dead(t)}
-        standings = [
-            replace(t.standing(), state="waiting") if t.index in dead else t.standing()
-            for t in trials
-        ]
+        if dead := [t for t in trials if t.state == "running" and self._is_dead(t)]:
+            for trial in dead:
+                self._free(trial)
+            trials = self.trials()
         by_index = {t.index: t for t in trials}
-        space = self.space
+        standings, space = [t.standing() for t in trials], self.space
         for index, rung in successive_halving.next_steps(standings, space.rungs, space.factor):
             with contextlib.ExitStack() as held:
                 try:  # where workers share a file system, this alone decides
-                    held.enter_context(locks.hold_lock(self.folder / f"{index:04d}.claim"))
+                    held.enter_context(self._lock(index))
                 except EconError:
                     continue
-                if job := self._hold(by_index[index], rung, index in dead):
+                if job := self._hold(by_index[index], rung):
                     stack.push(held.pop_all())
                     return job
         return None
 
-    def _hold(self, trial: Trial, rung: int, dead: bool) -> Job | None:
-        """Make a configuration this worker's, unless another is faster."""
+    def _lock(self, index: int) -> contextlib.AbstractContextManager[None]:
+        return locks.hold_lock(self.folder / f"{index:04d}.claim")
+
+    def _free(self, trial: Trial) -> None:
+        """Take a configuration from a worker that has died."""
+        with contextlib.suppress(EconError), self._lock(trial.index):
+            ident, now = self._now(trial)
+            if now is None:
+                return
+            last = self.space.rungs[-1]
+            if last in now.intermediate_values:  # it died after its report
+                self.set_state(ident, "complete", now.intermediate_values[last])
+            else:
+                self.set_state(ident, "waiting")
+
+    def _now(self, trial: Trial) -> tuple[int, Any]:
+        """Identifier and present record of a trial; None if another worker has changed it."""
         ident = self.call("get_trial_id_from_study_id_trial_number", self._id, trial.number)
         now = self.call("get_trial", ident)
-        state = study_storage.name_of(now.state)
-        attrs = now.user_attrs
-        if attrs.get("worker") != trial.attrs.get("worker") or state != trial.state:
-            return None
-        if dead:
-            self.set_state(ident, "waiting")
-        if not self.set_state(ident, "running"):
+        same = now.user_attrs.get("worker") == trial.attrs.get("worker")
+        return ident, now if same and study_storage.name_of(now.state) == trial.state else None
+
+    def _hold(self, trial: Trial, rung: int) -> Job | None:
+        """Make a configuration this worker's, unless another is faster."""
+        ident, now = self._now(trial)
+        if now is None or not self.set_state(ident, "running"):
             return None
         job = Job(self, trial, rung, ident)
-        attempts = attrs.get("attempts", 0) + 1
-        for name, value in (("worker", self.worker), ("beat", time.time()), ("target", rung)):
+        attempts = now.user_attrs.get("attempts", 0) + 1
+        values = {"worker": self.worker, "beat": time.time(), "target": rung}
+        for name, value in {**values, "attempts": attempts}.items():
             self.call("set_trial_user_attr", ident, name, value)
-        self.call("set_trial_user_attr", ident, "attempts", attempts)
         if attempts > MAX_ATTEMPTS:
             job.fail(f"{MAX_ATTEMPTS} workers died with it")
             return None

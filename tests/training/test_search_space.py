@@ -139,7 +139,10 @@ def test_corners_have_both_ends_each_choice_and_each_case():
         (space(parameters={"a": {"choices": [1, "b"]}}), "values of one type as a"),
         (space(parameters={"a": {"choices": [{}, {}, []]}}), "two different values as a"),
         (space(parameters={"a": {"cases": {"b": {}}}}), "at least two cases as a"),
-        (space(parameters={"a": {"cases": {"b": {"c": {"cases": {}}}, "d": {}}}}), "alone within a case"),
+        (
+            space(parameters={"a": {"cases": {"b": {"c": {"cases": {}}}, "d": {}}}}),
+            "alone within a case",
+        ),
         (space(parameters={"model.sigma_x": {"low": 0.1, "high": 1}}), "got model.sigma-x"),
         (space(parameters={"scenes.objects": {"low": 1, "high": 2}}), "got scenes.objects"),
         (space(rungs=[]), "increasing numbers"),

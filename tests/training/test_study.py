@@ -27,7 +27,8 @@ VALUE = {
         "model.expert.features": {"low": 4, "high": 8},
         "reading": {"cases": {
             "a": {"objective.beta": {"low": 0.5, "high": 2.0}},
-            "b": {"objective.beta": {"low": 0.1, "high": 10.0}, "gt-masks": {"choices": [True, False]}},
+            "b": {"objective.beta": {"low": 0.1, "high": 10.0},
+                  "gt-masks": {"choices": [True, False]}},
         }},
     },
 }  # fmt: skip
@@ -161,6 +162,17 @@ def test_of_a_worker_that_died_here_others_take_over_at_once(planned):
         assert job.trial.index == 0
         assert job.report(-1.0, {})
     assert planned.trials()[0].values == {10: -1.0}
+
+
+@pytest.mark.parametrize("rung", [10, 20])
+def test_of_a_worker_that_died_in_its_report_nothing_is_lost(planned, rung):
+    number = died(planned, target=rung)
+    for step in (10, rung):
+        planned.storage.set_trial_intermediate_value(number, step, -9.0)
+    with planned.claim() as job:
+        assert job.trial.index == 1
+    assert planned.trials()[0].state == ("waiting" if rung == 10 else "complete")
+    assert not planned.busy()
 
 
 def test_of_a_worker_elsewhere_others_take_over_after_a_while(planned, monkeypatch):
