@@ -175,25 +175,22 @@ def _work_on(job: Job, study: Study, parsed: Work) -> None:
     """Train a configuration up to its rung, evaluate it and report."""
     index, run = job.trial.index, parsed.study / f"{job.trial.index:04d}"
     try:
-        arguments = _arguments(study.space, job.trial.params, run)
-        try:
-            _config(study.space, job.trial.params, run)
-        except EconError as error:  # of this configuration alone
-            job.fail(str(error))
-            print(f"{index:04d}  failed: {error}", flush=True)
-            return
-        arguments += ["--until", str(job.rung), "--device", parsed.device]
+        space, params = study.space, job.trial.params
+        arguments = _arguments(space, params, run)
         if (run / checkpoint.LAST).exists():
             arguments.append("--resume")
+        elif error := _mistake(space, params, run):  # of this configuration alone
+            _fail(job, error)
+            return
         elif run.exists():
             arguments.append("--overwrite")
+        arguments += ["--until", str(job.rung), "--device", parsed.device]
         pyro.clear_param_store()
         with _log(run):
             svi_train.main(arguments)
             scores = _scores(run, parsed.device)
     except Diverged as error:
-        job.fail(str(error))
-        print(f"{index:04d}  failed: {error}", flush=True)
+        _fail(job, error)
     except stopping.Stopped as stop:
         text = f"stopped; configuration {index:04d} waits for the next {command('search')} work"
         raise stopping.Stopped(stop.signum, text) from None
@@ -203,6 +200,20 @@ def _work_on(job: Job, study: Study, parsed: Work) -> None:
         line += "".join(f"  {n} {scores[n]:.3f}" for n in ("ari_fg",) if scores.get(n) is not None)
         line += f"  {scores['minutes']:.2f} minutes"
         print(line if ours else f"{index:04d}  was taken over by another worker", flush=True)
+
+
+def _mistake(space: Space, values: dict[str, Any], run: Path) -> EconError | None:
+    """What is wrong with a configuration, such as an image size that its networks cannot have."""
+    try:
+        _config(space, values, run)
+    except EconError as error:
+        return error
+    return None
+
+
+def _fail(job: Job, error: EconError) -> None:
+    job.fail(str(error))
+    print(f"{job.trial.index:04d}  failed: {error}", flush=True)
 
 
 @contextlib.contextmanager

@@ -43,7 +43,8 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal
 STOPS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 # forked from a process that has imported everything and computed nothing, so has no threads
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["econ_pyro.scripts.search"])  # and svi_train, which it imports
+# Adam imports torch._dynamo, which takes seconds; optuna may be missing
+SERVER.set_forkserver_preload(["econ_pyro.scripts.search", "torch._dynamo", "optuna"])
 Process = multiprocessing.context.ForkServerProcess
 
 
