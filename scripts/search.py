@@ -124,9 +124,9 @@ def plan(parsed: Plan) -> None:
     if parsed.rungs:
         space = with_rungs(space, parsed.rungs, space.factor)
     _check_space(space, parsed.study)
-    study = Study(parsed.study, parsed.storage, create=True)
-    new = study.plan(space, parsed.seed, parsed.n)
-    print(f"{parsed.study}: {new} new configurations of {len(study.trials())}")
+    with contextlib.closing(Study(parsed.study, parsed.storage, create=True)) as study:
+        new = study.plan(space, parsed.seed, parsed.n)
+        print(f"{parsed.study}: {new} new configurations of {len(study.trials())}")
     print(f"to train them: {command('search')} work {parsed.study}")
 
 
@@ -157,7 +157,11 @@ def work(parsed: Work) -> None:
     if parsed.max_jobs is not None:
         errors.check_positive("--max-jobs", parsed.max_jobs)
     cli.pick_device(parsed.device)
-    study = Study(parsed.study, parsed.storage)
+    with contextlib.closing(Study(parsed.study, parsed.storage)) as study:
+        _work(study, parsed)
+
+
+def _work(study: Study, parsed: Work) -> None:
     done = 0
     while parsed.max_jobs is None or done < parsed.max_jobs:
         with study.claim() as job:
@@ -242,17 +246,17 @@ def _scores(run: Path, device: str) -> dict[str, float | None]:
 def report(parsed: Report) -> None:
     """Show and write the results."""
     errors.check_positive("--top", parsed.top)
-    study = Study(parsed.study, parsed.storage)
-    trials = study.trials()
-    print(search_report.overview(trials, study.space))
+    with contextlib.closing(Study(parsed.study, parsed.storage)) as study:
+        trials, space = study.trials(), study.space
+    print(search_report.overview(trials, space))
     best = search_report.ranked(trials)[: parsed.top]
     if not best:
         return
-    print("\n" + search_report.table(best, study.space))
-    if text := search_report.importance_table(trials, study.space):
+    print("\n" + search_report.table(best, space))
+    if text := search_report.importance_table(trials, space):
         print("\n" + text)
     folder = parsed.study / "report"
-    for path in search_report.write(folder, trials, study.space):
+    for path in search_report.write(folder, trials, space):
         print(f"written: {path}")
     preset = _write_preset(parsed.study, best[0], "best")
     if preset is not None:

@@ -159,6 +159,10 @@ class Study:
                 f"{command('search')} plan {folder} --space ... comes first",
             )  # fmt: skip
 
+    def close(self) -> None:
+        """Close the connections to a database."""
+        study_storage.close(self.storage)
+
     @property
     def space(self) -> Space:
         """What it searches."""
@@ -315,7 +319,13 @@ class Study:
     def set_state(self, ident: int, state: str, value: float | None = None) -> bool:
         """Set the state of a trial; False if another worker runs it already."""
         values = None if state != "complete" else [value]
-        return self.call("set_trial_state_values", ident, study_storage.state_of(state), values)
+        finished = study_storage.import_optuna().exceptions.UpdateFinishedTrialError
+        try:
+            return self.call(
+                "set_trial_state_values", ident, study_storage.state_of(state), values
+            )
+        except finished:  # by the first of two attempts, whose answer was lost
+            return state in ("complete", "failed")
 
     def call(self, method: str, *args: Any, **options: Any) -> Any:
         """Call a method of the storage; wait for a database that is away."""

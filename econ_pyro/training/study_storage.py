@@ -44,12 +44,12 @@ def import_optuna() -> Any:
 
 
 def open_study(folder: Path, url: str | None, create: bool) -> tuple[Any, int]:
-    """Storage and identifier of the study of a folder.
+    """Storage and identifier of the study of a folder, in which the storage is recorded.
 
     Args:
         folder: of the study.
         url: of a database; default: the one recorded in the folder, else a journal file there.
-        create: whether to create the study if it does not exist, and to record the database.
+        create: whether to create the study if it does not exist.
 
     Raises:
         EconError: there is no such study, or its storage cannot be used.
@@ -68,13 +68,24 @@ def open_study(folder: Path, url: str | None, create: bool) -> tuple[Any, int]:
         folder.mkdir(parents=True, exist_ok=True)
     found = _journal(folder / JOURNAL) if url is None else _database(url)
     try:
-        return found, patiently(lambda: found.get_study_id_from_name(name))
+        ident = patiently(lambda: found.get_study_id_from_name(name))
     except KeyError:
         if not create:
             raise missing from None
-    optuna.create_study(storage=found, study_name=name, direction="maximize", load_if_exists=True)
-    storage.write_json(folder / RECORD, {"storage": url, "name": name})
-    return found, found.get_study_id_from_name(name)
+        optuna.create_study(
+            storage=found, study_name=name, direction="maximize", load_if_exists=True
+        )
+        ident = found.get_study_id_from_name(name)
+    if not record:
+        storage.write_json(folder / RECORD, {"storage": url, "name": name})
+    return found, ident
+
+
+def close(opened: Any) -> None:
+    """Close the connections of a storage; a journal has none."""
+    if hasattr(opened, "engine"):
+        opened.remove_session()
+        opened.engine.dispose()
 
 
 def name_of(state: Any) -> str:
