@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 from collections import Counter
 
@@ -12,6 +13,7 @@ from econ_pyro.scripts import search, seeds, svi_train
 from econ_pyro.training import checkpoint, study
 from econ_pyro.training.run_config import read_config_file
 from helpers.kill_chains import finish, start
+from helpers.paths import ROOT
 from helpers.scripts import fails, script
 from helpers.trainers import equal, without_clock
 
@@ -232,6 +234,19 @@ def test_mistakes_are_one_line(args, message, tmp_path, capsys):
     given = args.format(tmp=tmp_path, space=write_space(tmp_path)).split()
     assert message in fails(capsys, "search", *given)
     assert not (tmp_path / "s").exists()
+
+
+def test_the_space_of_the_guide_is_one(tmp_path):
+    guide = (ROOT / "docs/guides/search.md").read_text()
+    (text,) = re.findall(r"^```json\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE)
+    (tmp_path / "space.json").write_text(text)
+    script("search", "plan", tmp_path / "s", "--space", tmp_path / "space.json", "--n", 2)
+    assert len(study.Study(tmp_path / "s").trials()) == 2
+
+
+@pytest.mark.parametrize("name", ["paper-unique-colours", "paper-random-colours"])
+def test_the_papers_spaces_can_be_planned(name, tmp_path):
+    script("search", "plan", tmp_path / "s", "--space", name, "--n", 2)
 
 
 def test_mistakes_in_parameters_are_found_when_planning(tmp_path, capsys):

@@ -116,7 +116,7 @@ def toy_worker(folder, url, done, seconds, suicide):
                 continue
         if not worker.busy():
             os._exit(0)
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 def work(server, tmp_path, i, seconds=0.0, suicide=-1):
@@ -135,10 +135,10 @@ def done(tmp_path):
 def test_eight_workers_and_a_server_that_restarts_do_each_of_64_once(server, tmp_path):
     new, made = plan(server, machine(tmp_path, 0), 64)
     assert new == 64
-    workers = [work(server, tmp_path, i, 0.1) for i in range(8)]
+    workers = [work(server, tmp_path, i, 0.05) for i in range(8)]
     deadline = time.monotonic() + 60
     while sum(len(t.values) for t in made.trials()) < 16 and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.2)
     server.control("restart", "-m", "fast", "-w", "-l", os.devnull)
     assert [finish(w) for w in workers] == [0] * 8
     trials = made.trials()
