@@ -169,7 +169,7 @@ def _work(study: Study, parsed: Work) -> None:
                 _work_on(job, study, parsed)
                 done += 1
                 continue
-        if not study.busy():
+        if not study.unfinished():
             print(f"nothing is left to train: {command('search')} report {parsed.study}")
             return
         time.sleep(POLL)
@@ -192,18 +192,16 @@ def _work_on(job: Job, study: Study, parsed: Work) -> None:
         pyro.clear_param_store()
         with _log(run):
             svi_train.main(arguments)
-            scores = _scores(run, parsed.device)
+            elbo, scores = _evaluate(run, parsed.device)
     except Diverged as error:
         _fail(job, error)
     except stopping.Stopped as stop:
         text = f"stopped; configuration {index:04d} waits for the next {command('search')} work"
         raise stopping.Stopped(stop.signum, text) from None
     else:
-        ours = job.report(scores["elbo"] or 0.0, scores)
-        line = f"{index:04d}  step {job.rung}  ELBO {scores['elbo']:.1f}"
-        line += "".join(f"  {n} {scores[n]:.3f}" for n in ("ari_fg",) if scores.get(n) is not None)
-        line += f"  {scores['minutes']:.2f} minutes"
-        print(line if ours else f"{index:04d}  was taken over by another worker", flush=True)
+        ours = job.report(elbo, scores)
+        said = f"step {job.rung}  ELBO {elbo:.1f}  {scores['minutes']:.2f} minutes"
+        print(f"{index:04d}  {said if ours else 'was taken over by another worker'}", flush=True)
 
 
 def _mistake(space: Space, values: dict[str, Any], run: Path) -> EconError | None:
@@ -228,8 +226,8 @@ def _log(run: Path) -> Any:
             yield
 
 
-def _scores(run: Path, device: str) -> dict[str, float | None]:
-    """Scores of a run on its validation scenes."""
+def _evaluate(run: Path, device: str) -> tuple[float, dict[str, float]]:
+    """ELBO and scores of a run on its validation scenes."""
     rows = checkpoint.read_metrics(run / checkpoint.METRICS)
     if rows[-1]["valid_loss"] is None:
         raise Diverged("a finite loss", "another one in the last validation")

@@ -29,7 +29,9 @@ FEW = 20
 """Configurations below which no importance is estimated."""
 
 
-def scores(summary: Mapping[str, float | None], row: Mapping[str, Any]) -> dict[str, float | None]:
+def scores(
+    summary: Mapping[str, float | None], row: Mapping[str, Any]
+) -> tuple[float, dict[str, float]]:
     """What is kept of an evaluation.
 
     Args:
@@ -38,12 +40,13 @@ def scores(summary: Mapping[str, float | None], row: Mapping[str, Any]) -> dict[
         row: last row of the metrics of the run.
 
     Returns:
-        ``elbo`` with beta = gamma = 1, scores that are defined, training steps and minutes.
+        The ELBO with beta = gamma = 1; and the scores that are defined, training steps and
+        minutes.
     """
     terms = [summary.get(name) for name in "xzr"]
-    total = sum(math.nan if term is None else term for term in terms)
-    kept = {name: summary[name] for name in KEPT if summary.get(name) is not None}
-    return {"elbo": -total, **kept, "steps": row["step"], "minutes": (row["seconds"] or 0.0) / 60}
+    elbo = -sum(math.nan if term is None else term for term in terms)
+    kept = {name: v for name in KEPT if (v := summary.get(name)) is not None}
+    return elbo, {**kept, "steps": row["step"], "minutes": (row["seconds"] or 0.0) / 60}
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:

@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -231,7 +231,7 @@ class Study:
         Without a report in the block, the configuration is given back.
 
         Yields:
-            None if there is nothing to do now; :meth:`busy` tells whether there may be later.
+            None if there is nothing to do now; :meth:`unfinished` tells whether to ask again.
         """
         with contextlib.ExitStack() as stack:
             job = self._take(stack)
@@ -249,9 +249,14 @@ class Study:
                 if not job.ended:
                     job.give_back()
 
-    def busy(self) -> bool:
-        """Whether other workers hold configurations."""
-        return any(trial.state == "running" for trial in self.trials())
+    def unfinished(self) -> bool:
+        """Whether workers hold configurations, whose reports may promote some, or could."""
+        trials = self.trials()
+        return any(t.state == "running" for t in trials) or bool(self._next(trials))
+
+    def _next(self, trials: Sequence[Trial]) -> list[tuple[int, int]]:
+        standings, space = [t.standing() for t in trials], self.space
+        return successive_halving.next_steps(standings, space.rungs, space.factor)
 
     def _take(self, stack: contextlib.ExitStack) -> Job | None:
         trials = self.trials()
@@ -260,8 +265,7 @@ class Study:
                 self._free(trial)
             trials = self.trials()
         by_index = {t.index: t for t in trials}
-        standings, space = [t.standing() for t in trials], self.space
-        for index, rung in successive_halving.next_steps(standings, space.rungs, space.factor):
+        for index, rung in self._next(trials):
             with contextlib.ExitStack() as held:
                 try:  # where workers share a file system, this alone decides
                     held.enter_context(self._lock(index))

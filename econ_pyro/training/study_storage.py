@@ -242,7 +242,8 @@ def _database(url: str) -> Any:
         raise EconError(expected, url) from None
     except DBAPIError as error:
         reason = str(error.orig).splitlines()[0]
-        raise EconError(f"a database at {url}", reason, "start the server") from None
+        hint = "is the server up, and the password in PGPASSWORD or ~/.pgpass?"
+        raise EconError(f"a database at {url}", reason, hint) from None
 
 
 def _distribution(alike: list[Parameter]) -> Any:

@@ -89,9 +89,11 @@ def test_a_whole_search(planned):
         with planned.claim() as job:
             if job is None:
                 break
+            assert planned.unfinished()
             order.append((job.trial.index, job.rung))
             assert job.report(-float(job.trial.index), {"ari": 0.5 * job.trial.index})
     # 0 is the best of each pair: half of two go on
+    assert not planned.unfinished()
     assert order == [(0, 10), (1, 10), (0, 20), (2, 10), (3, 10), (1, 20)]
     found = {t.index: t for t in planned.trials()}
     assert {i: (t.state, t.values) for i, t in found.items()} == {
@@ -115,8 +117,8 @@ def test_what_two_workers_hold_differs(planned):
     other = study.Study(planned.folder)
     with planned.claim() as a, other.claim() as b, planned.claim() as c:
         assert {j.trial.index for j in (a, b, c)} == {0, 1, 2}
-        assert other.busy()
-    assert not planned.busy()  # nobody has reported: all are given back
+        assert [t.state for t in other.trials()] == ["running"] * 3 + ["waiting"]
+    # nobody has reported: all are given back
     assert all(t.state == "waiting" and not t.attrs.get("attempts") for t in planned.trials())
     with other.claim() as job:
         assert (job.trial.index, job.rung) == (0, 10)
@@ -172,7 +174,7 @@ def test_of_a_worker_that_died_in_its_report_nothing_is_lost(planned, rung):
     with planned.claim() as job:
         assert job.trial.index == 1
     assert planned.trials()[0].state == ("waiting" if rung == 10 else "complete")
-    assert not planned.busy()
+    assert not any(t.state == "running" for t in planned.trials())
 
 
 def test_of_a_worker_elsewhere_others_take_over_after_a_while(planned, monkeypatch):
