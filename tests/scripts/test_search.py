@@ -72,7 +72,7 @@ def killed(tmp_path_factory):
         (None, 0),
     ]:
         args = ["work", str(folder), "--device", "cpu"]
-        assert finish(start(args, log, interrupt=interrupt, script="search")) == code, (
+        assert finish(start(args, log, interrupt=interrupt, script="search"), 300) == code, (
             log.read_text()[-2000:]
         )
         held = [t for t in study.Study(folder).trials() if t.state == "running"]

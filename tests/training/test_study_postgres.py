@@ -140,7 +140,7 @@ def test_eight_workers_and_a_server_that_restarts_do_each_of_64_once(server, tmp
     while sum(len(t.values) for t in made.trials()) < 16 and time.monotonic() < deadline:
         time.sleep(0.2)
     server.control("restart", "-m", "fast", "-w", "-l", os.devnull)
-    assert [finish(w) for w in workers] == [0] * 8
+    assert [finish(w, 300) for w in workers] == [0] * 8
     trials = made.trials()
     assert all(10 in t.values for t in trials) and len(trials) == 64
     found = done(tmp_path)
