@@ -8,7 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO, TypeVar
+from pathlib import Path
+from typing import Any, TextIO, TypeVar, cast
 
 import torch
 import tyro
@@ -20,6 +21,7 @@ from econ_pyro.config import Config, NoRecipe, kinds_of, of_kind, parts_of
 from econ_pyro.errors import EconError, did_you_mean
 from econ_pyro.files import storage
 from econ_pyro.model_config import EconConfig
+from econ_pyro.training.run_config import read_config_file
 
 T = TypeVar("T")
 MAX_MESSAGE_LENGTH = 2000  # of an error, in characters
@@ -68,22 +70,33 @@ def of_preset(
 ) -> T:
     """Parse a command line that starts with a preset, followed by options that change its fields.
 
+    The preset is a name or a file, such as the ``config.json`` of a run.
+
     Args:
-        cls: a dataclass with the fields of :class:`~econ_pyro.config.Config` and ``preset``.
+        cls: a dataclass with the fields of :class:`~econ_pyro.config.Config` and ``preset``; of a
+            file, it also gets ``data``, ``fit`` and ``limit`` if it has them.
         args: command line; that of the process if not given.
         description: description of the entry point, for ``--help``.
         named: descriptions and configurations by preset; those of the package if not given.
 
     Raises:
-        EconError: there is no such preset, or the chosen configuration has no such option.
+        EconError: there is no such preset, its file is missing or damaged, or the chosen
+            configuration has no such option.
     """
     given = list(sys.argv[1:] if args is None else args)
     if given and given[0] in presets.ALIASES:
         given[0] = presets.ALIASES[given[0]]
+    known = dict(named or presets.PRESETS)
+    data: dict[str, Any] = {}
+    if given and is_preset_file(given[0]):
+        recorded = read_config_file(Path(given[0]))
+        known.setdefault(given[0], (f"As in {given[0]}.", recorded.config))
+        has = {field.name for field in dataclasses.fields(cast(Any, cls))}
+        data = {name: getattr(recorded, name) for name in ("data", "fit", "limit") if name in has}
     configs: dict[str, tuple[str, Any]] = {}
-    for name, (text, config) in (named or presets.PRESETS).items():
+    for name, (text, config) in known.items():
         chosen = _of_kinds(config, given) if name in given[:1] else config
-        configs[name] = text, cls(**vars(chosen), preset=name)
+        configs[name] = text, cls(**vars(chosen), preset=name, **data)
     if given and not given[0].startswith("-"):
         if given[0] not in configs:
             hint = did_you_mean(given[0], [*configs, *presets.ALIASES])
@@ -96,6 +109,28 @@ def of_preset(
         # for tagged unions, only the options of the chosen kind
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def is_preset_file(preset: str) -> bool:
+    """Whether a preset is the path of a file."""
+    return preset.endswith(".json")
+
+
+def label(preset: str) -> str:
+    """Short name of a preset, for folders: of a file, its name without ``.json``."""
+    return Path(preset).stem if is_preset_file(preset) else preset
+
+
+def check_preset(preset: str) -> None:
+    """Check the name or the file of a preset.
+
+    Raises:
+        EconError: there is no such preset, or its file is missing or damaged.
+    """
+    if is_preset_file(preset):
+        read_config_file(Path(preset))
+    else:
+        errors.check_choice("a preset", preset, presets.PRESETS)
 
 
 def _of_kinds(config: Config, args: Sequence[str]) -> Config:

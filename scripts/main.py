@@ -28,6 +28,7 @@ COMMANDS = {
     "publish": "publish",
     "figures": "figures",
     "seeds": "seeds",
+    "search": "search",
     "benchmark": "benchmark",
 }
 """Subcommands, and the modules of :mod:`econ_pyro.scripts` that they run."""

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import tyro
 
-from econ_pyro import cli, errors, presets
+from econ_pyro import cli, errors
 from econ_pyro.accel import cpu_cores
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.success_criteria import table
@@ -38,7 +38,7 @@ class Args:
     """Runs to train."""
 
     preset: tyro.conf.Positional[str] = "quick"
-    """Preset to train."""
+    """Preset to train: a name, or a file such as the config.json of a run."""
     seeds: str = "0-9"
     """Seeds, such as 0-9 or 0,3,7."""
     out: Path = Path("runs")
@@ -54,7 +54,7 @@ class Args:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
-    errors.check_choice("a preset", parsed.preset, presets.PRESETS)
+    cli.check_preset(parsed.preset)
     errors.check_positive("--jobs", parsed.jobs)
     errors.check_positive("--n", parsed.n)
     seeds = list(dict.fromkeys(_numbers(parsed.seeds)))
@@ -105,7 +105,7 @@ class _Children:
 
 def _run(args: Args, seed: int, children: _Children) -> dict[str, Any]:
     """Train and evaluate one seed in child processes."""
-    run = args.out / f"{args.preset}-seed-{seed}"
+    run = args.out / f"{cli.label(args.preset)}-seed-{seed}"
     done = run / DONE
     if not done.exists():
         here = Path(__file__).parent

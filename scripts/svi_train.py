@@ -26,7 +26,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from econ_pyro import cli, stopping
+from econ_pyro import cli, errors, stopping
 from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.process_group import ProcessGroup, join
 from econ_pyro.config import Config, to_dict
@@ -81,6 +81,8 @@ class TrainArgs(Config):
     """Short for --train.steps; also applies with --resume."""
     minutes: float | None = None
     """Short for --train.minutes; also applies with --resume."""
+    until: int | None = None
+    """Stop after that step with a checkpoint. --resume continues as if there had been no stop."""
     resume: bool = False
     """Continue the run, with the same result as without interruption."""
     overwrite: bool = False
@@ -94,7 +96,9 @@ class TrainArgs(Config):
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = cli.of_preset(TrainArgs, args, __doc__)
-    run = parsed.run or Path("runs") / f"{parsed.preset}-seed-{parsed.seed}"
+    if parsed.until is not None:
+        errors.check_positive("--until", parsed.until)
+    run = parsed.run or Path("runs") / f"{cli.label(parsed.preset)}-seed-{parsed.seed}"
     given = _initial_experts(parsed)
     config = _resolve(parsed, run, given)
     if parsed.resume:
@@ -120,7 +124,7 @@ def main(args: Sequence[str] | None = None) -> None:
                     print(cpu_cores.description())
             try:
                 trainer, valid = _trainer(parsed, run, config, given, device, group)
-                reason, number = _fit(trainer, run, parsed.tensorboard)
+                reason, number = _fit(trainer, run, parsed)
             except OSError as error:
                 if not error.errno:  # raised by a library, not by the system
                     raise
@@ -129,7 +133,9 @@ def main(args: Sequence[str] | None = None) -> None:
         if number:
             text = f"stopped at step {trainer.step}, saved in {run}: to go on, {go_on}"
             raise stopping.Stopped(number, text if group.first else "")
-        if group.first:
+        if group.first and reason == STOPPED:
+            print(f"at step {trainer.step}, saved in {run}: to go on, {go_on}")
+        elif group.first:
             try:
                 _report(trainer, run, valid, reason)
             except KeyboardInterrupt as stop:
@@ -306,10 +312,12 @@ def _describe(config: Config, device: torch.device, run: Path) -> None:
     print(f"run: {run}\ndevice: {device}\nparameters: {parameters:,}")
 
 
-def _fit(trainer: Trainer, run: Path, tensorboard: bool) -> tuple[str, int]:
+def _fit(trainer: Trainer, run: Path, parsed: TrainArgs) -> tuple[str, int]:
     """Train; return the reason for the end, and the signal that caused it or 0."""
-    first, total = trainer.group.first, trainer.config.train.steps
-    writer = _summary_writer()(str(run / "tensorboard")) if tensorboard and first else None
+    first, total, until = trainer.group.first, trainer.config.train.steps, parsed.until
+    if until is not None and trainer.step >= until and not trainer.done():
+        return STOPPED, 0
+    writer = _summary_writer()(str(run / "tensorboard")) if parsed.tensorboard and first else None
     with cli.progress(total, "step", trainer.step, disable=not first) as bar:
 
         def report(step: int, row: Row | None) -> None:
@@ -320,12 +328,17 @@ def _fit(trainer: Trainer, run: Path, tensorboard: bool) -> tuple[str, int]:
                 for name in ("loss", "valid_loss", "x", "z", "r", "lr", "gamma"):
                     writer.add_scalar(name, row[name], step)
 
+        def arrived() -> bool:
+            return trainer.step == until and not trainer.done()
+
         try:
             with stopping.defer_signals() as stop:
-                reason = trainer.fit(report, stop)
-                if reason == STOPPED:  # possibly by a signal to another process
-                    return reason, stop.signum or signal.SIGTERM
-                return reason, 0
+                reason = trainer.fit(report, lambda: stop() or arrived())
+                if reason != STOPPED:
+                    return reason, 0
+                if arrived():
+                    return reason, stop.signum
+                return reason, stop.signum or signal.SIGTERM  # or to another process
         finally:
             if writer is not None:
                 writer.close()

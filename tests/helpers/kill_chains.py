@@ -9,6 +9,7 @@ one that has imported everything, so that a start takes no seconds.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import multiprocessing.context
 import os
@@ -27,7 +28,6 @@ from safetensors.torch import load_file
 
 from econ_pyro import cli
 from econ_pyro.files import locks
-from econ_pyro.scripts import svi_train
 from econ_pyro.training import checkpoint
 from econ_pyro.training.learner import Learner
 from helpers.trainers import equal, without_clock
@@ -43,7 +43,8 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal
 STOPS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 # forked from a process that has imported everything and computed nothing, so has no threads
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["econ_pyro.scripts.svi_train"])
+# Adam imports torch._dynamo, which takes seconds; optuna may be missing
+SERVER.set_forkserver_preload(["econ_pyro.scripts.search", "torch._dynamo", "optuna"])
 Process = multiprocessing.context.ForkServerProcess
 
 
@@ -52,8 +53,9 @@ def start(
     log: Path,
     environment: dict[str, str] | None = None,
     interrupt: tuple[int, int, int] | None = None,
+    script: str = "svi_train",
 ) -> Process:
-    """Run svi_train.py in a process of its own.
+    """Run a script in a process of its own.
 
     Args:
         args: its command line.
@@ -61,14 +63,20 @@ def start(
         environment: further variables.
         interrupt: a signal that the process of that rank sends itself in the step of that age:
             rank, age and number.
+        script: name of the script.
     """
-    process = SERVER.Process(target=_train, args=(args, log, environment or {}, interrupt))
+    given = script, args, log, environment or {}, interrupt
+    process = SERVER.Process(target=_run, args=given)
     process.start()
     return process
 
 
-def _train(
-    args: list[str], log: Path, environment: dict[str, str], interrupt: tuple[int, int, int] | None
+def _run(
+    script: str,
+    args: list[str],
+    log: Path,
+    environment: dict[str, str],
+    interrupt: tuple[int, int, int] | None,
 ) -> None:
     status = 1
     try:
@@ -82,7 +90,8 @@ def _train(
         torch.set_num_threads(1)
         if interrupt is not None:
             _interrupt(*interrupt)
-        cli.run(lambda: svi_train.main(args))
+        module = importlib.import_module(f"econ_pyro.scripts.{script}")
+        cli.run(lambda: module.main(args))
         status = 0
     except SystemExit as stop:
         status = int(stop.code or 0)
