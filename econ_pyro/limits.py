@@ -57,6 +57,17 @@ MODEL: dict[str, Bounds] = {
     "size": (8, MAX_SIZE),
     "sigma_x": (POSITIVE, 1000.0),
 }
+MONET: dict[str, Bounds] = {
+    "num_slots": MODEL["num_slots"],
+    "size": MODEL["size"],
+    "sigma": (POSITIVE, 1000.0),
+    "sigma_background": (POSITIVE, 1000.0),
+    "latent_dim": (1, 256),
+    "layers": EXPERT["layers"],
+    "features": EXPERT["features"],
+    "channels": ATTENTION["channels"],
+    "hidden": ATTENTION["hidden"],
+}
 OBJECTIVE: dict[str, Bounds] = {
     "beta": (0.0, 1e6),
     "gamma": (0.0, 1e6),

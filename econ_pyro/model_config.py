@@ -259,14 +259,7 @@ class EconConfig(SceneModelConfig):
 
     def __post_init__(self) -> None:
         limits.check_fields(EconConfig, self, "model", limits.MODEL)
-        multiple = self.expert.multiple
-        if self.size % multiple:
-            raise EconError(
-                f"an image size that is a multiple of {multiple}",
-                str(self.size),
-                "networks halve images, and fold patches of them: change --model.size, or use "
-                "fewer layers or channels, or a smaller patch",
-            )
+        check_multiple(self.size, self.expert.multiple, "layers or channels, or a smaller patch")
         if self.competition.kind == "joint" and self.expert.attention.kind != "seeded":
             raise EconError(
                 "model.expert.attention.kind seeded, which model.competition.kind joint needs",
@@ -276,7 +269,43 @@ class EconConfig(SceneModelConfig):
             )
 
 
-KINDS: dict[str, type[SceneModelConfig]] = {"econ": EconConfig}
+@dataclass(frozen=True)
+class MonetConfig(SceneModelConfig):
+    """MONet: slots by recurrent attention, and one VAE for all of them (Burgess et al., 2019)."""
+
+    kind: Literal["monet"] = "monet"
+    """Which scene model."""
+    num_slots: int = 4
+    """Number of slots T, the background's included."""
+    sigma: float = 0.11
+    """Standard deviation of the pixels of every slot but the first."""
+    sigma_background: float = 0.09
+    """The same of the first slot, meant for the background."""
+    latent_dim: int = 16
+    """Dimensions L of a slot's latent."""
+    layers: int = 3
+    """Blocks of the encoder and of the decoder."""
+    features: int = 32
+    """Feature maps of each block of the encoder and of the decoder."""
+    channels: tuple[int, ...] = (32, 64, 64, 64)
+    """Output channels of the attention network's down blocks."""
+    hidden: int = 128
+    """Units of the attention network's two inner fully connected layers."""
+
+    def __post_init__(self) -> None:
+        limits.check_fields(MonetConfig, self, "model", limits.MONET)
+        check_kind(self, "monet", "model")
+        check_multiple(self.size, self.networks.multiple, "layers or channels")
+
+    @property
+    def networks(self) -> ExpertConfig:
+        """Sizes of encoder, decoder and attention network, which are of the kinds of ECON's."""
+        attention = UNetAttention(self.channels, hidden=self.hidden, bias=0.0)
+        latents = FreeLatents(dim=self.latent_dim)
+        return ExpertConfig(latents, self.layers, self.features, 0.0, attention)
+
+
+KINDS: dict[str, type[SceneModelConfig]] = {"econ": EconConfig, "monet": MonetConfig}
 """Configurations of scene models by kind; ``econ_pyro.infer.scene_model.register`` adds to it."""
 
 
@@ -293,6 +322,26 @@ def check_kind(config: Any, kind: str, group: str) -> None:
     """
     if config.kind != kind:
         raise EconError(f"{group}.kind {kind} in a configuration of that kind", config.kind)
+
+
+def check_multiple(size: int, multiple: int, fewer: str) -> None:
+    """Check that networks can halve an image as often as they do.
+
+    Args:
+        size: height and width of the image in pixels.
+        multiple: of which it has to be one.
+        fewer: options that lower the multiple, for the error message.
+
+    Raises:
+        EconError: the size is not a multiple.
+    """
+    if size % multiple:
+        raise EconError(
+            f"an image size that is a multiple of {multiple}",
+            str(size),
+            "networks halve images, and may fold patches of them: change --model.size, or use "
+            f"fewer {fewer}",
+        )
 
 
 def check_duration(name: str, value: Duration, least: int = 0) -> None:

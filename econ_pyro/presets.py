@@ -19,6 +19,7 @@ from econ_pyro.model_config import (
     FreeLatents,
     GreedyOptions,
     JointOptions,
+    MonetConfig,
     PoseLatents,
     SavingsOptions,
     SeededAttention,
@@ -95,6 +96,11 @@ _CORRUPTED = AugmentConfig(
     jpeg=40,
 )
 
+# of quick's width: 16 feature maps, 16-32-32-32 channels of attention
+_MONET = MonetConfig(
+    sigma=0.18, sigma_background=0.15, latent_dim=8, features=16, channels=(16, 32, 32, 32)
+)
+
 
 def _paper(latents: int, layers: int, beta: float, gamma: float, lam: float) -> Config:
     """A configuration as published: attention and shapes start at one half."""
@@ -164,6 +170,14 @@ PRESETS: dict[str, tuple[str, Config]] = {
             train=replace(_TRAIN, steps=3000),
             recipe=replace(_RECIPE, load_balancing=0.0),
             gt_masks=True,
+        ),
+    ),
+    "monet": (
+        "MONet (Burgess et al., 2019) on the scenes of unique-colours, beside ECON.",
+        Config(
+            model=_MONET,
+            objective=ObjectiveConfig(beta=0.5, gamma=0.5),
+            train=TrainConfig(steps=20000, batch=16, lr=3e-4),
         ),
     ),
     "paper-unique-colours": (

@@ -186,7 +186,8 @@ def format_report(metrics: SceneMetrics, title: str) -> str:
             lines.append(f"  {label:<28}{_number(summary[key])}")
     names = metrics.expert_names
     usage = ", ".join(f"{a} {u:.0%}" for a, u in zip(names, metrics.usage.tolist(), strict=True))
-    lines.append(f"  {'experts (share of layers)':<28}{usage}")
+    if usage:
+        lines.append(f"  {'experts (share of layers)':<28}{usage}")
     if metrics.confusion is not None:
         lines.append("  layers won, class by expert")
         header = ["", *(f"expert {k}" for k in range(len(names)))]

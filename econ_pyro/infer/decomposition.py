@@ -48,7 +48,8 @@ class Decomposition:
     terms: Terms
     """L_x, L_z and L_r of each layer (Eqs. 10-12), each ``(B, T)`` in nats."""
     competition_losses: Tensor
-    """Loss of every expert in the competition, ``(B, T, K)`` in nats; lower is better."""
+    """Loss of every expert in the competition, ``(B, T, K)`` in nats; lower is better. K = 0 of a
+    model without experts."""
     seed_pixel: Tensor
     """Pixel from which each region grew, an index into the flattened image, ``(B, T)`` int64; -1
     where there was none."""
