@@ -10,7 +10,7 @@ A mask says to which of T slots each pixel belongs: :math:`m_{t,i} \ge 0, \sum_t
 * :class:`SlotMasks`: one slot for each pixel, whose reparametrised sample is its mean.
 * :class:`PixelMixture`: the likelihood of an image, a mixture of the slots at each pixel,
 
-  .. math:: \log p(x | m) = \sum_i \log \sum_t m_{t,i} \prod_c N(x_{i,c} | \mu_{t,i,c}, \sigma_t^2).
+  .. math:: \log p(x | m) = \sum_i \log \sum_t m_{t,i} N(x_i | \mu_{t,i}, \sigma_t^2 I).
 
 The layer axis runs in the order in which slots take their pixels, as in
 :mod:`econ_pyro.core.sites`.
@@ -202,5 +202,3 @@ class PixelMixture(TorchDistribution):
         constant = self.sigma.min().log() + 0.5 * math.log(2 * math.pi)
         total = self.pixel_losses(value).sum((-3, -2, -1))
         return -total - constant * self.event_shape.numel()
-
-
