@@ -236,7 +236,7 @@ def test_networks_larger_than_any_are_not_built(tiny):
 
 def test_what_experts_ask_for_is_what_their_networks_hold(tiny):
     for config in (tiny, *(config for _, config in PRESETS.values())):
-        state, like = Econ(config).state_dict(), weights_like(config.model)
+        state, like = scene_model.build(config).state_dict(), scene_model.weights_like(config)
         assert {n: t.shape for n, t in state.items()} == {n: t.shape for n, t in like.items()}
         assert {n: t.dtype for n, t in state.items()} == {n: t.dtype for n, t in like.items()}
 
