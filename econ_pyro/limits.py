@@ -68,6 +68,18 @@ MONET: dict[str, Bounds] = {
     "channels": ATTENTION["channels"],
     "hidden": ATTENTION["hidden"],
 }
+GENESIS: dict[str, Bounds] = {
+    "mask_dim": (1, 1024),
+    "component_dim": (1, 256),
+    **{name: MONET[name] for name in ("num_slots", "size", "sigma", "layers", "features")},
+    **{name: MONET[name] for name in ("channels", "hidden")},
+}
+GECO: dict[str, Bounds] = {
+    "goal": (None, 1e6),
+    "rate": (0.0, 1e3),
+    "speed_up": (0.0, 1e6),
+    "smoothing": (0.0, 1.0),
+}
 OBJECTIVE: dict[str, Bounds] = {
     "beta": (0.0, 1e6),
     "gamma": (0.0, 1e6),

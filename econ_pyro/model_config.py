@@ -305,7 +305,67 @@ class MonetConfig(SceneModelConfig):
         return ExpertConfig(latents, self.layers, self.features, 0.0, attention)
 
 
-KINDS: dict[str, type[SceneModelConfig]] = {"econ": EconConfig, "monet": MonetConfig}
+@dataclass(frozen=True)
+class GecoConfig:
+    """GECO: the weight of the KL follows a bound on the error (Rezende and Viola, 2018)."""
+
+    goal: float = 0.0033
+    """Error L_x to reach, in nats per pixel and channel. Of a good reconstruction it is the
+    squared error divided by 2 sigma^2."""
+    rate: float = 1e-5
+    """How fast the weight changes, per nat of an image of 64 x 64 pixels above or below the goal
+    and per training step."""
+    speed_up: float = 10.0
+    """Factor of the rate while the goal is reached."""
+    smoothing: float = 0.99
+    """Weight of the past in the moving average of the error."""
+
+    def __post_init__(self) -> None:
+        limits.check_fields(GecoConfig, self, "model.geco", limits.GECO)
+
+
+@dataclass(frozen=True)
+class GenesisConfig(SceneModelConfig):
+    """GENESIS: masks from autoregressive latents, then components (Engelcke et al., 2020)."""
+
+    kind: Literal["genesis"] = "genesis"
+    """Which scene model."""
+    num_slots: int = 4
+    """Number of slots T, the background's included."""
+    sigma: float = 0.7
+    """Standard deviation of the pixels."""
+    mask_dim: int = 64
+    """Dimensions of a slot's mask latent."""
+    component_dim: int = 16
+    """Dimensions of a slot's component latent, which makes its appearance."""
+    layers: int = 3
+    """Blocks of the component encoder and decoder."""
+    features: int = 32
+    """Feature maps of each block of the component encoder and decoder."""
+    channels: tuple[int, ...] = (32, 32, 64, 64, 64)
+    """Channels of the mask encoder's gated convolutions; the second and fourth halve the image.
+    The mask decoder has the same in reverse."""
+    hidden: int = 256
+    """Units of the recurrent networks of masks and of the component prior's two inner layers."""
+    geco: GecoConfig = field(default_factory=GecoConfig)
+
+    def __post_init__(self) -> None:
+        limits.check_fields(GenesisConfig, self, "model", limits.GENESIS)
+        check_kind(self, "genesis", "model")
+        if not 4 <= len(self.channels) <= limits.EXPERT["layers"][1]:
+            raise EconError("4 to 10 values for model.channels", str(len(self.channels)))
+        check_multiple(self.size, math.lcm(4, self.networks.multiple), "layers")
+
+    @property
+    def networks(self) -> ExpertConfig:
+        """Sizes of the component encoder and decoder, which are of the kinds of ECON's."""
+        latents = FreeLatents(dim=self.component_dim)
+        return ExpertConfig(latents, self.layers, self.features, 0.0, UNetAttention(channels=(1,)))
+
+
+KINDS: dict[str, type[SceneModelConfig]] = {
+    "econ": EconConfig, "monet": MonetConfig, "genesis": GenesisConfig,
+}  # fmt: skip
 """Configurations of scene models by kind; ``econ_pyro.infer.scene_model.register`` adds to it."""
 
 

@@ -17,6 +17,8 @@ from econ_pyro.model_config import (
     EconConfig,
     ExpertConfig,
     FreeLatents,
+    GecoConfig,
+    GenesisConfig,
     GreedyOptions,
     JointOptions,
     MonetConfig,
@@ -100,6 +102,16 @@ _CORRUPTED = AugmentConfig(
 _MONET = MonetConfig(
     sigma=0.18, sigma_background=0.15, latent_dim=8, features=16, channels=(16, 32, 32, 32)
 )
+# half of the paper's channels; the goal is a squared error of 0.001
+_GENESIS = GenesisConfig(
+    mask_dim=32,
+    component_dim=8,
+    features=16,
+    channels=(16, 16, 32, 32, 32),
+    hidden=128,
+    geco=GecoConfig(goal=0.001),
+)
+_SLOTS = TrainConfig(steps=20000, batch=16, lr=3e-4)
 
 
 def _paper(latents: int, layers: int, beta: float, gamma: float, lam: float) -> Config:
@@ -177,8 +189,12 @@ PRESETS: dict[str, tuple[str, Config]] = {
         Config(
             model=_MONET,
             objective=ObjectiveConfig(beta=0.5, gamma=0.5),
-            train=TrainConfig(steps=20000, batch=16, lr=3e-4),
+            train=_SLOTS,
         ),
+    ),
+    "genesis": (
+        "GENESIS (Engelcke et al., 2020) on the scenes of unique-colours, beside ECON.",
+        Config(model=_GENESIS, train=_SLOTS),
     ),
     "paper-unique-colours": (
         "Fig. 1 as published, beta and gamma as printed (9.54 and 0.52).",

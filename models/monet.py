@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import pyro
 import torch
-from pyro.distributions import Normal, TorchDistribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from econ_pyro import arguments
@@ -32,6 +32,7 @@ from econ_pyro.core.parameters import program
 from econ_pyro.core.slot_masks import PixelMixture, SlotMasks
 from econ_pyro.core.tensors import site_value
 from econ_pyro.model_config import MonetConfig
+from econ_pyro.models.autoregressive import standard
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
 
 
@@ -87,8 +88,7 @@ class Monet(nn.Module):
 
     def latent_prior(self, scenes: int) -> TorchDistribution:
         """p(z_t) = N(0, I), batch ``(B,)``, event ``(L,)``."""
-        zero = self._zero.expand(scenes, self.config.latent_dim)
-        return Normal(zero, torch.ones_like(zero)).to_event(1)
+        return standard(self._zero, scenes, self.config.latent_dim)
 
     def sigma(self, slots: int) -> Tensor:
         """Standard deviation of each slot's pixels, ``(T,)``."""

@@ -22,10 +22,11 @@ from econ_pyro.config import (
     from_dict,
     to_dict,
 )
-from econ_pyro.econ import Econ, load, load_expert, weights_like
+from econ_pyro.econ import Econ, load, load_expert
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage
 from econ_pyro.files.tensor_file import read_tensors, write_tensors
+from econ_pyro.infer import scene_model
 from econ_pyro.io.expert_file import save_expert
 from econ_pyro.model_config import (
     EconConfig,

@@ -8,6 +8,7 @@ A mask says to which of T slots each pixel belongs: :math:`m_{t,i} \ge 0, \sum_t
 
   It is Eq. 14 of ECON in logarithms: masks that underflow still have a gradient.
 * :class:`SlotMasks`: one slot for each pixel, whose reparametrised sample is its mean.
+* :class:`DecodedMasks`: masks that latents determine.
 * :class:`PixelMixture`: the likelihood of an image, a mixture of the slots at each pixel,
 
   .. math:: \log p(x | m) = \sum_i \log \sum_t m_{t,i} N(x_i | \mu_{t,i}, \sigma_t^2 I).
@@ -19,6 +20,7 @@ The layer axis runs in the order in which slots take their pixels, as in
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -127,6 +129,45 @@ def slot_divergences(q: SlotMasks, p: SlotMasks) -> Tensor:
 @register_kl(SlotMasks, SlotMasks)
 def _kl_slot_masks(q: SlotMasks, p: SlotMasks) -> Tensor:
     return slot_divergences(q, p).sum(-1)
+
+
+class DecodedMasks(TorchDistribution):
+    """Masks that follow from latents: all probability is on what a function gives.
+
+    The function is called when a value is drawn. A program that is replayed against one that has
+    the masks already therefore does not compute them again.
+
+    Args:
+        decode: gives masks, ``(..., T, 1, H, W)``.
+        batch_shape: of the masks.
+        event_shape: ``(T, 1, H, W)``.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.independent(constraints.unit_interval, 4)
+    has_rsample = True
+
+    def __init__(
+        self,
+        decode: Callable[[], Tensor],
+        batch_shape: torch.Size,
+        event_shape: torch.Size,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.decode = decode
+        super().__init__(batch_shape, event_shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> DecodedMasks:
+        """A copy with a larger batch shape."""
+        return type(self)(self.decode, torch.Size(batch_shape), self.event_shape, False)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """The masks."""
+        return self.decode().expand(self._extended_shape(torch.Size(sample_shape)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """0: what was drawn had no choice."""
+        return value.new_zeros(value.shape[: value.dim() - 4])
 
 
 class PixelMixture(TorchDistribution):

@@ -33,6 +33,7 @@ from econ_pyro.model_config import SceneModelConfig
 BUILT_IN = {
     "econ": "econ_pyro.econ:register",
     "monet": "econ_pyro.training.systems:register_monet",
+    "genesis": "econ_pyro.training.systems:register_genesis",
 }
 """This package's own models, each with a function that calls :func:`register`."""
 GROUP = "econ_pyro.scene_models"

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from econ_pyro.core import sites
-from econ_pyro.core.slot_masks import slot_divergences
+from econ_pyro.core.slot_masks import SlotMasks, slot_divergences
 from econ_pyro.infer.elbo import Terms
 
 
@@ -61,7 +61,8 @@ def explained(
     l_r = torch.zeros_like(l_x)
     if sites.MASKS in q.nodes:
         q_m, p_m = (inner(trace.nodes[sites.MASKS]["fn"]) for trace in (q, p))
-        l_r = slot_divergences(q_m, p_m)
+        if isinstance(q_m, SlotMasks):  # others follow from the latents in both
+            l_r = slot_divergences(q_m, p_m)
     return Explained(p.nodes["_RETURN"]["value"], Terms(l_x, l_z, l_r))
 
 

@@ -33,7 +33,7 @@ class SlotModel(SceneModel):
         config: of the run.
         model: makes p of the model's configuration: a program of ``(x, slots)`` with a method
             ``prior(scenes, slots)``.
-        guide: makes q alike: a program of ``(x, slots, mean)``.
+        guide: makes q of the configuration and p: a program of ``(x, slots, mean)``.
         device: where the networks are.
         names: of the one network for all slots.
 
@@ -45,7 +45,7 @@ class SlotModel(SceneModel):
         self,
         config: Config,
         model: Callable[[Any], nn.Module],
-        guide: Callable[[Any], nn.Module],
+        guide: Callable[[Any, Any], nn.Module],
         device: torch.device | str = "cpu",
         names: Sequence[str] | None = None,
     ) -> None:
@@ -55,7 +55,7 @@ class SlotModel(SceneModel):
             raise self._no_evidence()
         with seeded(config.seed % 2**64, torch.device("cpu")):
             self.model: Any = model(config.model).to(device)
-            self.guide: Any = guide(config.model).to(device)
+            self.guide: Any = guide(config.model, self.model).to(device)
 
     def loss_terms(self, x: Tensor, evidence: Tensor | None = None) -> Terms:
         """Terms of every slot, ``(B, T)`` each, differentiable (:mod:`~.slot_elbo`).

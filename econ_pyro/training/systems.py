@@ -1,23 +1,27 @@
 """The systems beside ECON: model, guide and what their training needs, put together.
 
-Each is one function here and one line of ``econ_pyro.infer.scene_model.BUILT_IN``.
+Each is one class or function here and one line of ``econ_pyro.infer.scene_model.BUILT_IN``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from econ_pyro.config import Config
 from econ_pyro.core.meta_device import weights_of
+from econ_pyro.guides.genesis import GenesisGuide
 from econ_pyro.guides.monet import MonetGuide
 from econ_pyro.infer.scene_model import register
 from econ_pyro.infer.slot_model import SlotModel
-from econ_pyro.model_config import MonetConfig
+from econ_pyro.model_config import GenesisConfig, MonetConfig
+from econ_pyro.models.genesis import Genesis
 from econ_pyro.models.monet import Monet
+from econ_pyro.training.geco import Geco
 
 
 def monet_weights(config: MonetConfig) -> dict[str, Tensor]:
@@ -29,19 +33,63 @@ def monet_weights(config: MonetConfig) -> dict[str, Tensor]:
     return weights_of({"model": partial(Monet, config), "guide": partial(MonetGuide, config)})
 
 
-def monet(
-    config: Config, device: torch.device | str = "cpu", names: Sequence[str] | None = None
-) -> SlotModel:
+class MonetModel(SlotModel):
     """MONet of a run's configuration.
 
+    Args:
+        config: of the run.
+        device: where the networks are.
+        names: of the one network for all slots.
+
     Raises:
-        EconError: there is no such device, or it would be larger than any that we know of.
+        EconError: true regions are given, the networks would be larger than any that we know of,
+            or there is no such device.
     """
-    assert isinstance(config.model, MonetConfig)
-    monet_weights(config.model)
-    return SlotModel(config, Monet, MonetGuide, device, names)
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device | str = "cpu",
+        names: Sequence[str] | None = None,
+    ) -> None:
+        monet_weights(config.model)  # type: ignore[arg-type]
+        super().__init__(config, Monet, lambda sizes, _: MonetGuide(sizes), device, names)
+
+
+def genesis_weights(config: GenesisConfig) -> dict[str, Tensor]:
+    """Names and sizes of GENESIS's weights; errors as of :func:`monet_weights`."""
+    guide = partial(GenesisGuide, config, lambda z: z)
+    return weights_of({"model": partial(Genesis, config), "guide": guide})
+
+
+class GenesisModel(SlotModel):
+    """GENESIS of a run's configuration; arguments and errors as of :class:`MonetModel`."""
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device | str = "cpu",
+        names: Sequence[str] | None = None,
+    ) -> None:
+        genesis_weights(config.model)  # type: ignore[arg-type]
+        guide = _genesis_guide
+        super().__init__(config, Genesis, guide, device, names)
+
+    def callbacks(self, learner: Any) -> list[Any]:
+        """GECO."""
+        sizes: Any = self.config.model
+        return [Geco(sizes.geco, learner.elbo, sizes.size, learner.group)]
+
+
+def _genesis_guide(sizes: GenesisConfig, model: Genesis) -> GenesisGuide:
+    return GenesisGuide(sizes, model.masks)
 
 
 def register_monet() -> None:
     """Make MONet known as a scene model."""
-    register("monet", MonetConfig, monet, monet_weights)
+    register("monet", MonetConfig, MonetModel, monet_weights)
+
+
+def register_genesis() -> None:
+    """Make GENESIS known as a scene model."""
+    register("genesis", GenesisConfig, GenesisModel, genesis_weights)

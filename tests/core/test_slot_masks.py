@@ -65,9 +65,9 @@ def test_painting_the_fractions_gives_the_mixed_image(masks, means):
 def test_divergence_of_masks_is_that_of_categoricals(masks):
     other = torch.randn(B, T, 1, H, W, dtype=torch.float64).softmax(1)
     q, p = SlotMasks(masks.log()), SlotMasks(other.log())
-    wanted = kl_divergence(
-        *(Categorical(probs=m.movedim(1, -1)) for m in (masks, other))
-    ).sum((1, 2, 3))
+    wanted = kl_divergence(*(Categorical(probs=m.movedim(1, -1)) for m in (masks, other))).sum(
+        (1, 2, 3)
+    )
     torch.testing.assert_close(kl_divergence(q, p), wanted)
     torch.testing.assert_close(slot_divergences(q, p).sum(1), wanted)
     # of two slots, the divergences of both Bernoulli variables add up to twice as much

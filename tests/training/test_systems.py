@@ -14,7 +14,6 @@ from econ_pyro.infer import scene_model
 from econ_pyro.io.pretrained import load_model
 from econ_pyro.model_config import MonetConfig
 from econ_pyro.scene_config import SceneConfig
-from econ_pyro.training import checkpoint
 from helpers.scripts import fails, script
 from helpers.trainers import equal, make_trainer, without_clock
 
@@ -101,7 +100,9 @@ def test_every_entry_point_takes_it(kind, tmp_path, capsys):
         ("publish", [tmp_path / "p"], f"weights of ECON in {run}, got {kind}"),
     ]:
         assert message in fails(capsys, command, run, *more)
-    assert "for gt-masks" in fails(capsys, "svi_train", kind, "--gt-masks", "--run", tmp_path / "r")
+    assert "for gt-masks" in fails(
+        capsys, "svi_train", kind, "--gt-masks", "--run", tmp_path / "r"
+    )
     assert load_model(run).config.model == sizes
 
 
