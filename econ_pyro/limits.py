@@ -74,6 +74,11 @@ GENESIS: dict[str, Bounds] = {
     **{name: MONET[name] for name in ("num_slots", "size", "sigma", "layers", "features")},
     **{name: MONET[name] for name in ("channels", "hidden")},
 }
+GENESIS_V2: dict[str, Bounds] = {
+    "embedding_dim": (2, 256),
+    **{name: MONET[name] for name in ("num_slots", "size", "sigma", "latent_dim", "features")},
+    **{name: MONET[name] for name in ("channels", "hidden")},
+}
 GECO: dict[str, Bounds] = {
     "goal": (None, 1e6),
     "rate": (0.0, 1e3),

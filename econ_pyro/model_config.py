@@ -363,8 +363,47 @@ class GenesisConfig(SceneModelConfig):
         return ExpertConfig(latents, self.layers, self.features, 0.0, UNetAttention(channels=(1,)))
 
 
+@dataclass(frozen=True)
+class GenesisV2Config(SceneModelConfig):
+    """GENESIS-V2: masks grow from random seed pixels over embeddings (Engelcke et al., 2021)."""
+
+    kind: Literal["genesis-v2"] = "genesis-v2"
+    """Which scene model."""
+    num_slots: int = 4
+    """Number of slots T, the background's included."""
+    size: int = 32
+    """Height and width of the image in pixels: a multiple of 16."""
+    sigma: float = 0.7
+    """Standard deviation of the pixels."""
+    latent_dim: int = 64
+    """Dimensions L of a slot's latent."""
+    features: int = 64
+    """Features of a pixel, and feature maps of the decoder."""
+    embedding_dim: int = 8
+    """Dimensions of a pixel's embedding, in which distances make masks; two are its position's."""
+    channels: tuple[int, ...] = (32, 64, 64, 64)
+    """Output channels of the U-Net's down blocks."""
+    hidden: int = 256
+    """Units of the prior's recurrent network and of the inner fully connected layers."""
+    geco: GecoConfig = field(default_factory=GecoConfig)
+
+    def __post_init__(self) -> None:
+        limits.check_fields(GenesisV2Config, self, "model", limits.GENESIS_V2)
+        check_kind(self, "genesis-v2", "model")
+        check_multiple(self.size, math.lcm(16, self.networks.multiple), "channels")
+
+    @property
+    def networks(self) -> ExpertConfig:
+        """Sizes of the U-Net, which is of the kind of ECON's attention."""
+        attention = UNetAttention(self.channels, hidden=self.hidden)
+        return ExpertConfig(
+            FreeLatents(dim=self.latent_dim), 1, self.features, attention=attention
+        )
+
+
 KINDS: dict[str, type[SceneModelConfig]] = {
     "econ": EconConfig, "monet": MonetConfig, "genesis": GenesisConfig,
+    "genesis-v2": GenesisV2Config,
 }  # fmt: skip
 """Configurations of scene models by kind; ``econ_pyro.infer.scene_model.register`` adds to it."""
 

@@ -19,6 +19,7 @@ from econ_pyro.model_config import (
     FreeLatents,
     GecoConfig,
     GenesisConfig,
+    GenesisV2Config,
     GreedyOptions,
     JointOptions,
     MonetConfig,
@@ -111,6 +112,13 @@ _GENESIS = GenesisConfig(
     hidden=128,
     geco=GecoConfig(goal=0.001),
 )
+_GENESIS_V2 = GenesisV2Config(
+    latent_dim=32,
+    features=32,
+    channels=(16, 32, 32, 32),
+    hidden=128,
+    geco=GecoConfig(goal=0.001),
+)
 _SLOTS = TrainConfig(steps=20000, batch=16, lr=3e-4)
 
 
@@ -195,6 +203,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "genesis": (
         "GENESIS (Engelcke et al., 2020) on the scenes of unique-colours, beside ECON.",
         Config(model=_GENESIS, train=_SLOTS),
+    ),
+    "genesis-v2": (
+        "GENESIS-V2 (Engelcke et al., 2021) on the scenes of unique-colours, beside ECON.",
+        Config(model=_GENESIS_V2, train=_SLOTS),
     ),
     "paper-unique-colours": (
         "Fig. 1 as published, beta and gamma as printed (9.54 and 0.52).",

@@ -112,7 +112,8 @@ class Genesis(nn.Module):
             decoder=self.decoders,
         )
         with networks, pyro.plate(sites.SCENES, scenes):
-            prior, state, cuts = standard(zero, scenes, config.mask_dim), None, []
+            prior, state = standard(zero, scenes, config.mask_dim), None
+            cuts: list[Tensor] = []
             for t in sites.front_to_back(slots):
                 if cuts:
                     prior, state = self.mask_priors[0](cuts[-1], state)

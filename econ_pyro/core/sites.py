@@ -35,6 +35,11 @@ def z_component(t: int) -> str:
     return f"z_component_{t}"
 
 
+def seed_noise(t: int) -> str:
+    """Noise by which the seed pixel of slot t is drawn (GENESIS-V2)."""
+    return f"seed_noise_{t}"
+
+
 def latents(t: int) -> tuple[str, ...]:
     """Every name that a latent of layer t has in some model."""
     return z(t), z_mask(t), z_component(t)

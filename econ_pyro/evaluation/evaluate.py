@@ -77,7 +77,9 @@ def evaluate(
         evidence = scenes.layers(slots or model.config.model.num_slots)
     options = {} if refine else {"refine": False}  # models without refinement lack this option
     d: Decomposition = model.decompose(images, slots, evidence=evidence, **options)
-    return replace(evaluate_scenes(d, scenes, source.classes), given_names=model.config.names)
+    found = evaluate_scenes(d, scenes, source.classes)
+    scores = {name: s for name, s in found.scores.items() if name not in model.undefined}
+    return replace(found, scores=scores, given_names=model.config.names)
 
 
 def evaluate_each(

@@ -34,6 +34,7 @@ BUILT_IN = {
     "econ": "econ_pyro.econ:register",
     "monet": "econ_pyro.training.systems:register_monet",
     "genesis": "econ_pyro.training.systems:register_genesis",
+    "genesis-v2": "econ_pyro.training.systems:register_genesis_v2",
 }
 """This package's own models, each with a function that calls :func:`register`."""
 GROUP = "econ_pyro.scene_models"
@@ -81,6 +82,9 @@ class SceneModel(nn.Module, ABC):
         config: of the run.
         names: a name for each expert.
     """
+
+    undefined: frozenset[str] = frozenset()
+    """Scores (:mod:`econ_pyro.evaluation.metrics`) that mean nothing of such a model."""
 
     def __init__(self, config: Config, names: Sequence[str] | None = None) -> None:
         super().__init__()

@@ -15,11 +15,13 @@ from torch import Tensor
 from econ_pyro.config import Config
 from econ_pyro.core.meta_device import weights_of
 from econ_pyro.guides.genesis import GenesisGuide
+from econ_pyro.guides.genesis_v2 import GenesisV2Guide
 from econ_pyro.guides.monet import MonetGuide
 from econ_pyro.infer.scene_model import register
 from econ_pyro.infer.slot_model import SlotModel
-from econ_pyro.model_config import GenesisConfig, MonetConfig
+from econ_pyro.model_config import GenesisConfig, GenesisV2Config, MonetConfig
 from econ_pyro.models.genesis import Genesis
+from econ_pyro.models.genesis_v2 import GenesisV2
 from econ_pyro.models.monet import Monet
 from econ_pyro.training.geco import Geco
 
@@ -72,13 +74,42 @@ class GenesisModel(SlotModel):
         names: Sequence[str] | None = None,
     ) -> None:
         genesis_weights(config.model)  # type: ignore[arg-type]
-        guide = _genesis_guide
-        super().__init__(config, Genesis, guide, device, names)
+        super().__init__(config, Genesis, _genesis_guide, device, names)
 
     def callbacks(self, learner: Any) -> list[Any]:
         """GECO."""
-        sizes: Any = self.config.model
-        return [Geco(sizes.geco, learner.elbo, sizes.size, learner.group)]
+        return [_geco(learner)]
+
+
+def genesis_v2_weights(config: GenesisV2Config) -> dict[str, Tensor]:
+    """Names and sizes of GENESIS-V2's weights; errors as of :func:`monet_weights`."""
+    guide = partial(GenesisV2Guide, config)
+    return weights_of({"model": partial(GenesisV2, config), "guide": guide})
+
+
+class GenesisV2Model(SlotModel):
+    """GENESIS-V2 of a run's configuration; arguments and errors as of :class:`MonetModel`."""
+
+    # slots come in the random order of their seed pixels
+    undefined = frozenset({"ooa"})
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device | str = "cpu",
+        names: Sequence[str] | None = None,
+    ) -> None:
+        genesis_v2_weights(config.model)  # type: ignore[arg-type]
+        super().__init__(config, GenesisV2, lambda sizes, _: GenesisV2Guide(sizes), device, names)
+
+    def callbacks(self, learner: Any) -> list[Any]:
+        """GECO."""
+        return [_geco(learner)]
+
+
+def _geco(learner: Any) -> Geco:
+    sizes = learner.config.model
+    return Geco(sizes.geco, learner.elbo, sizes.size, learner.group)
 
 
 def _genesis_guide(sizes: GenesisConfig, model: Genesis) -> GenesisGuide:
@@ -93,3 +124,8 @@ def register_monet() -> None:
 def register_genesis() -> None:
     """Make GENESIS known as a scene model."""
     register("genesis", GenesisConfig, GenesisModel, genesis_weights)
+
+
+def register_genesis_v2() -> None:
+    """Make GENESIS-V2 known as a scene model."""
+    register("genesis-v2", GenesisV2Config, GenesisV2Model, genesis_v2_weights)
