@@ -81,6 +81,7 @@ GENESIS_V2: dict[str, Bounds] = {
 }
 GECO: dict[str, Bounds] = {
     "goal": (None, 1e6),
+    "start": (POSITIVE, 1e6),
     "rate": (0.0, 1e3),
     "speed_up": (0.0, 1e6),
     "smoothing": (0.0, 1.0),

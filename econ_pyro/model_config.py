@@ -312,6 +312,9 @@ class GecoConfig:
     goal: float = 0.0033
     """Error L_x to reach, in nats per pixel and channel. Of a good reconstruction it is the
     squared error divided by 2 sigma^2."""
+    start: float = 1.0
+    """Weight of the KL at first. Validations use objective.beta instead, which does not change;
+    twice the goal is the weight at which a Gaussian of the goal's error would have 1."""
     rate: float = 1e-5
     """How fast the weight changes, per nat of an image of 64 x 64 pixels above or below the goal
     and per training step."""

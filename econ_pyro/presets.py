@@ -119,6 +119,7 @@ _GENESIS_V2 = GenesisV2Config(
     hidden=128,
     geco=GecoConfig(goal=0.001),
 )
+_GECO = ObjectiveConfig(beta=0.002)  # of validations
 _SLOTS = TrainConfig(steps=20000, batch=16, lr=3e-4)
 
 
@@ -202,11 +203,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "genesis": (
         "GENESIS (Engelcke et al., 2020) on the scenes of unique-colours, beside ECON.",
-        Config(model=_GENESIS, train=_SLOTS),
+        Config(model=_GENESIS, objective=_GECO, train=_SLOTS),
     ),
     "genesis-v2": (
         "GENESIS-V2 (Engelcke et al., 2021) on the scenes of unique-colours, beside ECON.",
-        Config(model=_GENESIS_V2, train=_SLOTS),
+        Config(model=_GENESIS_V2, objective=_GECO, train=_SLOTS),
     ),
     "paper-unique-colours": (
         "Fig. 1 as published, beta and gamma as printed (9.54 and 0.52).",

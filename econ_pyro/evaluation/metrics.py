@@ -124,7 +124,7 @@ def evaluate_scenes(
     segments = d.segmentation
     hard = matching.hard_regions(segments, d.k.shape[1])
     present = matching.present_layers(hard, min_area)
-    experts = d.competition_losses.shape[2]
+    experts = d.experts
     usage = specialisation.expert_usage(d.k, present, experts) if experts else torch.zeros(0)
     scores = {
         "mse": mse(d.image, d.reconstruction),

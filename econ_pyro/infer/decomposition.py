@@ -65,6 +65,11 @@ class Decomposition:
         return self.region.squeeze(2).argmax(dim=1)
 
     @property
+    def experts(self) -> int:
+        """Number of experts K that competed; 0 of a model without experts."""
+        return self.competition_losses.shape[-1]
+
+    @property
     def area(self) -> Tensor:
         """Sum of each soft region, ``(B, T)`` in pixels."""
         return self.region.sum(dim=(2, 3, 4))
@@ -79,9 +84,11 @@ class Decomposition:
         kind = str(self.image.dtype).removeprefix("torch.")
         won = [" ".join(map(str, k)) for k in self.k[:_SHOWN, :_SHOWN].tolist()]
         winners = ", ".join(f"{k} ..." if slots > _SHOWN else k for k in won)
+        text = f"Decomposition({images} images of {height} x {width} pixels, {slots} layers"
+        if not self.experts:
+            return f"{text}, {kind} on {self.image.device})"
         return (
-            f"Decomposition({images} images of {height} x {width} pixels, {slots} layers, "
-            f"{self.competition_losses.shape[-1]} experts, {kind} on {self.image.device}; "
+            f"{text}, {self.experts} experts, {kind} on {self.image.device}; "
             f"winners front to back: {winners}{', ...' if images > _SHOWN else ''})"
         )
 

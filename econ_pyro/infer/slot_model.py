@@ -1,7 +1,7 @@
 """Scene models whose slots share the pixels of an image out: MONet, GENESIS.
 
-They have one expert, so to speak, and no competition: the programs p and q come from outside, and
-the rest, decomposing, sampling and the terms of the loss, is the same for all of them.
+They have no experts and no competition. The programs p and q come from outside; decomposing,
+sampling and the terms of the loss are the same for all of them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class SlotModel(SceneModel):
             self.guide: Any = guide(config.model, self.model).to(device)
 
     def loss_terms(self, x: Tensor, evidence: Tensor | None = None) -> Terms:
-        """Terms of every slot, ``(B, T)`` each, differentiable (:mod:`~.slot_elbo`).
+        """Terms of every slot, ``(B, T)`` each, differentiable.
 
         Args:
             x: images, ``(B, 3, H, W)``.
@@ -87,7 +87,7 @@ class SlotModel(SceneModel):
             slots: number of slots; as in training if not given.
             batch: images at a time.
             evidence: None.
-            refine: no matter: there is no refinement.
+            refine: has no effect: there is no refinement.
 
         Raises:
             EconError: the images have another shape, type or range, a number makes no sense, or

@@ -30,7 +30,7 @@ class Geco(Callback):
 
     Args:
         config: goal and rates.
-        elbo: whose beta is set; its value is the first one.
+        elbo: whose beta is set.
         size: height and width of the image.
         group: processes that share each batch.
     """
@@ -43,7 +43,7 @@ class Geco(Callback):
         self.config, self.elbo, self.group = config, elbo, group
         self.goal = config.goal * 3 * size**2
         self.rate = config.rate * (64 / size) ** 2
-        self.beta, self.error, self.steps = float(elbo.beta), 0.0, 0
+        self.beta, self.error, self.steps = config.start, 0.0, 0
 
     def before_step(self, step: int, horizon: int) -> None:
         """Set beta."""

@@ -109,6 +109,10 @@ def test_an_unknown_kind_is_named():
         scene_model.build(Config(model=SceneModelConfig()))
 
 
+def test_the_packages_own_models_are_known_with_their_configurations():
+    assert set(scene_model.BUILT_IN) == set(model_config.KINDS) <= set(scene_model.known())
+
+
 def test_gradients_of_its_own_loss_reach_it(mosaic):
     model = Mosaic(Config(model=MosaicConfig(num_slots=2, size=16)))
     model.loss_terms(torch.rand(2, 3, 16, 16)).x.sum().backward()
