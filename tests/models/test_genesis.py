@@ -76,9 +76,14 @@ def test_the_prior_of_a_slot_depends_on_earlier_slots_alone(pair):
     def priors(**latents):
         given = {f"z_mask_{t}": zero for t in (1, 2, 3)} | latents
         trace = poutine.trace(poutine.condition(model.prior, data=given)).get_trace(1)
+        nodes = [trace.nodes[f"z_component_{t}"] for t in (1, 2, 3)]
+        components.append([node["fn"].base_dist.loc for node in nodes])
         return {t: trace.nodes[f"z_mask_{t}"]["fn"].base_dist for t in (1, 2, 3)}
 
+    components = []
     first, changed = priors(), priors(z_mask_2=zero + 1)
+    same = [torch.equal(a, b) for a, b in zip(*components, strict=True)]
+    assert same == [True, False, True]
     assert torch.equal(first[3].loc, zero) and torch.equal(first[3].scale, zero + 1)
     assert torch.equal(first[2].loc, changed[2].loc)
     assert not torch.equal(first[1].loc, changed[1].loc)
@@ -102,6 +107,17 @@ def test_the_posterior_of_a_slot_depends_on_earlier_slots_alone(pair, x):
     first, changed = means(), means(z_mask_2=torch.ones(2, 3, dtype=torch.float64))
     assert torch.equal(first[0], changed[0]) and torch.equal(first[1], changed[1])
     assert not torch.equal(first[2], changed[2])
+    # not only on the last one
+    assert not torch.equal(means(z_mask_3=torch.ones(2, 3, dtype=torch.float64))[2], first[2])
+
+
+def test_components_are_encoded_from_their_own_masks(pair, x):
+    _, guide = pair
+    q = poutine.trace(guide).get_trace(x)
+    m = q.nodes["masks"]["value"]
+    for i, t in enumerate((3, 2, 1)):
+        mean, _ = guide.encode(x, m[:, i : i + 1])[:, 0].chunk(2, 1)
+        torch.testing.assert_close(q.nodes[f"z_component_{t}"]["fn"].base_dist.loc, mean)
 
 
 def test_terms_are_those_of_the_trace(pair, x):
