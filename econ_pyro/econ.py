@@ -25,7 +25,7 @@ from econ_pyro.config import Config, TeachingConfig, additions
 from econ_pyro.core.ensemble import Ensemble, freeze
 from econ_pyro.core.handlers import CleanLayers, one_at_a_time, seeded
 from econ_pyro.core.input_images import as_images, as_regions
-from econ_pyro.core.meta_device import on_meta_device
+from econ_pyro.core.meta_device import weights_of
 from econ_pyro.errors import EconError, describe
 from econ_pyro.evaluation.specialisation import distinct_names
 from econ_pyro.files import storage
@@ -51,8 +51,6 @@ from econ_pyro.training import callbacks, checkpoint
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.load_balancing import LoadBalancing, Restarts
 
-MOST_VALUES = 1 << 29
-"""Numbers in the largest networks, all experts' parameters and constants: 2 GiB."""
 ENSEMBLES = ("model.decoders", "guide.attentions", "guide.encoders")  # as expert_file.NETWORKS
 
 
@@ -529,17 +527,12 @@ def _expert_weights_like(config: EconConfig) -> dict[str, Tensor]:
         "model": DeadLeaves,
         "guide": _guide(config),
     }
-    networks: dict[str, nn.Module] = {
-        n: on_meta_device(partial(make, alone)) for n, make in parts.items()
-    }
-    values = sum(t.numel() for m in networks.values() for t in (*m.parameters(), *m.buffers()))
-    if values * config.num_experts > MOST_VALUES:
-        raise EconError(
-            f"networks of at most {MOST_VALUES:,} numbers",
-            f"{values:,} for each of {config.num_experts} experts of {config.size} pixels",
-            "lower model.num_experts, model.size or the sizes of model.expert",
-        )
-    return {f"{n}.{name}": t for n, m in networks.items() for name, t in m.state_dict().items()}
+    return weights_of(
+        {n: partial(make, alone) for n, make in parts.items()},
+        config.num_experts,
+        f" for each of {config.num_experts} experts of {config.size} pixels",
+        "model.num_experts, model.size or the sizes of model.expert",
+    )
 
 
 def weights_like(config: EconConfig) -> dict[str, Tensor]:

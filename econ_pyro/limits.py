@@ -57,6 +57,35 @@ MODEL: dict[str, Bounds] = {
     "size": (8, MAX_SIZE),
     "sigma_x": (POSITIVE, 1000.0),
 }
+MONET: dict[str, Bounds] = {
+    "num_slots": MODEL["num_slots"],
+    "size": MODEL["size"],
+    "sigma": (POSITIVE, 1000.0),
+    "sigma_background": (POSITIVE, 1000.0),
+    "latent_dim": (1, 256),
+    "layers": EXPERT["layers"],
+    "features": EXPERT["features"],
+    "channels": ATTENTION["channels"],
+    "hidden": ATTENTION["hidden"],
+}
+GENESIS: dict[str, Bounds] = {
+    "mask_dim": (1, 1024),
+    "component_dim": (1, 256),
+    **{name: MONET[name] for name in ("num_slots", "size", "sigma", "layers", "features")},
+    **{name: MONET[name] for name in ("channels", "hidden")},
+}
+GENESIS_V2: dict[str, Bounds] = {
+    "embedding_dim": (2, 256),
+    **{name: MONET[name] for name in ("num_slots", "size", "sigma", "latent_dim", "features")},
+    **{name: MONET[name] for name in ("channels", "hidden")},
+}
+GECO: dict[str, Bounds] = {
+    "goal": (None, 1e6),
+    "start": (POSITIVE, 1e6),
+    "rate": (0.0, 1e3),
+    "speed_up": (0.0, 1e6),
+    "smoothing": (0.0, 1.0),
+}
 OBJECTIVE: dict[str, Bounds] = {
     "beta": (0.0, 1e6),
     "gamma": (0.0, 1e6),

@@ -266,14 +266,7 @@ class EconConfig(SceneModelConfig):
 
     def __post_init__(self) -> None:
         limits.check_fields(EconConfig, self, "model", limits.MODEL)
-        multiple = self.expert.multiple
-        if self.size % multiple:
-            raise EconError(
-                f"an image size that is a multiple of {multiple}",
-                str(self.size),
-                "networks halve images, and fold patches of them: change --model.size, or use "
-                "fewer layers or channels, or a smaller patch",
-            )
+        check_multiple(self.size, self.expert.multiple, "layers or channels, or a smaller patch")
         if self.competition.kind == "joint" and self.expert.attention.kind != "seeded":
             raise EconError(
                 "model.expert.attention.kind seeded, which model.competition.kind joint needs",
@@ -283,7 +276,145 @@ class EconConfig(SceneModelConfig):
             )
 
 
-KINDS: dict[str, type[SceneModelConfig]] = {"econ": EconConfig}
+@dataclass(frozen=True)
+class MonetConfig(SceneModelConfig):
+    """MONet: slots by recurrent attention, and one VAE for all of them (Burgess et al., 2019)."""
+
+    kind: Literal["monet"] = "monet"
+    """Which scene model."""
+    num_slots: int = 4
+    """Number of slots T, the background's included."""
+    sigma: float = 0.11
+    """Standard deviation of the pixels of every slot but the first."""
+    sigma_background: float = 0.09
+    """The same of the first slot, meant for the background."""
+    latent_dim: int = 16
+    """Dimensions L of a slot's latent."""
+    layers: int = 3
+    """Blocks of the encoder and of the decoder."""
+    features: int = 32
+    """Feature maps of each block of the encoder and of the decoder."""
+    channels: tuple[int, ...] = (32, 64, 64, 64)
+    """Output channels of the attention network's down blocks."""
+    hidden: int = 128
+    """Units of the attention network's two inner fully connected layers."""
+
+    def __post_init__(self) -> None:
+        limits.check_fields(MonetConfig, self, "model", limits.MONET)
+        check_kind(self, "monet", "model")
+        check_multiple(self.size, self.networks.multiple, "layers or channels")
+
+    @property
+    def networks(self) -> ExpertConfig:
+        """Sizes of encoder, decoder and attention network, which are of the kinds of ECON's."""
+        attention = UNetAttention(self.channels, hidden=self.hidden, bias=0.0)
+        latents = FreeLatents(dim=self.latent_dim)
+        return ExpertConfig(latents, self.layers, self.features, 0.0, attention)
+
+
+@dataclass(frozen=True)
+class GecoConfig:
+    """GECO: the weight of the KL follows a bound on the error (Rezende and Viola, 2018)."""
+
+    goal: float = 0.0033
+    """Error L_x to reach, in nats per pixel and channel. Of a good reconstruction it is the
+    squared error divided by 2 sigma^2."""
+    start: float = 1.0
+    """Weight of the KL at first. Validations use objective.beta instead, which does not change;
+    twice the goal is the weight at which a Gaussian of the goal's error would have 1."""
+    rate: float = 1e-5
+    """How fast the weight changes, per nat of an image of 64 x 64 pixels above or below the goal
+    and per training step."""
+    speed_up: float = 10.0
+    """Factor of the rate while the goal is reached."""
+    smoothing: float = 0.99
+    """Weight of the past in the moving average of the error."""
+
+    def __post_init__(self) -> None:
+        limits.check_fields(GecoConfig, self, "model.geco", limits.GECO)
+
+
+@dataclass(frozen=True)
+class GenesisConfig(SceneModelConfig):
+    """GENESIS: masks from autoregressive latents, then components (Engelcke et al., 2020)."""
+
+    kind: Literal["genesis"] = "genesis"
+    """Which scene model."""
+    num_slots: int = 4
+    """Number of slots T, the background's included."""
+    sigma: float = 0.7
+    """Standard deviation of the pixels."""
+    mask_dim: int = 64
+    """Dimensions of a slot's mask latent."""
+    component_dim: int = 16
+    """Dimensions of a slot's component latent, which makes its appearance."""
+    layers: int = 3
+    """Blocks of the component encoder and decoder."""
+    features: int = 32
+    """Feature maps of each block of the component encoder and decoder."""
+    channels: tuple[int, ...] = (32, 32, 64, 64, 64)
+    """Channels of the mask encoder's gated convolutions; the second and fourth halve the image.
+    The mask decoder has the same in reverse."""
+    hidden: int = 256
+    """Units of the recurrent networks of masks and of the component prior's two inner layers."""
+    geco: GecoConfig = field(default_factory=GecoConfig)
+
+    def __post_init__(self) -> None:
+        limits.check_fields(GenesisConfig, self, "model", limits.GENESIS)
+        check_kind(self, "genesis", "model")
+        if not 4 <= len(self.channels) <= limits.EXPERT["layers"][1]:
+            raise EconError("4 to 10 values for model.channels", str(len(self.channels)))
+        check_multiple(self.size, math.lcm(4, self.networks.multiple), "layers")
+
+    @property
+    def networks(self) -> ExpertConfig:
+        """Sizes of the component encoder and decoder, which are of the kinds of ECON's."""
+        latents = FreeLatents(dim=self.component_dim)
+        return ExpertConfig(latents, self.layers, self.features, 0.0, UNetAttention(channels=(1,)))
+
+
+@dataclass(frozen=True)
+class GenesisV2Config(SceneModelConfig):
+    """GENESIS-V2: masks grow from random seed pixels over embeddings (Engelcke et al., 2021)."""
+
+    kind: Literal["genesis-v2"] = "genesis-v2"
+    """Which scene model."""
+    num_slots: int = 4
+    """Number of slots T, the background's included."""
+    size: int = 32
+    """Height and width of the image in pixels: a multiple of 16."""
+    sigma: float = 0.7
+    """Standard deviation of the pixels."""
+    latent_dim: int = 64
+    """Dimensions L of a slot's latent."""
+    features: int = 64
+    """Features of a pixel, and feature maps of the decoder."""
+    embedding_dim: int = 8
+    """Dimensions of a pixel's embedding, in which distances make masks; two are its position's."""
+    channels: tuple[int, ...] = (32, 64, 64, 64)
+    """Output channels of the U-Net's down blocks."""
+    hidden: int = 256
+    """Units of the prior's recurrent network and of the inner fully connected layers."""
+    geco: GecoConfig = field(default_factory=GecoConfig)
+
+    def __post_init__(self) -> None:
+        limits.check_fields(GenesisV2Config, self, "model", limits.GENESIS_V2)
+        check_kind(self, "genesis-v2", "model")
+        check_multiple(self.size, math.lcm(16, self.networks.multiple), "channels")
+
+    @property
+    def networks(self) -> ExpertConfig:
+        """Sizes of the U-Net, which is of the kind of ECON's attention."""
+        attention = UNetAttention(self.channels, hidden=self.hidden)
+        return ExpertConfig(
+            FreeLatents(dim=self.latent_dim), 1, self.features, attention=attention
+        )
+
+
+KINDS: dict[str, type[SceneModelConfig]] = {
+    "econ": EconConfig, "monet": MonetConfig, "genesis": GenesisConfig,
+    "genesis-v2": GenesisV2Config,
+}  # fmt: skip
 """Configurations of scene models by kind; ``econ_pyro.infer.scene_model.register`` adds to it."""
 
 
@@ -300,6 +431,26 @@ def check_kind(config: Any, kind: str, group: str) -> None:
     """
     if config.kind != kind:
         raise EconError(f"{group}.kind {kind} in a configuration of that kind", config.kind)
+
+
+def check_multiple(size: int, multiple: int, fewer: str) -> None:
+    """Check that networks can halve an image as often as they do.
+
+    Args:
+        size: height and width of the image in pixels.
+        multiple: of which it has to be one.
+        fewer: options that lower the multiple, for the error message.
+
+    Raises:
+        EconError: the size is not a multiple.
+    """
+    if size % multiple:
+        raise EconError(
+            f"an image size that is a multiple of {multiple}",
+            str(size),
+            "networks halve images, and may fold patches of them: change --model.size, or use "
+            f"fewer {fewer}",
+        )
 
 
 def check_duration(name: str, value: Duration, least: int = 0) -> None:

@@ -17,8 +17,12 @@ from econ_pyro.model_config import (
     EconConfig,
     ExpertConfig,
     FreeLatents,
+    GecoConfig,
+    GenesisConfig,
+    GenesisV2Config,
     GreedyOptions,
     JointOptions,
+    MonetConfig,
     PoseLatents,
     SavingsOptions,
     SeededAttention,
@@ -95,6 +99,29 @@ _CORRUPTED = AugmentConfig(
     jpeg=40,
 )
 
+# of quick's width: 16 feature maps, 16-32-32-32 channels of attention
+_MONET = MonetConfig(
+    sigma=0.18, sigma_background=0.15, latent_dim=8, features=16, channels=(16, 32, 32, 32)
+)
+# half of the paper's channels; the goal is a squared error of 0.001
+_GENESIS = GenesisConfig(
+    mask_dim=32,
+    component_dim=8,
+    features=16,
+    channels=(16, 16, 32, 32, 32),
+    hidden=128,
+    geco=GecoConfig(goal=0.001),
+)
+_GENESIS_V2 = GenesisV2Config(
+    latent_dim=32,
+    features=32,
+    channels=(16, 32, 32, 32),
+    hidden=128,
+    geco=GecoConfig(goal=0.001),
+)
+_GECO = ObjectiveConfig(beta=0.002)  # of validations
+_SLOTS = TrainConfig(steps=20000, batch=16, lr=3e-4)
+
 
 def _paper(latents: int, layers: int, beta: float, gamma: float, lam: float) -> Config:
     """A configuration as published: attention and shapes start at one half."""
@@ -167,6 +194,22 @@ PRESETS: dict[str, tuple[str, Config]] = {
             recipe=replace(_RECIPE, load_balancing=0.0),
             gt_masks=True,
         ),
+    ),
+    "monet": (
+        "MONet (Burgess et al., 2019) on the scenes of unique-colours, beside ECON.",
+        Config(
+            model=_MONET,
+            objective=ObjectiveConfig(beta=0.5, gamma=0.5),
+            train=_SLOTS,
+        ),
+    ),
+    "genesis": (
+        "GENESIS (Engelcke et al., 2020) on the scenes of unique-colours, beside ECON.",
+        Config(model=_GENESIS, objective=_GECO, train=_SLOTS),
+    ),
+    "genesis-v2": (
+        "GENESIS-V2 (Engelcke et al., 2021) on the scenes of unique-colours, beside ECON.",
+        Config(model=_GENESIS_V2, objective=_GECO, train=_SLOTS),
     ),
     "paper-unique-colours": (
         "Fig. 1 as published, beta and gamma as printed (9.54 and 0.52).",

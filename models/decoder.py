@@ -46,9 +46,13 @@ class SpatialBroadcastDecoder(nn.Module):
         Returns:
             RGB and shape in [0, 1], ``(n, 4, H, W)``, in float32 or better.
         """
+        return self.logits(z).sigmoid()
+
+    def logits(self, z: Tensor) -> Tensor:
+        """What :meth:`forward` gives the sigmoid of, ``(n, 4, H, W)``, in float32 or better."""
         z = self.whitening.unwhiten(z)
         grid = self.grid.expand(z.shape[0], -1, -1, -1)  # len() would fix an export's batch
-        return at_least_float32(self.layers(broadcast(grid, z))).sigmoid()
+        return at_least_float32(self.layers(broadcast(grid, z)))
 
 
 def broadcast(grid: Tensor, z: Tensor) -> Tensor:

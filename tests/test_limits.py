@@ -22,10 +22,11 @@ from econ_pyro.config import (
     from_dict,
     to_dict,
 )
-from econ_pyro.econ import Econ, load, load_expert, weights_like
+from econ_pyro.econ import Econ, load, load_expert
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage
 from econ_pyro.files.tensor_file import read_tensors, write_tensors
+from econ_pyro.infer import scene_model
 from econ_pyro.io.expert_file import save_expert
 from econ_pyro.model_config import (
     EconConfig,
@@ -236,7 +237,7 @@ def test_networks_larger_than_any_are_not_built(tiny):
 
 def test_what_experts_ask_for_is_what_their_networks_hold(tiny):
     for config in (tiny, *(config for _, config in PRESETS.values())):
-        state, like = Econ(config).state_dict(), weights_like(config.model)
+        state, like = scene_model.build(config).state_dict(), scene_model.weights_like(config)
         assert {n: t.shape for n, t in state.items()} == {n: t.shape for n, t in like.items()}
         assert {n: t.dtype for n, t in state.items()} == {n: t.dtype for n, t in like.items()}
 

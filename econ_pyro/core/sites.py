@@ -11,6 +11,8 @@ IMAGE = "x"
 COMPOSED = "image"
 """What the prior paints of its layers, a deterministic site."""
 SCENES = "scenes"
+MASKS = "masks"
+"""To which slot each pixel belongs, of models whose slots share the pixels out (MONet)."""
 
 
 def k(t: int) -> str:
@@ -21,6 +23,26 @@ def k(t: int) -> str:
 def z(t: int) -> str:
     """Latent properties of layer t (section 2)."""
     return f"z_{t}"
+
+
+def z_mask(t: int) -> str:
+    """Latent of the mask of slot t (GENESIS)."""
+    return f"z_mask_{t}"
+
+
+def z_component(t: int) -> str:
+    """Latent of the appearance of slot t (GENESIS)."""
+    return f"z_component_{t}"
+
+
+def seed_noise(t: int) -> str:
+    """Noise by which the seed pixel of slot t is drawn (GENESIS-V2)."""
+    return f"seed_noise_{t}"
+
+
+def latents(t: int) -> tuple[str, ...]:
+    """Every name that a latent of layer t has in some model."""
+    return z(t), z_mask(t), z_component(t)
 
 
 def m(t: int) -> str:

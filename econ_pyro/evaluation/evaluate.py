@@ -77,7 +77,9 @@ def evaluate(
         evidence = scenes.layers(slots or model.config.model.num_slots)
     options = {} if refine else {"refine": False}  # models without refinement lack this option
     d: Decomposition = model.decompose(images, slots, evidence=evidence, **options)
-    return replace(evaluate_scenes(d, scenes, source.classes), given_names=model.config.names)
+    found = evaluate_scenes(d, scenes, source.classes)
+    scores = {name: s for name, s in found.scores.items() if name not in model.undefined}
+    return replace(found, scores=scores, given_names=model.config.names)
 
 
 def evaluate_each(
@@ -186,7 +188,8 @@ def format_report(metrics: SceneMetrics, title: str) -> str:
             lines.append(f"  {label:<28}{_number(summary[key])}")
     names = metrics.expert_names
     usage = ", ".join(f"{a} {u:.0%}" for a, u in zip(names, metrics.usage.tolist(), strict=True))
-    lines.append(f"  {'experts (share of layers)':<28}{usage}")
+    if usage:
+        lines.append(f"  {'experts (share of layers)':<28}{usage}")
     if metrics.confusion is not None:
         lines.append("  layers won, class by expert")
         header = ["", *(f"expert {k}" for k in range(len(names)))]

@@ -3,7 +3,7 @@ r"""Scores of decompositions, per scene and averaged.
 Scores of segmentations are in :mod:`econ_pyro.evaluation.segmentation`; those of objects, amodal
 masks, counts and depth order in :mod:`econ_pyro.evaluation.matching`; those of classes in
 :mod:`econ_pyro.evaluation.specialisation`. Scores whose ground truth is missing are left out:
-``amodal_iou`` and ``ooa`` need amodal masks, scores of classes need labels.
+``amodal_iou`` and ``ooa`` need amodal masks, scores of classes need labels and experts.
 
 ======================  ==========================================================  ==========
 score                   meaning                                                     NaN if
@@ -47,7 +47,7 @@ class SceneMetrics:
     scores: dict[str, Tensor]
     """Each score per scene, ``(B,)`` float64; NaN where it is undefined."""
     usage: Tensor
-    """Share of present layers that each expert won, ``(K,)``; K = 0 without a model."""
+    """Share of present layers that each expert won, ``(K,)``; K = 0 without experts."""
     class_names: tuple[str, ...] = ()
     """Classes of object, without the background."""
     confusion: Tensor | None = field(default=None)
@@ -124,8 +124,8 @@ def evaluate_scenes(
     segments = d.segmentation
     hard = matching.hard_regions(segments, d.k.shape[1])
     present = matching.present_layers(hard, min_area)
-    experts = d.competition_losses.shape[2]
-    usage = specialisation.expert_usage(d.k, present, experts)
+    experts = d.experts
+    usage = specialisation.expert_usage(d.k, present, experts) if experts else torch.zeros(0)
     scores = {
         "mse": mse(d.image, d.reconstruction),
         **{name: term.double().sum(dim=1) for name, term in zip("xzr", d.terms, strict=True)},
@@ -138,7 +138,7 @@ def evaluate_scenes(
     scores |= _scores_of_regions(segments, d.shape, found, scenes)
     if scenes.mask is not None:
         scores["ooa"] = matching.order_right(found, scenes.mask.cpu())
-    if scenes.label is None:
+    if scenes.label is None or not experts:
         return SceneMetrics(scores, usage)
     label = scenes.label.cpu()
     _check_labels(label, class_names)

@@ -48,7 +48,8 @@ class Decomposition:
     terms: Terms
     """L_x, L_z and L_r of each layer (Eqs. 10-12), each ``(B, T)`` in nats."""
     competition_losses: Tensor
-    """Loss of every expert in the competition, ``(B, T, K)`` in nats; lower is better."""
+    """Loss of every expert in the competition, ``(B, T, K)`` in nats; lower is better. K = 0 of a
+    model without experts."""
     seed_pixel: Tensor
     """Pixel from which each region grew, an index into the flattened image, ``(B, T)`` int64; -1
     where there was none."""
@@ -62,6 +63,11 @@ class Decomposition:
     def segmentation(self) -> Tensor:
         """Index of the layer with the largest region at each pixel, ``(B, H, W)`` int64."""
         return self.region.squeeze(2).argmax(dim=1)
+
+    @property
+    def experts(self) -> int:
+        """Number of experts K that competed; 0 of a model without experts."""
+        return self.competition_losses.shape[-1]
 
     @property
     def area(self) -> Tensor:
@@ -78,9 +84,11 @@ class Decomposition:
         kind = str(self.image.dtype).removeprefix("torch.")
         won = [" ".join(map(str, k)) for k in self.k[:_SHOWN, :_SHOWN].tolist()]
         winners = ", ".join(f"{k} ..." if slots > _SHOWN else k for k in won)
+        text = f"Decomposition({images} images of {height} x {width} pixels, {slots} layers"
+        if not self.experts:
+            return f"{text}, {kind} on {self.image.device})"
         return (
-            f"Decomposition({images} images of {height} x {width} pixels, {slots} layers, "
-            f"{self.competition_losses.shape[-1]} experts, {kind} on {self.image.device}; "
+            f"{text}, {self.experts} experts, {kind} on {self.image.device}; "
             f"winners front to back: {winners}{', ...' if images > _SHOWN else ''})"
         )
 

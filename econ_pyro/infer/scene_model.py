@@ -4,8 +4,8 @@ The trainer, ``evaluate.py``, ``decompose.py`` and ``sample.py`` know nothing el
 a class beneath :class:`SceneModel`, a configuration beneath
 :class:`~econ_pyro.model_config.SceneModelConfig` with a field ``kind``, and a call of
 :func:`register`.
-Installed packages can register theirs under the entry point group ``econ_pyro.scene_models``, as
-ECON is registered.
+This package's own are in ``BUILT_IN``; installed packages can register theirs under the entry
+point group ``econ_pyro.scene_models``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
+from pkgutil import resolve_name
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -29,6 +30,13 @@ from econ_pyro.infer.elbo import ClassConditionalELBO, Terms
 from econ_pyro.infer.svi import Step
 from econ_pyro.model_config import SceneModelConfig
 
+BUILT_IN = {
+    "econ": "econ_pyro.econ:register",
+    "monet": "econ_pyro.training.systems:register_monet",
+    "genesis": "econ_pyro.training.systems:register_genesis",
+    "genesis-v2": "econ_pyro.training.systems:register_genesis_v2",
+}
+"""This package's own models, each with a function that calls :func:`register`."""
 GROUP = "econ_pyro.scene_models"
 """Entry points of installed packages: each a function that calls :func:`register`."""
 
@@ -44,6 +52,15 @@ class Painted(Protocol):
     """``(B, T, 1, H, W)``."""
     appearance: Tensor
     """``(B, T, 3, H, W)``."""
+
+
+class Drawn(NamedTuple):
+    """Scenes that a model drew: what :class:`Painted` asks for and nothing else."""
+
+    image: Tensor
+    k: Tensor
+    shape: Tensor
+    appearance: Tensor
 
 
 class Engine(Protocol):
@@ -65,6 +82,9 @@ class SceneModel(nn.Module, ABC):
         config: of the run.
         names: a name for each expert.
     """
+
+    undefined: frozenset[str] = frozenset()
+    """Scores (:mod:`econ_pyro.evaluation.metrics`) that mean nothing of such a model."""
 
     def __init__(self, config: Config, names: Sequence[str] | None = None) -> None:
         super().__init__()
@@ -220,6 +240,9 @@ def register(
 
 def known() -> list[str]:
     """Kinds of scene models, those of installed packages included."""
+    for kind, place in BUILT_IN.items():
+        if kind not in _registry:
+            resolve_name(place)()
     for point in entry_points(group=GROUP):
         if point.name not in _registry:
             point.load()()

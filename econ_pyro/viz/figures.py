@@ -59,8 +59,8 @@ def decomposition_strip(
         for s, r, mu, m in layers
     ]
     rows = [
-        Label(names[k], f"layer {i + 1}", panels.expert_colour(k))
-        for i, k in enumerate(d.k[0].tolist())
+        Label(names[k], f"layer {i + 1}", colour)
+        for i, (k, colour) in enumerate(zip(d.k[0].tolist(), _colours(d), strict=True))
     ]
     columns = [
         Label("scope", "s"),
@@ -102,7 +102,9 @@ def decomposition_grid(
     sheet = _block(d[0], rows)
     for b in range(1, len(d)):
         sheet = panels.beside(sheet, _block(d[b], ()))
-    return panels.save(panels.framed(panels.above(sheet, panels.legend(names))), path)
+    if d.experts:
+        sheet = panels.above(sheet, panels.legend(names))
+    return panels.save(panels.framed(sheet), path)
 
 
 def expert_samples(
@@ -201,16 +203,22 @@ def _block(d: Decomposition, rows: Sequence[Label]) -> Image.Image:
         ]
         for r, mu, m in zip(d.region[0], d.mean[0], d.shape[0], strict=True)
     ]
-    bars = [[panels.expert_colour(k)] * 3 for k in d.k[0].tolist()]
+    bars = [[colour] * 3 for colour in _colours(d)]
     upper = panels.grid([top], columns=[Label("image"), Label("model"), Label("segments")])
     labels = [Label("seen"), Label("complete"), Label("shape")]
     return panels.above(upper, panels.grid(tiles, rows, labels, bars))
 
 
+def _colours(d: Decomposition) -> list[tuple[int, int, int]]:
+    """Colour of each layer: of its expert, or of its number where there are no experts."""
+    layers = d.k[0].tolist() if d.experts else range(d.k.shape[1])
+    return [panels.expert_colour(k) for k in layers]
+
+
 def _segments(d: Decomposition, scale: int) -> np.ndarray:
-    """Layers in the colours of their experts, with white lines between layers."""
+    """Layers in their colours, with white lines between layers."""
     layer = d.segmentation[0]
-    colours = torch.tensor([panels.expert_colour(k) for k in d.k[0].tolist()]) / 255  # (T, 3)
+    colours = torch.tensor(_colours(d)) / 255  # (T, 3)
     pixels = panels.panel(colours[layer].permute(2, 0, 1), scale)
     big = layer.numpy().repeat(scale, axis=0).repeat(scale, axis=1)
     pixels[1:][big[1:] != big[:-1]] = 255

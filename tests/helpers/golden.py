@@ -25,6 +25,7 @@ from econ_pyro.config import Config, TeachingConfig
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.evaluation.evaluate import TEST_SEED, as_json, evaluate
+from econ_pyro.infer import scene_model
 from econ_pyro.training import checkpoint
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.trainer import Trainer
@@ -56,8 +57,8 @@ def small(preset: str) -> Config:
 def losses(preset: str, dtype: torch.dtype) -> list[float]:
     """Losses of a preset's first steps, the second half of them as if they came late."""
     config = small(preset)
-    econ, device = Econ(config).to(dtype), torch.device("cpu")
-    learner = Learner(config, econ, device, ProcessGroup())
+    model, device = scene_model.build(config).to(dtype), torch.device("cpu")
+    learner = Learner(config, model, device, ProcessGroup())
     source = GeneratedScenes(config.scenes, config.seed, STEPS * BATCH)
     pyro.set_rng_seed(1)
     taught = isinstance(config.teaching, TeachingConfig)

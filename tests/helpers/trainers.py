@@ -9,6 +9,7 @@ from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.config import Config, TeachingConfig, TrainConfig, additions
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
+from econ_pyro.infer import scene_model
 from econ_pyro.model_config import (
     EconConfig,
     ExpertConfig,
@@ -117,7 +118,7 @@ def make_trainer(config, run, steps=None, econ=None):
     if steps is not None:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
     run.mkdir(exist_ok=True)
-    econ = econ or Econ(config)
+    econ = econ or scene_model.build(config)
     train = GeneratedScenes(config.scenes, config.seed, config.train.train_scenes)
     valid = GeneratedScenes(config.scenes, config.seed, config.train.valid_scenes, "valid")
     pyro.set_rng_seed(config.seed)

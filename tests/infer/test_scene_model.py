@@ -105,8 +105,12 @@ def test_what_cannot_be_registered(mosaic):
 
 
 def test_an_unknown_kind_is_named():
-    with pytest.raises(EconError, match="one of econ as model.kind"):
+    with pytest.raises(EconError, match=r"one of econ, .*monet as model\.kind"):
         scene_model.build(Config(model=SceneModelConfig()))
+
+
+def test_the_packages_own_models_are_known_with_their_configurations():
+    assert set(scene_model.BUILT_IN) == set(model_config.KINDS) <= set(scene_model.known())
 
 
 def test_gradients_of_its_own_loss_reach_it(mosaic):
