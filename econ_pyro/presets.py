@@ -81,12 +81,13 @@ _TAUGHT = EconConfig(
     expert=replace(_EXPERT, attention=UNetAttention(channels=(16, 32, 32, 32))),
     competition=_SAVINGS,
 )
+_TEACHING = TeachingConfig(seeds_until="60%", recomposed=0.5)
 _LEARNT = Config(
     model=_TAUGHT,
     objective=replace(_OBJECTIVE, gamma_until="60%"),
     train=replace(_TRAIN, steps=1000),
     recipe=replace(_RECIPE, load_balancing_until="35%"),
-    teaching=TeachingConfig(seeds_until="60%", recomposed=0.5),
+    teaching=_TEACHING,
 )
 _CORRUPTED = AugmentConfig(
     start="20%",
@@ -158,7 +159,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             model=replace(_TAUGHT, competition=replace(_SAVINGS, refine_rounds=6, outliers=0.002)),
             train=replace(_LEARNT.train, steps=5000),
             # a step with seeds takes a quarter of the time of one without
-            teaching=replace(_LEARNT.teaching, seeds_until="80%", recoloured=0.5, leftovers=0.4),
+            teaching=replace(_TEACHING, seeds_until="80%", recoloured=0.5, leftovers=0.4),
             augment=_CORRUPTED,
         ),
     ),
