@@ -132,7 +132,7 @@ def ood_sources(model: SceneModel, n: int) -> dict[str, tuple[Source, int | None
         "4 objects": (replace(scenes, objects=4, min_objects=None), 5),
         "5 objects": (replace(scenes, objects=5, min_objects=None), 6),
         "3 of one class": (replace(scenes, objects=3, min_objects=None, selection="same"), 4),
-        "near background": (replace(scenes, kind="random-colours", near_background=64), slots),
+        "near background": (replace(scenes, near_background=64), slots),
         "2 spare layers": (scenes, slots + 2),
     }
     return {
