@@ -16,7 +16,8 @@ import torch
 import tyro
 
 from econ_pyro import cli, errors
-from econ_pyro.data.images import Fit, decode, find_images, read_image
+from econ_pyro.data.images import decode, find_images, read_image
+from econ_pyro.data.resize import Fit, Resample
 from econ_pyro.econ import Econ
 from econ_pyro.files import outputs
 from econ_pyro.files.folder_names import folder_names
@@ -49,6 +50,9 @@ class Args:
     """Output folder, with one subfolder per image."""
     fit: Fit = "crop"
     """How images are made square: crop to the centre, or resize (stretch)."""
+    resample: Resample = "auto"
+    """How pixels of another size are made: nearest takes them as they are, area takes means; auto:
+    nearest for images of few colours with hard edges, area for others."""
     slots: int | None = None
     """Number of layers; default: as in training."""
     refine: bool = True
@@ -79,7 +83,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if not paths:
         got = f"only results in {parsed.out}" if parsed.images else "none"
         raise errors.EconError("images to decompose", got, "name image files or folders of them")
-    images = torch.stack([read_image(p, econ.config.model.size, parsed.fit) for p in paths])
+    size = econ.config.model.size
+    images = torch.stack([read_image(p, size, parsed.fit, parsed.resample) for p in paths])
     names = folder_names(paths)
     with outputs.merged_folder(parsed.out, parsed.overwrite, LAYOUT) as out:
         options: dict[str, Any] = {} if parsed.refine else {"refine": False}
@@ -97,8 +102,8 @@ def main(args: Sequence[str] | None = None) -> None:
                 layers = full_resolution_layers(
                     picture, d, scene, rendered, econ.names, parsed.fit, econ.sizes.sigma_x
                 )
-                size = picture.shape[1], picture.shape[0]
-                write_layers(out / name / FULL, layers, *size, parsed.format)
+                width, height = picture.shape[1], picture.shape[0]
+                write_layers(out / name / FULL, layers, width, height, parsed.format)
     for name in names:
         print(parsed.out / name)
 

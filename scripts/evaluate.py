@@ -16,6 +16,7 @@ from econ_pyro import cli, errors
 from econ_pyro.data.base import Source
 from econ_pyro.data.corrupted import CorruptedSource, format_corruptions, parse_corruptions
 from econ_pyro.data.readers.detect import open_images
+from econ_pyro.data.resize import Resample
 from econ_pyro.data.splits import open_split
 from econ_pyro.data.synthetic.dataset import is_dataset
 from econ_pyro.econ import Econ
@@ -58,6 +59,9 @@ class Args:
     """Number of generated scenes, or maximum number of images read from a file or folder."""
     fit: Literal["crop", "resize"] | None = None
     """How images are made square; default: as in training."""
+    resample: Resample | None = None
+    """How pixels of another size are made: nearest, area, or auto for what fits the image;
+    default: as in training."""
     gt_masks: bool = False
     """Use true regions in place of attention (Fig. 5)."""
     refine: bool = True
@@ -100,12 +104,15 @@ def main(args: Sequence[str] | None = None) -> None:
         )
     data = parsed.data or own_data
     fit, limit = parsed.fit or trained.fit, trained.limit
+    resample = parsed.resample or trained.resample
     own_images = data and own_data and data.resolve() == own_data.resolve()
     source: Source
     if data is None or is_dataset(data) or own_images:  # with held-out images
-        source = open_split(data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit).valid
+        source = open_split(
+            data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit, resample=resample
+        ).valid
     else:
-        source = open_images(data, size, fit, limit=parsed.n)
+        source = open_images(data, size, fit, limit=parsed.n, resample=resample)
     clean, title = source, "held-out" if parsed.data is None else str(parsed.data)
     if strengths:
         source = CorruptedSource(clean, strengths)

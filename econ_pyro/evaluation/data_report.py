@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from econ_pyro import presets
 from econ_pyro.data.base import Source, SourceInfo
 from econ_pyro.data.ground_truth import Truth
-from econ_pyro.data.images import Fit
 from econ_pyro.data.readers.detect import open_images
+from econ_pyro.data.resize import Fit
 from econ_pyro.data.synthetic.dataset import StoredScenes, is_dataset
 from econ_pyro.errors import check_positive, command, printable
 from econ_pyro.evaluation.matching import MIN_AREA
