@@ -95,16 +95,19 @@ _CORRUPTED = AugmentConfig(
     jpeg=40,
 )
 # turned and of several sizes: a latent of size, and two of shape that have to do for the angle
+_TURNED_MODEL = EconConfig(
+    size=64,
+    num_slots=6,
+    expert=replace(
+        _EXPERT,
+        latents=PoseLatents(dim=8, reach=0.85, size=True, shape_dim=5),
+        attention=_HALF,
+    ),
+    competition=replace(_COMPETITION, temperature_until="120%", depth_order_from="7.5%"),
+)
 _TURNED = replace(
     _QUICK,
-    model=replace(
-        _QUICK.model,
-        size=64,
-        num_slots=6,
-        expert=replace(
-            _QUICK.model.expert, latents=PoseLatents(dim=8, reach=0.85, size=True, shape_dim=5)
-        ),
-    ),
+    model=_TURNED_MODEL,
     train=replace(_TRAIN, batch=8, minutes=30.0),
 )
 
@@ -172,7 +175,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         replace(
             _TURNED,
             scenes=SCENE_SETS["multi-dsprites-coloured"],
-            model=replace(_TURNED.model, num_slots=5),
+            model=replace(_TURNED_MODEL, num_slots=5),
         ),
     ),
     "tetrominoes": (

@@ -16,9 +16,7 @@ no object, and ``area`` for others."""
 MAX_COLOURS = 32
 """Maximum number of colours of an image that ``auto`` resizes by nearest neighbours."""
 _MIN_EQUAL = 0.5  # share of equal neighbours; dithered images have fewer
-_MIN_AREA = (
-    0.25  # median area of a colour over the image's side; of blended edges, it is about 0.1
-)
+_MIN_AREA = 0.25  # median area of a colour over the image's side; 0.1 with blended edges
 _STRIP = 1 << 22  # values averaged at a time, to save memory
 
 
@@ -89,7 +87,6 @@ def _means(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
         strip = flat[:, start : start + width].astype(np.float64)
         total = np.zeros((n + 1, strip.shape[1]))
         strip.cumsum(0, out=total[1:])
-        out[:, start : start + width] = (
-            np.diff(total[whole] + part * strip[whole], axis=0) / length
-        )
+        at_edges = total[whole] + part * strip[whole]
+        out[:, start : start + width] = np.diff(at_edges, axis=0) / length
     return out.reshape(len(out), *values.shape[1:])

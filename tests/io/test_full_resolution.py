@@ -74,9 +74,8 @@ def test_the_crop_is_pillows(size, tmp_path):
     picture = Image.fromarray(pixels)
     picture.save(tmp_path / "a.png")
     want = ImageOps.fit(picture, (16, 16), Image.Resampling.NEAREST)
-    assert np.array_equal(
-        images.decode(tmp_path / "a.png", 16, "crop", "nearest"), np.asarray(want)
-    )
+    got = images.decode(tmp_path / "a.png", 16, "crop", "nearest")
+    assert np.array_equal(got, np.asarray(want))
 
 
 def true_scene(size, index):
