@@ -55,6 +55,7 @@ def evaluate(
     slots: int | None = None,
     gt_masks: bool = False,
     refine: bool = True,
+    min_area: int | None = None,
 ) -> SceneMetrics:
     """Decompose every image of a source and compute all scores that its ground truth allows.
 
@@ -65,6 +66,7 @@ def evaluate(
         gt_masks: use true regions in place of attention, as in the paper's Fig. 5.
         refine: refine the layers that the competition found, where the model's configuration says
             so.
+        min_area: minimum area of a present layer in pixels; 0.8% of the image if not given.
 
     Raises:
         EconError: ``gt_masks`` is set, but the source has no ground truth.
@@ -77,7 +79,8 @@ def evaluate(
         evidence = scenes.layers(slots or model.config.model.num_slots)
     options = {} if refine else {"refine": False}  # models without refinement lack this option
     d: Decomposition = model.decompose(images, slots, evidence=evidence, **options)
-    return replace(evaluate_scenes(d, scenes, source.classes), given_names=model.config.names)
+    metrics = evaluate_scenes(d, scenes, source.classes, min_area)
+    return replace(metrics, given_names=model.config.names)
 
 
 def evaluate_each(
@@ -86,6 +89,7 @@ def evaluate_each(
     gt_masks: bool = False,
     refine: bool = True,
     baselines: bool = False,
+    min_area: int | None = None,
 ) -> dict[str, SceneMetrics]:
     """:func:`evaluate` on several sets of scenes.
 
@@ -96,6 +100,7 @@ def evaluate_each(
         refine: as for :func:`evaluate`.
         baselines: also evaluate the untrained model and each of
             :data:`~econ_pyro.evaluation.baselines.SEGMENTATIONS` on the same scenes.
+        min_area: as for :func:`evaluate`.
 
     Returns:
         Scores by the name of the scenes; those of baselines by ``<scenes>, <baseline>``.
@@ -107,12 +112,14 @@ def evaluate_each(
     reports = {}
     for name, (source, slots) in sources.items():
         for suffix, each in models.items():
-            reports[name + suffix] = evaluate(each, source, slots, gt_masks, refine)
+            reports[name + suffix] = evaluate(each, source, slots, gt_masks, refine, min_area)
         if baselines:
             images, scenes = _read(source)
             for baseline, segment in SEGMENTATIONS.items():
                 regions = segment(images, slots or model.config.model.num_slots)
-                reports[f"{name}, {baseline}"] = evaluate_regions(images, regions, scenes)
+                reports[f"{name}, {baseline}"] = evaluate_regions(
+                    images, regions, scenes, min_area
+                )
     return reports
 
 
