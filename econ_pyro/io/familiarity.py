@@ -84,8 +84,6 @@ def _nats(report: Any) -> float | None:
     metrics = report.get("metrics") if isinstance(report, dict) else None
     if not isinstance(metrics, dict):
         return None
-    terms = [metrics.get(name) for name in "xzr"]
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in terms):
-        return None
-    total = math.fsum(terms)
+    terms = [v for v in map(metrics.get, "xzr") if isinstance(v, int | float)]
+    total = math.fsum(terms) if len(terms) == 3 else 0.0
     return total if 0 < total < math.inf else None
