@@ -70,7 +70,7 @@ class Inspection:
     """Visible area of each object as a fraction of its image, ascending."""
     size_range: float | None
     """Ratio of the ninth to the first decile of the width of a class's objects, median over
-    classes; None without masks and classes."""
+    classes; None without amodal masks and classes."""
     agreement: tuple[float, float] | None
     """IoU of a class's objects in one place and size, as they are and turned (``turning``)."""
     traits: Traits
@@ -136,10 +136,10 @@ def inspect(path: Path, fit: Fit, limit: int) -> Inspection:
 
 
 def _object_widths(scenes: Truth) -> Tensor:
-    """Class and width of each object that no edge cuts, ``(n, 2)``."""
-    if scenes.label is None:
+    """Class and width of each object with an amodal mask that no edge cuts, ``(n, 2)``."""
+    if scenes.mask is None or scenes.label is None:
         return torch.empty(0, 2)
-    mask = scenes.region if scenes.mask is None else scenes.mask
+    mask = scenes.mask
     cut = mask[..., [0, -1], :].flatten(2).any(2) | mask[..., [0, -1]].flatten(2).any(2)
     width = mask.flatten(2).float().mean(2).sqrt()
     whole = (scenes.label >= 0) & ~cut & (width > 0)
