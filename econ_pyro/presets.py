@@ -28,7 +28,7 @@ from econ_pyro.model_config import (
     SeededAttention,
     UNetAttention,
 )
-from econ_pyro.scene_config import SceneConfig
+from econ_pyro.scene_config import SCENE_SETS, SceneConfig
 
 # shapes of one class differ in position alone here
 _LATENTS = PoseLatents(reach=0.7, shape_dim=2)
@@ -98,6 +98,22 @@ _CORRUPTED = AugmentConfig(
     blur=1.0,
     noise=0.12,
     jpeg=40,
+)
+# turned and of several sizes: a latent of size, and two of shape that have to do for the angle
+_TURNED_MODEL = EconConfig(
+    size=64,
+    num_slots=6,
+    expert=replace(
+        _EXPERT,
+        latents=PoseLatents(dim=8, reach=0.85, size=True, shape_dim=5),
+        attention=_HALF,
+    ),
+    competition=replace(_COMPETITION, temperature_until="120%", depth_order_from="7.5%"),
+)
+_TURNED = replace(
+    _QUICK,
+    model=_TURNED_MODEL,
+    train=replace(_TRAIN, batch=8, minutes=30.0),
 )
 
 # of quick's width: 16 feature maps, 16-32-32-32 channels of attention
@@ -178,6 +194,37 @@ PRESETS: dict[str, tuple[str, Config]] = {
                     attention=replace(_ATTENTION, colour_weight=0.2, place_weight=0.2),
                 ),
             ),
+        ),
+    ),
+    "multi-dsprites": (
+        "Turned sprites of several sizes on grey: regions are right, classes are not yet found.",
+        replace(_TURNED, scenes=SCENE_SETS["multi-dsprites"]),
+    ),
+    "multi-dsprites-coloured": (
+        "The same on any colour, of fewer sprites: regions are right, classes are not yet found.",
+        replace(
+            _TURNED,
+            scenes=SCENE_SETS["multi-dsprites-coloured"],
+            model=replace(_TURNED_MODEL, num_slots=5),
+        ),
+    ),
+    "tetrominoes": (
+        "Three bevelled pieces of seven classes, turned: regions are fair, classes not yet found.",
+        replace(
+            _UNIQUE,
+            scenes=SCENE_SETS["tetrominoes"],
+            model=replace(
+                _SMALL,
+                num_experts=8,
+                size=40,
+                sigma_x=0.15,  # the bevel is variation within an object
+                expert=replace(
+                    _EXPERT,
+                    latents=PoseLatents(dim=8, reach=0.7, shape_dim=5),
+                    attention=replace(_ATTENTION, colour_weight=0.2, place_weight=0.5),
+                ),
+            ),
+            train=replace(_TRAIN, batch=8, minutes=30.0),
         ),
     ),
     "single-expert": (

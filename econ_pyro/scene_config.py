@@ -11,8 +11,13 @@ from econ_pyro.errors import EconError
 
 SHAPES = ("circle", "square", "triangle", "heart", "star", "cross", "ellipse")
 DEFAULT_CLASSES = ("circle", "square", "triangle")
+TETROMINOES = ("I", "O", "T", "S", "Z", "J", "L")
+TETROMINO_SIZES = (32, 40)
+"""Image sizes of tetrominoes: the centre of their frame of 35 pixels, or all of it."""
 MAX_OBJECTS = 8
 """Maximum number of objects in a scene."""
+MAX_TETROMINOES = 5
+"""Maximum number of tetrominoes in a scene; there is seldom room for more."""
 MIN_SIDE = 3
 """Minimum side of an object in pixels, at which every shape covers at least one pixel centre."""
 
@@ -21,11 +26,16 @@ MIN_SIDE = 3
 class SceneConfig:
     """Configuration of the renderer (appendix C.1)."""
 
-    kind: Literal["unique-colours", "random-colours"] = "unique-colours"
+    kind: Literal[
+        "unique-colours", "random-colours", "multi-dsprites", "multi-dsprites-coloured",
+        "tetrominoes",
+    ] = "unique-colours"  # fmt: skip
     """Colours of objects. unique-colours: circles are red, squares green, triangles blue, and each
     further class has its own saturated colour; random-colours: each channel is a random integer
-    from 128 to 255. With random-colours, sprites are tinted so that such a colour is their mean;
-    otherwise they keep their colours."""
+    from 128 to 255; multi-dsprites: hue, saturation and value are uniform;
+    multi-dsprites-coloured: red, green and blue are uniform; tetrominoes: pieces of four bevelled
+    blocks that never overlap, each red, green, blue, yellow, magenta or cyan. Sprites keep their
+    colours with unique-colours; otherwise they are tinted so that such a colour is their mean."""
     sprites: str | None = None
     """Folder of PNG files with transparent backgrounds, which replace the shapes. Each file or
     subfolder is a class."""
@@ -47,8 +57,9 @@ class SceneConfig:
     """Minimum and maximum side of an object's bounding box before rotation, as a fraction of the
     image."""
     rotate: bool = False
-    """Rotate each object by a random angle about the centre of its bounding box."""
-    background: Literal["dark", "grey", "any"] = "dark"
+    """Rotate each object by a random angle about the centre of its bounding box; tetrominoes by
+    quarter turns."""
+    background: Literal["dark", "grey", "any", "black"] = "dark"
     """Colour of the background of a scene. dark: each channel is a random integer up to 127; grey:
     any shade of grey; any: any colour."""
     near_background: int | None = None
@@ -71,6 +82,8 @@ class SceneConfig:
             )
         self._check_classes()
         self._check_sizes()
+        if self.kind == "tetrominoes":
+            self._check_tetrominoes()
         if self.near_background is not None and not 1 <= self.near_background <= 255:
             raise EconError(
                 "near_background from 1 to 255",
@@ -79,9 +92,11 @@ class SceneConfig:
             )
 
     def _check_classes(self) -> None:
-        unknown = [name for name in self.classes if name not in SHAPES]
+        known = TETROMINOES if self.kind == "tetrominoes" else SHAPES
+        unknown = [name for name in self.classes if name not in known]
         if unknown and self.sprites is None:
-            raise EconError(f"classes among {', '.join(SHAPES)}", repr(unknown[0]))
+            hint = f"the preset {self.kind} sets them" if known is TETROMINOES else ""
+            raise EconError(f"classes among {', '.join(known)}", repr(unknown[0]), hint)
         if not self.classes or len(set(self.classes)) < len(self.classes):
             raise EconError(
                 "at least one class, and each only once",
@@ -123,3 +138,58 @@ class SceneConfig:
                 "object_size up to 0.7 with rotate, so that the corners stay in the image",
                 str(high),
             )
+
+    def _check_tetrominoes(self) -> None:
+        if self.sprites is not None:
+            raise EconError("tetrominoes without sprites", self.sprites, "use another kind")
+        if self.size not in TETROMINO_SIZES:
+            raise EconError(
+                "an image size of 32 or 40 pixels for tetrominoes",
+                str(self.size),
+                "40 shows the whole frame of 35 pixels, 32 its centre",
+            )
+        if self.objects > MAX_TETROMINOES:
+            expected = f"at most {MAX_TETROMINOES} tetrominoes, for which there is room"
+            raise EconError(expected, str(self.objects))
+
+
+SCENE_SETS = {
+    "unique-colours": SceneConfig(),
+    "random-colours": SceneConfig(kind="random-colours"),
+    "multi-dsprites": SceneConfig(
+        kind="multi-dsprites",
+        size=64,
+        objects=5,
+        min_objects=2,
+        classes=("square", "ellipse", "heart"),
+        selection="random",
+        object_size=(9 / 64, 18 / 64),
+        rotate=True,
+        background="grey",
+    ),
+    "multi-dsprites-coloured": SceneConfig(
+        kind="multi-dsprites-coloured",
+        size=64,
+        objects=4,
+        min_objects=1,
+        classes=("square", "ellipse", "heart"),
+        selection="random",
+        object_size=(9 / 64, 18 / 64),
+        rotate=True,
+        background="any",
+    ),
+    "tetrominoes": SceneConfig(
+        kind="tetrominoes",
+        size=40,
+        classes=TETROMINOES,
+        class_weights=(2.0, 1.0, 4.0, 2.0, 2.0, 4.0, 4.0),  # orientations of each
+        selection="random",
+        rotate=True,
+        background="black",
+    ),
+}
+"""The usual scenes of each kind.
+
+multi-dsprites and tetrominoes re-create google-deepmind/multi_object_datasets: sprites on grey,
+sprites on colour, and pieces of tetris. Their sizes are measured from that project's images.
+"""

@@ -20,7 +20,7 @@ from econ_pyro import cli
 from econ_pyro.accel import malloc
 from econ_pyro.data.synthetic.renderer import SceneRenderer
 from econ_pyro.econ import Econ, load
-from econ_pyro.io import scene_file
+from econ_pyro.io import familiarity, scene_file
 from econ_pyro.io.pretrained import find
 from econ_pyro.training.run_config import read_config
 from econ_pyro.ui import server, uploads
@@ -55,7 +55,10 @@ def main(args: Sequence[str] | None = None) -> None:
     econ = load(parsed.run, cli.pick_device(parsed.device))
     malloc.return_memory()
     with uploads.folder() as folder:
-        blocks = page.build(econ, lambda x: _decompose(econ, x), _examples(econ, parsed.run))
+        usual = familiarity.validation_nats(find(parsed.run))
+        blocks = page.build(
+            econ, lambda x: _decompose(econ, x, usual), _examples(econ, parsed.run)
+        )
         address = server.serve(blocks, folder, parsed.host, parsed.port, markup.CSS)
         try:
             if parsed.screenshots is not None:
@@ -71,8 +74,9 @@ def main(args: Sequence[str] | None = None) -> None:
             blocks.close(verbose=False)
 
 
-def _decompose(econ: Econ, image: Tensor) -> scene_file.Scene:
-    return scene_file.of_decomposition(econ.decompose(image))
+def _decompose(econ: Econ, image: Tensor, usual: float | None) -> tuple[scene_file.Scene, str]:
+    d = econ.decompose(image)
+    return scene_file.of_decomposition(d), familiarity.warnings_of(d, usual)[0]
 
 
 def _examples(econ: Econ, run: str) -> Callable[[int], Tensor] | None:

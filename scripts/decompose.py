@@ -2,11 +2,13 @@
 
 For each image, write a strip of its layers with their scopes (Fig. 4); the layers with whole
 objects as transparent PNGs or an OpenRaster file; the rendered scene and its build-up (Fig. 7);
-and scene.json, which can be edited and rendered with sample.py.
+and scene.json, which can be edited and rendered with sample.py. A warning names images that the
+model explains much worse than held-out scenes, as they are unlike what it has learnt.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,12 @@ import torch
 import tyro
 
 from econ_pyro import cli, errors
-from econ_pyro.data.images import Fit, decode, find_images, read_image
+from econ_pyro.data.images import decode, find_images, read_image
+from econ_pyro.data.resize import Fit, Resample
 from econ_pyro.econ import Econ
 from econ_pyro.files import outputs
 from econ_pyro.files.folder_names import folder_names
-from econ_pyro.io import scene_file
+from econ_pyro.io import familiarity, scene_file
 from econ_pyro.io.full_resolution import full_resolution_layers
 from econ_pyro.io.layer_files import (
     RENDERED_FILES,
@@ -30,7 +33,7 @@ from econ_pyro.io.layer_files import (
     write_rendered,
     write_scene,
 )
-from econ_pyro.io.pretrained import load_model
+from econ_pyro.io.pretrained import find, load_model
 
 FULL = "full-resolution"
 """Folder of the layers at full resolution."""
@@ -49,8 +52,14 @@ class Args:
     """Output folder, with one subfolder per image."""
     fit: Fit = "crop"
     """How images are made square: crop to the centre, or resize (stretch)."""
+    resample: Resample = "auto"
+    """How pixels of another size are made: nearest takes them as they are, area takes means; auto:
+    nearest for images of few colours with hard edges, area for others."""
     slots: int | None = None
     """Number of layers; default: as in training."""
+    min_area: int | None = None
+    """Minimum area of a present layer in pixels at the model's size; default: 0.8% of the image.
+    Smaller layers are hidden."""
     refine: bool = True
     """Refine the layers that the competition found, where the model's configuration says so."""
     format: tuple[Format, ...] = ("png",)
@@ -69,8 +78,11 @@ def main(args: Sequence[str] | None = None) -> None:
     check_formats(parsed.format)
     if parsed.slots is not None:
         errors.check_range("--slots", parsed.slots, 1, scene_file.MAX_LAYERS)
+    if parsed.min_area is not None:
+        errors.check_positive("--min-area", parsed.min_area)
     outputs.check_output(parsed.out, parsed.overwrite, LAYOUT)
     econ = load_model(parsed.run, cli.pick_device(parsed.device))
+    usual = familiarity.validation_nats(find(parsed.run))
     if parsed.full_resolution and not isinstance(econ, Econ):
         expected = "a model with experts, for --full-resolution"
         raise errors.EconError(expected, f"{parsed.run}, which has none")
@@ -79,14 +91,15 @@ def main(args: Sequence[str] | None = None) -> None:
     if not paths:
         got = f"only results in {parsed.out}" if parsed.images else "none"
         raise errors.EconError("images to decompose", got, "name image files or folders of them")
-    images = torch.stack([read_image(p, econ.config.model.size, parsed.fit) for p in paths])
+    size = econ.config.model.size
+    images = torch.stack([read_image(p, size, parsed.fit, parsed.resample) for p in paths])
     names = folder_names(paths)
     with outputs.merged_folder(parsed.out, parsed.overwrite, LAYOUT) as out:
         options: dict[str, Any] = {} if parsed.refine else {"refine": False}
         decomposed = econ.decompose(images, parsed.slots, **options)
         for i, (path, name) in enumerate(zip(paths, names, strict=True)):
             d = decomposed[i]
-            scene = scene_file.of_decomposition(d)
+            scene = scene_file.of_decomposition(d, parsed.min_area)
             write_scene(out / name, d, scene, econ.names, str(path), parsed.format)
             if not isinstance(econ, Econ):
                 continue
@@ -97,10 +110,15 @@ def main(args: Sequence[str] | None = None) -> None:
                 layers = full_resolution_layers(
                     picture, d, scene, rendered, econ.names, parsed.fit, econ.sizes.sigma_x
                 )
-                size = picture.shape[1], picture.shape[0]
-                write_layers(out / name / FULL, layers, *size, parsed.format)
+                width, height = picture.shape[1], picture.shape[0]
+                write_layers(out / name / FULL, layers, width, height, parsed.format)
     for name in names:
         print(parsed.out / name)
+    # further layers cost more than those of held-out scenes
+    unlike = familiarity.warnings_of(decomposed, usual) if parsed.slots is None else []
+    for path, text in zip(paths, unlike, strict=False):
+        if text:
+            print(errors.printable(f"warning: {path}: {text}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

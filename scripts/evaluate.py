@@ -16,6 +16,7 @@ from econ_pyro import cli, errors
 from econ_pyro.data.base import Source
 from econ_pyro.data.corrupted import CorruptedSource, format_corruptions, parse_corruptions
 from econ_pyro.data.readers.detect import open_images
+from econ_pyro.data.resize import Resample
 from econ_pyro.data.splits import open_split
 from econ_pyro.data.synthetic.dataset import is_dataset
 from econ_pyro.econ import Econ
@@ -33,13 +34,12 @@ from econ_pyro.evaluation.evaluate import (
 )
 from econ_pyro.evaluation.sample_quality import score_samples, train_classifier
 from econ_pyro.files import locks, storage
-from econ_pyro.io.pretrained import WEIGHTS, find, load_model
+from econ_pyro.io.pretrained import EVALUATION, WEIGHTS, find, load_model
 from econ_pyro.naming import clean_name
 from econ_pyro.training import checkpoint
 from econ_pyro.training.progress import describe_run
 from econ_pyro.training.run_config import read_config
 
-EVALUATION = "evaluation.json"
 WAIT = 5.0
 """Seconds to wait for another process that is evaluating the same run."""
 
@@ -58,6 +58,11 @@ class Args:
     """Number of generated scenes, or maximum number of images read from a file or folder."""
     fit: Literal["crop", "resize"] | None = None
     """How images are made square; default: as in training."""
+    resample: Resample | None = None
+    """How pixels of another size are made: nearest, area, or auto for what fits the image;
+    default: as in training."""
+    min_area: int | None = None
+    """Minimum area of a present layer in pixels; default: 0.8% of the image."""
     gt_masks: bool = False
     """Use true regions in place of attention (Fig. 5)."""
     refine: bool = True
@@ -86,6 +91,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
     errors.check_positive("--n", parsed.n)
+    if parsed.min_area is not None:
+        errors.check_positive("--min-area", parsed.min_area)
     strengths = parse_corruptions(parsed.corrupt)
     # results are not written to shipped weights
     store = _Store(parsed.run) if parsed.run.is_dir() else None
@@ -100,12 +107,15 @@ def main(args: Sequence[str] | None = None) -> None:
         )
     data = parsed.data or own_data
     fit, limit = parsed.fit or trained.fit, trained.limit
+    resample = parsed.resample or trained.resample
     own_images = data and own_data and data.resolve() == own_data.resolve()
     source: Source
     if data is None or is_dataset(data) or own_images:  # with held-out images
-        source = open_split(data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit).valid
+        source = open_split(
+            data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit, resample=resample
+        ).valid
     else:
-        source = open_images(data, size, fit, limit=parsed.n)
+        source = open_images(data, size, fit, limit=parsed.n, resample=resample)
     clean, title = source, "held-out" if parsed.data is None else str(parsed.data)
     if strengths:
         source = CorruptedSource(clean, strengths)
@@ -117,9 +127,13 @@ def main(args: Sequence[str] | None = None) -> None:
             sources[of_data + name] = (corrupted, None)
     if parsed.ood:
         sources |= ood_sources(econ, parsed.n)
-    reports = evaluate_each(econ, sources, parsed.gt_masks, parsed.refine, parsed.baselines)
+    reports = evaluate_each(
+        econ, sources, parsed.gt_masks, parsed.refine, parsed.baselines, parsed.min_area
+    )
     report = reports[title]
     suffix = "-gt-masks" * parsed.gt_masks + "-no-refine" * (not parsed.refine)
+    if parsed.min_area is not None:
+        suffix += f"-min-area-{parsed.min_area}"
     if store and parsed.data is None and not strengths and not suffix:
         store.add(lambda: write_names(parsed.run, report, econ.names))
         econ.names = names_of(report, econ.names)

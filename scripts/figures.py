@@ -114,7 +114,7 @@ def _figures_4_6_7_8(econ: Econ, out: Path, seed: int) -> None:
         "A": (replace(more, objects=5), 6),
         "B": (replace(more, objects=3, selection="same"), slots + 2),
         "C": (replace(more, objects=4, selection="same"), 5),
-        "D": (replace(more, kind="random-colours", near_background=64), slots),
+        "D": (replace(more, near_background=64), slots),
     }
     for part, (config, t) in ood.items():
         d = econ.decompose(_scenes(econ, config, 1, seed), t)

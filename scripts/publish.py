@@ -80,7 +80,9 @@ def main(args: Sequence[str] | None = None) -> None:
     data, fit, limit = parsed.data or trained.data, trained.fit, trained.limit
     size = econ.config.model.size
     scenes = replace(econ.config.scenes, size=size)
-    valid = open_split(data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit).valid
+    valid = open_split(
+        data, scenes, size, TEST_SEED, 1, parsed.n, fit, limit=limit, resample=trained.resample
+    ).valid
     with outputs.atomic_folder(parsed.folder, parsed.overwrite, checkpoint.CONFIG) as out:
         econ.save_pretrained(out, parsed.dtype)
         written = load(out, device)

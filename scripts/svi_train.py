@@ -32,7 +32,7 @@ from econ_pyro.accel.process_group import ProcessGroup, join
 from econ_pyro.config import Config, to_dict
 from econ_pyro.core.compositing import stages
 from econ_pyro.data.base import DEFAULT_LIMIT, Source
-from econ_pyro.data.images import Fit
+from econ_pyro.data.resize import Fit, Resample
 from econ_pyro.data.splits import Split, open_split
 from econ_pyro.data.synthetic.dataset import is_dataset
 from econ_pyro.data.synthetic.sprites import sprite_classes
@@ -66,6 +66,9 @@ class TrainArgs(Config):
     TFRecords; default: generated scenes."""
     fit: Fit = "crop"
     """How images are made square: crop to the centre, or resize (stretch)."""
+    resample: Resample = "auto"
+    """How pixels of another size are made: nearest takes them as they are, area takes means; auto:
+    nearest for images of few colours with hard edges, area for others."""
     strict: bool = False
     """Stop if an image cannot be read, instead of skipping it."""
     limit: int = DEFAULT_LIMIT
@@ -172,15 +175,17 @@ def _recorded(parsed: TrainArgs, run: Path, config: Config) -> RunConfig:
     """What ``config.json`` says of the run."""
     if parsed.resume and parsed.data is None:
         return read_config(run)._replace(config=config)
-    return RunConfig(config, parsed.data, parsed.fit, parsed.limit, parsed.init_experts)
+    return RunConfig(
+        config, parsed.data, parsed.fit, parsed.limit, parsed.init_experts, parsed.resample
+    )
 
 
 def _open(recorded: RunConfig, strict: bool = False) -> Split:
     """Training and validation images."""
-    config, data, fit, limit, _ = recorded
+    config, data, fit, limit, _, resample = recorded
     numbers = config.train.train_scenes, config.train.valid_scenes
     size, seed = config.model.size, config.seed
-    return open_split(data, config.scenes, size, seed, *numbers, fit, strict, limit)
+    return open_split(data, config.scenes, size, seed, *numbers, fit, strict, limit, resample)
 
 
 @contextmanager

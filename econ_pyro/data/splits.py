@@ -18,8 +18,8 @@ from torch import Tensor
 from econ_pyro.data import counter_rng
 from econ_pyro.data.base import DEFAULT_LIMIT, Source
 from econ_pyro.data.ground_truth import Truth
-from econ_pyro.data.images import Fit
 from econ_pyro.data.readers.detect import open_images
+from econ_pyro.data.resize import Fit, Resample
 from econ_pyro.data.synthetic.dataset import SPLITS, StoredScenes, is_dataset
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
@@ -63,6 +63,7 @@ def open_split(
     fit: Fit = "crop",
     strict: bool = False,
     limit: int = DEFAULT_LIMIT,
+    resample: Resample = "auto",
 ) -> Split:
     """Open training and validation images.
 
@@ -78,6 +79,7 @@ def open_split(
         fit: how images are made square.
         strict: raise on the first unreadable image of a folder instead of skipping it.
         limit: maximum number of images read from a file or a folder of images.
+        resample: how images are resized.
 
     Raises:
         EconError: there are no images, or a dataset has images of another size.
@@ -95,7 +97,7 @@ def open_split(
         return stored
     if Path(path).name in SPLITS and is_dataset(Path(path).parent):
         raise EconError("a dataset folder", f"its part {path}", f"use {Path(path).parent}")
-    source = open_images(path, size, fit, strict, limit)
+    source = open_images(path, size, fit, strict, limit, resample)
     if len(source) < 2:
         raise EconError("at least 2 images, one to train on and one to validate on", f"1: {path}")
     if source.info.truncated:

@@ -4,6 +4,8 @@ With ground truth, the suggestions follow from counts: one layer per object of t
 plus one for the background; one expert per class plus one for the background; and the smallest
 image size at which 90% of the objects cover three times the minimum area of a present layer.
 Without ground truth, they are guesses and are reported as such.
+
+What is beyond the models of the presets is said, too: it has been tried, and fails.
 """
 
 from __future__ import annotations
@@ -22,12 +24,20 @@ from torch.nn import functional as F
 from econ_pyro import presets
 from econ_pyro.data.base import Source, SourceInfo
 from econ_pyro.data.ground_truth import Truth
-from econ_pyro.data.images import Fit
 from econ_pyro.data.readers.detect import open_images
+from econ_pyro.data.resize import Fit
 from econ_pyro.data.synthetic.dataset import StoredScenes, is_dataset
 from econ_pyro.errors import check_positive, command, printable
-from econ_pyro.evaluation.matching import MIN_AREA
+from econ_pyro.evaluation.data_traits import (
+    TOLERANCE,
+    Traits,
+    background_colour,
+    traits_of,
+    turning,
+)
+from econ_pyro.evaluation.matching import MIN_AREA, smallest_area
 from econ_pyro.model_config import EconConfig, PoseLatents
+from econ_pyro.scene_config import MAX_OBJECTS
 
 SIZES = (32, 64, 128)
 """Image sizes that are suggested; the networks of the presets downsample images four times."""
@@ -36,8 +46,14 @@ MIN_IMAGES = 200  # with fewer, networks overfit
 _MIN_OBJECT_AREA = 3 * round(MIN_AREA * 32 * 32)  # pixels
 _INSPECTION_SIZE = SIZES[-1]  # maximum size at which images are inspected
 _BATCH = 64
-_COLOUR_TOLERANCE = 0.03  # per channel; larger than compression artefacts of a constant colour
+_COMPARED = 4  # batches of which the shapes of objects are compared
 _MIN_SIZE_RANGE = 1.25  # size becomes a latent above this; rasterisation alone causes 1.1
+_MIN_TURNING = 0.08  # gain of IoU by turning; rasterisation alone causes 0.03
+_MIN_ALIKE = 0.75  # IoU of turned objects of a class below which it has several looks
+_SHADED, _NOISY, _BLENDED, _PLAIN, _HARD = 0.2, 0.3, 0.15, 0.6, 0.5  # thresholds of traits
+_SMALL = 0.05  # share of objects too small to be present; slivers of hidden ones are fewer
+_MOST_COLOURS = 3.0  # exact colours of an area; objects of one colour each may touch
+_LARGE, _SMALL_BATCH = 64, 8  # from this size on, the presets' batch takes too long
 _MIN_FLAT_SHARE = 0.33  # objects count as unicoloured above this, at SIZES[0] pixels
 
 
@@ -55,6 +71,15 @@ class Inspection:
     size_range: float | None
     """Ratio of the ninth to the first decile of the width of a class's objects, median over
     classes; None without amodal masks and classes."""
+    agreement: tuple[float, float] | None
+    """IoU of a class's objects in one place and size, as they are and turned (``turning``)."""
+    traits: Traits
+    """Properties of the images."""
+
+    @property
+    def turned(self) -> bool:
+        """Whether objects of a class are turned."""
+        return self.agreement is not None and self.agreement[1] - self.agreement[0] > _MIN_TURNING
 
 
 @dataclass(frozen=True)
@@ -65,6 +90,8 @@ class Advice:
     slots: int
     experts: int
     reasons: tuple[str, ...]
+    beyond: tuple[str, ...]
+    """What of the dataset the models of the presets cannot do, and why."""
     command: str
     """Shell command that trains with these options."""
 
@@ -84,6 +111,7 @@ def inspect(path: Path, fit: Fit, limit: int) -> Inspection:
     source, info = _open(path, fit, limit)
     objects: Counter[int] = Counter()
     areas, widths = [torch.empty(0)], [torch.empty(0, 2)]
+    compared: list[Truth] = []
     for indices in torch.arange(min(limit, len(source))).split(_BATCH):
         scenes = source.scenes(indices)
         if scenes is None:
@@ -92,8 +120,19 @@ def inspect(path: Path, fit: Fit, limit: int) -> Inspection:
         objects.update((area > 0).sum(1).tolist())
         areas.append(area[area > 0])
         widths.append(_object_widths(scenes))
-    size_range = _size_range(torch.cat(widths))
-    return Inspection(path, source, info, objects, torch.cat(areas).sort().values, size_range)
+        if len(compared) < _COMPARED:
+            compared.append(scenes)
+    images = source.images(sample_indices(len(source), _BATCH))
+    return Inspection(
+        path,
+        source,
+        info,
+        objects,
+        torch.cat(areas).sort().values,
+        _size_range(torch.cat(widths)),
+        turning(compared) if compared else None,
+        traits_of(images),
+    )
 
 
 def _object_widths(scenes: Truth) -> Tensor:
@@ -139,7 +178,8 @@ def _open(path: Path, fit: Fit, limit: int) -> tuple[Source, SourceInfo]:
 
 def advise(inspection: Inspection, fit: Fit) -> Advice:
     """Suggest options for training."""
-    size, reason = _size(inspection)
+    preset, why = _preset(inspection)
+    size, reason = _size(inspection, preset)
     reasons = [f"size {size}: {reason}"]
     slots = DEFAULT_COUNT
     if inspection.objects:
@@ -147,8 +187,12 @@ def advise(inspection: Inspection, fit: Fit) -> Advice:
         slots = most + 1
         reasons.append(f"T {slots}: at most {most} objects per image, and the background")
     else:
+        # specks of noise are no objects
+        seen = 0 if inspection.traits.noise > _NOISY else inspection.traits.components
+        slots = max(DEFAULT_COUNT, seen + 1)
         reasons.append(f"T {slots}: a guess, as the number of objects is unknown; use the maximum "
-                       "number of objects in an image plus 1 for the background")  # fmt: skip
+                       "number of objects in an image plus 1 for the background; up to "
+                       f"{seen} separate areas in an image were seen")  # fmt: skip
     classes = len(inspection.source.classes)
     experts = classes + 1 if classes else DEFAULT_COUNT
     if classes:
@@ -159,8 +203,10 @@ def advise(inspection: Inspection, fit: Fit) -> Advice:
     rendered = isinstance(inspection.source, StoredScenes)  # objects do not cross the edges
     if not rendered:
         reasons.append("reach 1: objects may cross the image's edges; use 0.7 if none does")
-    preset, reason = _preset(inspection)
-    reasons.append(f"{preset}: {reason}")
+    reasons.append(f"{preset}: {why}")
+    model = presets.PRESETS[preset][1].model
+    assert isinstance(model, EconConfig) and isinstance(model.expert.latents, PoseLatents)
+    latents = model.expert.latents
     scaled = inspection.size_range is not None and inspection.size_range > _MIN_SIZE_RANGE
     if scaled:
         factor = f"{inspection.size_range:.1f}"
@@ -172,24 +218,70 @@ def advise(inspection: Inspection, fit: Fit) -> Advice:
         words += [f"--model.{option}", str(value)]
     if not rendered:
         words += ["--model.expert.latents.reach", "1"]
-    if scaled:  # adds a latent on which the shape depends
-        model = presets.PRESETS[preset][1].model
-        assert isinstance(model, EconConfig) and isinstance(model.expert.latents, PoseLatents)
-        latents = model.expert.latents
+    if scaled and not latents.size:  # adds a latent on which the shape depends
         more = (("dim", latents.dim + 1), ("shape-dim", (latents.shape_dim or 2) + 1))
         words += ["--model.expert.latents.size"]
         words += [word for name, n in more for word in (f"--model.expert.latents.{name}", str(n))]
+    if size >= _LARGE and presets.PRESETS[preset][1].train.batch > _SMALL_BATCH:
+        words += ["--train.batch", str(_SMALL_BATCH)]
+        reasons.append(f"batch {_SMALL_BATCH}: a scene takes {size**2 // 32**2} times the work")
+    resized = any(original != (size, size) for original in inspection.info.original_sizes)
+    if resized and inspection.traits.hard_edges > _HARD:
+        words += ["--resample", "nearest"]
+        reasons.append("resample nearest: means at hard edges would be colours of no object")
     if fit != "crop":
         words += ["--fit", fit]
     words += ["--run", f"runs/{inspection.path.name.split('.')[0] or 'data'}"]
-    return Advice(size, slots, experts, tuple(reasons), shlex.join(words))
+    beyond = _beyond(inspection, preset, size, slots)
+    return Advice(size, slots, experts, tuple(reasons), beyond, shlex.join(words))
 
 
 def _preset(inspection: Inspection) -> tuple[str, str]:
     images = inspection.source.images(sample_indices(len(inspection.source), _BATCH))
-    if flat_share(downsample(images, SIZES[0])) > _MIN_FLAT_SHARE:
+    exact = inspection.traits.hard_edges > _HARD
+    if exact:
+        flat = inspection.traits.colours <= _MOST_COLOURS
+    else:
+        flat = flat_share(downsample(images, SIZES[0])) > _MIN_FLAT_SHARE
+    if flat and inspection.traits.shading <= _SHADED:
+        if inspection.turned:
+            return "multi-dsprites", "objects seem to be unicoloured, and are turned; 30 minutes"
         return "quick", "objects seem to be unicoloured; 20 minutes, then try random-colours"
+    if exact:
+        return "tetrominoes", "objects seem to have few exact colours in patterns; 30 minutes"
     return "sprites", "objects seem to be multicoloured; use quick if each has a single colour"
+
+
+def _beyond(inspection: Inspection, preset: str, size: int, slots: int) -> tuple[str, ...]:
+    """What of a dataset the presets' models cannot do, and why."""
+    found, traits = [], inspection.traits
+    if slots - 1 > MAX_OBJECTS:
+        found.append(f"{slots - 1} objects: models are trained with {MAX_OBJECTS} at most")
+    if inspection.turned:
+        found.append("turned objects: no latent is an angle, so that experts do not part classes "
+                     "by shape")  # fmt: skip
+    if inspection.agreement is not None and inspection.agreement[1] < _MIN_ALIKE:
+        found.append("several looks in a class: experts share out looks, not classes; raise "
+                     "--model.expert.latents.dim and shape-dim")  # fmt: skip
+    if traits.noise > _NOISY:
+        found.append("noise: a region is what resembles one pixel; remove noise with a median "
+                     "filter, or use learnt-random-colours")  # fmt: skip
+    elif traits.shading > _SHADED:
+        found.append("shading: a region ends where a colour changes by a ninth, so that an object "
+                     "can become several")  # fmt: skip
+    if traits.plain < _PLAIN:
+        found.append("background of several colours: it is one layer of one smooth appearance")
+    if traits.blended > _BLENDED and traits.hard_edges <= _HARD:
+        found.append("blended edges: their mixed pixels can become objects; render without "
+                     "antialiasing, or use learnt-random-colours")  # fmt: skip
+    least = smallest_area(size, size)
+    small = (inspection.areas * size * size < least).float().mean().item()
+    if len(inspection.areas) and small > _SMALL:
+        found.append(
+            f"small objects: {small:.0%} have fewer than {least} pixels at size {size} and do not "
+            "count; use a larger size, or evaluate.py with --min-area"
+        )
+    return tuple(found)
 
 
 def flat_share(images: Tensor) -> float:
@@ -203,19 +295,23 @@ def flat_share(images: Tensor) -> float:
     Returns:
         Share of foreground pixels that resemble most of their neighbours; 1 without foreground.
     """
-    edge = torch.cat([images[:, :, [0, -1]].flatten(2), images[:, :, :, [0, -1]].flatten(2)], 2)
-    background = edge.median(2).values[:, :, None, None]
-    foreground = (images - background).abs().amax(1) > _COLOUR_TOLERANCE  # (B, H, W)
+    background = background_colour(images)[:, :, None, None]
+    foreground = (images - background).abs().amax(1) > TOLERANCE  # (B, H, W)
     patches = F.unfold(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3)
     patches = patches.unflatten(1, (3, 9)).unflatten(3, images.shape[2:])  # (B, 3, 9, H, W)
-    similar = (patches - images[:, :, None]).abs().amax(1) <= _COLOUR_TOLERANCE
+    similar = (patches - images[:, :, None]).abs().amax(1) <= TOLERANCE
     flat = similar.sum(1) > 6  # the pixel itself and at least six of its eight neighbours
     return flat[foreground].float().mean().item() if foreground.any() else 1.0
 
 
-def _size(inspection: Inspection) -> tuple[int, str]:
+def _size(inspection: Inspection, preset: str) -> tuple[int, str]:
     if isinstance(inspection.source, StoredScenes):
         return inspection.source.size, "the size of the dataset"
+    sizes = set(inspection.info.original_sizes)
+    width, height = min(sizes)
+    own = len(sizes) == 1 and width == height and width % 8 == 0 and 32 <= width <= SIZES[1]
+    if preset == "tetrominoes" and own:
+        return width, "the size of the images, whose patterns no resizing keeps"
     largest, areas = _max_size(inspection.info), inspection.areas
     if not len(areas):
         shorter = _shortest_side(inspection.info)
@@ -262,6 +358,8 @@ def report(inspection: Inspection, advice: Advice, fit: Fit) -> str:
     if n < MIN_IMAGES:
         lines.append(f"  few images   networks may overfit with fewer than {MIN_IMAGES}")
     lines += ["", "suggested options:", *(f"  {reason}" for reason in advice.reasons)]
+    if advice.beyond:
+        lines += ["", "beyond the model:", *(f"  {reason}" for reason in advice.beyond)]
     return "\n".join([*lines, "", advice.command])
 
 

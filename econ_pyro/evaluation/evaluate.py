@@ -55,6 +55,7 @@ def evaluate(
     slots: int | None = None,
     gt_masks: bool = False,
     refine: bool = True,
+    min_area: int | None = None,
 ) -> SceneMetrics:
     """Decompose every image of a source and compute all scores that its ground truth allows.
 
@@ -65,6 +66,7 @@ def evaluate(
         gt_masks: use true regions in place of attention, as in the paper's Fig. 5.
         refine: refine the layers that the competition found, where the model's configuration says
             so.
+        min_area: minimum area of a present layer in pixels; 0.8% of the image if not given.
 
     Raises:
         EconError: ``gt_masks`` is set, but the source has no ground truth.
@@ -77,7 +79,7 @@ def evaluate(
         evidence = scenes.layers(slots or model.config.model.num_slots)
     options = {} if refine else {"refine": False}  # models without refinement lack this option
     d: Decomposition = model.decompose(images, slots, evidence=evidence, **options)
-    found = evaluate_scenes(d, scenes, source.classes)
+    found = evaluate_scenes(d, scenes, source.classes, min_area)
     scores = {name: s for name, s in found.scores.items() if name not in model.undefined}
     return replace(found, scores=scores, given_names=model.config.names)
 
@@ -88,6 +90,7 @@ def evaluate_each(
     gt_masks: bool = False,
     refine: bool = True,
     baselines: bool = False,
+    min_area: int | None = None,
 ) -> dict[str, SceneMetrics]:
     """:func:`evaluate` on several sets of scenes.
 
@@ -98,6 +101,7 @@ def evaluate_each(
         refine: as for :func:`evaluate`.
         baselines: also evaluate the untrained model and each of
             :data:`~econ_pyro.evaluation.baselines.SEGMENTATIONS` on the same scenes.
+        min_area: as for :func:`evaluate`.
 
     Returns:
         Scores by the name of the scenes; those of baselines by ``<scenes>, <baseline>``.
@@ -109,12 +113,14 @@ def evaluate_each(
     reports = {}
     for name, (source, slots) in sources.items():
         for suffix, each in models.items():
-            reports[name + suffix] = evaluate(each, source, slots, gt_masks, refine)
+            reports[name + suffix] = evaluate(each, source, slots, gt_masks, refine, min_area)
         if baselines:
             images, scenes = _read(source)
             for baseline, segment in SEGMENTATIONS.items():
                 regions = segment(images, slots or model.config.model.num_slots)
-                reports[f"{name}, {baseline}"] = evaluate_regions(images, regions, scenes)
+                reports[f"{name}, {baseline}"] = evaluate_regions(
+                    images, regions, scenes, min_area
+                )
     return reports
 
 
@@ -134,7 +140,7 @@ def ood_sources(model: SceneModel, n: int) -> dict[str, tuple[Source, int | None
         "4 objects": (replace(scenes, objects=4, min_objects=None), 5),
         "5 objects": (replace(scenes, objects=5, min_objects=None), 6),
         "3 of one class": (replace(scenes, objects=3, min_objects=None, selection="same"), 4),
-        "near background": (replace(scenes, kind="random-colours", near_background=64), slots),
+        "near background": (replace(scenes, near_background=64), slots),
         "2 spare layers": (scenes, slots + 2),
     }
     return {

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from econ_pyro.core.compositing import next_scope
-from econ_pyro.data.images import Fit, crop_box
+from econ_pyro.data.resize import Fit, crop_box
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.io.layer_files import layer_name, to_bytes
 from econ_pyro.io.openraster import RasterLayer

@@ -32,7 +32,7 @@ from econ_pyro.training.format1 import upgraded_checkpoint, upgraded_weights
 from econ_pyro.training.run_config import read_config
 from econ_pyro.training.schedules import steps_of
 
-WEIGHTS, CARD = "model.safetensors", "README.md"
+WEIGHTS, CARD, EVALUATION = "model.safetensors", "README.md", "evaluation.json"
 SHIPPED = Path(__file__).parent / "weights"
 HUB = "hf:"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -233,7 +233,7 @@ def _download(repository: str) -> Path:
             "none installed",
             "pip install 'econ-pyro[hub]'",
         ) from None
-    patterns: list[Any] = [checkpoint.CONFIG, checkpoint.NAMES, WEIGHTS, CARD]
+    patterns: list[Any] = [checkpoint.CONFIG, checkpoint.NAMES, WEIGHTS, CARD, EVALUATION]
     try:
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
     except (HFValidationError, HTTPError, OSError) as error:

@@ -57,11 +57,12 @@ class Scene:
     """Layers, front to back."""
 
 
-def of_decomposition(d: Decomposition) -> Scene:
+def of_decomposition(d: Decomposition, min_area: int | None = None) -> Scene:
     """The scene of a decomposition. Layers that are not present are hidden.
 
     Args:
         d: decomposition of a single image.
+        min_area: minimum area of a present layer in pixels; 0.8% of the image if not given.
 
     Raises:
         EconError: the decomposition has several images.
@@ -69,7 +70,7 @@ def of_decomposition(d: Decomposition) -> Scene:
     if len(d) != 1:
         raise EconError("a decomposition of one image", f"one of {len(d)}", "take d[0], d[1], ...")
     hard = matching.hard_regions(d.segmentation, d.k.shape[1])
-    present = matching.present_layers(hard)
+    present = matching.present_layers(hard, min_area)
     background = int(matching.background_layer(hard, present)[0])
     rows = zip(d.k[0].tolist(), d.z[0].tolist(), present[0].tolist(), strict=True)
     return Scene(

@@ -14,7 +14,7 @@ from econ_pyro import limits
 from econ_pyro._version import __version__
 from econ_pyro.config import FORMAT, Config, from_dict, to_dict
 from econ_pyro.data.base import DEFAULT_LIMIT
-from econ_pyro.data.images import Fit
+from econ_pyro.data.resize import Fit, Resample
 from econ_pyro.errors import EconError, describe
 from econ_pyro.files import storage
 from econ_pyro.training import checkpoint
@@ -33,6 +33,8 @@ class RunConfig(NamedTuple):
     """Maximum number of images that were read from a file or folder."""
     init_experts: tuple[str, ...]
     """Files of the initial experts, as given on the command line."""
+    resample: Resample = "auto"
+    """How pixels of another size were made."""
 
 
 def write_config(folder: Path, run: RunConfig, preset: str) -> None:
@@ -51,6 +53,7 @@ def write_config(folder: Path, run: RunConfig, preset: str) -> None:
             "config": to_dict(run.config),
             "data": None if run.data is None else str(run.data),
             "fit": run.fit,
+            "resample": run.resample,
             "limit": run.limit,
             "init_experts": run.init_experts,
             "versions": {
@@ -90,17 +93,22 @@ def read_config_file(path: Path) -> RunConfig:
     except EconError as error:
         raise EconError(error.expected, f"{error.got}, in {path}", error.hint) from None
     data, fit = stored.get("data"), stored.get("fit", "crop")
+    resample = stored.get("resample", "auto")
     limit = stored.get("limit", DEFAULT_LIMIT)
     if data is not None and (not isinstance(data, str) or not data or "\0" in data):
         raise EconError(f"a path or null as data in {path}", describe(data))
     if fit not in get_args(Fit):
         raise EconError(f"one of {', '.join(get_args(Fit))} as fit in {path}", describe(fit))
+    if resample not in get_args(Resample):
+        expected = f"one of {', '.join(get_args(Resample))} as resample in {path}"
+        raise EconError(expected, describe(resample))
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= limits.MAX_COUNT:
         raise EconError(f"1 to {limits.MAX_COUNT:,} as limit in {path}", describe(limit))
     experts = stored.get("init_experts", [])
     if not isinstance(experts, list) or not all(isinstance(one, str) for one in experts):
         raise EconError(f"a list of files as init_experts in {path}", describe(experts))
-    return RunConfig(config, None if data is None else Path(data), fit, limit, tuple(experts))
+    place = None if data is None else Path(data)
+    return RunConfig(config, place, fit, limit, tuple(experts), resample)
 
 
 def _commit() -> str | None:

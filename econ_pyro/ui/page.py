@@ -22,8 +22,8 @@ from econ_pyro.ui.scene_edits import Composer
 
 NUM_SAMPLES = 10  # per expert
 
-Decompose = Callable[[Tensor], Scene]
-"""Decomposes an image ``(1, 3, H, W)``."""
+Decompose = Callable[[Tensor], tuple[Scene, str]]
+"""Decomposes an image ``(1, 3, H, W)``; the text is a warning, or empty."""
 
 
 def build(
@@ -68,10 +68,13 @@ def _decompose(
     editor = Editor(econ, "apart")
 
     def found(image: Tensor) -> list[Any]:
-        scene = decompose(image)
+        scene, warning = decompose(image)
         shown = sum(layer.visible for layer in scene.layers)
+        text = f"{shown} of {len(scene.layers)} layers are present."
+        if warning:
+            text += f" The image is {warning}."
         return [
-            message(f"{shown} of {len(scene.layers)} layers are present."),
+            message(text, error=bool(warning)),
             *editor.open(scene, given=image[0]),
         ]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from econ_pyro.data.synthetic.generated import GeneratedScenes
-from econ_pyro.econ import Econ
+from econ_pyro.econ import Econ, load
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.baselines import SEGMENTATIONS
 from econ_pyro.evaluation.evaluate import (
@@ -18,6 +18,7 @@ from econ_pyro.evaluation.evaluate import (
     ood_sources,
 )
 from econ_pyro.evaluation.metrics import evaluate_regions
+from econ_pyro.io.scene_file import of_decomposition
 
 
 @pytest.fixture
@@ -139,3 +140,18 @@ def test_corrupted_scenes_are_measured_against_the_truth(econ, source):
         assert (given.scores["ari"] == 1).all()
     rows = format_table({**reports, "a name of more than eighteen characters": reports["blur=1"]})
     assert len({len(row) for row in rows.splitlines()}) == 1
+
+
+def test_presence_is_a_number_of_pixels_that_can_be_set():
+    """Of the same layers, as many are present as have that many pixels."""
+    econ = load("quick")
+    source = GeneratedScenes(econ.config.scenes, 3, 6, "valid")
+    hard = econ.decompose(source.images(torch.arange(6))).segmentation
+    for least in (None, 1, 60, 400):
+        needed = 8 if least is None else least  # 0.8% of 32x32
+        areas = [int((hard[b] == t).sum()) for b in range(6) for t in range(4)]
+        present = sum(area >= needed for area in areas)
+        assert evaluate(econ, source, min_area=least).summary()["layers"] * 6 == present
+        scenes = [of_decomposition(econ.decompose(source.images(torch.tensor([b]))), least)
+                  for b in range(6)]  # fmt: skip
+        assert sum(layer.visible for scene in scenes for layer in scene.layers) == present

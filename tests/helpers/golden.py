@@ -35,6 +35,8 @@ from helpers.trainers import changed
 WEIGHTS = ("quick", "random-colours", "single-expert")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 SIZE, BATCH, STEPS = 16, 4, 20
+SIZES = {"multi-dsprites": 32, "multi-dsprites-coloured": 32, "tetrominoes": 32}
+"""Of presets whose scenes cannot be that small."""
 SCENES, SCORED = 64, 200
 LATE = 1000
 """The second half of the steps are of this age: schedules are over, layers are in order."""
@@ -42,12 +44,12 @@ LATE = 1000
 
 def small(preset: str) -> Config:
     """A preset of small images and batches, in full precision."""
-    config = presets.PRESETS[preset][1]
+    config, size = presets.PRESETS[preset][1], SIZES.get(preset, SIZE)
     return dataclasses.replace(
         config,
         amp=False,
-        scenes=dataclasses.replace(config.scenes, size=SIZE),
-        model=dataclasses.replace(config.model, size=SIZE),
+        scenes=dataclasses.replace(config.scenes, size=size),
+        model=dataclasses.replace(config.model, size=size),
         train=dataclasses.replace(
             config.train, batch=BATCH, minutes=None, train_scenes=64, valid_scenes=16
         ),

@@ -168,7 +168,8 @@ def test_inspect_data_prints_a_command_that_trains(tmp_path, capsys):
     assert path == "scripts/svi_train.py" and "--data" in args
     run = tmp_path / "run"
     args[args.index("--run") + 1] = str(run)
-    small = TINY_ARGS[TINY_ARGS.index("--model.expert.latents.dim") :]
+    # latents are those of the advice, as rectangles of a class are turned and of several sizes
+    small = TINY_ARGS[TINY_ARGS.index("--model.expert.layers") :]
     script("svi_train", *args, *small, "--steps", 1)
     stored = json.loads((run / "config.json").read_text())
     assert stored["config"]["model"]["num_slots"] == 4 and stored["config"]["model"]["size"] == 32

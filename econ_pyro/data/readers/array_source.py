@@ -12,10 +12,11 @@ from torch import Tensor
 
 from econ_pyro.data.base import DEFAULT_LIMIT, SourceInfo
 from econ_pyro.data.ground_truth import PartialTruth
-from econ_pyro.data.images import Fit, check_pixels, to_rgb, to_square
+from econ_pyro.data.images import check_pixels, to_rgb
 from econ_pyro.data.readers.array_values import CheckedImages, to_bytes
 from econ_pyro.data.readers.arrays import ArrayFile, LazyArray, check_arrays, chunk_rows
 from econ_pyro.data.readers.masks import Masks
+from econ_pyro.data.resize import Fit, Resample, to_square
 from econ_pyro.errors import EconError
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -29,6 +30,7 @@ class ArraySource:
         size: height and width of the resized images in pixels.
         fit: how images are made square.
         limit: maximum number of images.
+        resample: how images are resized; masks are by nearest neighbours.
 
     Raises:
         EconError: the shape, type or range of an array differs from the table in
@@ -36,9 +38,14 @@ class ArraySource:
     """
 
     def __init__(
-        self, file: ArrayFile, size: int, fit: Fit = "crop", limit: int = DEFAULT_LIMIT
+        self,
+        file: ArrayFile,
+        size: int,
+        fit: Fit = "crop",
+        limit: int = DEFAULT_LIMIT,
+        resample: Resample = "auto",
     ) -> None:
-        self.size, self._fit, self._file = size, fit, file
+        self.size, self._fit, self._file, self._resample = size, fit, file, resample
         image = file.arrays["image"]
         self._channel_axis, self._channels, stored_size = _layout(file.path, image)
         self._n = min(limit, image.shape[0])
@@ -85,7 +92,7 @@ class ArraySource:
     def _square(self, pixels: np.ndarray) -> np.ndarray:
         pixels = np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         picture = Image.fromarray(pixels)
-        return np.array(to_square(to_rgb(picture), self.size, self._fit))
+        return np.array(to_square(to_rgb(picture), self.size, self._fit, self._resample))
 
     def scenes(self, indices: Tensor) -> PartialTruth | None:
         """Images with ground truth; None if there is none."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from econ_pyro.data.base import DEFAULT_LIMIT
-from econ_pyro.data.images import Fit, warn_skipped
+from econ_pyro.data.images import warn_skipped
 from econ_pyro.data.readers.array_source import ArraySource
 from econ_pyro.data.readers.hdf5 import open_hdf5
 from econ_pyro.data.readers.image_folder import ImageFolder
@@ -15,6 +15,7 @@ from econ_pyro.data.readers.multi_object_datasets import read_tfrecords
 from econ_pyro.data.readers.numpy_files import open_npy, open_npz
 from econ_pyro.data.readers.tfrecord import is_tfrecord
 from econ_pyro.data.readers.video import is_video
+from econ_pyro.data.resize import Fit, Resample
 from econ_pyro.errors import EconError, check_positive
 from econ_pyro.files.untrusted import open_regular, walk
 
@@ -73,6 +74,7 @@ def open_images(
     fit: Fit = "crop",
     strict: bool = False,
     limit: int = DEFAULT_LIMIT,
+    resample: Resample = "auto",
 ) -> ImageFolder | ArraySource:
     """Open all images of a file or folder, except of a dataset folder.
 
@@ -82,6 +84,7 @@ def open_images(
         fit: how images are made square.
         strict: raise on the first unreadable file of a folder instead of skipping it.
         limit: maximum number of images.
+        resample: how images are resized.
 
     Raises:
         EconError: the format is unknown, or the data are damaged.
@@ -90,12 +93,14 @@ def open_images(
     path = Path(path)
     detected = detect_format(path)
     if detected == "images":
-        return ImageFolder(path, size, fit, strict, limit)
+        return ImageFolder(path, size, fit, strict, limit, resample)
     if detected == "tfrecords":
         parts, irregular = tfrecord_files(path) if path.is_dir() else ([path], {})
         if irregular:
             if strict:
                 raise next(iter(irregular.values()))
             warn_skipped(list(irregular.values()), len(parts) + len(irregular), "TFRecords")
-        return ArraySource(read_tfrecords(parts, size, fit, limit), size, fit, limit)
-    return ArraySource(_OPEN[detected](path, limit), size, fit, limit)
+        file = read_tfrecords(parts, size, fit, limit, resample)
+    else:
+        file = _OPEN[detected](path, limit)
+    return ArraySource(file, size, fit, limit, resample)

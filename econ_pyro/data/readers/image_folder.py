@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from econ_pyro.data.base import DEFAULT_LIMIT, SourceInfo
-from econ_pyro.data.images import Fit, warn_skipped
+from econ_pyro.data.images import warn_skipped
 from econ_pyro.data.readers.disk_array import DiskArray
 from econ_pyro.data.readers.video import frames
+from econ_pyro.data.resize import Fit, Resample
 from econ_pyro.errors import EconError
 from econ_pyro.files.untrusted import walk
 
@@ -30,6 +31,7 @@ class ImageFolder:
         fit: ``crop`` scales the shorter side to size and keeps the centre, ``resize`` stretches.
         strict: raise on the first unreadable file instead of skipping it with a warning.
         limit: maximum number of images, in the order of the names.
+        resample: how images are resized.
 
     Raises:
         EconError: the folder does not exist or has no readable images.
@@ -45,8 +47,9 @@ class ImageFolder:
         fit: Fit = "crop",
         strict: bool = False,
         limit: int = DEFAULT_LIMIT,
+        resample: Resample = "auto",
     ) -> None:
-        self.size = size
+        self.size, self._resample = size, resample
         self.classes: tuple[str, ...] = ()
         single = Path(path).is_file()
         files, irregular = ([Path(path)], {}) if single else walk(path, "images")
@@ -79,7 +82,7 @@ class ImageFolder:
 
     def _read(self, file: Path, fit: Fit) -> None:
         limit = self._limit - len(self.paths) + 1  # one more than needed, to detect truncation
-        for number, frame in enumerate(frames(file, self.size, fit, limit)):
+        for number, frame in enumerate(frames(file, self.size, fit, limit, self._resample)):
             if len(self.paths) == self._limit:
                 self._truncated = True
                 return

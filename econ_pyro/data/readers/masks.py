@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from econ_pyro.data.images import Fit, to_square
 from econ_pyro.data.readers import objects_room
 from econ_pyro.data.readers.arrays import ArrayFile, chunk_rows, row_bytes, take_rows
 from econ_pyro.data.readers.mask_slots import (
@@ -19,6 +18,7 @@ from econ_pyro.data.readers.mask_slots import (
     number_objects,
     reorder,
 )
+from econ_pyro.data.resize import Fit, to_square
 from econ_pyro.errors import EconError
 
 _CHUNK_BYTES = 256 << 20  # bytes of masks read at a time
@@ -263,4 +263,4 @@ class Masks:
 def _square(values: np.ndarray, size: int, fit: Fit) -> np.ndarray:
     """Resize by nearest neighbours, as indices must not be interpolated."""
     picture = Image.fromarray(values.astype(np.int32))
-    return np.array(to_square(picture, size, fit, Image.Resampling.NEAREST)).astype(values.dtype)
+    return np.array(to_square(picture, size, fit, "nearest")).astype(values.dtype)

@@ -24,11 +24,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from econ_pyro.data.images import Fit, to_square
 from econ_pyro.data.readers import objects_room
 from econ_pyro.data.readers.arrays import ArrayFile
 from econ_pyro.data.readers.disk_array import DiskArray
 from econ_pyro.data.readers.tfrecord import example, records
+from econ_pyro.data.resize import Fit, Resample, to_square
 from econ_pyro.errors import EconError
 
 _COLUMNS = {"shape": "label", "visibility": "visibility"}
@@ -53,7 +53,9 @@ _DATASETS = (
 _OBJECTS_ROOM = _Layout("objects_room", 1, 64, 64, 3, background=objects_room.MAX_BACKGROUND)
 
 
-def read_tfrecords(paths: Sequence[Path], size: int, fit: Fit, limit: int) -> ArrayFile:
+def read_tfrecords(
+    paths: Sequence[Path], size: int, fit: Fit, limit: int, resample: Resample = "auto"
+) -> ArrayFile:
     """Decode TFRecord files once, up to a limit.
 
     Args:
@@ -61,6 +63,7 @@ def read_tfrecords(paths: Sequence[Path], size: int, fit: Fit, limit: int) -> Ar
         size: height and width of the resized images in pixels.
         fit: how images are made square.
         limit: maximum number of images; a record of cater_with_masks has 33.
+        resample: how images are resized; masks are by nearest neighbours.
 
     Raises:
         EconError: a file is damaged, or belongs to another dataset.
@@ -87,8 +90,8 @@ def read_tfrecords(paths: Sequence[Path], size: int, fit: Fit, limit: int) -> Ar
                 f"{path}, record {number}, with {entities} and {_summary(features)}",
             )
         for image, mask in zip(images, masks, strict=True):
-            disk_arrays["image"].append(_square(image, size, fit, Image.Resampling.BILINEAR))
-            disk_arrays["mask"].append(_square(mask, size, fit, Image.Resampling.NEAREST))
+            disk_arrays["image"].append(_square(image, size, fit, resample))
+            disk_arrays["mask"].append(_square(mask, size, fit, "nearest"))
             for feature, column in _COLUMNS.items():
                 if features.get(feature, image).size == entities:
                     disk_arrays[column].append(features[feature].astype(np.float32))
@@ -159,6 +162,6 @@ def _frames(
     return image.reshape(frames, h, w, channels), stack.astype(np.uint8), entities
 
 
-def _square(values: np.ndarray, size: int, fit: Fit, resample: Image.Resampling) -> np.ndarray:
+def _square(values: np.ndarray, size: int, fit: Fit, resample: Resample) -> np.ndarray:
     grey = values[..., 0] if values.shape[-1] == 1 else values
     return np.array(to_square(Image.fromarray(grey), size, fit, resample))

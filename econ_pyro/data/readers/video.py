@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from econ_pyro.data import bit_depth
-from econ_pyro.data.images import Fit, check_pixels, open_image, pillow_errors, to_rgb, to_square
+from econ_pyro.data.images import check_pixels, open_image, pillow_errors, to_rgb
+from econ_pyro.data.resize import Fit, Resample, to_square
 from econ_pyro.errors import EconError
 from econ_pyro.files.untrusted import first_line, open_regular
 
@@ -59,7 +60,11 @@ def is_video(path: Path) -> bool:
 
 
 def frames(
-    path: Path, size: int | None = None, fit: Fit = "crop", limit: int | None = None
+    path: Path,
+    size: int | None = None,
+    fit: Fit = "crop",
+    limit: int | None = None,
+    resample: Resample = "auto",
 ) -> Iterator[Frame]:
     """Decode the frames of a file; a still image has one.
 
@@ -68,15 +73,18 @@ def frames(
         size: height and width of the result in pixels; default: the original size.
         fit: how frames are made square.
         limit: maximum number of frames.
+        resample: how frames are resized.
 
     Raises:
         EconError: a frame cannot be decoded, or the file is too large.
     """
     read = _video if is_video(path) else _images
-    return read(path, size, fit, limit)
+    return read(path, size, fit, limit, resample)
 
 
-def _images(path: Path, size: int | None, fit: Fit, limit: int | None) -> Iterator[Frame]:
+def _images(
+    path: Path, size: int | None, fit: Fit, limit: int | None, resample: Resample
+) -> Iterator[Frame]:
     with open_image(path) as image:
         with pillow_errors(path):
             count = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
@@ -93,12 +101,14 @@ def _images(path: Path, size: int | None, fit: Fit, limit: int | None) -> Iterat
                     image.seek(number)
                 original_size, mode = image.size, image.mode
                 converted = bit_depth.to_8_bit(image) if count == 1 else image
-                pixels = np.array(to_square(to_rgb(converted), size, fit))
+                pixels = np.array(to_square(to_rgb(converted), size, fit, resample))
                 frame = Frame(pixels, original_size, mode)
             yield frame
 
 
-def _video(path: Path, size: int | None, fit: Fit, limit: int | None) -> Iterator[Frame]:
+def _video(
+    path: Path, size: int | None, fit: Fit, limit: int | None, resample: Resample
+) -> Iterator[Frame]:
     try:
         import av
     except ImportError:
@@ -119,7 +129,7 @@ def _video(path: Path, size: int | None, fit: Fit, limit: int | None) -> Iterato
                     image = frame.to_image()
                     if angle := getattr(frame, "rotation", 0):  # orientation of the camera
                         image = image.rotate(angle, expand=True)
-                    pixels = np.array(to_square(image, size, fit))
+                    pixels = np.array(to_square(image, size, fit, resample))
                     yield Frame(pixels, image.size, "RGB")
         except EconError:
             raise

@@ -20,13 +20,24 @@ from econ_pyro.scene_config import SceneConfig
 
 
 class ObjectSet(Protocol):
-    """The objects that scenes consist of: shapes of one colour, or sprites.
+    """The objects that scenes consist of, and how they are arranged."""
+
+    classes: tuple[str, ...]
+    """Names of the object classes, by label."""
+
+    def sample(self, config: SceneConfig, seed: int, indices: Tensor) -> SceneLayout:
+        """Sample the layouts of scenes; arguments as for :func:`sample_layout`."""
+
+    def draw(self, layout: SceneLayout) -> tuple[Tensor, Tensor]:
+        """Draw masks :math:`(B, N, H, W)` bool and images :math:`(B, 3, H, W)` float32."""
+
+
+class FreeObjects(ObjectSet, Protocol):
+    """Objects that may overlap: shapes of one colour, or sprites.
 
     Each class has one or more variants, such as the files of a class of sprites.
     """
 
-    classes: tuple[str, ...]
-    """Names of the object classes, by label."""
     palette: Tensor
     """Colour of each variant, for sprites the mean colour, :math:`(variants, 3)` int64."""
 
@@ -43,9 +54,6 @@ class ObjectSet(Protocol):
 
     def extents(self, variant: Tensor, side: Tensor, turn: Tensor) -> Tensor:
         """Extents of objects from their centres, as ``shapes.extents``."""
-
-    def draw(self, layout: SceneLayout) -> tuple[Tensor, Tensor]:
-        """Draw masks :math:`(B, N, H, W)` bool and images :math:`(B, 3, H, W)` float32."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +73,12 @@ class SceneLayout:
 _COLUMNS = 16
 _BACKGROUND, _COUNT, _CLASS = slice(0, 3), 3, 4
 _RANK, _OWN_CLASS, _DEPTH, _SIDE, _TURN, _X, _Y = range(7)
-_COLOUR, _VARIANT = slice(7, 10), 10
+COLOUR, VARIANT, PLACE = slice(7, 10), 10, slice(_X, _Y + 1)
+"""Columns of a slot's colour, variant and place."""
 
 
 def sample_layout(
-    config: SceneConfig, objects: ObjectSet, seed: int, indices: Tensor
+    config: SceneConfig, objects: FreeObjects, seed: int, indices: Tensor
 ) -> SceneLayout:
     """Sample the layouts of scenes.
 
@@ -79,12 +88,9 @@ def sample_layout(
         seed: any integer.
         indices: indices of the scenes, :math:`(B,)` int64, non-negative.
     """
-    n, slots = config.objects, max(config.objects, len(config.classes))
-    u = counter_rng.bits(seed, indices, _COLUMNS * (1 + slots)).unflatten(1, (1 + slots, _COLUMNS))
-    scene, each = u[:, 0], u[:, 1:]
-    label = _labels(config, scene, each)
-    empty, each = label < 0, each[:, :n]
-    variant = objects.choose(label.clamp(min=0), each[..., _VARIANT]).masked_fill(empty, 0)
+    label, background, each = sample_objects(config, seed, indices)
+    empty = label < 0
+    variant = objects.choose(label.clamp(min=0), each[..., VARIANT]).masked_fill(empty, 0)
 
     low = round(config.object_size[0] * config.size * shapes.UNIT / 2)
     high = max(low, round(config.object_size[1] * config.size * shapes.UNIT / 2))
@@ -96,14 +102,29 @@ def sample_layout(
     flat = (x.flatten() for x in (variant, side, turn))
     extents = objects.extents(*flat).unflatten(0, label.shape)  # (B, N, 4)
     positions = config.size * shapes.UNIT - extents[..., :2] - extents[..., 2:] + 1
-    centre = extents[..., :2] + counter_rng.below(each[..., _X : _Y + 1], positions)
+    centre = extents[..., :2] + counter_rng.below(each[..., PLACE], positions)
     centre = centre.masked_fill(empty[..., None], 0)
 
-    background = _background(config, scene[:, _BACKGROUND])
     own = objects.palette.to(label.device)[variant]
-    colour = _colours(config, background, own, each[..., _COLOUR])
+    colour = colours(config, background, own, each[..., COLOUR])
     colour = colour.masked_fill(empty[..., None], 0)
     return SceneLayout(label, variant, centre, side, turn, colour, background)
+
+
+def sample_objects(
+    config: SceneConfig, seed: int, indices: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample classes in depth order, backgrounds, and the random numbers of each slot.
+
+    Returns:
+        Labels :math:`(B, N)` with -1 after the last object, colours of the backgrounds
+        :math:`(B, 3)`, and 32 random bits :math:`(B, N, 16)`; all int64.
+    """
+    slots = max(config.objects, len(config.classes))
+    u = counter_rng.bits(seed, indices, _COLUMNS * (1 + slots)).unflatten(1, (1 + slots, _COLUMNS))
+    scene, each = u[:, 0], u[:, 1:]
+    label = _labels(config, scene, each)
+    return label, _background(config, scene[:, _BACKGROUND]), each[:, : config.objects]
 
 
 @cache
@@ -148,18 +169,47 @@ def _choose(config: SceneConfig, u: Tensor) -> Tensor:
 
 def _background(config: SceneConfig, u: Tensor) -> Tensor:
     """Colours of the backgrounds, ``(B, 3)``, from random bits ``(B, 3)``."""
+    if config.background == "black":
+        return torch.zeros_like(u)
     if config.background == "grey":
         return counter_rng.below(u[:, :1], 256).expand(-1, 3)
     return counter_rng.below(u, 128 if config.background == "dark" else 256)
 
 
-def _colours(config: SceneConfig, background: Tensor, own: Tensor, u: Tensor) -> Tensor:
-    """Colours of the objects, ``(B, N, 3)``."""
+def colours(config: SceneConfig, background: Tensor, own: Tensor, u: Tensor) -> Tensor:
+    """Colours of the objects.
+
+    Args:
+        config: distribution of the scenes.
+        background: colours of the backgrounds, :math:`(B, 3)` int64.
+        own: colours of the variants, :math:`(B, N, 3)` int64.
+        u: 32 random bits per channel, :math:`(B, N, 3)` int64.
+
+    Returns:
+        :math:`(B, N, 3)` int64, 0 to 255.
+    """
     if config.near_background is not None:
         return _near(background[:, None], config.near_background, u[..., 0])
     if config.kind == "random-colours":
         return 128 + counter_rng.below(u, 128)
+    if config.kind == "multi-dsprites":
+        return _from_hsv(u)
+    if config.kind == "multi-dsprites-coloured":
+        return counter_rng.below(u, 256)
     return own
+
+
+def _from_hsv(u: Tensor) -> Tensor:
+    """Colours of uniform hue (in steps of 1/1530 turn), saturation and value, ``(B, N, 3)``."""
+    hue, saturation, value = (
+        counter_rng.below(x, n) for x, n in zip(u.unbind(-1), (6 * 255, 256, 256), strict=True)
+    )
+    channels = []
+    for shift in (5 * 255, 3 * 255, 255):  # red, green and blue are alike but for the hue
+        k = (hue + shift) % (6 * 255)
+        ramp = torch.minimum(k, 4 * 255 - k).clamp(0, 255)
+        channels.append((value * (255 * 255 - saturation * ramp) + 255 * 255 // 2) // (255 * 255))
+    return torch.stack(channels, -1)
 
 
 def _near(background: Tensor, distance: int, u: Tensor) -> Tensor:

@@ -9,10 +9,12 @@ counted from the front):
 
 A scene is a function of (config, seed, index), bit-identical for any batch size and device. Its
 layout comes from :mod:`econ_pyro.data.synthetic.layout`, its masks from the integer geometry of
-:mod:`econ_pyro.data.synthetic.shapes` or from :mod:`econ_pyro.data.synthetic.sprites`.
+:mod:`econ_pyro.data.synthetic.shapes` or from :mod:`econ_pyro.data.synthetic.sprites`;
+:mod:`econ_pyro.data.synthetic.tetrominoes` has both.
 
 - Background: each channel is uniform in 0 to 127. Colours: fixed per class, or each channel is
-  uniform in 128 to 255, or near the background.
+  uniform in 128 to 255, or near the background, or as in the field's sets
+  (:data:`econ_pyro.scene_config.SCENE_SETS`).
 - Sides, angles and then positions are uniform on a grid (1/8 pixel, 1/256 turn, 1/16 pixel). The
   rotated object lies entirely within the image.
 - The depth order is uniform and independent of everything else.
@@ -30,6 +32,7 @@ from econ_pyro.data.ground_truth import regions_as_layers
 from econ_pyro.data.synthetic import shapes
 from econ_pyro.data.synthetic.layout import ObjectSet, SceneLayout, channel_values, sample_layout
 from econ_pyro.data.synthetic.sprites import SpriteSet
+from econ_pyro.data.synthetic.tetrominoes import TetrominoSet
 from econ_pyro.scene_config import SceneConfig
 
 COLOURS = {
@@ -110,7 +113,7 @@ class SceneRenderer:
     """The configuration, with the names of all classes, including those of sprites."""
 
     def __init__(self, config: SceneConfig, seed: int) -> None:
-        self._objects: ObjectSet = SpriteSet(config) if config.sprites else ShapeSet(config)
+        self._objects = _objects(config)
         self.config, self.seed = replace(config, classes=self._objects.classes), seed
 
     def render(self, indices: Tensor) -> Scenes:
@@ -122,7 +125,7 @@ class SceneRenderer:
         Returns:
             B scenes on the device of ``indices``.
         """
-        layout = sample_layout(self.config, self._objects, self.seed, indices)
+        layout = self._objects.sample(self.config, self.seed, indices)
         mask, image = self._objects.draw(layout)
         region = torch.empty_like(mask)
         b, n, h, w = mask.shape
@@ -144,7 +147,13 @@ class SceneRenderer:
 
     def render_images(self, indices: Tensor) -> Tensor:
         """Render images alone, :math:`(B, 3, H, W)` float32 in [0, 1]."""
-        return self._objects.draw(sample_layout(self.config, self._objects, self.seed, indices))[1]
+        return self._objects.draw(self._objects.sample(self.config, self.seed, indices))[1]
+
+
+def _objects(config: SceneConfig) -> ObjectSet:
+    if config.sprites:
+        return SpriteSet(config)
+    return TetrominoSet(config) if config.kind == "tetrominoes" else ShapeSet(config)
 
 
 class ShapeSet:
@@ -153,6 +162,10 @@ class ShapeSet:
     def __init__(self, config: SceneConfig) -> None:
         self.classes, self.size = config.classes, config.size
         self.palette = torch.tensor([COLOURS[name] for name in config.classes])
+
+    def sample(self, config: SceneConfig, seed: int, indices: Tensor) -> SceneLayout:
+        """Layouts of scenes."""
+        return sample_layout(config, self, seed, indices)
 
     def choose(self, label: Tensor, u: Tensor) -> Tensor:
         """The only variant of each class."""

@@ -25,7 +25,7 @@ from torch import Tensor
 from econ_pyro.data import counter_rng
 from econ_pyro.data.images import decode_cutout
 from econ_pyro.data.synthetic import shapes
-from econ_pyro.data.synthetic.layout import SceneLayout, channel_values
+from econ_pyro.data.synthetic.layout import SceneLayout, channel_values, sample_layout
 from econ_pyro.errors import EconError
 from econ_pyro.files.untrusted import walk
 from econ_pyro.scene_config import DEFAULT_CLASSES, SceneConfig
@@ -134,6 +134,10 @@ class SpriteSet:
         texels = torch.nn.functional.pad(texels, (0, 0, 1, 1, 1, 1))
         lanes = torch.arange(4) * _LANE
         self._packed = (texels << lanes).sum(-1).flatten()
+
+    def sample(self, config: SceneConfig, seed: int, indices: Tensor) -> SceneLayout:
+        """Layouts of scenes."""
+        return sample_layout(config, self, seed, indices)
 
     def choose(self, label: Tensor, u: Tensor) -> Tensor:
         """Choose one of the files of each class, with equal probability."""
