@@ -20,7 +20,6 @@ import tyro
 
 from econ_pyro import cli, errors, stopping
 from econ_pyro.config import Config
-from econ_pyro.data.splits import open_split
 from econ_pyro.errors import EconError, command
 from econ_pyro.evaluation import search_report
 from econ_pyro.evaluation.evaluate import evaluate
@@ -231,13 +230,11 @@ def _evaluate(run: Path, device: str) -> tuple[float, dict[str, float]]:
     rows = checkpoint.read_metrics(run / checkpoint.METRICS)
     if rows[-1]["valid_loss"] is None:
         raise Diverged("a finite loss", "another one in the last validation")
-    config, data, fit, limit, _ = read_config(run)
+    recorded = read_config(run)
     model = load_model(run, cli.pick_device(device))
-    numbers = config.train.train_scenes, config.train.valid_scenes
-    size = config.model.size
-    valid = open_split(data, config.scenes, size, config.seed, *numbers, fit, limit=limit).valid
+    valid = svi_train.open_images(recorded).valid
     with torch.no_grad():
-        summary = evaluate(model, valid, gt_masks=config.gt_masks).summary()
+        summary = evaluate(model, valid, gt_masks=recorded.config.gt_masks).summary()
     return search_report.scores(summary, rows[-1])
 
 
