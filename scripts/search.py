@@ -232,7 +232,7 @@ def _evaluate(run: Path, device: str) -> tuple[float, dict[str, float]]:
         raise Diverged("a finite loss", "another one in the last validation")
     recorded = read_config(run)
     model = load_model(run, cli.pick_device(device))
-    valid = svi_train.open_images(recorded).valid
+    valid = svi_train.open_recorded(recorded).valid
     with torch.no_grad():
         summary = evaluate(model, valid, gt_masks=recorded.config.gt_masks).summary()
     return search_report.scores(summary, rows[-1])

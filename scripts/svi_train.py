@@ -110,7 +110,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if parsed.dry_run:
         recorded = _recorded(parsed, run, config)
         if recorded.data is None or is_dataset(recorded.data):  # others take long to read
-            open_images(recorded)
+            open_recorded(recorded)
         _describe(config, device, run)
         return
     if parsed.tensorboard:
@@ -156,7 +156,7 @@ def _trainer(
     group: ProcessGroup,
 ) -> tuple[Trainer, Source]:
     """The trainer at the step at which training starts or resumes, and the validation images."""
-    source = open_images(_recorded(parsed, run, config), parsed.strict)
+    source = open_recorded(_recorded(parsed, run, config), parsed.strict)
     pyro.set_rng_seed(config.seed)
 
     model = scene_model.build(config, device)
@@ -180,7 +180,7 @@ def _recorded(parsed: TrainArgs, run: Path, config: Config) -> RunConfig:
     )
 
 
-def open_images(recorded: RunConfig, strict: bool = False) -> Split:
+def open_recorded(recorded: RunConfig, strict: bool = False) -> Split:
     """Training and validation images."""
     config, data, fit, limit, _, resample = recorded
     numbers = config.train.train_scenes, config.train.valid_scenes
