@@ -99,13 +99,13 @@ _CORRUPTED = AugmentConfig(
     noise=0.12,
     jpeg=40,
 )
-# turned and of several sizes: a latent of size, and two of shape that have to do for the angle
+# turned and of several sizes
 _TURNED_MODEL = EconConfig(
     size=64,
     num_slots=6,
     expert=replace(
         _EXPERT,
-        latents=PoseLatents(dim=8, reach=0.85, size=True, shape_dim=5),
+        latents=PoseLatents(dim=8, reach=0.85, size=True, angle=True, shape_dim=5),
         attention=_HALF,
     ),
     competition=replace(_COMPETITION, temperature_until="120%", depth_order_from="7.5%"),
@@ -197,11 +197,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "multi-dsprites": (
-        "Turned sprites of several sizes on grey: regions are right, classes are not yet found.",
+        "Turned sprites of several sizes on grey; angles are searched for. Not yet measured.",
         replace(_TURNED, scenes=SCENE_SETS["multi-dsprites"]),
     ),
     "multi-dsprites-coloured": (
-        "The same on any colour, of fewer sprites: regions are right, classes are not yet found.",
+        "The same on any colour, of fewer sprites. Not yet measured.",
         replace(
             _TURNED,
             scenes=SCENE_SETS["multi-dsprites-coloured"],

@@ -218,10 +218,21 @@ def advise(inspection: Inspection, fit: Fit) -> Advice:
         words += [f"--model.{option}", str(value)]
     if not rendered:
         words += ["--model.expert.latents.reach", "1"]
-    if scaled and not latents.size:  # adds a latent on which the shape depends
-        more = (("dim", latents.dim + 1), ("shape-dim", (latents.shape_dim or 2) + 1))
-        words += ["--model.expert.latents.size"]
-        words += [word for name, n in more for word in (f"--model.expert.latents.{name}", str(n))]
+    if inspection.turned:
+        reasons.append("angle latents: objects of a class are turned")
+    # latents on which the shape depends, too
+    more = (scaled and not latents.size) + 2 * (inspection.turned and not latents.angle)
+    if more:
+        if scaled:
+            words += ["--model.expert.latents.size"]
+        shape_dim = (latents.shape_dim or latents.pose_dim) + more
+        if inspection.turned:
+            words += ["--model.expert.latents.angle"]
+            shape_dim = latents.pose_dim + more
+        counts = (("dim", latents.dim + more), ("shape-dim", shape_dim))
+        words += [
+            word for name, n in counts for word in (f"--model.expert.latents.{name}", str(n))
+        ]
     if size >= _LARGE and presets.PRESETS[preset][1].train.batch > _SMALL_BATCH:
         words += ["--train.batch", str(_SMALL_BATCH)]
         reasons.append(f"batch {_SMALL_BATCH}: a scene takes {size**2 // 32**2} times the work")
@@ -257,9 +268,6 @@ def _beyond(inspection: Inspection, preset: str, size: int, slots: int) -> tuple
     found, traits = [], inspection.traits
     if slots - 1 > MAX_OBJECTS:
         found.append(f"{slots - 1} objects: models are trained with {MAX_OBJECTS} at most")
-    if inspection.turned:
-        found.append("turned objects: no latent is an angle, so that experts do not part classes "
-                     "by shape")  # fmt: skip
     if inspection.agreement is not None and inspection.agreement[1] < _MIN_ALIKE:
         found.append("several looks in a class: experts share out looks, not classes; raise "
                      "--model.expert.latents.dim and shape-dim")  # fmt: skip
