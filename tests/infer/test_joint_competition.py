@@ -191,7 +191,7 @@ def test_the_last_layer_is_seen_as_what_most_experts_leave():
     r[:, 0, 2, 0, 2:4] = 0  # and one less of the first
     by_hand.candidates = lambda x, s_t, n: (torch.arange(n)[None], r)
     seen, encode = [], by_hand.encode_all
-    by_hand.encode_all = lambda x, r, noise: (seen.append(r), encode(x, r, noise))[1]
+    by_hand.encode_all = lambda x, r, noise, s: (seen.append(r), encode(x, r, noise))[1]
     for bias in (None, torch.tensor([0, 0, -1e6])):
         w = by_hand.assign(expert_bias=bias)
         # in the end it takes what the winners leave, whoever they are
@@ -232,7 +232,7 @@ def test_a_better_expert_makes_another_order():
 def test_what_is_not_worth_its_latent_comes_behind():
     shapes = [square(2, 5), square(9, 4)]
     by_hand = scene(shapes, [0.6, 0.001], [1, 0])  # of the second nothing is to be seen
-    by_hand.encode_all = lambda x, r, noise: FixedNoiseNormal(
+    by_hand.encode_all = lambda x, r, noise, s: FixedNoiseNormal(
         torch.ones(*r.shape[:2], 1), torch.ones(*r.shape[:2], 1), torch.zeros(*r.shape[:2], 1)
     ).to_event(1)
     assert by_hand.assign().seed_pixel.tolist() == [[10, 0, -1]]
