@@ -250,6 +250,7 @@ def test_what_experts_ask_for_is_what_their_networks_hold(tiny):
         ("data", ["a"], "a path or null as data"),
         ("fit", "stretch", "one of crop, resize as fit"),
         ("fit", ["crop"], "one of crop, resize as fit"),
+        ("resample", "cubic", "one of auto, nearest, area as resample"),
         ("limit", 0, "1 to 1,000,000,000 as limit"),
         ("limit", True, "1 to 1,000,000,000 as limit"),
         ("limit", "many", "1 to 1,000,000,000 as limit"),
@@ -259,7 +260,7 @@ def test_what_experts_ask_for_is_what_their_networks_hold(tiny):
 def test_what_a_run_was_trained_on_is_checked(tiny, tmp_path, field, value, message):
     whole = {"format": FORMAT, "config": to_dict(tiny), "data": None, "fit": "crop", "limit": 100}
     storage.write_json(tmp_path / "config.json", whole)
-    assert read_config(tmp_path) == (tiny, None, "crop", 100, ())
+    assert read_config(tmp_path) == (tiny, None, "crop", 100, (), "auto")
     storage.write_json(tmp_path / "config.json", {**whole, field: value})
     with pytest.raises(EconError, match=message):
         read_config(tmp_path)
