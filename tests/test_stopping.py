@@ -137,14 +137,17 @@ def test_each_process_goes_on_with_its_own_terms(tiny, tmp_path):
 
 @pytest.mark.parametrize("number", stopping.SIGNALS)
 def test_the_first_signal_asks_and_the_second_stops(number):
-    before = signal.getsignal(number)
-    with pytest.raises(stopping.Stopped) as stop, stopping.defer_signals() as request:
-        assert not request()
-        os.kill(os.getpid(), number)
-        assert request() and request.signum == number
-        os.kill(os.getpid(), number)
-    assert stop.value.status == 128 + number
-    assert signal.getsignal(number) is before
+    kept = signal.signal(number, signal.default_int_handler)  # ignored, say, under nohup
+    try:
+        with pytest.raises(stopping.Stopped) as stop, stopping.defer_signals() as request:
+            assert not request()
+            os.kill(os.getpid(), number)
+            assert request() and request.signum == number
+            os.kill(os.getpid(), number)
+        assert stop.value.status == 128 + number
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, kept)
 
 
 def test_torchrun_says_it_twice(monkeypatch):
