@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ class Job:
         self._attr("attempts", 0)
         self._study.call("set_trial_intermediate_value", self._ident, self.rung, elbo)
         last = self.rung == self._study.space.rungs[-1]
-        self._study.set_state(self._ident, "complete" if last else "waiting", elbo)
+        self._study.set_state(self._ident, "complete" if last else "waiting", elbo, self._mine)
         self.ended = True
         return True
 
@@ -118,7 +118,7 @@ class Job:
         """Let others take it: this worker was stopped, which says nothing about it."""
         if self._mine():
             self._attr("attempts", self.trial.attrs.get("attempts", 0))
-            self._study.set_state(self._ident, "waiting")
+            self._study.set_state(self._ident, "waiting", still=self._mine)
 
     def beat(self) -> None:
         """Give a sign of life."""
@@ -303,10 +303,15 @@ class Study:
         ident, now = self._now(trial)
         if now is None or not self.set_state(ident, "running"):
             return None
+        values = self.call("get_trial", ident).intermediate_values
+        if rung in values:  # the worker that had it before has trained it on since we looked
+            last = rung == self.space.rungs[-1]
+            self.set_state(ident, "complete" if last else "waiting", values[rung])
+            return None
         job = Job(self, trial, rung, ident)
         attempts = now.user_attrs.get("attempts", 0) + 1
-        values = {"worker": self.worker, "beat": time.time(), "target": rung}
-        for name, value in {**values, "attempts": attempts}.items():
+        attrs = {"worker": self.worker, "beat": time.time(), "target": rung}
+        for name, value in {**attrs, "attempts": attempts}.items():
             self.call("set_trial_user_attr", ident, name, value)
         if attempts > MAX_ATTEMPTS:
             job.fail(f"{MAX_ATTEMPTS} workers died with it")
@@ -320,14 +325,31 @@ class Study:
             return not _is_alive(worker.get("pid", 0))
         return time.time() - max(beat, trial.started) > GRACE
 
-    def set_state(self, ident: int, state: str, value: float | None = None) -> bool:
-        """Set the state of a trial; False if another worker runs it already."""
+    def set_state(
+        self,
+        ident: int,
+        state: str,
+        value: float | None = None,
+        still: Callable[[], bool] = lambda: True,
+    ) -> bool:
+        """Set the state of a trial; False if another worker runs it already.
+
+        Args:
+            ident: of the trial.
+            state: its name.
+            value: of a complete trial.
+            still: whether to do it, asked before each attempt: a first one whose answer was lost
+                may have let another worker take the trial.
+        """
         values = None if state != "complete" else [value]
+        named = study_storage.state_of(state)
         finished = study_storage.import_optuna().exceptions.UpdateFinishedTrialError
+
+        def once() -> bool:
+            return still() and self.storage.set_trial_state_values(ident, named, values)
+
         try:
-            return self.call(
-                "set_trial_state_values", ident, study_storage.state_of(state), values
-            )
+            return study_storage.patiently(once)
         except finished:  # by the first of two attempts, whose answer was lost
             return state in ("complete", "failed")
 

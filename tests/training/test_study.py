@@ -280,6 +280,44 @@ def test_a_database_that_is_away_is_waited_for(planned, monkeypatch):
         study_storage.patiently(away)
 
 
+def test_a_report_whose_answer_is_lost_takes_nothing_from_the_next_worker(planned, monkeypatch):
+    monkeypatch.setattr(study.study_storage, "_WAIT", 0.0)
+    other, write = study.Study(planned.folder), planned.storage.set_trial_state_values
+    taken = []
+
+    def losing(ident, state, values=None):
+        found = write(ident, state, values)
+        if state.name == "WAITING" and not taken:
+            taken.append(other.storage.set_trial_state_values(ident, running))
+            other.storage.set_trial_user_attr(ident, "worker", other.worker)
+            raise optuna.exceptions.StorageInternalError("the server restarts")
+        return found
+
+    running = study.study_storage.state_of("running")
+    monkeypatch.setattr(planned.storage, "set_trial_state_values", losing)
+    with planned.claim() as job:
+        assert job.report(1.0, {})
+    assert taken == [True]
+    trial = other.trials()[job.trial.index]
+    assert trial.state == "running" and trial.values == {10: 1.0}
+
+
+def test_a_rung_is_trained_once_although_a_worker_looked_long_before(tmp_path, monkeypatch):
+    made = study.Study(tmp_path / "s", create=True)
+    made.plan(space_file.parse({**VALUE, "rungs": [10, 20, 40]}, "space.json"), 0, 2)
+    for _ in range(2):
+        with made.claim() as job:
+            job.report(float(job.trial.index), {})
+    other, before = study.Study(made.folder), made.trials()
+    with made.claim() as job:
+        assert (job.trial.index, job.rung) == (1, 20)
+        job.report(2.0, {})
+    monkeypatch.setattr(other, "trials", lambda: before)
+    with other.claim() as job:
+        assert job is None
+    assert made.trials()[1].state == "waiting" and made.trials()[1].values[20] == 2.0
+
+
 def test_importance_finds_what_matters(space):
     from econ_pyro.training import study_storage
 
