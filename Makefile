@@ -58,7 +58,7 @@ test-all: setup-all lint
 
 # only the tests of optional packages: what `make test` skips in a new clone
 test-rest: setup-all
-	$(PYTEST) -m needs
+	$(PYTEST) --dist worksteal -m needs
 
 # sdist and wheel, in dist/
 dist: setup

@@ -78,8 +78,7 @@ def test_onnxruntime_says_what_torch_says(econ, tmp_path, capsys):
 
 
 def test_attention_without_seeds(tmp_path):
-
-    econ = Econ(changed(TINY, model__num_slots=2))
+    econ = Econ(changed(TINY, model__num_slots=2, model__num_experts=2))
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with _exporting():
         path = tmp_path / "decompose.onnx"
@@ -131,7 +130,8 @@ class _Filled(torch.nn.Module):
 
 def test_savings_and_a_spare_layer_filled(tmp_path):
     expert = small_expert(dim=5, pose=True, shape_dim=2, bias=0.0, shape_bias=0.0)
-    network = _Filled(Econ(changed(taught_tiny(), model__expert=expert, model__num_slots=2)))
+    sizes = {"model__expert": expert, "model__num_slots": 2, "model__num_experts": 2}
+    network = _Filled(Econ(changed(taught_tiny(), **sizes)))
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     path, outputs = tmp_path / "filled.onnx", tuple("abcdef")
     with _exporting():
