@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from econ_pyro import limits
@@ -153,30 +153,23 @@ class SceneConfig:
             raise EconError(expected, str(self.objects))
 
 
+_SPRITES = SceneConfig(
+    kind="multi-dsprites",
+    size=64,
+    objects=5,
+    min_objects=2,
+    classes=("square", "ellipse", "heart"),
+    selection="random",
+    object_size=(9 / 64, 18 / 64),
+    rotate=True,
+    background="grey",
+)
 SCENE_SETS = {
     "unique-colours": SceneConfig(),
     "random-colours": SceneConfig(kind="random-colours"),
-    "multi-dsprites": SceneConfig(
-        kind="multi-dsprites",
-        size=64,
-        objects=5,
-        min_objects=2,
-        classes=("square", "ellipse", "heart"),
-        selection="random",
-        object_size=(9 / 64, 18 / 64),
-        rotate=True,
-        background="grey",
-    ),
-    "multi-dsprites-coloured": SceneConfig(
-        kind="multi-dsprites-coloured",
-        size=64,
-        objects=4,
-        min_objects=1,
-        classes=("square", "ellipse", "heart"),
-        selection="random",
-        object_size=(9 / 64, 18 / 64),
-        rotate=True,
-        background="any",
+    "multi-dsprites": _SPRITES,
+    "multi-dsprites-coloured": replace(
+        _SPRITES, kind="multi-dsprites-coloured", objects=4, min_objects=1, background="any"
     ),
     "tetrominoes": SceneConfig(
         kind="tetrominoes",

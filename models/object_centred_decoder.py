@@ -142,14 +142,11 @@ def fitting_directions(
         Cosine and sine, ``(n, 2)``.
     """
     of = decoders[0]
-    shape, bump = (
-        torch.cat(list(draw_shapes(decoders)))[k],
-        torch.stack([d.bump for d in decoders]),
-    )
-    scale, shift = (
-        torch.stack([getattr(d.whitening, name) for d in decoders]) for name in ("scale", "shift")
-    )
-    position, log_size, _ = (z * scale[k] + shift[k]).tensor_split((2, 2 + of.has_size), 1)
+    shape = torch.cat(list(draw_shapes(decoders)))[k]
+    bump = torch.stack([d.bump for d in decoders])[k, None, None, None]
+    scale = torch.stack([d.whitening.scale for d in decoders])[k]
+    shift = torch.stack([d.whitening.shift for d in decoders])[k]
+    position, log_size, _ = (z * scale + shift).tensor_split((2, 2 + of.has_size), 1)
     position = position_of(position, of.reach)
     size = log_size if of.has_size else None
 
@@ -160,7 +157,7 @@ def fitting_directions(
         where = turned(own[:, :2, None], tried.mT[..., None, None])  # (n, 2, A, h, w)
         flat = where.flatten(2, 3) / of.wide[0, 0, -1, -1]
         m = sample(shape, flat.to(shape), border=True).unflatten(2, where.shape[2:4])[:, 0]
-        m = (m + bump[k, None, None, None] * own[:, 2:]).sigmoid()
+        m = (m + bump * own[:, 2:]).sigmoid()
         seen, left = r[:, :, ::step, ::step], s[:, :, ::step, ::step]
         p = (left * m).clamp(PROB_EPS, 1 - PROB_EPS)
         return (seen * p.log() + (1 - seen) * (1 - p).log()).sum((2, 3))

@@ -6,8 +6,9 @@ sampling and the terms of the loss are the same for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -31,31 +32,37 @@ class SlotModel(SceneModel):
 
     Args:
         config: of the run.
-        model: makes p of the model's configuration: a program of ``(x, slots)`` with a method
-            ``prior(scenes, slots)``.
-        guide: makes q of the configuration and p: a program of ``(x, slots, mean)``.
         device: where the networks are.
         names: of the one network for all slots.
 
     Raises:
-        EconError: the configuration gives true regions, or there is no such device.
+        EconError: true regions are given, the networks would be larger than any that we know of,
+            or there is no such device.
     """
+
+    weights: ClassVar[Any]
+    """A function: the configuration of a model to names and sizes of its weights."""
 
     def __init__(
         self,
         config: Config,
-        model: Callable[[Any], nn.Module],
-        guide: Callable[[Any, Any], nn.Module],
         device: torch.device | str = "cpu",
         names: Sequence[str] | None = None,
     ) -> None:
+        type(self).weights(config.model)  # refuses networks that are too large
         super().__init__(config, names)
         device = arguments.as_device(device)
         if config.gt_masks:
             raise self._no_evidence()
         with seeded(config.seed % 2**64, torch.device("cpu")):
-            self.model: Any = model(config.model).to(device)
-            self.guide: Any = guide(config.model, self.model).to(device)
+            model, guide = self._programs(config.model)
+        self.model: Any = model.to(device)
+        self.guide: Any = guide.to(device)
+
+    @staticmethod
+    @abstractmethod
+    def _programs(sizes: Any) -> tuple[nn.Module, nn.Module]:
+        """New p and q: programs of ``(x, slots)``, with ``prior``, and ``(x, slots, mean)``."""
 
     def loss_terms(self, x: Tensor, evidence: Tensor | None = None) -> Terms:
         """Terms of every slot, ``(B, T)`` each, differentiable.

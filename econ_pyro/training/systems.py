@@ -5,14 +5,11 @@ Each is one class or function here and one line of ``econ_pyro.infer.scene_model
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from econ_pyro.config import Config
 from econ_pyro.core.meta_device import weights_of
 from econ_pyro.guides.genesis import GenesisGuide
 from econ_pyro.guides.genesis_v2 import GenesisV2Guide
@@ -36,26 +33,22 @@ def monet_weights(config: MonetConfig) -> dict[str, Tensor]:
 
 
 class MonetModel(SlotModel):
-    """MONet of a run's configuration.
+    """MONet of a run's configuration."""
 
-    Args:
-        config: of the run.
-        device: where the networks are.
-        names: of the one network for all slots.
+    weights = staticmethod(monet_weights)
 
-    Raises:
-        EconError: true regions are given, the networks would be larger than any that we know of,
-            or there is no such device.
-    """
+    @staticmethod
+    def _programs(sizes: MonetConfig) -> tuple[nn.Module, nn.Module]:
+        return Monet(sizes), MonetGuide(sizes)
 
-    def __init__(
-        self,
-        config: Config,
-        device: torch.device | str = "cpu",
-        names: Sequence[str] | None = None,
-    ) -> None:
-        monet_weights(config.model)  # type: ignore[arg-type]
-        super().__init__(config, Monet, lambda sizes, _: MonetGuide(sizes), device, names)
+
+class _GecoModel(SlotModel):
+    """A model whose weight of the KL follows GECO."""
+
+    def callbacks(self, learner: Any) -> list[Any]:
+        """GECO."""
+        sizes = learner.config.model
+        return [Geco(sizes.geco, learner.elbo, sizes.size, learner.group)]
 
 
 def genesis_weights(config: GenesisConfig) -> dict[str, Tensor]:
@@ -64,21 +57,15 @@ def genesis_weights(config: GenesisConfig) -> dict[str, Tensor]:
     return weights_of({"model": partial(Genesis, config), "guide": guide})
 
 
-class GenesisModel(SlotModel):
-    """GENESIS of a run's configuration; arguments and errors as of :class:`MonetModel`."""
+class GenesisModel(_GecoModel):
+    """GENESIS of a run's configuration."""
 
-    def __init__(
-        self,
-        config: Config,
-        device: torch.device | str = "cpu",
-        names: Sequence[str] | None = None,
-    ) -> None:
-        genesis_weights(config.model)  # type: ignore[arg-type]
-        super().__init__(config, Genesis, _genesis_guide, device, names)
+    weights = staticmethod(genesis_weights)
 
-    def callbacks(self, learner: Any) -> list[Any]:
-        """GECO."""
-        return [_geco(learner)]
+    @staticmethod
+    def _programs(sizes: GenesisConfig) -> tuple[nn.Module, nn.Module]:
+        model = Genesis(sizes)
+        return model, GenesisGuide(sizes, model.masks)
 
 
 def genesis_v2_weights(config: GenesisV2Config) -> dict[str, Tensor]:
@@ -87,33 +74,16 @@ def genesis_v2_weights(config: GenesisV2Config) -> dict[str, Tensor]:
     return weights_of({"model": partial(GenesisV2, config), "guide": guide})
 
 
-class GenesisV2Model(SlotModel):
-    """GENESIS-V2 of a run's configuration; arguments and errors as of :class:`MonetModel`."""
+class GenesisV2Model(_GecoModel):
+    """GENESIS-V2 of a run's configuration."""
 
     # slots come in the random order of their seed pixels
     undefined = frozenset({"ooa"})
+    weights = staticmethod(genesis_v2_weights)
 
-    def __init__(
-        self,
-        config: Config,
-        device: torch.device | str = "cpu",
-        names: Sequence[str] | None = None,
-    ) -> None:
-        genesis_v2_weights(config.model)  # type: ignore[arg-type]
-        super().__init__(config, GenesisV2, lambda sizes, _: GenesisV2Guide(sizes), device, names)
-
-    def callbacks(self, learner: Any) -> list[Any]:
-        """GECO."""
-        return [_geco(learner)]
-
-
-def _geco(learner: Any) -> Geco:
-    sizes = learner.config.model
-    return Geco(sizes.geco, learner.elbo, sizes.size, learner.group)
-
-
-def _genesis_guide(sizes: GenesisConfig, model: Genesis) -> GenesisGuide:
-    return GenesisGuide(sizes, model.masks)
+    @staticmethod
+    def _programs(sizes: GenesisV2Config) -> tuple[nn.Module, nn.Module]:
+        return GenesisV2(sizes), GenesisV2Guide(sizes)
 
 
 def register_monet() -> None:
