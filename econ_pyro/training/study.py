@@ -100,8 +100,7 @@ class Job:
         self._attr(f"scores-{self.rung}", dict(scores))
         self._attr("attempts", 0)
         self._study.call("set_trial_intermediate_value", self._ident, self.rung, elbo)
-        last = self.rung == self._study.space.rungs[-1]
-        self._study.set_state(self._ident, "complete" if last else "waiting", elbo, self._mine)
+        self._study.rung_done(self._ident, self.rung, elbo, self._mine)
         self.ended = True
         return True
 
@@ -286,10 +285,14 @@ class Study:
             if now is None:
                 return
             last = self.space.rungs[-1]
+
+            def still() -> bool:
+                return self._now(trial)[1] is not None
+
             if last in now.intermediate_values:  # it died after its report
-                self.set_state(ident, "complete", now.intermediate_values[last])
+                self.set_state(ident, "complete", now.intermediate_values[last], still)
             else:
-                self.set_state(ident, "waiting")
+                self.set_state(ident, "waiting", still=still)
 
     def _now(self, trial: Trial) -> tuple[int, Any]:
         """Identifier and present record of a trial; None if another worker has changed it."""
@@ -305,8 +308,7 @@ class Study:
             return None
         values = self.call("get_trial", ident).intermediate_values
         if rung in values:  # the worker that had it before has trained it on since we looked
-            last = rung == self.space.rungs[-1]
-            self.set_state(ident, "complete" if last else "waiting", values[rung])
+            self.rung_done(ident, rung, values[rung])
             return None
         job = Job(self, trial, rung, ident)
         attempts = now.user_attrs.get("attempts", 0) + 1
@@ -324,6 +326,20 @@ class Study:
         if beat >= trial.started and worker.get("host") == self.worker["host"]:
             return not _is_alive(worker.get("pid", 0))
         return time.time() - max(beat, trial.started) > GRACE
+
+    def rung_done(
+        self, ident: int, rung: int, elbo: float, still: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Let a trial wait for its next rung, or end it after the last one.
+
+        Args:
+            ident: of the trial.
+            rung: that was trained.
+            elbo: of that rung.
+            still: as of :meth:`set_state`.
+        """
+        last = rung == self.space.rungs[-1]
+        self.set_state(ident, "complete" if last else "waiting", elbo, still)
 
     def set_state(
         self,

@@ -302,6 +302,28 @@ def test_a_report_whose_answer_is_lost_takes_nothing_from_the_next_worker(planne
     assert trial.state == "running" and trial.values == {10: 1.0}
 
 
+def test_freeing_whose_answer_is_lost_takes_nothing_from_the_next_worker(planned, monkeypatch):
+    monkeypatch.setattr(study.study_storage, "_WAIT", 0.0)
+    number = died(planned)
+    other, write = study.Study(planned.folder), planned.storage.set_trial_state_values
+    running, taken = study.study_storage.state_of("running"), []
+
+    def losing(ident, state, values=None):
+        found = write(ident, state, values)
+        if ident == number and state.name == "WAITING" and not taken:
+            taken.append(other.storage.set_trial_state_values(ident, running))
+            other.storage.set_trial_user_attr(ident, "worker", other.worker)
+            other.storage.set_trial_user_attr(ident, "beat", time.time())
+            raise optuna.exceptions.StorageInternalError("the server restarts")
+        return found
+
+    monkeypatch.setattr(planned.storage, "set_trial_state_values", losing)
+    with planned.claim() as job:
+        assert job is None or job.trial.index == 1
+    assert taken == [True]
+    assert other.trials()[0].state == "running"
+
+
 def test_a_rung_is_trained_once_although_a_worker_looked_long_before(tmp_path, monkeypatch):
     made = study.Study(tmp_path / "s", create=True)
     made.plan(space_file.parse({**VALUE, "rungs": [10, 20, 40]}, "space.json"), 0, 2)
