@@ -10,7 +10,7 @@ import dataclasses
 import json
 import types
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from econ_pyro import limits, naming
 from econ_pyro.errors import EconError, describe, printable
@@ -390,7 +390,7 @@ def of_kind(options: Any, kind: Any, where: str) -> type:
 
 def kinds_of(cls: type, name: str) -> list[type]:
     """The classes of a part that exists in several kinds; none of another field."""
-    hint = get_type_hints(cls).get(name)
+    hint = limits.hints_of(cls).get(name)
     if hint is SceneModelConfig:
         return list(KINDS.values())
     if get_origin(hint) not in (Union, types.UnionType):
@@ -403,7 +403,7 @@ def parts_of(cls: type, name: str) -> list[type]:
     """The classes that a field may have as a part; none of a field that is a value."""
     if kinds := kinds_of(cls, name):
         return kinds
-    hint = get_type_hints(cls).get(name)
+    hint = limits.hints_of(cls).get(name)
     return [hint] if isinstance(hint, type) and dataclasses.is_dataclass(hint) else []
 
 

@@ -159,7 +159,7 @@ def check_fields(cls: type, config: Any, group: str, bounds: Mapping[str, Bounds
     Raises:
         EconError: a field has the wrong type, or a number is out of bounds or not finite.
     """
-    for field, hint in _hints(cls).items():
+    for field, hint in hints_of(cls).items():
         value = getattr(config, field)
         name = f"{group}.{field}".lstrip(".").replace("_", "-")
         if not _fits(value, hint):
@@ -193,7 +193,8 @@ def _format(value: float) -> str:
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def hints_of(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, which are evaluated once."""
     return get_type_hints(cls)
 
 
