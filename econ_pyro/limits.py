@@ -21,6 +21,8 @@ MAX_SIZE = 1024
 """Maximum height and width of images in pixels."""
 MAX_COUNT = 1_000_000_000
 """Maximum of counts that take no memory, such as training steps and scenes."""
+MAX_ORDERED_LAYERS = 7
+"""Maximum number of layers of which every depth order is tried: 720 orders."""
 POSITIVE = 5e-324  # smallest positive float
 _MAX_IN_A_TUPLE = 256
 
@@ -78,6 +80,17 @@ GENESIS_V2: dict[str, Bounds] = {
     "embedding_dim": (2, 256),
     **{name: MONET[name] for name in ("num_slots", "size", "sigma", "latent_dim", "features")},
     **{name: MONET[name] for name in ("channels", "hidden")},
+}
+MRBM: dict[str, Bounds] = {
+    "num_slots": (1, MAX_ORDERED_LAYERS),
+    "size": MODEL["size"],
+    "sigma": (1e-3, 1000.0),
+    "appearance_units": (1, 8192),
+    "shape_units": (1, 8192),
+    "sweeps": (1, 100_000),
+    "cd_steps": (1, 1000),
+    "infer_sweeps": (1, 100_000),
+    "sample_sweeps": (0, 1_000_000),
 }
 GECO: dict[str, Bounds] = {
     "goal": (None, 1e6),

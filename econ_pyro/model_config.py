@@ -411,9 +411,54 @@ class GenesisV2Config(SceneModelConfig):
         )
 
 
+@dataclass(frozen=True)
+class _Mrbm(SceneModelConfig):
+    """What both variants of the masked RBM have."""
+
+    num_slots: int = 4
+    """Number of layers T, the background included, at most 7."""
+    size: int = 32
+    """Height and width of the image in pixels."""
+    sigma: float = 0.2
+    """Standard deviation of an appearance's pixels given its hidden units."""
+    appearance_units: int = 32
+    """Hidden units of each layer's appearance."""
+    shape_units: int = 128
+    """Hidden units of each layer's shape; of mrbm-softmax, of the mask of all layers."""
+    sweeps: int = 5
+    """Gibbs sweeps that complete the layers of an image in training."""
+    cd_steps: int = 1
+    """Gibbs sweeps of contrastive divergence in each RBM."""
+    infer_sweeps: int = 50
+    """Gibbs sweeps of decomposing; means are over the second half."""
+    sample_sweeps: int = 500
+    """Gibbs sweeps of each RBM for a sample of the prior."""
+
+    def __post_init__(self) -> None:
+        limits.check_fields(type(self), self, "model", limits.MRBM)
+        check_kind(self, _kind_of(self), "model")
+
+
+@dataclass(frozen=True)
+class MrbmConfig(_Mrbm):
+    """M-RBM: layers of RBMs that occlude one another (Le Roux et al., 2011)."""
+
+    kind: Literal["mrbm"] = "mrbm"
+    """Which scene model."""
+
+
+@dataclass(frozen=True)
+class SoftmaxMrbmConfig(_Mrbm):
+    """M-RBM without occlusion: one RBM draws a layer for each pixel (Le Roux et al., 2011)."""
+
+    kind: Literal["mrbm-softmax"] = "mrbm-softmax"
+    """Which scene model."""
+
+
 KINDS: dict[str, type[SceneModelConfig]] = {
     "econ": EconConfig, "monet": MonetConfig, "genesis": GenesisConfig,
     "genesis-v2": GenesisV2Config,
+    "mrbm": MrbmConfig, "mrbm-softmax": SoftmaxMrbmConfig,
 }  # fmt: skip
 """Configurations of scene models by kind; ``econ_pyro.infer.scene_model.register`` adds to it."""
 

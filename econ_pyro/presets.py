@@ -23,9 +23,11 @@ from econ_pyro.model_config import (
     GreedyOptions,
     JointOptions,
     MonetConfig,
+    MrbmConfig,
     PoseLatents,
     SavingsOptions,
     SeededAttention,
+    SoftmaxMrbmConfig,
     UNetAttention,
 )
 from econ_pyro.scene_config import SCENE_SETS, SceneConfig
@@ -138,6 +140,8 @@ _GENESIS_V2 = GenesisV2Config(
 )
 _GECO = ObjectiveConfig(beta=0.002)  # of validations
 _SLOTS = TrainConfig(steps=20000, batch=16, lr=3e-4)
+_CD = TrainConfig(steps=10000, batch=16, lr=2e-3, schedule=CosineSchedule(), validate_every=500)
+_MRBM = Config(model=MrbmConfig(), objective=ObjectiveConfig(1.0, 1.0), train=_CD)
 
 
 def _paper(latents: int, layers: int, beta: float, gamma: float, lam: float) -> Config:
@@ -258,6 +262,18 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "genesis-v2": (
         "GENESIS-V2 (Engelcke et al., 2021) on the scenes of unique-colours, beside ECON.",
         Config(model=_GENESIS_V2, objective=_GECO, train=_SLOTS),
+    ),
+    "mrbm": (
+        "The M-RBM (Le Roux et al., 2011), occlusion, on the scenes of unique-colours.",
+        _MRBM,
+    ),
+    "mrbm-softmax": (
+        "The same without occlusion: one RBM draws the layer of each pixel.",
+        replace(_MRBM, model=SoftmaxMrbmConfig()),
+    ),
+    "mrbm-16": (
+        "The M-RBM on scenes of 16 x 16 pixels whose objects are at nine places, which suits it.",
+        replace(_MRBM, scenes=SceneConfig(size=16, places=3), model=MrbmConfig(size=16)),
     ),
     "paper-unique-colours": (
         "Fig. 1 as published, beta and gamma as printed (9.54 and 0.52).",

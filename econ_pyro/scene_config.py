@@ -62,6 +62,9 @@ class SceneConfig:
     background: Literal["dark", "grey", "any", "black"] = "dark"
     """Colour of the background of a scene. dark: each channel is a random integer up to 127; grey:
     any shade of grey; any: any colour."""
+    places: int | None = None
+    """If set, objects are at that many positions along each axis (2 to 1024), evenly spaced from
+    edge to edge; default: anywhere. Not for tetrominoes."""
     near_background: int | None = None
     """If set, each channel of an object is uniform within this distance (1-255) of that of the
     background, whatever the kind; no object has exactly the colour of the background."""
@@ -84,6 +87,8 @@ class SceneConfig:
         self._check_sizes()
         if self.kind == "tetrominoes":
             self._check_tetrominoes()
+        if self.places is not None and not 2 <= self.places <= 1024:
+            raise EconError("places from 2 to 1024", str(self.places), "omit it for any position")
         if self.near_background is not None and not 1 <= self.near_background <= 255:
             raise EconError(
                 "near_background from 1 to 255",
@@ -142,6 +147,8 @@ class SceneConfig:
     def _check_tetrominoes(self) -> None:
         if self.sprites is not None:
             raise EconError("tetrominoes without sprites", self.sprites, "use another kind")
+        if self.places is not None:
+            raise EconError("tetrominoes without places", str(self.places), "use another kind")
         if self.size not in TETROMINO_SIZES:
             raise EconError(
                 "an image size of 32 or 40 pixels for tetrominoes",

@@ -15,6 +15,12 @@ MASKS = "masks"
 """To which slot each pixel belongs, of models whose slots share the pixels out (MONet)."""
 
 
+ORDER = "order"
+"""Index of the depth order, of models that try all of them (M-RBM)."""
+MASK_UNITS = "g"
+"""Hidden units of a mask of all layers (the M-RBM's softmax variant)."""
+
+
 def k(t: int) -> str:
     """Class of layer t (section 2)."""
     return f"k_{t}"
@@ -38,6 +44,16 @@ def z_component(t: int) -> str:
 def seed_noise(t: int) -> str:
     """Noise by which the seed pixel of slot t is drawn (GENESIS-V2)."""
     return f"seed_noise_{t}"
+
+
+def h(t: int) -> str:
+    """Hidden units of the appearance of layer t (M-RBM)."""
+    return f"h_{t}"
+
+
+def g(t: int) -> str:
+    """Hidden units of the shape of layer t (M-RBM)."""
+    return f"g_{t}"
 
 
 def latents(t: int) -> tuple[str, ...]:

@@ -35,6 +35,8 @@ BUILT_IN = {
     "monet": "econ_pyro.training.systems:register_monet",
     "genesis": "econ_pyro.training.systems:register_genesis",
     "genesis-v2": "econ_pyro.training.systems:register_genesis_v2",
+    "mrbm": "econ_pyro.training.mrbm:register_mrbm",
+    "mrbm-softmax": "econ_pyro.training.mrbm:register_softmax_mrbm",
 }
 """This package's own models, each with a function that calls :func:`register`."""
 GROUP = "econ_pyro.scene_models"

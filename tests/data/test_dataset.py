@@ -65,13 +65,15 @@ def test_files_are_plain_arrays_with_a_description(out):
 def test_every_option_of_a_scene(tmp_path):
     options = (
         "--objects 2 --min-objects 1 --classes star heart --class-weights 1 3 --selection random "
-        "--object-size 0.3 0.6 --rotate --near-background 40 --size 24 --n 2 --n-valid 1"
+        "--object-size 0.3 0.6 --rotate --near-background 40 --places 5 --size 24 "
+        "--n 2 --n-valid 1"
     )
     make_dataset.main([str(tmp_path / "ds"), *options.split()])
     stored = StoredScenes(tmp_path / "ds")
     config = SceneConfig(
         objects=2, min_objects=1, classes=("star", "heart"), class_weights=(1, 3),
-        selection="random", object_size=(0.3, 0.6), rotate=True, near_background=40, size=24,
+        selection="random", object_size=(0.3, 0.6), rotate=True, near_background=40, places=5,
+        size=24,
     )  # fmt: skip
     indices = torch.arange(2)
     assert_same(stored.scenes(indices), SceneRenderer(config, 0).render(indices))

@@ -204,6 +204,14 @@ def test_classes_of_each_selection():
     )
 
 
+def test_places_are_even_from_edge_to_edge():
+    """Against where masks are: squares of six pixels in sixteen start at 0, 5 and 10."""
+    config = SceneConfig(size=16, objects=1, classes=("square",), places=3)
+    mask = render(config, 400).mask[:, 0]
+    starts = {(int(m.any(1).int().argmax()), int(m.any(0).int().argmax())) for m in mask}
+    assert starts == {(i, j) for i in (0, 5, 10) for j in (0, 5, 10)}
+
+
 def test_near_background_covers_the_whole_range():
     scenes = render(SceneConfig(size=8, objects=8, near_background=1, selection="random"), 4000)
     away = scenes.colour.long() - scenes.background[:, None].long()
@@ -280,6 +288,8 @@ def test_seeds_whose_first_bits_agree_have_orders_of_their_own():
     ({"class_weights": (0.0, 0.0, 0.0)}, "not all 0"),
     ({"class_weights": (math.inf, 0.0, 0.0)}, "finite"),
     ({"near_background": 0}, "near_background from 1 to 255, got 0"),
+    ({"places": 1}, "places from 2 to 1024, got 1"),
+    ({"kind": "tetrominoes", "classes": ("I", "O"), "size": 40, "places": 3}, "without places"),
     ({"near_background": 256}, "got 256"),
     ({"kind": "grey"}, "one of unique-colours, random-colours, .* for scenes.kind, got 'grey'"),
     ({"selection": "all"}, "for scenes.selection, got 'all'"),

@@ -105,7 +105,7 @@ def test_what_cannot_be_registered(mosaic):
 
 
 def test_an_unknown_kind_is_named():
-    with pytest.raises(EconError, match=r"one of econ, .*monet as model\.kind"):
+    with pytest.raises(EconError, match=r"one of econ, .*monet.* as model\.kind"):
         scene_model.build(Config(model=SceneModelConfig()))
 
 

@@ -102,7 +102,12 @@ def sample_layout(
     flat = (x.flatten() for x in (variant, side, turn))
     extents = objects.extents(*flat).unflatten(0, label.shape)  # (B, N, 4)
     positions = config.size * shapes.UNIT - extents[..., :2] - extents[..., 2:] + 1
-    centre = extents[..., :2] + counter_rng.below(each[..., PLACE], positions)
+    if config.places is None:
+        offset = counter_rng.below(each[..., PLACE], positions)
+    else:
+        step = counter_rng.below(each[..., PLACE], config.places)
+        offset = step * (positions - 1) // (config.places - 1)
+    centre = extents[..., :2] + offset
     centre = centre.masked_fill(empty[..., None], 0)
 
     own = objects.palette.to(label.device)[variant]
