@@ -147,6 +147,10 @@ class RecipeConfig:
     constant_colour_until: Duration = 0
     """Until when each layer's appearance is one constant colour, so that no layer can explain
     objects of different colours: training steps, or a share of the run (40%)."""
+    shape_clusters: int = 0
+    """Before training, take so many images apart, cluster the shapes of the objects that are
+    whole, whatever their place, size and angle, and start each expert with one of them, the last
+    with the background; 0: experts start alike. For latents.angle."""
     occlusion: float = 0.0
     """Share of the layers of which the encoder sees only a part in training: another layer of the
     image is put in front, and the encoder has to infer the whole."""
@@ -280,7 +284,7 @@ class Config:
 
     def __post_init__(self) -> None:
         limits.check_fields(Config, self, "", limits.RUN)
-        experts = getattr(self.model, "num_experts", 1)
+        experts = experts_of(self)
         if not 0 <= self.train.frozen < experts:
             raise EconError(
                 f"0 to {experts - 1} train.frozen of {experts} experts, so that one can learn",
@@ -295,6 +299,24 @@ class Config:
             )
         naming.check_names(given, "the configuration")
         self._check_teaching()
+        self._check_clusters()
+
+    def _check_clusters(self) -> None:
+        if not additions(self).shape_clusters:
+            return
+        latents = getattr(getattr(self.model, "expert", None), "latents", None)
+        if not getattr(latents, "one_shape", False):
+            raise EconError(
+                "experts with one shape each, which recipe.shape-clusters starts",
+                f"model.expert.latents.shape-dim {getattr(latents, 'shape_dim', None)}",
+                "set it to the number of latents of the pose, or --recipe.shape-clusters 0",
+            )
+        if self.gt_masks or experts_of(self) < 2:
+            raise EconError(
+                "2 experts or more and no true regions, for recipe.shape-clusters",
+                "gt-masks" if self.gt_masks else "1 expert",
+                "add --recipe.shape-clusters 0",
+            )
 
     def _check_teaching(self) -> None:
         if not isinstance(self.teaching, TeachingConfig):
@@ -326,6 +348,11 @@ class Config:
                 "gt-masks",
                 "leave one of them out",
             )
+
+
+def experts_of(config: Config) -> int:
+    """Number of experts K; 1 of a model without."""
+    return getattr(config.model, "num_experts", 1)
 
 
 def additions(config: Config) -> RecipeConfig:

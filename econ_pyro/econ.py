@@ -50,6 +50,7 @@ from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
 from econ_pyro.training import callbacks, checkpoint
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.load_balancing import LoadBalancing, Restarts
+from econ_pyro.training.shape_clusters import start_from_clusters
 
 ENSEMBLES = ("model.decoders", "guide.attentions", "guide.encoders")  # as expert_file.NETWORKS
 
@@ -284,6 +285,18 @@ class Econ(SceneModel):
             options.recomposed,
             options.recoloured,
             options.leftovers,
+        )
+
+    def initialise(self, images: Callable[[int], Tensor]) -> str:
+        """Start experts from clusters of shapes, if the recipe says so."""
+        if not (n := additions(self.config).shape_clusters):
+            return ""
+        found = images(n)
+        region, seed = self.decompose(found).region, self.config.seed
+        objects = start_from_clusters(self.model.decoders, self.guide.encoders, region, seed)
+        return (
+            f"experts start from {len(self.names) - 1} clusters of the shapes of {len(objects.k)} "
+            f"whole objects in {len(found)} images"
         )
 
     def callbacks(self, learner: Learner) -> list[callbacks.Callback]:

@@ -129,6 +129,7 @@ RECIPE: dict[str, Bounds] = {
     "restart_every": (1, MAX_COUNT),
     "restart_until": (None, MAX_COUNT),
     "constant_colour_until": (None, MAX_COUNT),
+    "shape_clusters": (0, 100_000),
     "occlusion": (0.0, 1.0),
 }
 TEACHING: dict[str, Bounds] = {

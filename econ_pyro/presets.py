@@ -60,6 +60,7 @@ _RECIPE = RecipeConfig(
 _TRAIN = TrainConfig(steps=1000, batch=16, lr=2e-3, schedule=CosineSchedule())
 _UNIQUE = Config(model=_SMALL, objective=_OBJECTIVE, train=_TRAIN, recipe=_RECIPE)
 # cut short by its minutes, quick still completes its schedules
+_QUICK_RECIPE = replace(_RECIPE, load_balancing_until="70%")
 _QUICK = Config(
     model=replace(
         _SMALL,
@@ -68,7 +69,7 @@ _QUICK = Config(
     ),
     objective=replace(_OBJECTIVE, gamma_until="120%"),
     train=replace(_TRAIN, minutes=20.0),
-    recipe=replace(_RECIPE, load_balancing_until="70%"),
+    recipe=_QUICK_RECIPE,
 )
 
 _SAVINGS = SavingsOptions(
@@ -115,6 +116,7 @@ _TURNED_MODEL = EconConfig(
 _TURNED = replace(
     _QUICK,
     model=_TURNED_MODEL,
+    recipe=replace(_QUICK_RECIPE, load_balancing=0.0, shape_clusters=400),
     train=replace(_TRAIN, batch=8, minutes=30.0),
 )
 
@@ -224,11 +226,12 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 sigma_x=0.15,  # the bevel is variation within an object
                 expert=replace(
                     _EXPERT,
-                    latents=PoseLatents(dim=8, reach=0.7, shape_dim=5),
+                    latents=PoseLatents(dim=8, reach=0.7, angle=True, shape_dim=4),
                     attention=replace(_ATTENTION, colour_weight=0.2, place_weight=0.5),
                 ),
             ),
             train=replace(_TRAIN, batch=8, minutes=30.0),
+            recipe=replace(_RECIPE, load_balancing=0.0, shape_clusters=400),
         ),
     ),
     "single-expert": (

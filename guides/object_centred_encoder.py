@@ -108,6 +108,14 @@ class ObjectCentredEncoder(Encoder):
             last.bias[self.dim :] = LOG_VARIANCE
             last.bias[self.dim :][: latents.pose_dim] = LOG_VARIANCE_OF_POSE
 
+    @torch.no_grad()
+    def start_at_centre(self) -> None:
+        """Let the first two means be the region's centre of mass, whatever is seen."""
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight[:2] = 0.0
+        last.bias[:2] = 0.0
+
     def forward(self, seen: Tensor, statistics: Tensor) -> Tensor:  # type: ignore[override]
         """Means and log variances of z, ``(n, 2 L)``.
 

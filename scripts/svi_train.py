@@ -167,6 +167,8 @@ def _trainer(
     if parsed.resume:
         trainer.resume()
     else:
+        if not given and (done := trainer.initialise()) and group.first:
+            print(done)
         group.lead(lambda: _prepare(run, config, parsed, trainer), device)
     return trainer, source.valid
 

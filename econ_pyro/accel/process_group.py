@@ -47,6 +47,12 @@ class ProcessGroup:
             distributed.all_reduce(value)
         return value
 
+    def broadcast(self, value: Tensor) -> Tensor:
+        """The first process's value, in place; the result is the same in all of them."""
+        if self.size > 1:
+            distributed.broadcast(value, 0)
+        return value
+
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether the flag is set in any process."""
         if self.size == 1:

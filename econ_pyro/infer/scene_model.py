@@ -136,6 +136,17 @@ class SceneModel(nn.Module, ABC):
         """What takes training steps: here, gradients of :meth:`loss_terms`."""
         return GradientEngine(self, optim, elbo, execution)
 
+    def initialise(self, images: Callable[[int], Tensor]) -> str:
+        """Set weights by training images, before the first step of a new run.
+
+        Args:
+            images: so many of them, at random, ``(n, 3, H, W)`` on the CPU.
+
+        Returns:
+            What was done, in one line; empty if nothing was.
+        """
+        return ""
+
     def callbacks(self, learner: Any) -> list[Any]:
         """What changes this model's training from outside (``training/callbacks.py``)."""
         return []

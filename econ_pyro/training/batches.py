@@ -57,6 +57,11 @@ class Batches:
         """Batch of a training step."""
         return self._to_device(*self._training(step))
 
+    def some(self, n: int) -> Tensor:
+        """Training images at random, ``(n, 3, H, W)`` on the CPU; all there are, if fewer."""
+        n = min(n, len(self._train))
+        return self._train.images(batch_indices(len(self._train), n, 0, self._config.seed))
+
     def validation(self) -> tuple[Tensor, Tensor | None, int]:
         """Validation images, true regions, and the number of images that count.
 

@@ -72,6 +72,23 @@ class Trainer:
         self._batches = Batches(config, train, valid, device, self.group)
         self._files = RunFiles(run)
 
+    def initialise(self) -> str:
+        """Let the model set its weights by training images; of new runs, before the first step.
+
+        Returns:
+            What it did, in one line; empty if nothing.
+
+        Raises:
+            EconError: it could not.
+        """
+        began, model = time.perf_counter(), self.learner.model
+        done = model.initialise(self._batches.some)
+        if done:
+            for value in model.state_dict().values():
+                self.group.broadcast(value)
+            self.seconds, _ = self._agreed(time.perf_counter() - began)
+        return done
+
     def state(self) -> dict[str, Any]:
         """Everything that resumption needs, as plain containers and tensors."""
         return {

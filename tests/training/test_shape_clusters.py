@@ -1,0 +1,152 @@
+"""Clusters of shapes are classes, whatever place, size and angle; experts start from them."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from econ_pyro.accel.bilinear import sample
+from econ_pyro.config import RecipeConfig
+from econ_pyro.core.pose import UNIT
+from econ_pyro.data.synthetic.generated import GeneratedScenes
+from econ_pyro.econ import Econ
+from econ_pyro.errors import EconError
+from econ_pyro.model_config import PoseLatents
+from econ_pyro.scene_config import SCENE_SETS, SceneConfig
+from econ_pyro.training import shape_clusters as module
+from econ_pyro.training.shape_clusters import aligned, cluster, fit_shapes, whole_regions
+from helpers.trainers import changed, make_trainer, seeded_tiny
+
+
+def rectangle(top, left, bottom, right, size=16):
+    mask = torch.zeros(size, size)
+    mask[top:bottom, left:right] = 1.0
+    return mask
+
+
+def regions(*objects):
+    """One scene's regions, ``(1, T, 1, H, W)``: the last one is what the others leave."""
+    rest = 1 - sum(objects)
+    return torch.stack([*objects, rest])[None, :, None]
+
+
+def test_regions_that_touch_nothing_are_whole():
+    alone = rectangle(9, 9, 14, 14)
+    left, right = rectangle(2, 2, 7, 6), rectangle(2, 6, 7, 11)
+    corner = rectangle(7, 6, 8, 7)  # touches both by a corner, or its side
+    objects = whole_regions(regions(alone, left, right, corner))
+    assert objects.shape == (1, 1, 16, 16) and torch.equal(objects[0, 0], alone)
+    edge, small = rectangle(0, 0, 6, 6), rectangle(8, 8, 12, 12)
+    assert not len(whole_regions(regions(edge, small)))
+    assert not len(whole_regions(regions(rectangle(0, 0, 16, 16))))
+
+
+def sprites(n, **options):
+    """Masks of whole objects and their classes, of scenes with one object each."""
+    scenes = dataclasses.replace(SCENE_SETS["multi-dsprites"], objects=1, min_objects=1)
+    source = GeneratedScenes(dataclasses.replace(scenes, **options), 3, n)
+    found = source.scenes(torch.arange(n))
+    inside = torch.ones(64, 64, dtype=torch.bool)
+    inside[1:-1, 1:-1] = False
+    whole = ~(found.mask[:, 0] & inside).any(2).any(1)
+    return found.mask[whole, 0][:, None].float(), found.label[whole, 0]
+
+
+def test_a_region_looks_alike_wherever_it_is_and_whatever_its_size():
+    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+
+    def ell(centre, scale, angle):
+        """An L of two bars."""
+        c, s = math.cos(angle), math.sin(angle)
+        v, u = (y - centre[0]) / scale, (x - centre[1]) / scale
+        a, b = c * v - s * u, s * v + c * u
+        long = (a.abs() < 1.5) & (b.abs() < 0.5)
+        foot = ((a - 1).abs() < 0.5) & ((b - 0.5).abs() < 1)
+        return (long | foot).float()[None]
+
+    here, there = (aligned(ell(*pose)[None], 12) for pose in
+                   [((40, 40), 10.0, 0.0), ((60, 30), 15.0, math.pi / 3)])  # fmt: skip
+    distance = (here[0, 0] - there[0]).square().mean(1)
+    assert distance.argmin() in (2, 10) and distance.min() < 0.02
+    assert distance.max() > 0.15
+
+
+def test_clusters_are_classes():
+    masks, labels = sprites(150)
+    views = aligned(masks, module.ANGLES)
+    found = cluster(views, 3, seed=0)
+    counts = torch.zeros(3, 3, dtype=torch.long)
+    counts.index_put_((found.k, labels), torch.tensor(1), accumulate=True)
+    rows, columns = linear_sum_assignment(-counts.numpy())
+    assert counts[rows, columns].sum() > 0.97 * len(labels)
+    again = cluster(views, 3, seed=0)
+    assert torch.equal(again.k, found.k) and torch.equal(again.means, found.means)
+    # the sum of squared distances, as a loop counts it
+    means = found.means.flatten(1)
+    loss = sum((v - means[k]).square().sum(1).min() for v, k in zip(views, found.k, strict=True))
+    assert found.loss == pytest.approx(loss.item(), rel=1e-2)
+    without = cluster(aligned(masks, 1), 3, seed=0)  # angles are what parts the classes
+    assert without.loss > 1.5 * found.loss
+
+
+@pytest.fixture
+def turned_tiny():
+    """The tiny configuration with turned objects, whose experts start from clusters."""
+    config = seeded_tiny(dim=8, size=True, angle=True, shape_dim=5, features=8)
+    scenes = SceneConfig(
+        kind="random-colours", size=32, objects=2, object_size=(0.25, 0.4), rotate=True
+    )
+    model = dataclasses.replace(config.model, size=32)
+    return dataclasses.replace(
+        config, scenes=scenes, model=model, recipe=RecipeConfig(shape_clusters=48)
+    )
+
+
+def test_experts_draw_the_clusters(turned_tiny):
+    econ = Econ(changed(turned_tiny, model__size=16))
+    side = module.SIDE
+    wanted = torch.zeros(2, 1, side, side)
+    wanted[0, 0, 4:20, 8:16] = 1.0
+    wanted[1, 0, 8:16, 8:16] = 1.0
+    assert fit_shapes(list(econ.model.decoders), wanted) < 0.02
+    z = torch.zeros(1, econ.sizes.expert.latents.dim)
+    z[0, 3] = 1.0  # not turned, in the middle, of size 1
+    for decoder, mean in zip(econ.model.decoders, wanted, strict=False):
+        assert all(p.grad is None for p in decoder.parameters())
+        expected = sample(mean[None], decoder.grid / UNIT / module.REACH)[0, 0]
+        expected = expected.clamp(1 - module.SURE, module.SURE)
+        drawn = decoder(z)[0, 3]
+        assert (expected > 0.5).sum() > 10
+        assert (drawn - expected).abs().sum() < 0.15 * expected.sum()
+    assert econ.model.decoders[2](z)[0, 3].min() > 0.97  # the background
+
+
+def test_a_new_run_starts_from_clusters(turned_tiny, tmp_path):
+    trainer = make_trainer(turned_tiny, tmp_path / "run")
+    before = [p.clone() for p in trainer.learner.model.model.decoders.parameters()]
+    assert "from 2 clusters of the shapes of" in trainer.initialise()
+    after = [*trainer.learner.model.model.decoders.parameters()]
+    assert not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert trainer.seconds > 0 and trainer.step == 0
+    for encoder in trainer.learner.model.guide.encoders:
+        assert not encoder.head[-1].weight[:2].any()
+    plain = make_trainer(changed(turned_tiny, recipe__shape_clusters=0), tmp_path / "plain")
+    assert plain.initialise() == "" and plain.seconds == 0
+
+
+def test_what_cannot_be_clustered_is_refused(turned_tiny, tmp_path, tiny):
+    few = make_trainer(changed(turned_tiny, recipe__shape_clusters=2), tmp_path / "run")
+    with pytest.raises(EconError, match="at least 20 objects that touch .*raise --recipe.shape"):
+        few.initialise()
+    one = {"model__num_experts": 1}
+    for wrong, words in [
+        ({"gt_masks": True}, "no true regions"),
+        (one, "2 experts or more"),
+        ({"model__expert__latents": PoseLatents(dim=8, shape_dim=5)}, "one shape each"),
+    ]:
+        with pytest.raises(EconError, match=words):
+            changed(turned_tiny, **wrong)
+    with pytest.raises(EconError, match="one shape each"):
+        dataclasses.replace(tiny, recipe=RecipeConfig(shape_clusters=8))
