@@ -43,6 +43,9 @@ class ObjectiveConfig:
     """Weight of L_r after warm-up; gamma throughout if not set."""
     gamma_until: Duration = 1000
     """When the warm-up of gamma ends: training steps, or a share of the run (40%)."""
+    smallest_region: int = 0
+    """In pixels: nothing is learnt from a layer whose region is smaller. Where scenes have fewer
+    objects than layers, experts would learn from empty ones to draw nothing."""
 
     def __post_init__(self) -> None:
         limits.check_fields(ObjectiveConfig, self, "objective", limits.OBJECTIVE)

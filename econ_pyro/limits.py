@@ -104,6 +104,7 @@ OBJECTIVE: dict[str, Bounds] = {
     "gamma": (0.0, 1e6),
     "gamma_end": (0.0, 1e6),
     "gamma_until": (None, MAX_COUNT),
+    "smallest_region": (0, MAX_SIZE**2),
 }
 SCHEDULE: dict[str, Bounds] = {
     "patience": (1, MAX_COUNT),

@@ -141,6 +141,9 @@ class SeededAttention(_UNet):
     place_weight: float = 0.35
     """Initial weight of position: the distance across the image, where black to white counts
     colour_weight."""
+    chromaticity: bool = False
+    """Compare colours relative to their brightest channel, so that the light and dark sides of an
+    object are alike: for shaded objects of saturated colours, on black."""
 
 
 @dataclass(frozen=True)

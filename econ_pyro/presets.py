@@ -223,14 +223,14 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 _SMALL,
                 num_experts=8,
                 size=40,
-                sigma_x=0.15,  # the bevel is variation within an object
+                sigma_x=0.25,  # the bevel is variation within an object
                 expert=replace(
                     _EXPERT,
                     latents=PoseLatents(dim=8, reach=0.7, angle=True, shape_dim=4),
-                    attention=replace(_ATTENTION, colour_weight=0.2, place_weight=0.5),
+                    attention=replace(_ATTENTION, chromaticity=True, place_weight=0.4),
                 ),
             ),
-            train=replace(_TRAIN, batch=8, minutes=30.0),
+            train=replace(_TRAIN, batch=8, minutes=30.0, schedule=CosineSchedule(warmup=150)),
             recipe=replace(_RECIPE, load_balancing=0.0, shape_clusters=400),
         ),
     ),

@@ -27,6 +27,7 @@ RADIUS = 1.5  # of the mean of a direction; the prior's own is 1.25 on average
 OFFSET = 0.35  # largest distance of an object's position from its region's centre of mass
 LOG_VARIANCE = -3.0  # of q(z) at first, a standard deviation of 0.22
 LOG_VARIANCE_OF_POSE = -4.0  # a twelfth of the image at most
+SURE_LOG_VARIANCE = -7.0  # a fiftieth
 
 
 class Glimpse(WholeImage):
@@ -98,7 +99,7 @@ class ObjectCentredEncoder(Encoder):
         assert isinstance(latents, PoseLatents)
         del self.blocks[-2]  # windows have half the size: one pooling less
         self.has_size, self.has_angle = latents.size, latents.angle
-        self.reach, self.dim = latents.reach, latents.dim
+        self.reach, self.dim, self.pose_dim = latents.reach, latents.dim, latents.pose_dim
         self.colour = pass_through(3, latents.dim - latents.pose_dim)
         last = self.head[-1]
         assert isinstance(last, nn.Linear)
@@ -110,11 +111,15 @@ class ObjectCentredEncoder(Encoder):
 
     @torch.no_grad()
     def start_at_centre(self) -> None:
-        """Let the first two means be the region's centre of mass, whatever is seen."""
+        """Let the position be the region's centre of mass, whatever is seen, and poses be sure.
+
+        Of a decoder that draws sharp shapes already, noise of position would only blur them.
+        """
         last = self.head[-1]
         assert isinstance(last, nn.Linear)
         last.weight[:2] = 0.0
         last.bias[:2] = 0.0
+        last.bias[self.dim :][: self.pose_dim] = SURE_LOG_VARIANCE
 
     def forward(self, seen: Tensor, statistics: Tensor) -> Tensor:  # type: ignore[override]
         """Means and log variances of z, ``(n, 2 L)``.

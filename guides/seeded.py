@@ -16,6 +16,7 @@ from econ_pyro.guides.region_growing import candidates, find_seed_pixel, grow, g
 from econ_pyro.model_config import ExpertConfig, SeededAttention
 
 LEARNT = 4  # learnt features of a pixel, beside its colour and position
+DARK = 0.02  # of white: pixels much darker are black, of no colour
 SHARP = 2.0  # at first: regions leave one part in 3,000 of an object to others
 
 
@@ -25,7 +26,7 @@ class SeededUNet(AttentionUNet):
     def _make_head(self, config: ExpertConfig, channels: int, patch: int) -> None:
         attention = config.attention
         assert isinstance(attention, SeededAttention)
-        self.colour_weight = attention.colour_weight
+        self.colour_weight, self.chromaticity = attention.colour_weight, attention.chromaticity
         # only differences between features count, which no bias changes
         self.head = nn.Conv2d(channels, (3 + LEARNT) * patch**2, 1, bias=False)
         with torch.no_grad():  # colour and position decide at first
@@ -40,6 +41,8 @@ class SeededUNet(AttentionUNet):
             x_and_log_s: image and log scope, ``(n, 4, H, W)``.
         """
         out, x = super().forward(x_and_log_s), x_and_log_s[:, :3]
+        if self.chromaticity:
+            x = x / (x.amax(1, keepdim=True) + DARK)
         sharp, colour = self.sharp.expand_as(x[:, :1]), self.colour_weight * (x + out[:, :3])
         return torch.cat([sharp, colour, positions(x, self.near), out[:, 3:]], 1)
 

@@ -78,11 +78,15 @@ class ClassConditionalELBO(ELBO):
     Args:
         beta: weight of L_z.
         gamma: weight of L_r; may be set between steps.
+        smallest_region: pixels. A layer whose region is smaller has no terms: nothing is learnt
+            from it.
     """
 
-    def __init__(self, beta: float = 1.0, gamma: float | Tensor = 1.0) -> None:
+    def __init__(
+        self, beta: float = 1.0, gamma: float | Tensor = 1.0, smallest_region: int = 0
+    ) -> None:
         super().__init__(num_particles=1)
-        self.beta, self.gamma = beta, gamma
+        self.beta, self.gamma, self.smallest_region = beta, gamma, smallest_region
 
     def terms(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
@@ -104,8 +108,16 @@ class ClassConditionalELBO(ELBO):
                 q_r = MeanBernoulli(_value(q, sites.r(t))).to_event(3)
             l_z = kl_divergence(q_z, p_z)  # Eq. 11
             l_r = kl_divergence(q_r, p_r)  # Eq. 12
-            layers.append(Terms(l_x[..., i], l_z, l_r))
+            terms = Terms(l_x[..., i], l_z, l_r)
+            layers.append(self.present(terms, _value(q, sites.r(t))))
         return stack(layers, -1)
+
+    def present(self, terms: Terms, region: Tensor) -> Terms:
+        """Terms of layers, ``(...)``; 0 where the region, ``(..., 1, H, W)``, is too small."""
+        if not self.smallest_region:
+            return terms
+        there = region.detach().sum((-3, -2, -1)) >= self.smallest_region
+        return terms.map(lambda term: term * there)
 
     def _get_trace(
         self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
@@ -160,7 +172,8 @@ class BatchedELBO(ClassConditionalELBO):
         """As the trace gives them, ``(B, T)`` each."""
         if not (hasattr(guide, "regions") and hasattr(model, "decode")):  # handlers around them
             return super().terms(model, guide, *args, **kwargs)
-        return reconstruct(model, guide, *args, **kwargs).terms
+        layers = reconstruct(model, guide, *args, **kwargs)
+        return self.present(layers.terms, layers.region)
 
 
 class Layers(NamedTuple):

@@ -48,7 +48,8 @@ class Learner:
         if config.compile:
             check_compiler(device)
         execution = Execution(config.amp and has_bfloat16(device), config.compile, group)
-        self.elbo = BatchedELBO(config.objective.beta, config.objective.gamma)
+        objective = config.objective
+        self.elbo = BatchedELBO(objective.beta, objective.gamma, objective.smallest_region)
         self.engine = model.engine(self.optim, self.elbo, execution)
         schedule = config.train.schedule
         rate: Callback = (

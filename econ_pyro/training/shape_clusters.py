@@ -36,8 +36,10 @@ ANGLES = 24  # of a full turn
 RESTARTS = 20
 ROUNDS = 50  # of K-means, which ends earlier where nothing changes
 LEAST = 10  # regions of a cluster, on average
-FIT_STEPS, FIT_RATE = 400, 5e-3
-SURE, SURE_OF_BACKGROUND = 0.98, 0.999  # largest probabilities that are fitted
+FIT_STEPS, FIT_RATE = 400, 1e-2
+# largest probability that is fitted: what an image's thousands of pixels cost because nobody is
+# sure of them would be saved first by the expert that learns first, which would win all objects
+SURE = 0.9995
 
 
 class Clusters(NamedTuple):
@@ -160,7 +162,7 @@ def fit_shapes(decoders: Sequence[ObjectCentredDecoder], means: Tensor) -> float
     wide = decoders[0].wide
     where = wide[:, :2].expand(len(means), -1, -1, -1) / REACH
     target = sample(means.to(wide), where).clamp(1 - SURE, SURE)
-    target = torch.cat([target, torch.full_like(target[:1], SURE_OF_BACKGROUND)])
+    target = torch.cat([target, torch.full_like(target[:1], SURE)])
     parameters = [p for d in decoders for p in (*d.shape.parameters(), d.bump)]
     optim = torch.optim.Adam([p for p in parameters if p.requires_grad], lr=FIT_RATE)
     for _ in range(FIT_STEPS):
