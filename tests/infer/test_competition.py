@@ -80,6 +80,23 @@ def test_competition_elbo_and_a_naive_loop_agree_on_every_term(pq, images):
         )
 
 
+@pytest.mark.parametrize("kind", [ClassConditionalELBO, BatchedELBO])
+def test_small_regions_teach_nothing(pq, images, kind):
+    model, guide = pq
+    noise, k = torch.randn(5, 3, 2, dtype=torch.float64), torch.tensor([[0, 1, 2]] * 5)
+    given = guide.given(selected(k, noise))
+    limit = 100  # pixels: about what lies between the first layers and the others
+    there = given.regions(images, k)[1].sum((2, 3, 4)) >= limit
+    assert there.any() and not there.all()
+    whole = kind(0.5, 2.0).terms(model, given, images, k)
+    some = kind(0.5, 2.0, limit).terms(model, given, images, k)
+    for a, b in zip(some, whole, strict=True):
+        torch.testing.assert_close(a, b * there)
+    nothing = kind(0.5, 2.0, 16 * 16 + 1).differentiable_loss(model, given, images, k)
+    gradients = torch.autograd.grad(nothing, [*model.parameters()], allow_unused=True)
+    assert nothing == 0 and all(g is None or not g.any() for g in gradients)
+
+
 def test_gradient_of_the_elbo_is_that_of_the_naive_loop(pq, images):
     model, guide = pq
     noise, k = torch.randn(1, 3, 2, dtype=torch.float64), torch.tensor([[0, 1, 2]])
