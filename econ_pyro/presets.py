@@ -116,8 +116,9 @@ _TURNED_MODEL = EconConfig(
 _TURNED = replace(
     _QUICK,
     model=_TURNED_MODEL,
+    objective=replace(_OBJECTIVE, gamma_until="120%", smallest_region=20),
+    train=replace(_TRAIN, batch=8, minutes=30.0, schedule=CosineSchedule(warmup=150)),
     recipe=replace(_QUICK_RECIPE, load_balancing=0.0, shape_clusters=400),
-    train=replace(_TRAIN, batch=8, minutes=30.0),
 )
 
 # of quick's width: 16 feature maps, 16-32-32-32 channels of attention
