@@ -154,6 +154,9 @@ class RecipeConfig:
     """Before training, take so many images apart, cluster the shapes of the objects that are
     whole, whatever their place, size and angle, and start each expert with one of them, the last
     with the background; 0: experts start alike. For latents.angle."""
+    shapes_fixed_until: Duration = 0
+    """Until when the experts keep the shapes that they started with, while encoders learn to find
+    the objects: training steps, or a share of the run (40%)."""
     occlusion: float = 0.0
     """Share of the layers of which the encoder sees only a part in training: another layer of the
     image is put in front, and the encoder has to infer the whole."""
@@ -165,8 +168,9 @@ class RecipeConfig:
     def __post_init__(self) -> None:
         limits.check_fields(RecipeConfig, self, "recipe", limits.RECIPE)
         check_kind(self, "econ", "recipe")
-        for name in ("load_balancing_until", "restart_until", "constant_colour_until"):
-            check_duration(f"recipe.{name.replace('_', '-')}", getattr(self, name))
+        for name in ("load_balancing", "restart", "constant_colour", "shapes_fixed"):
+            until = getattr(self, f"{name}_until")
+            check_duration(f"recipe.{name.replace('_', '-')}-until", until)
 
 
 @dataclass(frozen=True)

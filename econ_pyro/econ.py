@@ -313,6 +313,10 @@ class Econ(SceneModel):
         if recipe.constant_colour_until:
             until = recipe.constant_colour_until
             found.append(callbacks.ConstantColour(until, self.model))
+        if recipe.shapes_fixed_until:
+            decoders: Any = self.model.decoders
+            shapes = (p for decoder in decoders for p in decoder.shape_parameters())
+            found.append(callbacks.FixedShapes(recipe.shapes_fixed_until, shapes))
         balancing = None
         if recipe.load_balancing > 0:
             balancing = LoadBalancing(recipe, competition, sizes.num_experts, device, group)

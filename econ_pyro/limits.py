@@ -131,6 +131,7 @@ RECIPE: dict[str, Bounds] = {
     "restart_until": (None, MAX_COUNT),
     "constant_colour_until": (None, MAX_COUNT),
     "shape_clusters": (0, 100_000),
+    "shapes_fixed_until": (None, MAX_COUNT),
     "occlusion": (0.0, 1.0),
 }
 TEACHING: dict[str, Bounds] = {

@@ -102,6 +102,14 @@ _CORRUPTED = AugmentConfig(
     noise=0.12,
     jpeg=40,
 )
+# shapes are parted before training: nothing has to keep experts apart in it
+_FROM_CLUSTERS = replace(
+    _QUICK_RECIPE,
+    load_balancing=0.0,
+    restart_below=0.0,
+    shape_clusters=400,
+    shapes_fixed_until="60%",
+)
 # turned and of several sizes
 _TURNED_MODEL = EconConfig(
     size=64,
@@ -111,14 +119,14 @@ _TURNED_MODEL = EconConfig(
         latents=PoseLatents(dim=8, reach=0.85, size=True, angle=True, shape_dim=5),
         attention=_HALF,
     ),
-    competition=replace(_COMPETITION, temperature_until="120%", depth_order_from="7.5%"),
+    competition=replace(_COMPETITION, temperature_until="120%", depth_order_from=0),
 )
 _TURNED = replace(
     _QUICK,
     model=_TURNED_MODEL,
     objective=replace(_OBJECTIVE, gamma_until="120%", smallest_region=20),
     train=replace(_TRAIN, batch=8, minutes=30.0, schedule=CosineSchedule(warmup=150)),
-    recipe=replace(_QUICK_RECIPE, load_balancing=0.0, shape_clusters=400),
+    recipe=_FROM_CLUSTERS,
 )
 
 # of quick's width: 16 feature maps, 16-32-32-32 channels of attention
@@ -232,7 +240,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 ),
             ),
             train=replace(_TRAIN, batch=8, minutes=30.0, schedule=CosineSchedule(warmup=150)),
-            recipe=replace(_RECIPE, load_balancing=0.0, shape_clusters=400),
+            recipe=_FROM_CLUSTERS,
         ),
     ),
     "single-expert": (

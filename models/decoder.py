@@ -37,6 +37,10 @@ class SpatialBroadcastDecoder(nn.Module):
         with torch.no_grad():
             self.layers.head.bias[-1] = config.shape_bias  # type: ignore[index]
 
+    def shape_parameters(self) -> list[nn.Parameter]:
+        """What the shape depends on and the appearance does not: nothing, as they share layers."""
+        return []
+
     def forward(self, z: Tensor) -> Tensor:
         """Appearance mu and shape probability m: Eqs. 4 and 5.
 

@@ -77,6 +77,11 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
             self.register_buffer("wide", wide, persistent=False)  # (1, 3, S, S)
             self.wide: Tensor
 
+    def shape_parameters(self) -> list[nn.Parameter]:
+        """What the shape depends on and the appearance does not."""
+        own = [] if self.shape_dim is None else [*self.shape.parameters()]
+        return [*own, self.bump]
+
     def forward(self, z: Tensor, shape: Tensor | None = None) -> Tensor:
         """Appearance mu and shape probability m: Eqs. 4 and 5.
 

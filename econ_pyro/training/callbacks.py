@@ -6,6 +6,7 @@ schedules of the rate and of gamma, the temperature (constant there) and the cla
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -181,6 +182,36 @@ class ConstantColour(Callback):
     def before_step(self, step: int, horizon: int) -> None:
         """Switch it off in time."""
         self.model.constant_colour = step < steps_of(self.until, horizon)
+
+
+class FixedShapes(Callback):
+    """Shapes stay what they are until some step.
+
+    Regions that are wrong, or parts of hidden objects, are like no shape, and go to whichever is
+    the least distinct: it becomes less distinct still. Shapes that wait until encoders find the
+    poses of partly hidden objects do not learn from those.
+
+    Their optimiser's moments are kept up to date, so that it takes no leaps afterwards.
+
+    Args:
+        until: step, or share of the run.
+        parameters: of the shapes.
+    """
+
+    def __init__(self, until: int | str, parameters: Iterable[nn.Parameter]) -> None:
+        self.until, self.parameters = until, [*parameters]
+        self._kept: list[Tensor] = []
+
+    def before_step(self, step: int, horizon: int) -> None:
+        """Keep a copy."""
+        fixed = step < steps_of(self.until, horizon)
+        self._kept = [p.detach().clone() for p in self.parameters] if fixed else []
+
+    @torch.no_grad()
+    def after_step(self, step: int, result: Step, horizon: int) -> None:
+        """Go back to it."""
+        for p, kept in zip(self.parameters, self._kept, strict=False):
+            p.copy_(kept)
 
 
 class ClassPrior(Callback):

@@ -151,3 +151,29 @@ def test_what_cannot_be_clustered_is_refused(turned_tiny, tmp_path, tiny):
             changed(turned_tiny, **wrong)
     with pytest.raises(EconError, match="one shape each"):
         dataclasses.replace(tiny, recipe=RecipeConfig(shape_clusters=8))
+
+
+def test_shapes_stay_until_encoders_have_learnt(turned_tiny, tmp_path):
+    config = changed(
+        turned_tiny, recipe__shape_clusters=0, recipe__shapes_fixed_until="50%", train__steps=6
+    )
+    learner = make_trainer(config, tmp_path / "run").learner
+    decoders, encoders = learner.model.model.decoders, learner.model.guide.encoders
+    images = torch.rand(4, 3, 32, 32)
+
+    def values(networks):
+        return [p.clone() for n in networks for p in n]
+
+    def shapes():
+        return values(decoder.shape_parameters() for decoder in decoders)
+
+    def same(a, b):
+        return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+    start, poses = shapes(), values(e.parameters() for e in encoders)
+    looks = values(d.appearance.parameters() for d in decoders)
+    for step in range(6):
+        learner.step(images, None, step)
+        assert same(shapes(), start) == (step < 3)
+    assert not same(values(e.parameters() for e in encoders), poses)
+    assert not same(values(d.appearance.parameters() for d in decoders), looks)
