@@ -412,6 +412,38 @@ class GenesisV2Config(SceneModelConfig):
 
 
 @dataclass(frozen=True)
+class SlotAttentionConfig(SceneModelConfig):
+    """Slot Attention: slots compete for pixels by iterated attention (Locatello et al., 2020)."""
+
+    kind: Literal["slot-attention"] = "slot-attention"
+    """Which scene model."""
+    num_slots: int = 4
+    """Number of slots T, the background's included."""
+    sigma: float = 0.1
+    """Standard deviation of the pixels, the unit of the squared error."""
+    latent_dim: int = 64
+    """Dimensions L of a slot."""
+    layers: int = 4
+    """Blocks of the encoder and of the decoder."""
+    features: int = 64
+    """Features of a pixel, and feature maps of each block of the encoder and of the decoder."""
+    hidden: int = 128
+    """Units of the inner layer of the perceptron that follows each iteration's recurrent unit."""
+    iterations: int = 3
+    """Iterations of attention."""
+
+    def __post_init__(self) -> None:
+        limits.check_fields(SlotAttentionConfig, self, "model", limits.SLOT_ATTENTION)
+        check_kind(self, "slot-attention", "model")
+
+    @property
+    def networks(self) -> ExpertConfig:
+        """Sizes of the decoder, which is of the kind of ECON's."""
+        latents = FreeLatents(dim=self.latent_dim)
+        return ExpertConfig(latents, self.layers, self.features, 0.0, UNetAttention(channels=(1,)))
+
+
+@dataclass(frozen=True)
 class _Mrbm(SceneModelConfig):
     """What both variants of the masked RBM have."""
 
@@ -458,6 +490,7 @@ class SoftmaxMrbmConfig(_Mrbm):
 KINDS: dict[str, type[SceneModelConfig]] = {
     "econ": EconConfig, "monet": MonetConfig, "genesis": GenesisConfig,
     "genesis-v2": GenesisV2Config,
+    "slot-attention": SlotAttentionConfig,
     "mrbm": MrbmConfig, "mrbm-softmax": SoftmaxMrbmConfig,
 }  # fmt: skip
 """Configurations of scene models by kind; ``econ_pyro.infer.scene_model.register`` adds to it."""

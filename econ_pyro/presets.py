@@ -27,6 +27,7 @@ from econ_pyro.model_config import (
     PoseLatents,
     SavingsOptions,
     SeededAttention,
+    SlotAttentionConfig,
     SoftmaxMrbmConfig,
     UNetAttention,
 )
@@ -140,6 +141,9 @@ _GENESIS_V2 = GenesisV2Config(
 )
 _GECO = ObjectiveConfig(beta=0.002)  # of validations
 _SLOTS = TrainConfig(steps=20000, batch=16, lr=3e-4)
+# half of the paper's widths or less
+_SLOT_ATTENTION = SlotAttentionConfig(latent_dim=32, layers=3, features=16, hidden=64)
+_WARM = replace(_SLOTS, lr=4e-4, schedule=CosineSchedule(warmup=1000))
 _CD = TrainConfig(steps=10000, batch=16, lr=2e-3, schedule=CosineSchedule(), validate_every=500)
 _MRBM = Config(model=MrbmConfig(), objective=ObjectiveConfig(1.0, 1.0), train=_CD)
 
@@ -262,6 +266,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "genesis-v2": (
         "GENESIS-V2 (Engelcke et al., 2021) on the scenes of unique-colours, beside ECON.",
         Config(model=_GENESIS_V2, objective=_GECO, train=_SLOTS),
+    ),
+    "slot-attention": (
+        "Slot Attention (Locatello et al., 2020) on the scenes of unique-colours, beside ECON.",
+        Config(model=_SLOT_ATTENTION, train=_WARM),
     ),
     "mrbm": (
         "The M-RBM (Le Roux et al., 2011), occlusion, on the scenes of unique-colours.",

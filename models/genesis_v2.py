@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from econ_pyro.accel.amp import at_least_float32
-from econ_pyro.accel.compile import run
 from econ_pyro.core import sites
 from econ_pyro.core.handlers import APPEARANCE, noise
 from econ_pyro.core.parameters import program
@@ -25,7 +24,7 @@ from econ_pyro.core.slot_masks import DecodedMasks, PixelMixture
 from econ_pyro.model_config import GenesisV2Config
 from econ_pyro.models.autoregressive import AutoregressivePrior, sample_slots
 from econ_pyro.models.decoder import broadcast
-from econ_pyro.models.slots import SlotProgram, Slots
+from econ_pyro.models.slots import SlotProgram, Slots, decoded
 
 DOUBLINGS, KERNEL, GROUPS = 4, 5, 8
 
@@ -80,9 +79,8 @@ class GenesisV2(SlotProgram[GenesisV2Config]):
         Args:
             z: latents, ``(B, T, L)``.
         """
-        drawn = run(self.decoders[0], z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        colours, logits = drawn.split([3, 1], 2)
-        return colours.sigmoid(), logits.softmax(1)
+        colours, logits = decoded(self.decoders[0], z)
+        return colours, logits.softmax(1)
 
     def _statements(self, x: Tensor | None, slots: int, scenes: int) -> Slots:
         zero = self._zero

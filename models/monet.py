@@ -21,7 +21,6 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from econ_pyro.accel.compile import run
 from econ_pyro.core import sites
 from econ_pyro.core.handlers import APPEARANCE, noise
 from econ_pyro.core.parameters import program
@@ -29,16 +28,7 @@ from econ_pyro.core.slot_masks import PixelMixture, SlotMasks
 from econ_pyro.core.tensors import site_value
 from econ_pyro.model_config import MonetConfig
 from econ_pyro.models.autoregressive import standard
-from econ_pyro.models.decoder import SpatialBroadcastDecoder
-from econ_pyro.models.slots import SlotProgram, Slots
-
-
-class SlotDecoder(SpatialBroadcastDecoder):
-    """ECON's decoder, before the sigmoid: masks of several slots are normalised together."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Logits of RGB and the logit of the mask, ``(n, 4, H, W)``, for latents ``(n, L)``."""
-        return self.logits(z)
+from econ_pyro.models.slots import SlotDecoder, SlotProgram, Slots, decoded
 
 
 class Monet(SlotProgram[MonetConfig]):
@@ -63,9 +53,7 @@ class Monet(SlotProgram[MonetConfig]):
         Returns:
             ``(B, T, 3, H, W)`` in [0, 1] and ``(B, T, 1, H, W)``.
         """
-        drawn = run(self.decoders[0], z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        colours, logits = drawn.split([3, 1], 2)
-        return colours.sigmoid(), logits
+        return decoded(self.decoders[0], z)
 
     def latent_prior(self, scenes: int) -> TorchDistribution:
         """p(z_t) = N(0, I), batch ``(B,)``, event ``(L,)``."""

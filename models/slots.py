@@ -1,4 +1,4 @@
-"""What the models of slots have in common: their arguments, what they return, their prior."""
+"""What the models of slots have in common: their arguments, what they return, a decoder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from econ_pyro import arguments
+from econ_pyro.accel.compile import run
 from econ_pyro.core.input_images import program_images
 from econ_pyro.model_config import SceneModelConfig
+from econ_pyro.models.decoder import SpatialBroadcastDecoder
 
 SizesT = TypeVar("SizesT", bound=SceneModelConfig)
 
@@ -73,3 +75,23 @@ class SlotProgram(nn.Module, ABC, Generic[SizesT]):
     @abstractmethod
     def _statements(self, x: Tensor | None, slots: int, scenes: int) -> Slots:
         """The program's sample statements, for arguments that have been checked."""
+
+
+class SlotDecoder(SpatialBroadcastDecoder):
+    """ECON's decoder, before the sigmoid: masks of several slots are normalised together."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Logits of RGB and the logit of the mask, ``(n, 4, H, W)``, for latents ``(n, L)``."""
+        return self.logits(z)
+
+
+def decoded(network: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Appearances in [0, 1], ``(B, T, 3, H, W)``, and logits of masks, ``(B, T, 1, H, W)``.
+
+    Args:
+        network: latents ``(n, L)`` to four channels of logits, such as :class:`SlotDecoder`.
+        z: latents, ``(B, T, L)``.
+    """
+    drawn = run(network, z.flatten(0, 1)).unflatten(0, z.shape[:2])
+    colours, logits = drawn.split([3, 1], 2)
+    return colours.sigmoid(), logits

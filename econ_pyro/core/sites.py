@@ -13,8 +13,8 @@ COMPOSED = "image"
 SCENES = "scenes"
 MASKS = "masks"
 """To which slot each pixel belongs, of models whose slots share the pixels out (MONet)."""
-
-
+ATTENTION = "attention"
+"""Share of each slot in each pixel in the last iteration, deterministic (Slot Attention)."""
 ORDER = "order"
 """Index of the depth order, of models that try all of them (M-RBM)."""
 MASK_UNITS = "g"
@@ -39,6 +39,11 @@ def z_mask(t: int) -> str:
 def z_component(t: int) -> str:
     """Latent of the appearance of slot t (GENESIS)."""
     return f"z_component_{t}"
+
+
+def z_start(t: int) -> str:
+    """Latent of slot t before the first iteration (Slot Attention)."""
+    return f"z_start_{t}"
 
 
 def seed_noise(t: int) -> str:

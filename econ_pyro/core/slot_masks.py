@@ -12,6 +12,7 @@ A mask says to which of T slots each pixel belongs: :math:`m_{t,i} \ge 0, \sum_t
 * :class:`PixelMixture`: the likelihood of an image, a mixture of the slots at each pixel,
 
   .. math:: \log p(x | m) = \sum_i \log \sum_t m_{t,i} N(x_i | \mu_{t,i}, \sigma_t^2 I).
+* :class:`PixelBlend`: a Gaussian about the mixture's mean instead.
 
 The layer axis runs in the order in which slots take their pixels, as in
 :mod:`econ_pyro.core.sites`.
@@ -243,3 +244,24 @@ class PixelMixture(TorchDistribution):
         constant = self.sigma.min().log() + 0.5 * math.log(2 * math.pi)
         total = self.pixel_losses(value).sum((-3, -2, -1))
         return -total - constant * self.event_shape.numel()
+
+
+class PixelBlend(PixelMixture):
+    """An image of which each pixel is a Gaussian about the sum of mask times appearance.
+
+    Args:
+        masks: ``(..., T, 1, H, W)`` in [0, 1], which sum to 1 over slots.
+        means: appearances, ``(..., T, 3, H, W)``.
+        sigma: standard deviation of the pixels, the same for each slot, ``(T,)``.
+    """
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """The mean and noise."""
+        with torch.no_grad():
+            mean = self.mean.expand(self._extended_shape(torch.Size(sample_shape)))
+            return mean + self.sigma.min() * torch.randn_like(mean)
+
+    def pixel_losses(self, value: Tensor) -> Tensor:
+        """Squared error of each pixel in nats, ``(..., 1, H, W)``."""
+        errors = (value - self.mean).square().sum(-3, keepdim=True)
+        return errors / (2 * self.sigma.min().square())

@@ -14,12 +14,19 @@ from econ_pyro.core.meta_device import weights_of
 from econ_pyro.guides.genesis import GenesisGuide
 from econ_pyro.guides.genesis_v2 import GenesisV2Guide
 from econ_pyro.guides.monet import MonetGuide
+from econ_pyro.guides.slot_attention import SlotAttentionGuide
 from econ_pyro.infer.scene_model import register
 from econ_pyro.infer.slot_model import SlotModel
-from econ_pyro.model_config import GenesisConfig, GenesisV2Config, MonetConfig
+from econ_pyro.model_config import (
+    GenesisConfig,
+    GenesisV2Config,
+    MonetConfig,
+    SlotAttentionConfig,
+)
 from econ_pyro.models.genesis import Genesis
 from econ_pyro.models.genesis_v2 import GenesisV2
 from econ_pyro.models.monet import Monet
+from econ_pyro.models.slot_attention import SlotAttention
 from econ_pyro.training.geco import Geco
 
 
@@ -86,6 +93,25 @@ class GenesisV2Model(_GecoModel):
         return GenesisV2(sizes), GenesisV2Guide(sizes)
 
 
+def slot_attention_weights(config: SlotAttentionConfig) -> dict[str, Tensor]:
+    """Names and sizes of Slot Attention's weights; errors as of :func:`monet_weights`."""
+    guide = partial(SlotAttentionGuide, config)
+    return weights_of({"model": partial(SlotAttention, config), "guide": guide})
+
+
+class SlotAttentionModel(SlotModel):
+    """Slot Attention of a run's configuration."""
+
+    # slots come in the random order of their starts, and have no prior
+    undefined = frozenset({"ooa"})
+    generative = False
+    weights = staticmethod(slot_attention_weights)
+
+    @staticmethod
+    def _programs(sizes: SlotAttentionConfig) -> tuple[nn.Module, nn.Module]:
+        return SlotAttention(sizes), SlotAttentionGuide(sizes)
+
+
 def register_monet() -> None:
     """Make MONet known as a scene model."""
     register("monet", MonetConfig, MonetModel, monet_weights)
@@ -99,3 +125,8 @@ def register_genesis() -> None:
 def register_genesis_v2() -> None:
     """Make GENESIS-V2 known as a scene model."""
     register("genesis-v2", GenesisV2Config, GenesisV2Model, genesis_v2_weights)
+
+
+def register_slot_attention() -> None:
+    """Make Slot Attention known as a scene model."""
+    register("slot-attention", SlotAttentionConfig, SlotAttentionModel, slot_attention_weights)
