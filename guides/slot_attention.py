@@ -143,7 +143,7 @@ class SlotAttentionGuide(nn.Module):
         keys, values = update.key(features), update.value(features)
         z, attention = start, start.new_zeros(0)
         for _ in range(self.config.iterations):
-            z, attention = run(update, z, keys, values)
+            z, attention = update(z, keys, values)
         return z, attention
 
     def forward(self, x: Tensor, slots: int | None = None, mean: bool = False) -> None:
