@@ -35,6 +35,7 @@ BUILT_IN = {
     "monet": "econ_pyro.training.systems:register_monet",
     "genesis": "econ_pyro.training.systems:register_genesis",
     "genesis-v2": "econ_pyro.training.systems:register_genesis_v2",
+    "iodine": "econ_pyro.training.systems:register_iodine",
     "mrbm": "econ_pyro.training.mrbm:register_mrbm",
     "mrbm-softmax": "econ_pyro.training.mrbm:register_softmax_mrbm",
 }

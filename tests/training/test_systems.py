@@ -16,6 +16,7 @@ from econ_pyro.model_config import (
     GecoConfig,
     GenesisConfig,
     GenesisV2Config,
+    IodineConfig,
     MonetConfig,
     MrbmConfig,
     SoftmaxMrbmConfig,
@@ -36,6 +37,9 @@ GENESIS_V2 = GenesisV2Config(
     num_slots=3, size=16, latent_dim=6, features=8, embedding_dim=4, channels=(8, 8), hidden=16,
     geco=GecoConfig(goal=0.001),
 )  # fmt: skip
+IODINE = IodineConfig(
+    num_slots=3, size=16, rounds=2, latent_dim=4, layers=2, features=8, hidden=16
+)
 RBM = {
     "num_slots": 3, "size": 16, "appearance_units": 8, "shape_units": 16, "infer_sweeps": 6,
     "sample_sweeps": 10,
@@ -43,7 +47,7 @@ RBM = {
 MRBM, SOFTMAX_MRBM = MrbmConfig(**RBM), SoftmaxMrbmConfig(**RBM)
 SYSTEMS = {
     "monet": MONET, "genesis": GENESIS, "genesis-v2": GENESIS_V2, "mrbm": MRBM,
-    "mrbm-softmax": SOFTMAX_MRBM,
+    "mrbm-softmax": SOFTMAX_MRBM, "iodine": IODINE,
 }  # fmt: skip
 OBJECTIVES = {"monet": ObjectiveConfig(beta=0.5, gamma=0.5)}
 
@@ -76,7 +80,7 @@ def test_a_short_training_learns(kind, tmp_path):
     assert after["mse"] < LEARNT[kind] * before["mse"]
 
 
-LEARNT = {"monet": 0.7, "genesis": 0.7, "genesis-v2": 0.7, "mrbm": 0.7, "mrbm-softmax": 0.7}
+LEARNT = dict.fromkeys(SYSTEMS, 0.7)
 """Share of L_x and of the squared error that is left."""
 
 
@@ -133,6 +137,7 @@ SMALL = {
     "monet": ("latent_dim", "layers", "features", "channels", "hidden"),
     "genesis": ("mask_dim", "component_dim", "layers", "features", "channels", "hidden"),
     "genesis-v2": ("latent_dim", "features", "embedding_dim", "channels", "hidden"),
+    "iodine": ("rounds", "latent_dim", "layers", "features", "hidden"),
     "mrbm": ("appearance_units", "shape_units", "infer_sweeps", "sample_sweeps"),
     "mrbm-softmax": ("appearance_units", "shape_units", "infer_sweeps", "sample_sweeps"),
 }
@@ -181,6 +186,7 @@ LARGE = {
     "monet": {"hidden": 8192, "channels": (64,)},
     "genesis": {"hidden": 8192, "channels": (64, 64, 64, 64)},
     "genesis-v2": {"hidden": 8192, "channels": (64,)},
+    "iodine": {"hidden": 8192},
     "mrbm": {"shape_units": 8192},
     "mrbm-softmax": {"shape_units": 8192},
 }
@@ -192,5 +198,5 @@ def test_scores_of_a_model_without_experts_have_none_of_classes(kind):
     assert metrics.confusion is None and not len(metrics.usage)
     assert "ari" in metrics.summary()
     assert ("amodal_iou" in metrics.summary()) == (kind != "mrbm-softmax")
-    assert ("ooa" in metrics.summary()) == (kind not in ("genesis-v2", "mrbm-softmax"))
+    assert ("ooa" in metrics.summary()) == (kind not in ("genesis-v2", "mrbm-softmax", "iodine"))
     assert "experts" not in format_report(metrics, "scenes")
