@@ -95,7 +95,7 @@ def refined_terms(
     rounds = [Terms(l_x, l_z, torch.zeros_like(l_x)) for l_x, l_z in drafts]
     rounds.append(_explained(model, q, x, slots).terms)
     whole = sum(range(len(rounds)))
-    parts = [terms.map(lambda a, r=r: a * (r / whole)) for r, terms in enumerate(rounds)]
+    parts = [[a * (r / whole) for a in terms] for r, terms in enumerate(rounds)]
     return Terms(*(torch.stack(same).sum(0) for same in zip(*parts, strict=True)))
 
 

@@ -95,7 +95,8 @@ class GenesisV2Model(_GecoModel):
 
 def iodine_weights(config: IodineConfig) -> dict[str, Tensor]:
     """Names and sizes of IODINE's weights; errors as of :func:`monet_weights`."""
-    guide = partial(IodineGuide, config, lambda z: (z, z), PixelMixture)
+    unused = lambda z: (z, z), lambda mean, m: PixelMixture(m, mean, m)
+    guide = partial(IodineGuide, config, *unused)
     return weights_of({"model": partial(Iodine, config), "guide": guide})
 
 
