@@ -142,7 +142,7 @@ _GENESIS_V2 = GenesisV2Config(
 _IODINE = IodineConfig(rounds=3, latent_dim=8, features=16, hidden=64)
 _GECO = ObjectiveConfig(beta=0.002)  # of validations
 _SLOTS = TrainConfig(steps=20000, batch=16, lr=3e-4)
-_REFINED = replace(_SLOTS, lr=2e-3, clip=5.0)
+_REFINED = replace(_SLOTS, lr=5e-4, clip=5.0)
 _CD = TrainConfig(steps=10000, batch=16, lr=2e-3, schedule=CosineSchedule(), validate_every=500)
 _MRBM = Config(model=MrbmConfig(), objective=ObjectiveConfig(1.0, 1.0), train=_CD)
 
