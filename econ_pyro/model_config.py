@@ -444,6 +444,41 @@ class SlotAttentionConfig(SceneModelConfig):
 
 
 @dataclass(frozen=True)
+class IodineConfig(SceneModelConfig):
+    """IODINE: posteriors of all slots, refined together round by round (Greff et al., 2019)."""
+
+    kind: Literal["iodine"] = "iodine"
+    """Which scene model."""
+    num_slots: int = 4
+    """Number of slots T, the background's included."""
+    likelihood: Literal["gaussian", "logistic"] = "gaussian"
+    """Density of the pixels: the paper's Gaussian, or the logistic of the authors' code."""
+    sigma: float = 0.1
+    """Standard deviation of the Gaussian, or scale of the logistic."""
+    rounds: int = 5
+    """Rounds R in which the posterior is refined."""
+    latent_dim: int = 16
+    """Dimensions L of a slot's latent."""
+    layers: int = 3
+    """Convolutions of the decoder and of the refinement network."""
+    features: int = 32
+    """Feature maps of each convolution."""
+    hidden: int = 128
+    """Units of the refinement network's recurrent layer and of the layer before it."""
+
+    def __post_init__(self) -> None:
+        limits.check_fields(IodineConfig, self, "model", limits.IODINE)
+        check_kind(self, "iodine", "model")
+        check_multiple(self.size, self.networks.multiple, "layers")
+
+    @property
+    def networks(self) -> ExpertConfig:
+        """Sizes of the decoder, which is of the kind of ECON's."""
+        latents = FreeLatents(dim=self.latent_dim)
+        return ExpertConfig(latents, self.layers, self.features, 0.0, UNetAttention(channels=(1,)))
+
+
+@dataclass(frozen=True)
 class _Mrbm(SceneModelConfig):
     """What both variants of the masked RBM have."""
 
@@ -490,7 +525,7 @@ class SoftmaxMrbmConfig(_Mrbm):
 KINDS: dict[str, type[SceneModelConfig]] = {
     "econ": EconConfig, "monet": MonetConfig, "genesis": GenesisConfig,
     "genesis-v2": GenesisV2Config,
-    "slot-attention": SlotAttentionConfig,
+    "slot-attention": SlotAttentionConfig, "iodine": IodineConfig,
     "mrbm": MrbmConfig, "mrbm-softmax": SoftmaxMrbmConfig,
 }  # fmt: skip
 """Configurations of scene models by kind; ``econ_pyro.infer.scene_model.register`` adds to it."""

@@ -51,6 +51,11 @@ def seed_noise(t: int) -> str:
     return f"seed_noise_{t}"
 
 
+def z_draft(t: int, draft: int) -> str:
+    """Latent of slot t from which a posterior is refined, counted from 0 (IODINE)."""
+    return f"z_{t}_draft_{draft}"
+
+
 def h(t: int) -> str:
     """Hidden units of the appearance of layer t (M-RBM)."""
     return f"h_{t}"

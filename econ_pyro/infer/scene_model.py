@@ -36,6 +36,7 @@ BUILT_IN = {
     "genesis": "econ_pyro.training.systems:register_genesis",
     "genesis-v2": "econ_pyro.training.systems:register_genesis_v2",
     "slot-attention": "econ_pyro.training.systems:register_slot_attention",
+    "iodine": "econ_pyro.training.systems:register_iodine",
     "mrbm": "econ_pyro.training.mrbm:register_mrbm",
     "mrbm-softmax": "econ_pyro.training.mrbm:register_softmax_mrbm",
 }
