@@ -17,31 +17,29 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from econ_pyro import arguments
+from econ_pyro.accel.compile import compiling
 from econ_pyro.core import sites
 from econ_pyro.core.handlers import APPEARANCE, noise
-from econ_pyro.core.input_images import program_images
 from econ_pyro.core.parameters import program
 from econ_pyro.core.slot_masks import DecodedMasks, LogisticMixture, PixelMixture
 from econ_pyro.core.tensors import site_value
 from econ_pyro.model_config import IodineConfig
 from econ_pyro.models.autoregressive import standard
-from econ_pyro.models.slots import SlotDecoder, Slots
+from econ_pyro.models.slots import SlotDecoder, SlotProgram, Slots, decoded
 
 
-class Iodine(nn.Module):
+class Iodine(SlotProgram[IodineConfig]):
     """A decoder for all slots, and the program that draws images with it.
+
+    Sites are ``z_t`` for t = T..1, ``masks`` and ``x``.
 
     Args:
         config: number of slots, sizes, likelihood.
     """
 
     def __init__(self, config: IodineConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.decoders = nn.ModuleList([SlotDecoder(config.networks, config.size)])
-        self.register_buffer("_zero", torch.zeros(()), persistent=False)
-        self._zero: Tensor
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Appearances in [0, 1], ``(B, T, 3, H, W)``, and logits of masks, ``(B, T, 1, H, W)``.
@@ -49,10 +47,9 @@ class Iodine(nn.Module):
         Args:
             z: latents, ``(B, T, L)``.
         """
-        # never compiled: compiled networks keep nothing for the second of two backward passes
-        drawn = self.decoders[0](z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        colours, logits = drawn.split([3, 1], 2)
-        return colours.sigmoid(), logits
+        # compiled networks keep nothing for the second of two backward passes
+        with compiling(False):
+            return decoded(self.decoders[0], z)
 
     def mixture(self, mean: Tensor, m: Tensor) -> PixelMixture:
         """p(x | z).
@@ -68,23 +65,7 @@ class Iodine(nn.Module):
         """p(z_t) = N(0, I), batch ``(B,)``, event ``(L,)``."""
         return standard(self._zero, scenes, self.config.latent_dim)
 
-    def forward(self, x: Tensor | None = None, slots: int | None = None, scenes: int = 1) -> Slots:
-        """The program: sites ``z_t`` for t = T..1, ``masks`` and ``x``.
-
-        Args:
-            x: images, ``(B, 3, H, W)`` in [0, 1]; drawn if not given.
-            slots: number of slots T; the configuration's if not given.
-            scenes: number of images B, where they are drawn.
-
-        Raises:
-            EconError: a value has another shape or type, or a number makes no sense.
-        """
-        slots = self.config.num_slots if slots is None else slots
-        slots = arguments.as_int("slots", slots, maximum=arguments.MAX_LAYERS)
-        if x is not None:
-            x = program_images(x, self.config.size, self._zero)
-            scenes = len(x)
-        scenes = arguments.as_int("scenes", scenes)
+    def _statements(self, x: Tensor | None, slots: int, scenes: int) -> Slots:
         event = (self.config.latent_dim,)
         with program(decoder=self.decoders), pyro.plate(sites.SCENES, scenes):
             found = []
@@ -94,17 +75,8 @@ class Iodine(nn.Module):
             z = torch.stack(found, 1)  # (B, T, L)
             mean, logits = self.decode(z)
             masks = logits.softmax(1)
-            decoded = DecodedMasks(lambda: masks, masks.shape[:1], masks.shape[1:])
-            m = pyro.sample(sites.MASKS, decoded)
+            shares = DecodedMasks(lambda: masks, masks.shape[:1], masks.shape[1:])
+            m = pyro.sample(sites.MASKS, shares)
             likelihood = self.mixture(mean, m)
             image = pyro.sample(sites.IMAGE, likelihood, obs=x, infer=noise(APPEARANCE))
         return Slots(image, m, mean, m, z)
-
-    def prior(self, scenes: int = 1, slots: int | None = None) -> Slots:
-        """The same program without an image.
-
-        Args:
-            scenes: number of scenes B.
-            slots: number of slots T; the configuration's if not given.
-        """
-        return self(None, slots, scenes)
