@@ -81,6 +81,16 @@ GENESIS_V2: dict[str, Bounds] = {
     **{name: MONET[name] for name in ("num_slots", "size", "sigma", "latent_dim", "features")},
     **{name: MONET[name] for name in ("channels", "hidden")},
 }
+SLOT_ATTENTION: dict[str, Bounds] = {
+    "iterations": (1, 100),
+    **{name: MONET[name] for name in ("num_slots", "size", "sigma", "latent_dim")},
+    **{name: MONET[name] for name in ("layers", "features", "hidden")},
+}
+IODINE: dict[str, Bounds] = {
+    "rounds": (1, 100),
+    **{name: MONET[name] for name in ("num_slots", "size", "sigma", "latent_dim", "layers")},
+    **{name: MONET[name] for name in ("features", "hidden")},
+}
 MRBM: dict[str, Bounds] = {
     "num_slots": (1, MAX_ORDERED_LAYERS),
     "size": MODEL["size"],

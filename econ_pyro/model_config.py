@@ -415,6 +415,73 @@ class GenesisV2Config(SceneModelConfig):
 
 
 @dataclass(frozen=True)
+class SlotAttentionConfig(SceneModelConfig):
+    """Slot Attention: slots compete for pixels by iterated attention (Locatello et al., 2020)."""
+
+    kind: Literal["slot-attention"] = "slot-attention"
+    """Which scene model."""
+    num_slots: int = 4
+    """Number of slots T, the background's included."""
+    sigma: float = 0.1
+    """Standard deviation of the pixels, the unit of the squared error."""
+    latent_dim: int = 64
+    """Dimensions L of a slot."""
+    layers: int = 4
+    """Blocks of the encoder and of the decoder."""
+    features: int = 64
+    """Features of a pixel, and feature maps of each block of the encoder and of the decoder."""
+    hidden: int = 128
+    """Units of the inner layer of the perceptron that follows each iteration's recurrent unit."""
+    iterations: int = 3
+    """Iterations of attention."""
+
+    def __post_init__(self) -> None:
+        limits.check_fields(SlotAttentionConfig, self, "model", limits.SLOT_ATTENTION)
+        check_kind(self, "slot-attention", "model")
+
+    @property
+    def networks(self) -> ExpertConfig:
+        """Sizes of the decoder, which is of the kind of ECON's."""
+        latents = FreeLatents(dim=self.latent_dim)
+        return ExpertConfig(latents, self.layers, self.features, 0.0, UNetAttention(channels=(1,)))
+
+
+@dataclass(frozen=True)
+class IodineConfig(SceneModelConfig):
+    """IODINE: posteriors of all slots, refined together round by round (Greff et al., 2019)."""
+
+    kind: Literal["iodine"] = "iodine"
+    """Which scene model."""
+    num_slots: int = 4
+    """Number of slots T, the background's included."""
+    likelihood: Literal["gaussian", "logistic"] = "gaussian"
+    """Density of the pixels: the paper's Gaussian, or the logistic of the authors' code."""
+    sigma: float = 0.1
+    """Standard deviation of the Gaussian, or scale of the logistic."""
+    rounds: int = 5
+    """Rounds R in which the posterior is refined."""
+    latent_dim: int = 16
+    """Dimensions L of a slot's latent."""
+    layers: int = 3
+    """Convolutions of the decoder and of the refinement network."""
+    features: int = 32
+    """Feature maps of each convolution."""
+    hidden: int = 128
+    """Units of the refinement network's recurrent layer and of the layer before it."""
+
+    def __post_init__(self) -> None:
+        limits.check_fields(IodineConfig, self, "model", limits.IODINE)
+        check_kind(self, "iodine", "model")
+        check_multiple(self.size, self.networks.multiple, "layers")
+
+    @property
+    def networks(self) -> ExpertConfig:
+        """Sizes of the decoder, which is of the kind of ECON's."""
+        latents = FreeLatents(dim=self.latent_dim)
+        return ExpertConfig(latents, self.layers, self.features, 0.0, UNetAttention(channels=(1,)))
+
+
+@dataclass(frozen=True)
 class _Mrbm(SceneModelConfig):
     """What both variants of the masked RBM have."""
 
@@ -461,6 +528,7 @@ class SoftmaxMrbmConfig(_Mrbm):
 KINDS: dict[str, type[SceneModelConfig]] = {
     "econ": EconConfig, "monet": MonetConfig, "genesis": GenesisConfig,
     "genesis-v2": GenesisV2Config,
+    "slot-attention": SlotAttentionConfig, "iodine": IodineConfig,
     "mrbm": MrbmConfig, "mrbm-softmax": SoftmaxMrbmConfig,
 }  # fmt: skip
 """Configurations of scene models by kind; ``econ_pyro.infer.scene_model.register`` adds to it."""

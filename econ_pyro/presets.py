@@ -21,12 +21,14 @@ from econ_pyro.model_config import (
     GenesisConfig,
     GenesisV2Config,
     GreedyOptions,
+    IodineConfig,
     JointOptions,
     MonetConfig,
     MrbmConfig,
     PoseLatents,
     SavingsOptions,
     SeededAttention,
+    SlotAttentionConfig,
     SoftmaxMrbmConfig,
     UNetAttention,
 )
@@ -149,8 +151,13 @@ _GENESIS_V2 = GenesisV2Config(
     hidden=128,
     geco=GecoConfig(goal=0.001),
 )
+_IODINE = IodineConfig(rounds=3, latent_dim=8, features=16, hidden=64)
 _GECO = ObjectiveConfig(beta=0.002)  # of validations
 _SLOTS = TrainConfig(steps=20000, batch=16, lr=3e-4)
+# half of the paper's widths or less
+_SLOT_ATTENTION = SlotAttentionConfig(latent_dim=32, layers=3, features=16, hidden=64)
+_WARM = replace(_SLOTS, lr=4e-4, schedule=CosineSchedule(warmup=1000))
+_REFINED = replace(_SLOTS, lr=5e-4, clip=5.0)
 _CD = TrainConfig(steps=10000, batch=16, lr=2e-3, schedule=CosineSchedule(), validate_every=500)
 _MRBM = Config(model=MrbmConfig(), objective=ObjectiveConfig(1.0, 1.0), train=_CD)
 
@@ -274,6 +281,18 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "genesis-v2": (
         "GENESIS-V2 (Engelcke et al., 2021) on the scenes of unique-colours, beside ECON.",
         Config(model=_GENESIS_V2, objective=_GECO, train=_SLOTS),
+    ),
+    "slot-attention": (
+        "Slot Attention (Locatello et al., 2020) on the scenes of unique-colours, beside ECON.",
+        Config(model=_SLOT_ATTENTION, train=_WARM),
+    ),
+    "iodine": (
+        "IODINE (Greff et al., 2019) on the scenes of unique-colours, beside ECON.",
+        Config(model=_IODINE, train=_REFINED),
+    ),
+    "iodine-logistic": (
+        "The same with the logistic likelihood of the authors' code, of scale 0.03.",
+        Config(model=replace(_IODINE, likelihood="logistic", sigma=0.03), train=_REFINED),
     ),
     "mrbm": (
         "The M-RBM (Le Roux et al., 2011), occlusion, on the scenes of unique-colours.",

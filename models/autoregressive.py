@@ -7,11 +7,16 @@ in the order of inference, T first. A recurrent network reads the earlier latent
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pyro
 import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 
 from econ_pyro.accel.amp import at_least_float32
+from econ_pyro.core import sites
+from econ_pyro.core.tensors import site_value
 
 LEAST_SCALE = 1e-4
 
@@ -26,6 +31,7 @@ class AutoregressivePrior(nn.Module):
 
     def __init__(self, latents: int, hidden: int) -> None:
         super().__init__()
+        self.latents = latents
         self.cell = nn.LSTMCell(latents, hidden)
         self.head = nn.Linear(hidden, 2 * latents)
 
@@ -40,6 +46,33 @@ class AutoregressivePrior(nn.Module):
         """
         hidden, cell = self.cell(z, state)
         return bounded(self.head(hidden)), (hidden, cell)
+
+
+def sample_slots(
+    network: nn.Module,
+    name: Callable[[int], str],
+    slots: int,
+    scenes: int,
+    zero: Tensor,
+) -> list[Tensor]:
+    """Sample statements of the latents of T slots, in the order T..1, ``(B, L)`` each.
+
+    Args:
+        network: an :class:`AutoregressivePrior`, of every slot but the first, which has N(0, I).
+        name: of the site of slot t.
+        slots: number of slots T.
+        scenes: number of images B.
+        zero: a scalar of the networks' type, on their device.
+    """
+    assert isinstance(network, AutoregressivePrior)
+    prior, state = standard(zero, scenes, network.latents), None
+    found: list[Tensor] = []
+    for t in sites.front_to_back(slots):
+        if found:
+            prior, state = network(found[-1], state)
+        z_t = pyro.sample(name(t), prior)
+        found.append(site_value(name(t), z_t, scenes, (network.latents,), zero))
+    return found
 
 
 def bounded(out: Tensor) -> TorchDistribution:

@@ -19,19 +19,17 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from econ_pyro import arguments
 from econ_pyro.accel.compile import run
 from econ_pyro.core import sites
 from econ_pyro.core.gated_conv import GatedDecoder
 from econ_pyro.core.handlers import APPEARANCE, noise
-from econ_pyro.core.input_images import program_images
 from econ_pyro.core.parameters import program
 from econ_pyro.core.slot_masks import DecodedMasks, PixelMixture, fractions, stick_breaking
 from econ_pyro.core.tensors import site_value
 from econ_pyro.model_config import ExpertConfig, GenesisConfig
-from econ_pyro.models.autoregressive import AutoregressivePrior, bounded, standard
+from econ_pyro.models.autoregressive import AutoregressivePrior, bounded, sample_slots
 from econ_pyro.models.decoder import ConvStack, SpatialBroadcastDecoder
-from econ_pyro.models.monet import Slots
+from econ_pyro.models.slots import SlotProgram, Slots
 
 
 class ComponentDecoder(SpatialBroadcastDecoder):
@@ -41,16 +39,17 @@ class ComponentDecoder(SpatialBroadcastDecoder):
         self.layers = ConvStack(2 + config.latents.dim, config, outputs=3)
 
 
-class Genesis(nn.Module):
+class Genesis(SlotProgram[GenesisConfig]):
     """Priors and decoders of masks and components, and the program that draws images with them.
+
+    Sites are ``z_mask_t`` for t = T..1, ``masks``, ``z_component_t`` and ``x``.
 
     Args:
         config: number of slots, sizes, sigma.
     """
 
     def __init__(self, config: GenesisConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         masks, components, hidden = config.mask_dim, config.component_dim, config.hidden
         self.mask_priors = nn.ModuleList([AutoregressivePrior(masks, hidden)])
         self.mask_decoders = nn.ModuleList([GatedDecoder(masks, config.channels, config.size)])
@@ -63,8 +62,6 @@ class Genesis(nn.Module):
         )
         self.component_priors = nn.ModuleList([between])
         self.decoders = nn.ModuleList([ComponentDecoder(config.networks, config.size)])
-        self.register_buffer("_zero", torch.zeros(()), persistent=False)
-        self._zero: Tensor
 
     def masks(self, z_mask: Tensor) -> Tensor:
         """Masks of the slots, ``(B, T, 1, H, W)``, which sum to 1 over slots.
@@ -87,24 +84,8 @@ class Genesis(nn.Module):
         drawn = run(self.decoders[0], z_component.flatten(0, 1))
         return drawn.unflatten(0, z_component.shape[:2])
 
-    def forward(self, x: Tensor | None = None, slots: int | None = None, scenes: int = 1) -> Slots:
-        """The program: sites ``z_mask_t`` for t = T..1, ``masks``, ``z_component_t`` and ``x``.
-
-        Args:
-            x: images, ``(B, 3, H, W)`` in [0, 1]; drawn if not given.
-            slots: number of slots T; the configuration's if not given.
-            scenes: number of images B, where they are drawn.
-
-        Raises:
-            EconError: a value has another shape or type, or a number makes no sense.
-        """
+    def _statements(self, x: Tensor | None, slots: int, scenes: int) -> Slots:
         config, zero = self.config, self._zero
-        slots = config.num_slots if slots is None else slots
-        slots = arguments.as_int("slots", slots, maximum=arguments.MAX_LAYERS)
-        if x is not None:
-            x = program_images(x, config.size, zero)
-            scenes = len(x)
-        scenes = arguments.as_int("scenes", scenes)
         networks = program(
             mask_prior=self.mask_priors,
             mask_decoder=self.mask_decoders,
@@ -112,14 +93,7 @@ class Genesis(nn.Module):
             decoder=self.decoders,
         )
         with networks, pyro.plate(sites.SCENES, scenes):
-            prior, state = standard(zero, scenes, config.mask_dim), None
-            cuts: list[Tensor] = []
-            for t in sites.front_to_back(slots):
-                if cuts:
-                    prior, state = self.mask_priors[0](cuts[-1], state)
-                name = sites.z_mask(t)
-                z_t = pyro.sample(name, prior)
-                cuts.append(site_value(name, z_t, scenes, (config.mask_dim,), zero))
+            cuts = sample_slots(self.mask_priors[0], sites.z_mask, slots, scenes, zero)
             z_mask = torch.stack(cuts, 1)
             event = torch.Size((slots, 1, config.size, config.size))
             masks = DecodedMasks(lambda: self.masks(z_mask), torch.Size((scenes,)), event)
@@ -134,12 +108,3 @@ class Genesis(nn.Module):
             mixture = PixelMixture(m, mean, (zero + config.sigma).expand(slots))
             image = pyro.sample(sites.IMAGE, mixture, obs=x, infer=noise(APPEARANCE))
         return Slots(image, m, mean, fractions(m), torch.cat([z_mask, z_component], 2))
-
-    def prior(self, scenes: int = 1, slots: int | None = None) -> Slots:
-        """The same program without an image.
-
-        Args:
-            scenes: number of scenes B.
-            slots: number of slots T; the configuration's if not given.
-        """
-        return self(None, slots, scenes)

@@ -15,20 +15,16 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from econ_pyro import arguments
 from econ_pyro.accel.amp import at_least_float32
-from econ_pyro.accel.compile import run
 from econ_pyro.core import sites
 from econ_pyro.core.handlers import APPEARANCE, noise
-from econ_pyro.core.input_images import program_images
 from econ_pyro.core.parameters import program
 from econ_pyro.core.pose import coordinates
 from econ_pyro.core.slot_masks import DecodedMasks, PixelMixture
-from econ_pyro.core.tensors import site_value
 from econ_pyro.model_config import GenesisV2Config
-from econ_pyro.models.autoregressive import AutoregressivePrior, standard
+from econ_pyro.models.autoregressive import AutoregressivePrior, sample_slots
 from econ_pyro.models.decoder import broadcast
-from econ_pyro.models.monet import Slots
+from econ_pyro.models.slots import SlotProgram, Slots, decoded
 
 DOUBLINGS, KERNEL, GROUPS = 4, 5, 8
 
@@ -63,20 +59,19 @@ class UpsamplingDecoder(nn.Module):
         return at_least_float32(self.head(h)).contiguous()
 
 
-class GenesisV2(nn.Module):
+class GenesisV2(SlotProgram[GenesisV2Config]):
     """A prior and a decoder for all slots, and the program that draws images with them.
+
+    Sites are ``z_t`` for t = T..1, ``masks`` and ``x``.
 
     Args:
         config: number of slots, sizes, sigma.
     """
 
     def __init__(self, config: GenesisV2Config) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.priors = nn.ModuleList([AutoregressivePrior(config.latent_dim, config.hidden)])
         self.decoders = nn.ModuleList([UpsamplingDecoder(config)])
-        self.register_buffer("_zero", torch.zeros(()), persistent=False)
-        self._zero: Tensor
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Appearances in [0, 1], ``(B, T, 3, H, W)``, and masks, ``(B, T, 1, H, W)``.
@@ -84,50 +79,18 @@ class GenesisV2(nn.Module):
         Args:
             z: latents, ``(B, T, L)``.
         """
-        drawn = run(self.decoders[0], z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        colours, logits = drawn.split([3, 1], 2)
-        return colours.sigmoid(), logits.softmax(1)
+        colours, logits = decoded(self.decoders[0], z)
+        return colours, logits.softmax(1)
 
-    def forward(self, x: Tensor | None = None, slots: int | None = None, scenes: int = 1) -> Slots:
-        """The program: sites ``z_t`` for t = T..1, ``masks`` and ``x``.
-
-        Args:
-            x: images, ``(B, 3, H, W)`` in [0, 1]; drawn if not given.
-            slots: number of slots T; the configuration's if not given.
-            scenes: number of images B, where they are drawn.
-
-        Raises:
-            EconError: a value has another shape or type, or a number makes no sense.
-        """
-        config, zero = self.config, self._zero
-        slots = config.num_slots if slots is None else slots
-        slots = arguments.as_int("slots", slots, maximum=arguments.MAX_LAYERS)
-        if x is not None:
-            x = program_images(x, config.size, zero)
-            scenes = len(x)
-        scenes = arguments.as_int("scenes", scenes)
+    def _statements(self, x: Tensor | None, slots: int, scenes: int) -> Slots:
+        zero = self._zero
         networks = program(prior=self.priors, decoder=self.decoders)
         with networks, pyro.plate(sites.SCENES, scenes):
-            prior, state = standard(zero, scenes, config.latent_dim), None
-            found: list[Tensor] = []
-            for t in sites.front_to_back(slots):
-                if found:
-                    prior, state = self.priors[0](found[-1], state)
-                z_t = pyro.sample(sites.z(t), prior)
-                found.append(site_value(sites.z(t), z_t, scenes, (config.latent_dim,), zero))
+            found = sample_slots(self.priors[0], sites.z, slots, scenes, zero)
             z = torch.stack(found, 1)
             mean, masks = self.decode(z)
             decoded = DecodedMasks(lambda: masks, masks.shape[:1], masks.shape[1:])
             m = pyro.sample(sites.MASKS, decoded)
-            mixture = PixelMixture(m, mean, (zero + config.sigma).expand(slots))
+            mixture = PixelMixture(m, mean, (zero + self.config.sigma).expand(slots))
             image = pyro.sample(sites.IMAGE, mixture, obs=x, infer=noise(APPEARANCE))
         return Slots(image, m, mean, m, z)
-
-    def prior(self, scenes: int = 1, slots: int | None = None) -> Slots:
-        """The same program without an image.
-
-        Args:
-            scenes: number of scenes B.
-            slots: number of slots T; the configuration's if not given.
-        """
-        return self(None, slots, scenes)

@@ -16,62 +16,33 @@ and the KL of the site ``masks`` is its mask term.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from econ_pyro import arguments
-from econ_pyro.accel.compile import run
 from econ_pyro.core import sites
 from econ_pyro.core.handlers import APPEARANCE, noise
-from econ_pyro.core.input_images import program_images
 from econ_pyro.core.parameters import program
 from econ_pyro.core.slot_masks import PixelMixture, SlotMasks
 from econ_pyro.core.tensors import site_value
 from econ_pyro.model_config import MonetConfig
 from econ_pyro.models.autoregressive import standard
-from econ_pyro.models.decoder import SpatialBroadcastDecoder
+from econ_pyro.models.slots import SlotDecoder, SlotProgram, Slots, decoded
 
 
-class Slots(NamedTuple):
-    """What a program made of its slots; the slot axis in the order in which they take pixels."""
-
-    image: Tensor
-    """The image that was observed, or drawn, ``(B, 3, H, W)``."""
-    mask: Tensor
-    """Share of each slot in each pixel, ``(B, T, 1, H, W)``; sums to 1 over slots."""
-    mean: Tensor
-    """Appearances, ``(B, T, 3, H, W)`` in [0, 1]."""
-    shape: Tensor
-    """What comes nearest to a slot's unoccluded shape, ``(B, T, 1, H, W)`` in [0, 1]."""
-    z: Tensor
-    """Latents, ``(B, T, L)``."""
-
-
-class SlotDecoder(SpatialBroadcastDecoder):
-    """ECON's decoder, before the sigmoid: masks of several slots are normalised together."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Logits of RGB and the logit of the mask, ``(n, 4, H, W)``, for latents ``(n, L)``."""
-        return self.logits(z)
-
-
-class Monet(nn.Module):
+class Monet(SlotProgram[MonetConfig]):
     """A decoder for all slots, and the program that draws images with it.
+
+    Sites are ``z_t`` for t = T..1, ``masks`` and ``x``.
 
     Args:
         config: number of slots, sizes, sigmas.
     """
 
     def __init__(self, config: MonetConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.decoders = nn.ModuleList([SlotDecoder(config.networks, config.size)])
-        self.register_buffer("_zero", torch.zeros(()), persistent=False)
-        self._zero: Tensor
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Appearances and logits of the masks.
@@ -82,9 +53,7 @@ class Monet(nn.Module):
         Returns:
             ``(B, T, 3, H, W)`` in [0, 1] and ``(B, T, 1, H, W)``.
         """
-        drawn = run(self.decoders[0], z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        colours, logits = drawn.split([3, 1], 2)
-        return colours.sigmoid(), logits
+        return decoded(self.decoders[0], z)
 
     def latent_prior(self, scenes: int) -> TorchDistribution:
         """p(z_t) = N(0, I), batch ``(B,)``, event ``(L,)``."""
@@ -97,23 +66,7 @@ class Monet(nn.Module):
         background, objects = (self._zero + value for value in both)
         return torch.where(first, background, objects)
 
-    def forward(self, x: Tensor | None = None, slots: int | None = None, scenes: int = 1) -> Slots:
-        """The program: sites ``z_t`` for t = T..1, ``masks`` and ``x``.
-
-        Args:
-            x: images, ``(B, 3, H, W)`` in [0, 1]; drawn if not given.
-            slots: number of slots T; the configuration's if not given.
-            scenes: number of images B, where they are drawn.
-
-        Raises:
-            EconError: a value has another shape or type, or a number makes no sense.
-        """
-        slots = self.config.num_slots if slots is None else slots
-        slots = arguments.as_int("slots", slots, maximum=arguments.MAX_LAYERS)
-        if x is not None:
-            x = program_images(x, self.config.size, self._zero)
-            scenes = len(x)
-        scenes = arguments.as_int("scenes", scenes)
+    def _statements(self, x: Tensor | None, slots: int, scenes: int) -> Slots:
         with program(decoder=self.decoders), pyro.plate(sites.SCENES, scenes):
             found = []
             for t in sites.front_to_back(slots):
@@ -127,12 +80,3 @@ class Monet(nn.Module):
             mixture = PixelMixture(m, mean, self.sigma(slots))
             image = pyro.sample(sites.IMAGE, mixture, obs=x, infer=noise(APPEARANCE))
         return Slots(image, m, mean, logits.sigmoid(), z)
-
-    def prior(self, scenes: int = 1, slots: int | None = None) -> Slots:
-        """The same program without an image.
-
-        Args:
-            scenes: number of scenes B.
-            slots: number of slots T; the configuration's if not given.
-        """
-        return self(None, slots, scenes)

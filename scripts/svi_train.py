@@ -359,9 +359,10 @@ def _draw(folder: Path, econ: SceneModel, images: Tensor, rows: list[Row]) -> No
     if isinstance(econ, Econ):
         mean, shape = econ.sample_experts(len(images))
         figures.expert_samples(mean, shape, econ.names, folder / "experts.png", images)
-    scenes = econ.sample(len(images), seed=0)
-    painted = stages(scenes.shape, scenes.appearance)
-    figures.build_up(painted, folder / "samples.png", scenes.k.flip(1), econ.names)
+    if econ.generative:
+        scenes = econ.sample(len(images), seed=0)
+        painted = stages(scenes.shape, scenes.appearance)
+        figures.build_up(painted, folder / "samples.png", scenes.k.flip(1), econ.names)
 
 
 def _summary_writer() -> Any:

@@ -13,8 +13,8 @@ COMPOSED = "image"
 SCENES = "scenes"
 MASKS = "masks"
 """To which slot each pixel belongs, of models whose slots share the pixels out (MONet)."""
-
-
+ATTENTION = "attention"
+"""Share of each slot in each pixel in the last iteration, deterministic (Slot Attention)."""
 ORDER = "order"
 """Index of the depth order, of models that try all of them (M-RBM)."""
 MASK_UNITS = "g"
@@ -41,9 +41,19 @@ def z_component(t: int) -> str:
     return f"z_component_{t}"
 
 
+def z_start(t: int) -> str:
+    """Latent of slot t before the first iteration (Slot Attention)."""
+    return f"z_start_{t}"
+
+
 def seed_noise(t: int) -> str:
     """Noise by which the seed pixel of slot t is drawn (GENESIS-V2)."""
     return f"seed_noise_{t}"
+
+
+def z_draft(t: int, draft: int) -> str:
+    """Latent of slot t from which a posterior is refined, counted from 0 (IODINE)."""
+    return f"z_{t}_draft_{draft}"
 
 
 def h(t: int) -> str:

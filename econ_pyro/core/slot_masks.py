@@ -12,6 +12,8 @@ A mask says to which of T slots each pixel belongs: :math:`m_{t,i} \ge 0, \sum_t
 * :class:`PixelMixture`: the likelihood of an image, a mixture of the slots at each pixel,
 
   .. math:: \log p(x | m) = \sum_i \log \sum_t m_{t,i} N(x_i | \mu_{t,i}, \sigma_t^2 I).
+* :class:`LogisticMixture`: the same with logistic densities.
+* :class:`PixelBlend`: a Gaussian about the mixture's mean instead.
 
 The layer axis runs in the order in which slots take their pixels, as in
 :mod:`econ_pyro.core.sites`.
@@ -213,20 +215,25 @@ class PixelMixture(TorchDistribution):
             slot = SlotMasks(self.masks.clamp_min(MASK_EPS).log(), False).sample(sample_shape)
             mean = (slot * self.means).sum(-4)
             sigma = (slot * self.sigma[:, None, None, None]).sum(-4)
-            return mean + sigma * torch.randn(shape, dtype=mean.dtype, device=mean.device)
+            return mean + sigma * self._noise(mean.expand(shape))
+
+    def slot_errors(self, value: Tensor) -> Tensor:
+        """Negative log density of each pixel under each slot, ``(..., T, 1, H, W)`` nats.
+
+        It lacks the density's constant, that of the sharpest slot: it is never below 0.
+        """
+        sigma = self.sigma[:, None, None, None]
+        errors = self._deviations(value.unsqueeze(-4) - self.means, sigma).sum(-3, keepdim=True)
+        return errors - self.means.shape[-3] * (self.sigma.min() / sigma).log()
 
     def pixel_losses(self, value: Tensor) -> Tensor:
         """Negative log likelihood of each pixel in nats, ``(..., 1, H, W)``, never below 0.
 
-        It lacks the constant of the sharpest slot's Gaussian, as the squared error of Eq. 10 lacks
+        It lacks the constant of the sharpest slot's density, as the squared error of Eq. 10 lacks
         that of ECON's.
         """
-        errors = (value.unsqueeze(-4) - self.means).square().sum(-3, keepdim=True)
-        sigma = self.sigma[:, None, None, None]
-        sharper = (self.sigma.min() / sigma).log()
         log_m = self.masks.clamp_min(MASK_EPS).log()
-        channels = self.means.shape[-3]
-        return -(log_m + channels * sharper - errors / (2 * sigma.square())).logsumexp(-4)
+        return -(log_m - self.slot_errors(value)).logsumexp(-4)
 
     def slot_losses(self, value: Tensor) -> Tensor:
         """:meth:`pixel_losses` shared out by the masks, ``(..., T)``; they add up to the image's.
@@ -240,6 +247,58 @@ class PixelMixture(TorchDistribution):
         """Log density, of shape ``batch_shape``."""
         if self._validate_args:
             self._validate_sample(value)
-        constant = self.sigma.min().log() + 0.5 * math.log(2 * math.pi)
+        constant = self.sigma.min().log() + self._LOG_PEAK
         total = self.pixel_losses(value).sum((-3, -2, -1))
         return -total - constant * self.event_shape.numel()
+
+    _LOG_PEAK = 0.5 * math.log(2 * math.pi)
+    """Negative log of the density of sigma 1 at its peak."""
+
+    @staticmethod
+    def _deviations(away: Tensor, sigma: Tensor) -> Tensor:
+        """Nats by which a density is below its peak, of values that far from its mean."""
+        return away.square() / (2 * sigma.square())
+
+    @staticmethod
+    def _noise(like: Tensor) -> Tensor:
+        """Noise of sigma 1."""
+        return torch.randn_like(like)
+
+
+class LogisticMixture(PixelMixture):
+    r"""The same with logistic pixels (IODINE), whose scale is sigma.
+
+    .. math:: p(x | \mu, s) = \exp(-u) / (s (1 + \exp(-u))^2), \qquad u = (x - \mu) / s
+    """
+
+    _LOG_PEAK = 2 * math.log(2)
+
+    @staticmethod
+    def _deviations(away: Tensor, sigma: Tensor) -> Tensor:
+        u = (away / sigma).abs()
+        return u + 2 * (F.softplus(-u) - math.log(2))
+
+    @staticmethod
+    def _noise(like: Tensor) -> Tensor:
+        return torch.rand_like(like).logit(eps=1e-7)
+
+
+class PixelBlend(PixelMixture):
+    """An image of which each pixel is a Gaussian about the sum of mask times appearance.
+
+    Args:
+        masks: ``(..., T, 1, H, W)`` in [0, 1], which sum to 1 over slots.
+        means: appearances, ``(..., T, 3, H, W)``.
+        sigma: standard deviation of the pixels, the same for each slot, ``(T,)``.
+    """
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """The mean and noise."""
+        with torch.no_grad():
+            mean = self.mean.expand(self._extended_shape(torch.Size(sample_shape)))
+            return mean + self.sigma.min() * torch.randn_like(mean)
+
+    def pixel_losses(self, value: Tensor) -> Tensor:
+        """Squared error of each pixel in nats, ``(..., 1, H, W)``."""
+        errors = (value - self.mean).square().sum(-3, keepdim=True)
+        return errors / (2 * self.sigma.min().square())

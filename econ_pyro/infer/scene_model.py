@@ -35,6 +35,8 @@ BUILT_IN = {
     "monet": "econ_pyro.training.systems:register_monet",
     "genesis": "econ_pyro.training.systems:register_genesis",
     "genesis-v2": "econ_pyro.training.systems:register_genesis_v2",
+    "slot-attention": "econ_pyro.training.systems:register_slot_attention",
+    "iodine": "econ_pyro.training.systems:register_iodine",
     "mrbm": "econ_pyro.training.mrbm:register_mrbm",
     "mrbm-softmax": "econ_pyro.training.mrbm:register_softmax_mrbm",
 }
@@ -87,6 +89,8 @@ class SceneModel(nn.Module, ABC):
 
     undefined: frozenset[str] = frozenset()
     """Scores (:mod:`econ_pyro.evaluation.metrics`) that mean nothing of such a model."""
+    generative: bool = True
+    """Whether :meth:`sample` gives scenes; of other models, it raises an error that says so."""
 
     def __init__(self, config: Config, names: Sequence[str] | None = None) -> None:
         super().__init__()

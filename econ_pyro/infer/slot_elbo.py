@@ -1,4 +1,4 @@
-r"""Objective of models whose slots share the pixels out: MONet, GENESIS.
+r"""Objective of models whose slots share the pixels out: MONet, GENESIS, Slot Attention, IODINE.
 
 Of the slots t of an image, in nats:
 
@@ -54,6 +54,11 @@ def explained(
         mean: explain them by means of the latents instead of samples.
     """
     q = poutine.trace(guide).get_trace(x, slots, mean)
+    return _explained(model, q, x, slots)
+
+
+def _explained(model: Callable[..., Any], q: poutine.Trace, x: Tensor, slots: int) -> Explained:
+    """:func:`explained`, given a trace of the guide."""
     p = poutine.trace(poutine.replay(model, trace=q)).get_trace(x, slots)
     image: Any = p.nodes[sites.IMAGE]
     l_x = inner(image["fn"]).slot_losses(image["value"])  # (B, T)
@@ -64,6 +69,34 @@ def explained(
         if isinstance(q_m, SlotMasks):  # others follow from the latents in both
             l_r = slot_divergences(q_m, p_m)
     return Explained(p.nodes["_RETURN"]["value"], Terms(l_x, l_z, l_r))
+
+
+def refined_terms(
+    model: Callable[..., Any], guide: Callable[..., Any], x: Tensor, slots: int
+) -> Terms:
+    r"""Terms of a posterior that is refined in R rounds: IODINE's objective.
+
+    .. math:: L = \sum_{r=0}^R w_r L^r, \qquad w_r = 2 r / (R (R + 1))
+
+    Later rounds count more and the first one not at all. Weights sum to 1, so that the terms
+    are comparable with those of the last round alone.
+
+    Args:
+        model: p, as of :func:`explained`.
+        guide: q, a program that returns L_x and L_z of each draft, ``(B, T)`` nats.
+        x: images, ``(B, 3, H, W)``.
+        slots: number of slots T.
+
+    Returns:
+        ``(B, T)`` nats each, differentiable.
+    """
+    q = poutine.trace(guide).get_trace(x, slots)
+    drafts: Any = q.nodes["_RETURN"]["value"]
+    rounds = [Terms(l_x, l_z, torch.zeros_like(l_x)) for l_x, l_z in drafts]
+    rounds.append(_explained(model, q, x, slots).terms)
+    whole = sum(range(len(rounds)))
+    parts = [[a * (r / whole) for a in terms] for r, terms in enumerate(rounds)]
+    return Terms(*(torch.stack(same).sum(0) for same in zip(*parts, strict=True)))
 
 
 def inner(fn: Any) -> Any:

@@ -8,18 +8,33 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import pyro
 from torch import Tensor, nn
 
+from econ_pyro.core.handlers import one_at_a_time
 from econ_pyro.core.meta_device import weights_of
+from econ_pyro.core.slot_masks import PixelMixture
 from econ_pyro.guides.genesis import GenesisGuide
 from econ_pyro.guides.genesis_v2 import GenesisV2Guide
+from econ_pyro.guides.iodine import IodineGuide
 from econ_pyro.guides.monet import MonetGuide
+from econ_pyro.guides.slot_attention import SlotAttentionGuide
+from econ_pyro.infer.elbo import Terms
 from econ_pyro.infer.scene_model import register
+from econ_pyro.infer.slot_elbo import refined_terms
 from econ_pyro.infer.slot_model import SlotModel
-from econ_pyro.model_config import GenesisConfig, GenesisV2Config, MonetConfig
+from econ_pyro.model_config import (
+    GenesisConfig,
+    GenesisV2Config,
+    IodineConfig,
+    MonetConfig,
+    SlotAttentionConfig,
+)
 from econ_pyro.models.genesis import Genesis
 from econ_pyro.models.genesis_v2 import GenesisV2
+from econ_pyro.models.iodine import Iodine
 from econ_pyro.models.monet import Monet
+from econ_pyro.models.slot_attention import SlotAttention
 from econ_pyro.training.geco import Geco
 
 
@@ -86,6 +101,59 @@ class GenesisV2Model(_GecoModel):
         return GenesisV2(sizes), GenesisV2Guide(sizes)
 
 
+def slot_attention_weights(config: SlotAttentionConfig) -> dict[str, Tensor]:
+    """Names and sizes of Slot Attention's weights; errors as of :func:`monet_weights`."""
+    guide = partial(SlotAttentionGuide, config)
+    return weights_of({"model": partial(SlotAttention, config), "guide": guide})
+
+
+class SlotAttentionModel(SlotModel):
+    """Slot Attention of a run's configuration."""
+
+    # slots come in the random order of their starts, and have no prior
+    undefined = frozenset({"ooa"})
+    generative = False
+    weights = staticmethod(slot_attention_weights)
+
+    @staticmethod
+    def _programs(sizes: SlotAttentionConfig) -> tuple[nn.Module, nn.Module]:
+        return SlotAttention(sizes), SlotAttentionGuide(sizes)
+
+
+def iodine_weights(config: IodineConfig) -> dict[str, Tensor]:
+    """Names and sizes of IODINE's weights; errors as of :func:`monet_weights`."""
+    unused = lambda z: (z, z), lambda mean, m: PixelMixture(m, mean, m)
+    guide = partial(IodineGuide, config, *unused)
+    return weights_of({"model": partial(Iodine, config), "guide": guide})
+
+
+class IodineModel(SlotModel):
+    """IODINE of a run's configuration."""
+
+    undefined = frozenset({"ooa"})  # slots have no order
+    weights = staticmethod(iodine_weights)
+
+    @staticmethod
+    def _programs(sizes: IodineConfig) -> tuple[nn.Module, nn.Module]:
+        model = Iodine(sizes)
+        return model, IodineGuide(sizes, model.decode, model.mixture)
+
+    def loss_terms(self, x: Tensor, evidence: Tensor | None = None) -> Terms:
+        """Terms of every slot, ``(B, T)`` each, differentiable: a weighted mean over rounds.
+
+        Args:
+            x: images, ``(B, 3, H, W)``.
+            evidence: None.
+
+        Raises:
+            EconError: true regions are given.
+        """
+        if evidence is not None:
+            raise self._no_evidence()
+        with one_at_a_time(), pyro.settings.context(module_local_params=True):
+            return refined_terms(self.model, self.guide, x, self.config.model.num_slots)
+
+
 def register_monet() -> None:
     """Make MONet known as a scene model."""
     register("monet", MonetConfig, MonetModel, monet_weights)
@@ -99,3 +167,13 @@ def register_genesis() -> None:
 def register_genesis_v2() -> None:
     """Make GENESIS-V2 known as a scene model."""
     register("genesis-v2", GenesisV2Config, GenesisV2Model, genesis_v2_weights)
+
+
+def register_slot_attention() -> None:
+    """Make Slot Attention known as a scene model."""
+    register("slot-attention", SlotAttentionConfig, SlotAttentionModel, slot_attention_weights)
+
+
+def register_iodine() -> None:
+    """Make IODINE known as a scene model."""
+    register("iodine", IodineConfig, IodineModel, iodine_weights)

@@ -5,10 +5,18 @@ import math
 import pytest
 import torch
 from pyro.distributions import Bernoulli
-from torch.distributions import Categorical, kl_divergence
+from torch.distributions import (
+    AffineTransform,
+    Categorical,
+    SigmoidTransform,
+    TransformedDistribution,
+    Uniform,
+    kl_divergence,
+)
 
 from econ_pyro.core.compositing import region, scopes, stages
 from econ_pyro.core.slot_masks import (
+    LogisticMixture,
     PixelMixture,
     SlotMasks,
     break_off,
@@ -90,13 +98,24 @@ def test_drawn_masks_are_one_hot_and_as_likely_as_they_say(masks):
     torch.testing.assert_close(one.log_prob(drawn), torch.tensor(wanted, dtype=torch.float64))
 
 
+def gaussian(away):
+    return math.exp(-(away**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def logistic(away):
+    return math.exp(-away) / (1 + math.exp(-away)) ** 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "density"), [(PixelMixture, gaussian), (LogisticMixture, logistic)]
+)
 @pytest.mark.parametrize("sigma", [[0.2] * T, [0.05, 0.2, 0.3, 0.1]])
-def test_mixture_is_that_of_a_loop_over_pixels(masks, means, sigma):
+def test_mixture_is_that_of_a_loop_over_pixels(masks, means, sigma, kind, density):
     x = torch.rand(B, 3, H, W, dtype=torch.float64)
     masks[0, :, 0, 0, 0] = torch.tensor([1.0, 0.0, 0.0, 0.0])  # zeros have no logarithm
     x[0, :, 0, 0] = means[0, 0, :, 0, 0] + 0.1
-    mixture = PixelMixture(masks, means, torch.tensor(sigma, dtype=torch.float64))
-    wanted, constant = [], -3 * math.log(min(sigma)) - 1.5 * math.log(2 * math.pi)
+    mixture = kind(masks, means, torch.tensor(sigma, dtype=torch.float64))
+    wanted, constant = [], 3 * math.log(density(0.0) / min(sigma))
     for b in range(B):
         total = 0.0
         for h in range(H):
@@ -106,7 +125,7 @@ def test_mixture_is_that_of_a_loop_over_pixels(masks, means, sigma):
                     of_slot = float(masks[b, t, 0, h, w])
                     for c in range(3):
                         away = float(x[b, c, h, w] - means[b, t, c, h, w]) / sigma[t]
-                        of_slot *= math.exp(-(away**2) / 2) / (sigma[t] * math.sqrt(2 * math.pi))
+                        of_slot *= density(away) / sigma[t]
                     likelihood += of_slot
                 total += math.log(likelihood)
         wanted.append(total)
@@ -117,12 +136,16 @@ def test_mixture_is_that_of_a_loop_over_pixels(masks, means, sigma):
     torch.testing.assert_close(mixture.mean, (masks * means).sum(1))
 
 
-def test_mixture_of_pixels_far_from_every_slot_is_finite():
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [(PixelMixture, 3 / (2 * 0.01**2)), (LogisticMixture, 3 * (100 - 2 * math.log(2)))],
+)
+def test_mixture_of_pixels_far_from_every_slot_is_finite(kind, wanted):
     """exp(-errors) underflows here, as it does without the logarithm of a sum of exponentials."""
     means = torch.zeros(1, 2, 3, 1, 1, requires_grad=True)
     m = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1, 1).requires_grad_()
-    loss = PixelMixture(m, means, torch.tensor([0.01, 0.01])).slot_losses(torch.ones(1, 3, 1, 1))
-    assert loss.sum().item() == pytest.approx(3 / (2 * 0.01**2), rel=1e-4)
+    loss = kind(m, means, torch.tensor([0.01, 0.01])).slot_losses(torch.ones(1, 3, 1, 1))
+    assert loss.sum().item() == pytest.approx(wanted, rel=1e-4)
     loss.sum().backward()
     assert means.grad.isfinite().all() and m.grad.isfinite().all()
 
@@ -137,11 +160,26 @@ def test_shares_of_the_loss_have_the_gradient_of_the_whole(masks, means):
         torch.testing.assert_close(a, b)
 
 
-def test_sampled_pixels_have_the_mean_and_spread_of_the_mixture(masks, means):
+@pytest.mark.parametrize(
+    ("kind", "variance"), [(PixelMixture, 1.0), (LogisticMixture, math.pi**2 / 3)]
+)
+def test_sampled_pixels_have_the_mean_and_spread_of_the_mixture(masks, means, kind, variance):
     sigma = torch.tensor([0.05, 0.1, 0.2, 0.3], dtype=torch.float64)
-    mixture = PixelMixture(masks[:1], means[:1], sigma)
+    mixture = kind(masks[:1], means[:1], sigma / math.sqrt(variance))
     x = mixture.expand((4000,)).sample()
     assert x.shape == (4000, 3, H, W)
     torch.testing.assert_close(x.mean(0), mixture.mean[0], atol=0.05, rtol=0)
     second = (masks[0] * (means[0].square() + sigma.square()[:, None, None, None])).sum(0)
     torch.testing.assert_close(x.square().mean(0), second, atol=0.06, rtol=0)
+
+
+def test_logistic_density_is_that_of_torch(masks, means):
+    """A sigmoid of a uniform variable, transformed."""
+    x = torch.rand(B, 3, H, W, dtype=torch.float64)
+    scale = 0.03
+    flat = Uniform(torch.zeros_like(means), 1.0)
+    away = [SigmoidTransform().inv, AffineTransform(means, scale)]
+    log_p = TransformedDistribution(flat, away).log_prob(x[:, None]).sum(2, keepdim=True)
+    wanted = (masks.log() + log_p).logsumexp(1).sum((1, 2, 3))
+    sigma = torch.full((T,), scale, dtype=torch.float64)
+    torch.testing.assert_close(LogisticMixture(masks, means, sigma).log_prob(x), wanted)
