@@ -88,6 +88,7 @@ class Econ(SceneModel):
         latents = sizes.expert.latents
         if isinstance(latents, PoseLatents) and latents.angle:
             self.guide.find_directions = self.model.fitting_directions
+            self.guide.find_poses = self.model.fitting_poses
 
     @staticmethod
     def _sizes_of(config: Config) -> EconConfig:
@@ -381,7 +382,7 @@ class Econ(SceneModel):
             return competition.decompose(self.model, self.guide, x.to(self.device), r).cpu()
 
         jobs = list(zip(pieces, given, strict=True))
-        with one_at_a_time():
+        with one_at_a_time(), self.guide.pose_search():
             if self.device.type == "cpu":
                 return Decomposition.cat(cpu_cores.parallel_map(explain, jobs))
             return Decomposition.cat([explain(job) for job in jobs])

@@ -104,10 +104,12 @@ _CORRUPTED = AugmentConfig(
     noise=0.12,
     jpeg=40,
 )
-# shapes are parted before training: nothing has to keep experts apart in it
+# experts are apart before training: little has to keep them so
 _FROM_CLUSTERS = replace(
     _QUICK_RECIPE,
-    load_balancing=0.0,
+    load_balancing=1.0,
+    load_balancing_limit=30.0,
+    load_balancing_until="60%",
     restart_below=0.0,
     shape_clusters=400,
     shapes_fixed_until="60%",
@@ -116,10 +118,11 @@ _FROM_CLUSTERS = replace(
 _TURNED_MODEL = EconConfig(
     size=64,
     num_slots=6,
+    sigma_x=0.05,  # sprites have exact colours, some of them near others
     expert=replace(
         _EXPERT,
         latents=PoseLatents(dim=8, reach=0.85, size=True, angle=True, shape_dim=5),
-        attention=_HALF,
+        attention=replace(_HALF, colour_weight=2.0),
     ),
     competition=replace(_COMPETITION, temperature_until="120%", depth_order_from=0),
 )
@@ -127,7 +130,7 @@ _TURNED = replace(
     _QUICK,
     model=_TURNED_MODEL,
     objective=replace(_OBJECTIVE, gamma_until="120%", smallest_region=20),
-    train=replace(_TRAIN, batch=8, minutes=30.0, schedule=CosineSchedule(warmup=150)),
+    train=replace(_TRAIN, batch=8, minutes=30.0, lr=1e-3, schedule=CosineSchedule(warmup=100)),
     recipe=_FROM_CLUSTERS,
 )
 
@@ -246,7 +249,9 @@ PRESETS: dict[str, tuple[str, Config]] = {
                     attention=replace(_ATTENTION, chromaticity=True, place_weight=0.4),
                 ),
             ),
-            train=replace(_TRAIN, batch=8, minutes=30.0, schedule=CosineSchedule(warmup=150)),
+            train=replace(
+                _TRAIN, batch=8, minutes=30.0, lr=1e-3, schedule=CosineSchedule(warmup=100)
+            ),
             recipe=_FROM_CLUSTERS,
         ),
     ),

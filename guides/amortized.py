@@ -12,7 +12,8 @@ dimensions to the left of its own are accepted (:mod:`econ_pyro.core.batch_shape
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import pyro
@@ -60,6 +61,9 @@ class AmortizedGuide(nn.Module):
         self.encoders = Ensemble(partial(encoder, *sizes), experts)
         # of latents, experts, regions and scopes; set where poses have an angle
         self.find_directions: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
+        # alike: latents of poses; within pose_search alone
+        self.find_poses: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
+        self._searching = False
         self.register_buffer("_zero", torch.zeros(()), persistent=False)
         self._zero: Tensor
 
@@ -145,7 +149,20 @@ class AmortizedGuide(nn.Module):
         assert self.find_directions is not None
         z = out[:, : self._latent_dim].detach()
         found = self.find_directions(z, k, r.detach(), s.detach())
-        return torch.cat([out[:, :a], turned(out[:, a:b], found.to(out)), out[:, b:]], 1)
+        out = torch.cat([out[:, :a], turned(out[:, a:b], found.to(out)), out[:, b:]], 1)
+        if not self._searching or self.find_poses is None:
+            return out
+        pose = self.find_poses(out[:, : self._latent_dim].detach(), k, r.detach(), s.detach())
+        return torch.cat([pose.to(out), out[:, last:]], 1)
+
+    @contextmanager
+    def pose_search(self) -> Iterator[None]:
+        """Within it, poses with an angle are searched for from what encoders propose."""
+        self._searching = True
+        try:
+            yield
+        finally:
+            self._searching = False
 
     def encode_all(
         self, x: Tensor, r: Tensor, noise: Tensor, s: Tensor | None = None

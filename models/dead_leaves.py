@@ -42,6 +42,7 @@ from econ_pyro.models.object_centred_decoder import (
     draw_shapes,
     fitting_directions,
 )
+from econ_pyro.models.pose_search import fitting_poses
 
 
 class Decoded(NamedTuple):
@@ -146,6 +147,14 @@ class DeadLeaves(nn.Module):
         """
         decoders: Any = list(self.decoders)
         return fitting_directions(decoders, z, k, r, s)
+
+    def fitting_poses(self, z: Tensor, k: Tensor, r: Tensor, s: Tensor) -> Tensor:
+        """Latents of poses at which the experts' shapes fit regions best, ``(n, P)``.
+
+        Arguments as of :meth:`fitting_directions`; the search starts at these latents.
+        """
+        decoders: Any = list(self.decoders)
+        return fitting_poses(decoders, z, k, r, s)
 
     def latent_prior(self, *batch: int) -> TorchDistribution:
         """p(z_t) = N(0, I) of the batch shape, event ``(L,)``."""
