@@ -108,11 +108,11 @@ _CORRUPTED = AugmentConfig(
 _FROM_CLUSTERS = replace(
     _QUICK_RECIPE,
     load_balancing=1.0,
-    load_balancing_limit=30.0,
+    load_balancing_limit=60.0,
     load_balancing_until="60%",
     restart_below=0.0,
     shape_clusters=400,
-    shapes_fixed_until="60%",
+    shapes_fixed_until="80%",
 )
 # turned and of several sizes
 _TURNED_MODEL = EconConfig(
@@ -130,7 +130,7 @@ _TURNED = replace(
     _QUICK,
     model=_TURNED_MODEL,
     objective=replace(_OBJECTIVE, gamma_until="120%", smallest_region=20),
-    train=replace(_TRAIN, batch=8, minutes=30.0, lr=1e-3, schedule=CosineSchedule(warmup=100)),
+    train=replace(_TRAIN, batch=8, minutes=30.0, lr=5e-4, schedule=CosineSchedule(warmup=50)),
     recipe=_FROM_CLUSTERS,
 )
 
@@ -250,7 +250,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 ),
             ),
             train=replace(
-                _TRAIN, batch=8, minutes=30.0, lr=1e-3, schedule=CosineSchedule(warmup=100)
+                _TRAIN, batch=8, minutes=30.0, lr=5e-4, schedule=CosineSchedule(warmup=50)
             ),
             recipe=_FROM_CLUSTERS,
         ),

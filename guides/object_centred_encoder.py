@@ -99,7 +99,7 @@ class ObjectCentredEncoder(Encoder):
         assert isinstance(latents, PoseLatents)
         del self.blocks[-2]  # windows have half the size: one pooling less
         self.has_size, self.has_angle = latents.size, latents.angle
-        self.reach, self.dim, self.pose_dim = latents.reach, latents.dim, latents.pose_dim
+        self.reach, self.dim = latents.reach, latents.dim
         self.colour = pass_through(3, latents.dim - latents.pose_dim)
         last = self.head[-1]
         assert isinstance(last, nn.Linear)
@@ -111,15 +111,16 @@ class ObjectCentredEncoder(Encoder):
 
     @torch.no_grad()
     def start_at_centre(self) -> None:
-        """Let the position be the region's centre of mass, whatever is seen, and poses be sure.
+        """Let the position be the region's centre of mass, whatever is seen, and latents be sure.
 
-        Of a decoder that draws sharp shapes already, noise of position would only blur them.
+        Of a decoder that draws sharp shapes already, noise of position would only blur them. And
+        the first expert that unlearnt the noise of colours would win every object.
         """
         last = self.head[-1]
         assert isinstance(last, nn.Linear)
         last.weight[:2] = 0.0
         last.bias[:2] = 0.0
-        last.bias[self.dim :][: self.pose_dim] = SURE_LOG_VARIANCE
+        last.bias[self.dim :] = SURE_LOG_VARIANCE
 
     def forward(self, seen: Tensor, statistics: Tensor) -> Tensor:  # type: ignore[override]
         """Means and log variances of z, ``(n, 2 L)``.

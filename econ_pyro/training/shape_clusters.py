@@ -8,8 +8,10 @@ transformation-invariant clustering (Frey and Jojic, 1999; Monnier et al., 2020)
 
 .. math:: \min_{k, \theta} \| v_i(\theta) - \mu_k \|^2
 
-Of several runs from random means, the one with the smallest sum is kept. The experts' shapes are
-then fitted to the means, and one more expert's to the whole image: the background's, behind all.
+The farthest tenth counts for neither means nor sum: regions that are no objects would get a mean
+of their own. Of several runs from random means, the one with the smallest sum is kept. The
+experts' shapes are then fitted to the means, and one more expert's to the whole image: the
+background's, behind all.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,6 +37,7 @@ SIDE = 24  # of the grid on which regions are compared
 REACH = 1.75  # of that grid, in units of a disc's radius
 ANGLES = 24  # of a full turn
 RESTARTS = 20
+KEPT = 0.9  # of the regions: the others are like no cluster
 ROUNDS = 50  # of K-means, which ends earlier where nothing changes
 LEAST = 10  # regions of a cluster, on average
 FIT_STEPS, FIT_RATE = 400, 1e-2
@@ -50,11 +54,11 @@ class Clusters(NamedTuple):
     k: Tensor
     """To which each region belongs, ``(n,)``."""
     loss: float
-    """Sum of squared distances."""
+    """Sum of squared distances, of the nearest nine tenths."""
 
 
 def whole_regions(region: Tensor) -> Tensor:
-    """Regions of objects that touch neither one another nor the image's edge.
+    """Connected regions of objects that touch neither one another nor the image's edge.
 
     The largest of each scene is its background.
 
@@ -74,7 +78,12 @@ def whole_regions(region: Tensor) -> Tensor:
     inner = hard[:, :, 1:-1, 1:-1].sum((2, 3))
     whole = ~touches & (inner == area) & (area >= SMALLEST)
     whole[rows, background] = False
-    return hard[whole][:, None].float()
+    found = [
+        r
+        for r in hard[whole]
+        if ndimage.label(r.cpu(), ndimage.generate_binary_structure(2, 2))[1] == 1
+    ]
+    return torch.stack(found)[:, None].float() if found else hard[:0, :1].float()
 
 
 def aligned(r: Tensor, angles: int) -> Tensor:
@@ -135,11 +144,13 @@ def _k_means(views: Tensor, means: Tensor) -> Clusters:
         if k is not None and torch.equal(new, k):
             break
         k = new
+        near = nearest <= nearest.quantile(KEPT)
         turned_so = views[rows, angle[rows, k]]
+        own = [near & (k == i) for i in range(len(means))]
         means = torch.stack(
-            [turned_so[k == i].mean(0) if (k == i).any() else m for i, m in enumerate(means)]
+            [turned_so[i].mean(0) if i.any() else m for i, m in zip(own, means, strict=True)]
         )
-    return Clusters(means.view(-1, 1, SIDE, SIDE), new, nearest.sum().item())
+    return Clusters(means.view(-1, 1, SIDE, SIDE), new, nearest[near].sum().item())
 
 
 def _distances(views: Tensor, means: Tensor) -> Tensor:
