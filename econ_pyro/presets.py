@@ -126,11 +126,12 @@ _TURNED_MODEL = EconConfig(
     ),
     competition=replace(_COMPETITION, temperature_until="120%", depth_order_from=0),
 )
+_SLOWLY = replace(_TRAIN, batch=8, minutes=30.0, lr=5e-4, schedule=CosineSchedule(warmup=50))
 _TURNED = replace(
     _QUICK,
     model=_TURNED_MODEL,
     objective=replace(_OBJECTIVE, gamma_until="120%", smallest_region=20),
-    train=replace(_TRAIN, batch=8, minutes=30.0, lr=5e-4, schedule=CosineSchedule(warmup=50)),
+    train=replace(_SLOWLY, steps=700),
     recipe=_FROM_CLUSTERS,
 )
 
@@ -222,11 +223,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "multi-dsprites": (
-        "Turned sprites of several sizes on grey; angles are searched for. Not yet measured.",
+        "Turned sprites of several sizes on grey; classes part by shape.",
         replace(_TURNED, scenes=SCENE_SETS["multi-dsprites"]),
     ),
     "multi-dsprites-coloured": (
-        "The same on any colour, of fewer sprites. Not yet measured.",
+        "The same on any colour, of fewer sprites.",
         replace(
             _TURNED,
             scenes=SCENE_SETS["multi-dsprites-coloured"],
@@ -234,7 +235,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "tetrominoes": (
-        "Three bevelled pieces of seven classes, turned: regions are fair, classes not yet found.",
+        "Three bevelled pieces of seven classes, turned; not yet measured as it is.",
         replace(
             _UNIQUE,
             scenes=SCENE_SETS["tetrominoes"],
@@ -249,9 +250,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                     attention=replace(_ATTENTION, chromaticity=True, place_weight=0.4),
                 ),
             ),
-            train=replace(
-                _TRAIN, batch=8, minutes=30.0, lr=5e-4, schedule=CosineSchedule(warmup=50)
-            ),
+            train=_SLOWLY,
             recipe=_FROM_CLUSTERS,
         ),
     ),
