@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from econ_pyro import presets
+from econ_pyro.config import additions
 from econ_pyro.data.base import Source, SourceInfo
 from econ_pyro.data.ground_truth import Truth
 from econ_pyro.data.readers.detect import open_images
@@ -53,6 +54,7 @@ _MIN_ALIKE = 0.75  # IoU of turned objects of a class below which it has several
 _SHADED, _NOISY, _BLENDED, _PLAIN, _HARD = 0.2, 0.3, 0.15, 0.6, 0.5  # thresholds of traits
 _SMALL = 0.05  # share of objects too small to be present; slivers of hidden ones are fewer
 _MOST_COLOURS = 3.0  # exact colours of an area; objects of one colour each may touch
+_ENOUGH = 200  # images, in which whole objects can be clustered by shape
 _LARGE, _SMALL_BATCH = 64, 8  # from this size on, the presets' batch takes too long
 _MIN_FLAT_SHARE = 0.33  # objects count as unicoloured above this, at SIZES[0] pixels
 
@@ -233,6 +235,9 @@ def advise(inspection: Inspection, fit: Fit) -> Advice:
         words += [
             word for name, n in counts for word in (f"--model.expert.latents.{name}", str(n))
         ]
+    if additions(presets.PRESETS[preset][1]).shape_clusters and len(inspection.source) < _ENOUGH:
+        words += ["--recipe.shape-clusters", "0", "--recipe.shapes-fixed-until", "0"]
+        reasons.append(f"no clusters of shapes: they take {_ENOUGH} images or more")
     if size >= _LARGE and presets.PRESETS[preset][1].train.batch > _SMALL_BATCH:
         words += ["--train.batch", str(_SMALL_BATCH)]
         reasons.append(f"batch {_SMALL_BATCH}: a scene takes {size**2 // 32**2} times the work")

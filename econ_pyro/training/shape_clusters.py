@@ -215,7 +215,8 @@ def start_from_clusters(
             f"at least {LEAST * clusters} objects that touch neither one another nor the "
             f"image's edge in the {len(region)} images of recipe.shape-clusters",
             str(len(objects)),
-            "raise --recipe.shape-clusters, or set it to 0 to start from blobs",
+            "raise --recipe.shape-clusters, or start from blobs: --recipe.shape-clusters 0 "
+            "--recipe.shapes-fixed-until 0",
         )
     found = cluster(aligned(objects, ANGLES), clusters, seed)
     fit_shapes(shapes, found.means)
