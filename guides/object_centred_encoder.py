@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from econ_pyro.accel.compile import compilable
 from econ_pyro.core.compositing import SCOPE_EPS, mean_over
 from econ_pyro.core.pose import (
+    RADIUS,
     centre,
     coordinates,
     crop,
@@ -23,11 +24,10 @@ from econ_pyro.guides.encoder import Encoder, WholeImage, repeated
 from econ_pyro.model_config import ExpertConfig, PoseLatents
 
 DARKEST = 0.01  # mean colours are clamped to [DARKEST, 1 - DARKEST]: 0 and 1 have no logit
-RADIUS = 1.5  # of the mean of a direction; the prior's own is 1.25 on average
 OFFSET = 0.35  # largest distance of an object's position from its region's centre of mass
 LOG_VARIANCE = -3.0  # of q(z) at first, a standard deviation of 0.22
 LOG_VARIANCE_OF_POSE = -4.0  # a twelfth of the image at most
-SURE_LOG_VARIANCE = -7.0  # a fiftieth
+SURE_LOG_VARIANCE = -7.0  # of all latents, where shapes are given: a deviation of 0.03
 
 
 class Glimpse(WholeImage):

@@ -19,6 +19,7 @@ from torch import Tensor
 from econ_pyro.accel.bilinear import sample
 from econ_pyro.core.distributions import PROB_EPS
 from econ_pyro.core.pose import (
+    RADIUS,
     UNIT,
     direction_of,
     directions,
@@ -35,7 +36,6 @@ MOVE = 0.35  # of the object's radius, in the first round
 GROW = 0.25  # of the log size
 TURN = math.pi / 8
 SHRINK = 0.7  # of all three, from round to round
-LENGTH = 1.5  # of the mean of a direction
 
 
 class Pose(NamedTuple):
@@ -85,7 +85,7 @@ def fitting_poses(
         s: scopes, ``(n, 1, H, W)``.
 
     Returns:
-        Latents of the poses, ``(n, P)``, the directions' of length 1.5.
+        Latents of the poses, ``(n, P)``, the directions' of length RADIUS.
     """
     of = decoders[0]
     shape = torch.cat(list(draw_shapes(decoders)))[k]
@@ -114,7 +114,7 @@ def fitting_poses(
             better = found > likely
             pose, likely = pose.where(better, changed), torch.where(better, found, likely)
         step *= SHRINK
-    parts = [latents_of_position(pose.position, of.reach), LENGTH * pose.direction]
+    parts = [latents_of_position(pose.position, of.reach), RADIUS * pose.direction]
     if of.has_size:
         parts.insert(1, pose.log_size)
     return (torch.cat(parts, 1) - shift[:, :last]) / scale[:, :last]

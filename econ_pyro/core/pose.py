@@ -26,6 +26,7 @@ from econ_pyro.core.compositing import mean_over
 
 SLOPE = 0.85  # of the hyperbolic tangent that is most like 2 Phi(z) - 1
 FARTHEST = 0.99  # of the reach: an encoder's z is finite, and so is the gradient
+RADIUS = 1.5  # of the mean of a direction; the prior's own is 1.25 on average
 UNIT = 0.3  # about an object's radius: its edge lies near 1
 NARROWEST = 0.5  # half the width of the smallest window, so that what hides an object is in it
 SPREADS = 2.0  # a box reaches 1.73 standard deviations from its centre, a disc 2

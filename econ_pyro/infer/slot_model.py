@@ -76,6 +76,9 @@ class SlotModel(SceneModel):
         """
         if evidence is not None:
             raise self._no_evidence()
+        return self._terms(x)
+
+    def _terms(self, x: Tensor) -> Terms:
         return self._explained(x, self.config.model.num_slots).terms
 
     @torch.no_grad()
@@ -127,6 +130,10 @@ class SlotModel(SceneModel):
         with seeded(seed, weight.device), local, CleanLayers():
             drawn = self.model.prior(n)
         k = torch.zeros(drawn.mask.shape[:2], dtype=torch.long, device=weight.device)
+        return self._drawn(drawn, k)
+
+    def _drawn(self, drawn: Any, k: Tensor) -> Drawn:
+        """What ``prior`` drew, as layers that give the image when they are painted."""
         return Drawn(drawn.image, k, fractions(drawn.mask), drawn.mean)
 
     def _explained(self, x: Tensor, slots: int, mean: bool = False) -> Explained:

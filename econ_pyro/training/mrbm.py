@@ -6,13 +6,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
-import pyro
 import torch
 from torch import Tensor, nn
 
-from econ_pyro import arguments
 from econ_pyro.core.compositing import compose, regions_of_shapes, scopes
-from econ_pyro.core.handlers import CleanLayers, one_at_a_time, seeded
+from econ_pyro.core.handlers import one_at_a_time, seeded
 from econ_pyro.core.meta_device import weights_of
 from econ_pyro.core.slot_masks import fractions
 from econ_pyro.guides.mrbm import Chain, MrbmSampler
@@ -64,20 +62,11 @@ class MrbmModel(SlotModel):
         model = Mrbm(sizes)
         return model, MrbmSampler(model, all_orders, one_of)
 
-    def loss_terms(self, x: Tensor, evidence: Tensor | None = None) -> Terms:
+    def _terms(self, x: Tensor) -> Terms:
         """Contrastive divergence of each layer's RBMs, ``(B, T)``.
 
         L_x is that of appearances, L_r that of shapes, L_z is 0. Only gradients mean something.
-
-        Args:
-            x: images, ``(B, 3, H, W)``.
-            evidence: None.
-
-        Raises:
-            EconError: true regions are given.
         """
-        if evidence is not None:
-            raise self._no_evidence()
         sizes: Any = self.config.model
         flat = x.flatten(1).to(next(self.parameters()).dtype)
         # energies are differences of large sums
@@ -90,27 +79,10 @@ class MrbmModel(SlotModel):
         rest = l_x.new_zeros(len(x), sizes.num_slots - shapes.shape[1])
         return Terms(l_x, torch.zeros_like(l_x), torch.cat([shapes, rest], 1))
 
-    @torch.no_grad()
-    def sample(self, n: int = 1, *, seed: int | None = None) -> Drawn:
-        """New scenes, without pixel noise; painting their layers gives the image.
-
-        Args:
-            n: number of scenes.
-            seed: of the sample; the global generator is then left as it was.
-
-        Raises:
-            EconError: a number makes no sense.
-        """
-        n, sizes, weight = arguments.as_int("n", n), self.config.model, next(self.parameters())
-        item = sizes.num_slots * 4 * sizes.size**2 * weight.dtype.itemsize
-        arguments.check_memory("n", n, item)
-        local = pyro.settings.context(module_local_params=True)
-        with seeded(seed, weight.device), local, CleanLayers():
-            drawn = self.model.prior(n)
+    def _drawn(self, drawn: Any, k: Tensor) -> Drawn:
         mean, mask, shape = (
             in_order(a, drawn.order) for a in (drawn.mean, drawn.mask, drawn.shape)
         )
-        k = torch.zeros(mask.shape[:2], dtype=torch.long, device=weight.device)
         if not self.model.ordered:
             shape = fractions(mask)
         return Drawn(compose(regions_of_shapes(shape), mean), k, shape, mean)

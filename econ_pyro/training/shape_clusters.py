@@ -78,11 +78,8 @@ def whole_regions(region: Tensor) -> Tensor:
     inner = hard[:, :, 1:-1, 1:-1].sum((2, 3))
     whole = ~touches & (inner == area) & (area >= SMALLEST)
     whole[rows, background] = False
-    found = [
-        r
-        for r in hard[whole]
-        if ndimage.label(r.cpu(), ndimage.generate_binary_structure(2, 2))[1] == 1
-    ]
+    eight = ndimage.generate_binary_structure(2, 2)  # neighbours of a pixel
+    found = [r for r in hard[whole] if ndimage.label(r.cpu(), eight)[1] == 1]
     return torch.stack(found)[:, None].float() if found else hard[:0, :1].float()
 
 
@@ -174,7 +171,7 @@ def fit_shapes(decoders: Sequence[ObjectCentredDecoder], means: Tensor) -> float
     where = wide[:, :2].expand(len(means), -1, -1, -1) / REACH
     target = sample(means.to(wide), where).clamp(1 - SURE, SURE)
     target = torch.cat([target, torch.full_like(target[:1], SURE)])
-    parameters = [p for d in decoders for p in (*d.shape.parameters(), d.bump)]
+    parameters = [p for d in decoders for p in d.shape_parameters()]
     optim = torch.optim.Adam([p for p in parameters if p.requires_grad], lr=FIT_RATE)
     for _ in range(FIT_STEPS):
         bump = torch.stack([d.bump for d in decoders])[:, None, None, None]

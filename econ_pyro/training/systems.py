@@ -138,18 +138,8 @@ class IodineModel(SlotModel):
         model = Iodine(sizes)
         return model, IodineGuide(sizes, model.decode, model.mixture)
 
-    def loss_terms(self, x: Tensor, evidence: Tensor | None = None) -> Terms:
-        """Terms of every slot, ``(B, T)`` each, differentiable: a weighted mean over rounds.
-
-        Args:
-            x: images, ``(B, 3, H, W)``.
-            evidence: None.
-
-        Raises:
-            EconError: true regions are given.
-        """
-        if evidence is not None:
-            raise self._no_evidence()
+    def _terms(self, x: Tensor) -> Terms:
+        """A weighted mean over rounds."""
         with one_at_a_time(), pyro.settings.context(module_local_params=True):
             return refined_terms(self.model, self.guide, x, self.config.model.num_slots)
 
