@@ -12,23 +12,17 @@ front of another, none is meant for the background.
 
 from __future__ import annotations
 
-import pyro
-import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 
 from econ_pyro.accel.compile import compiling
-from econ_pyro.core import sites
-from econ_pyro.core.handlers import APPEARANCE, noise
-from econ_pyro.core.parameters import program
-from econ_pyro.core.slot_masks import DecodedMasks, LogisticMixture, PixelMixture
-from econ_pyro.core.tensors import site_value
+from econ_pyro.core.slot_masks import LogisticMixture, PixelMixture
 from econ_pyro.model_config import IodineConfig
 from econ_pyro.models.autoregressive import standard
-from econ_pyro.models.slots import SlotDecoder, SlotProgram, Slots, decoded
+from econ_pyro.models.slots import UnorderedSlots
 
 
-class Iodine(SlotProgram[IodineConfig]):
+class Iodine(UnorderedSlots[IodineConfig]):
     """A decoder for all slots, and the program that draws images with it.
 
     Sites are ``z_t`` for t = T..1, ``masks`` and ``x``.
@@ -37,19 +31,11 @@ class Iodine(SlotProgram[IodineConfig]):
         config: number of slots, sizes, likelihood.
     """
 
-    def __init__(self, config: IodineConfig) -> None:
-        super().__init__(config)
-        self.decoders = nn.ModuleList([SlotDecoder(config.networks, config.size)])
-
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Appearances in [0, 1], ``(B, T, 3, H, W)``, and logits of masks, ``(B, T, 1, H, W)``.
-
-        Args:
-            z: latents, ``(B, T, L)``.
-        """
+        """As :meth:`UnorderedSlots.decode`, not compiled."""
         # compiled networks keep nothing for the second of two backward passes
         with compiling(False):
-            return decoded(self.decoders[0], z)
+            return super().decode(z)
 
     def mixture(self, mean: Tensor, m: Tensor) -> PixelMixture:
         """p(x | z).
@@ -64,19 +50,3 @@ class Iodine(SlotProgram[IodineConfig]):
     def latent_prior(self, scenes: int) -> TorchDistribution:
         """p(z_t) = N(0, I), batch ``(B,)``, event ``(L,)``."""
         return standard(self._zero, scenes, self.config.latent_dim)
-
-    def _statements(self, x: Tensor | None, slots: int, scenes: int) -> Slots:
-        event = (self.config.latent_dim,)
-        with program(decoder=self.decoders), pyro.plate(sites.SCENES, scenes):
-            found = []
-            for t in sites.front_to_back(slots):
-                z_t = pyro.sample(sites.z(t), self.latent_prior(scenes))
-                found.append(site_value(sites.z(t), z_t, scenes, event, self._zero))
-            z = torch.stack(found, 1)  # (B, T, L)
-            mean, logits = self.decode(z)
-            masks = logits.softmax(1)
-            shares = DecodedMasks(lambda: masks, masks.shape[:1], masks.shape[1:])
-            m = pyro.sample(sites.MASKS, shares)
-            likelihood = self.mixture(mean, m)
-            image = pyro.sample(sites.IMAGE, likelihood, obs=x, infer=noise(APPEARANCE))
-        return Slots(image, m, mean, m, z)

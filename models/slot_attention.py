@@ -13,20 +13,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyro
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
 
-from econ_pyro.core import sites
-from econ_pyro.core.handlers import APPEARANCE, noise
-from econ_pyro.core.parameters import program
-from econ_pyro.core.slot_masks import DecodedMasks, PixelBlend
-from econ_pyro.core.tensors import site_value
+from econ_pyro.core.slot_masks import PixelBlend
 from econ_pyro.errors import EconError
 from econ_pyro.model_config import SlotAttentionConfig
-from econ_pyro.models.slots import SlotDecoder, SlotProgram, Slots, decoded
+from econ_pyro.models.slots import UnorderedSlots
 
 
 class NoPrior(TorchDistribution):
@@ -71,7 +66,7 @@ class NoPrior(TorchDistribution):
         return value.new_zeros(value.shape[: value.dim() - len(self.event_shape)])
 
 
-class SlotAttention(SlotProgram[SlotAttentionConfig]):
+class SlotAttention(UnorderedSlots[SlotAttentionConfig]):
     """A decoder for all slots, and the program that explains images with it.
 
     Sites are ``z_t`` for t = T..1, ``masks`` and ``x``.
@@ -80,32 +75,10 @@ class SlotAttention(SlotProgram[SlotAttentionConfig]):
         config: number of slots, sizes, sigma.
     """
 
-    def __init__(self, config: SlotAttentionConfig) -> None:
-        super().__init__(config)
-        self.decoders = nn.ModuleList([SlotDecoder(config.networks, config.size)])
+    def latent_prior(self, scenes: int) -> NoPrior:
+        """None: latents have to be given, batch ``(B,)``, event ``(L,)``."""
+        return NoPrior(torch.Size((scenes,)), torch.Size((self.config.latent_dim,)))
 
-    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Appearances in [0, 1], ``(B, T, 3, H, W)``, and masks, ``(B, T, 1, H, W)``.
-
-        Args:
-            z: slots, ``(B, T, L)``.
-        """
-        colours, logits = decoded(self.decoders[0], z)
-        return colours, logits.softmax(1)
-
-    def _statements(self, x: Tensor | None, slots: int, scenes: int) -> Slots:
-        zero, event = self._zero, (self.config.latent_dim,)
-        prior = NoPrior(torch.Size((scenes,)), torch.Size(event))
-        with program(decoder=self.decoders), pyro.plate(sites.SCENES, scenes):
-            found = []
-            for t in sites.front_to_back(slots):
-                z_t = pyro.sample(sites.z(t), prior)
-                found.append(site_value(sites.z(t), z_t, scenes, event, zero))
-            z = torch.stack(found, 1)  # (B, T, L)
-            mean, masks = self.decode(z)
-            m = pyro.sample(
-                sites.MASKS, DecodedMasks(lambda: masks, masks.shape[:1], masks.shape[1:])
-            )
-            blend = PixelBlend(m, mean, (zero + self.config.sigma).expand(slots))
-            image = pyro.sample(sites.IMAGE, blend, obs=x, infer=noise(APPEARANCE))
-        return Slots(image, m, mean, m, z)
+    def mixture(self, mean: Tensor, m: Tensor) -> PixelBlend:
+        """As :meth:`UnorderedSlots.mixture`: a Gaussian about the blended image."""
+        return PixelBlend(m, mean, (self._zero + self.config.sigma).expand(m.shape[1]))
