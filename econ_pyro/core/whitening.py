@@ -9,6 +9,10 @@ set by the second moments of the aggregate posterior (:func:`refit`). The decode
 v as the encoder sent, so that no drawing changes, while the sum of KL(q(z) || N(0, I)) over those
 posteriors becomes as small as an affine map allows. This is the M step of a Gaussian prior of v,
 and samples of N(0, I) have the colours that were seen.
+
+A size keeps a spread of at least SIZE_SPREAD. Without that the M step feeds on itself: an expert
+that has won objects of one size gets so narrow a prior that an object of another size costs
+hundreds of nats, is left unexplained, and so never widens it again.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from torch import Tensor, nn
 from econ_pyro.model_config import FreeLatents, PoseLatents
 
 SMALLEST = 1e-3  # factor of a scale in one refit: a latent without spread is not blown up
+SIZE_SPREAD = 0.1  # least scale of a log size: a tenth of the size
 
 
 class Whitening(nn.Module):
@@ -34,6 +39,7 @@ class Whitening(nn.Module):
     def __init__(self, latents: FreeLatents | PoseLatents) -> None:
         super().__init__()
         self.fixed = fixed_dims(latents)
+        self.sizes = [2] if isinstance(latents, PoseLatents) and latents.size else []
         self.register_buffer("shift", torch.zeros(latents.dim))
         self.register_buffer("scale", torch.ones(latents.dim))
         self.shift: Tensor
@@ -87,4 +93,5 @@ def refit(encoder: Whitening, decoder: Whitening, sums: Tensor) -> None:
     learnt = torch.tensor([i not in encoder.fixed for i in range(len(mean))], device=mean.device)
     encoder.shift += torch.where(learnt, encoder.scale * mean, 0.0)
     encoder.scale *= torch.where(learnt, spread, 1.0)
+    encoder.scale[encoder.sizes] = encoder.scale[encoder.sizes].clamp_min(SIZE_SPREAD)
     decoder.load_state_dict(encoder.state_dict())

@@ -8,12 +8,12 @@ import torch
 
 from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.config import RecipeConfig
-from econ_pyro.core.whitening import Whitening, moments, refit
+from econ_pyro.core.whitening import SIZE_SPREAD, Whitening, moments, refit
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.guides.encoder import Encoder, WholeImage
 from econ_pyro.guides.object_centred_encoder import Glimpse, ObjectCentredEncoder
-from econ_pyro.model_config import FreeLatents
+from econ_pyro.model_config import FreeLatents, PoseLatents
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
 from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder
 from econ_pyro.training.callbacks import LatentWhitening
@@ -138,6 +138,21 @@ def test_latents_that_never_move_are_whitened_all_the_same():
         refit(own, same, moments(torch.zeros(9).long(), still, still, 1)[0])
     assert (own.scale > 0).all()
     assert own.whiten(still, still)[1].isfinite().all()
+
+
+def test_sizes_keep_a_spread_however_alike_they_are():
+    """Objects of another size than those won so far have to stay affordable."""
+    latents = PoseLatents(dim=5, size=True)
+    own, same = Whitening(latents).double(), Whitening(latents).double()
+    torch.manual_seed(0)
+    v = 1e-3 * torch.randn(50, 5).double()
+    for _ in range(3):
+        z, log_variance = own.whiten(v, torch.full_like(v, -14.0))
+        refit(own, same, moments(torch.zeros(50).long(), z, log_variance.exp(), 1)[0])
+    assert own.scale[2] == SIZE_SPREAD == same.scale[2]
+    assert (own.scale[3:] < 0.01).all() and (own.scale[:2] == 1).all()
+    half_as_large = own.whiten(v - torch.tensor(2.0).log(), torch.zeros_like(v))[0][:, 2]
+    assert half_as_large.abs().max() < 8
 
 
 def test_moments_of_shares_add_up_and_are_each_experts_own():
