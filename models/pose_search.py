@@ -30,8 +30,8 @@ from econ_pyro.core.pose import (
 )
 from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder, draw_shapes
 
-ROUNDS = 8
-COARSE = 2  # every so many pixels are compared
+ROUNDS = 10
+COARSE = 2  # every so many pixels are compared in the first half of the rounds, later all
 MOVE = 0.35  # of the object's radius, in the first round
 GROW = 0.25  # of the log size
 TURN = math.pi / 8
@@ -92,9 +92,8 @@ def fitting_poses(
     bump = torch.stack([d.bump for d in decoders])[k, None, None, None]
     scale = torch.stack([d.whitening.scale for d in decoders])[k]
     shift = torch.stack([d.whitening.shift for d in decoders])[k]
-    grid, seen, left = (a[:, :, ::COARSE, ::COARSE] for a in (of.grid, r, s))
 
-    def fit(pose: Pose) -> Tensor:
+    def fit(pose: Pose, grid: Tensor, seen: Tensor, left: Tensor) -> Tensor:
         own = object_coordinates(pose.position, grid, pose.log_size, pose.direction)
         where = own[:, :2] / of.wide[0, 0, -1, -1]
         m = (sample(shape, where.to(shape), border=True) + bump * own[:, 2:]).sigmoid()
@@ -106,14 +105,17 @@ def fitting_poses(
     if not of.has_size:
         log_size = torch.zeros_like(position[:, :1])
     pose = Pose(position_of(position, of.reach), log_size, direction_of(direction))
-    likely, step = fit(pose), 1.0
-    for _ in range(ROUNDS):
-        for change in _changes(step, of.has_size):
-            changed = change(pose)
-            found = fit(changed)
-            better = found > likely
-            pose, likely = pose.where(better, changed), torch.where(better, found, likely)
-        step *= SHRINK
+    step = 1.0
+    for stride, rounds in ((COARSE, ROUNDS // 2), (1, ROUNDS - ROUNDS // 2)):
+        pixels = [a[:, :, ::stride, ::stride] for a in (of.grid, r, s)]
+        likely = fit(pose, *pixels)
+        for _ in range(rounds):
+            for change in _changes(step, of.has_size):
+                changed = change(pose)
+                found = fit(changed, *pixels)
+                better = found > likely
+                pose, likely = pose.where(better, changed), torch.where(better, found, likely)
+            step *= SHRINK
     parts = [latents_of_position(pose.position, of.reach), RADIUS * pose.direction]
     if of.has_size:
         parts.insert(1, pose.log_size)
