@@ -90,7 +90,7 @@ class ObjectCentredEncoder(Encoder):
     With ``latents.size``, the third mean is the log size that the region's spread suggests plus a
     learnt offset, for parts that are hidden. With ``latents.angle``, two means after these are the
     direction of an object that is not turned; the guide turns them
-    (:func:`~econ_pyro.models.object_centred_decoder.fitting_directions`).
+    (:func:`~econ_pyro.models.pose_search.fitting_directions`).
     """
 
     def __init__(self, config: ExpertConfig, size: int) -> None:

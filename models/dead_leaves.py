@@ -37,12 +37,8 @@ from econ_pyro.core.tensors import check_expert_sites, site_value
 from econ_pyro.errors import EconError
 from econ_pyro.model_config import EconConfig, FreeLatents
 from econ_pyro.models.decoder import SpatialBroadcastDecoder
-from econ_pyro.models.object_centred_decoder import (
-    ObjectCentredDecoder,
-    draw_shapes,
-    fitting_directions,
-)
-from econ_pyro.models.pose_search import fitting_poses
+from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder, draw_shapes
+from econ_pyro.models.pose_search import fitting_directions, fitting_poses
 
 
 class Decoded(NamedTuple):

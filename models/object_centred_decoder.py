@@ -10,21 +10,16 @@ from torch import Tensor, nn
 
 from econ_pyro.accel.amp import at_least_float32
 from econ_pyro.accel.bilinear import sample
-from econ_pyro.core.distributions import PROB_EPS
 from econ_pyro.core.pose import (
     coordinates,
     direction_of,
-    directions,
     object_coordinates,
     pass_through,
     position_of,
-    turned,
 )
 from econ_pyro.model_config import ExpertConfig, PoseLatents
 from econ_pyro.models.decoder import ConvStack, SpatialBroadcastDecoder, broadcast, run_stacks
 
-COARSE = 24  # angles of a full turn
-FINE = 7  # angles between the neighbours of the best
 BUMP = 6.0  # logit that a new shape has in its middle, relative to far away
 
 
@@ -124,55 +119,6 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
             (shape,) = draw_shapes([self])
         shape = shape.expand(grid.shape[0], -1, -1, -1)
         return sample(shape, grid[:, :2] / self.wide[0, 0, -1, -1], border=True)
-
-
-@torch.no_grad()
-def fitting_directions(
-    decoders: Sequence[ObjectCentredDecoder], z: Tensor, k: Tensor, r: Tensor, s: Tensor
-) -> Tensor:
-    """Directions in which the experts' shapes fit regions best.
-
-    A shape that is turned is another local optimum at every angle, so that gradients do not find
-    the best one: COARSE angles are tried at half the resolution, and FINE ones between the
-    neighbours of the best. Fit is the likelihood of the region, -L_r (Eq. 12).
-
-    Args:
-        decoders: of all experts, each with one shape.
-        z: latents, ``(n, L)``; their directions play no part.
-        k: experts, ``(n,)``.
-        r: regions, ``(n, 1, H, W)``.
-        s: scopes, ``(n, 1, H, W)``.
-
-    Returns:
-        Cosine and sine, ``(n, 2)``.
-    """
-    of = decoders[0]
-    shape = torch.cat(list(draw_shapes(decoders)))[k]
-    bump = torch.stack([d.bump for d in decoders])[k, None, None, None]
-    scale = torch.stack([d.whitening.scale for d in decoders])[k]
-    shift = torch.stack([d.whitening.shift for d in decoders])[k]
-    position, log_size, _ = (z * scale + shift).tensor_split((2, 2 + of.has_size), 1)
-    position = position_of(position, of.reach)
-    size = log_size if of.has_size else None
-
-    def fit(tried: Tensor, step: int) -> Tensor:
-        """Of each direction (n, A, 2), ``(n, A)``, on every so many pixels."""
-        grid = of.grid[:, :, ::step, ::step]
-        own = object_coordinates(position, grid, size)
-        where = turned(own[:, :2, None], tried.mT[..., None, None])  # (n, 2, A, h, w)
-        flat = where.flatten(2, 3) / of.wide[0, 0, -1, -1]
-        m = sample(shape, flat.to(shape), border=True).unflatten(2, where.shape[2:4])[:, 0]
-        m = (m + bump * own[:, 2:]).sigmoid()
-        seen, left = r[:, :, ::step, ::step], s[:, :, ::step, ::step]
-        p = (left * m).clamp(PROB_EPS, 1 - PROB_EPS)
-        return (seen * p.log() + (1 - seen) * (1 - p).log()).sum((2, 3))
-
-    rows = torch.arange(z.shape[0], device=z.device)
-    coarse = directions(2 * math.pi / COARSE * torch.arange(COARSE, device=z.device))
-    found = coarse[fit(coarse.expand(z.shape[0], -1, -1), 2).argmax(1)]  # (n, 2)
-    between = 2 * math.pi / COARSE * torch.linspace(-1, 1, FINE + 2, device=z.device)[1:-1]
-    tried = turned(directions(between).mT[None], found[:, :, None]).mT  # (n, FINE, 2)
-    return tried[rows, fit(tried, 1).argmax(1)].to(z)
 
 
 def draw_shapes(decoders: Sequence[ObjectCentredDecoder]) -> Sequence[Tensor]:

@@ -1,8 +1,13 @@
-"""Poses in which experts' shapes fit regions best, by search from what encoders propose.
+"""Poses in which experts' shapes fit regions best, by search.
+
+Fit is the likelihood of the region, -L_r (Eq. 12).
+
+A shape that is turned is another local optimum at every angle, so that gradients do not find the
+best one: :func:`fitting_directions` tries angles all around.
 
 An encoder looks at what is visible of an object, once. Of a whole object, that gives the pose. Of
-a partly hidden one, it is a guess, which a search in the scope improves: what is in front is no
-part of the scope, so that a shape may reach under it at no cost.
+a partly hidden one, it is a guess, which :func:`fitting_poses` improves in the scope: what is in
+front is no part of the scope, so that a shape may reach under it at no cost.
 """
 
 from __future__ import annotations
@@ -24,18 +29,20 @@ from econ_pyro.core.pose import (
     direction_of,
     directions,
     latents_of_position,
-    object_coordinates,
     position_of,
     turned,
 )
 from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder, draw_shapes
 
-ROUNDS = 10
-COARSE = 2  # every so many pixels are compared in the first half of the rounds, later all
+COARSE_ANGLES = 24  # of a full turn
+FINE_ANGLES = 7  # between the neighbours of the best
+STRIDE = 2  # of the pixels that are compared in coarse searches; in fine ones, all are
+ROUNDS = (5, 5)  # of the search for poses, coarse and fine
 MOVE = 0.35  # of the object's radius, in the first round
 GROW = 0.25  # of the log size
 TURN = math.pi / 8
 SHRINK = 0.7  # of all three, from round to round
+LEAST = 1.0  # area of a region in pixels: a smaller one has no pose
 
 
 class Pose(NamedTuple):
@@ -68,14 +75,107 @@ class Pose(NamedTuple):
         return Pose(*(torch.where(better[:, None], a, b) for a, b in pairs))
 
 
+class _Fit:
+    """How well the experts' shapes fit regions, by their poses."""
+
+    def __init__(
+        self,
+        decoders: Sequence[ObjectCentredDecoder],
+        z: Tensor,
+        k: Tensor,
+        r: Tensor,
+        s: Tensor,
+    ) -> None:
+        of = decoders[0]
+        bumps = [d.bump * of.wide[:, 2:] for d in decoders]
+        shapes = [a + b for a, b in zip(draw_shapes(decoders), bumps, strict=True)]
+        self._logits, self._regions, self._scopes = torch.cat(shapes)[k], r, s
+        self._grid, self._extent = of.grid, UNIT * of.wide[0, 0, -1, -1]
+        self._scale = torch.stack([d.whitening.scale for d in decoders])[k]
+        self._shift = torch.stack([d.whitening.shift for d in decoders])[k]
+        self._reach, self._sizes = of.reach, of.has_size
+        self.start = self._pose_of(z)
+
+    def _pose_of(self, z: Tensor) -> Pose:
+        v = z * self._scale + self._shift
+        position, log_size, direction, _ = v.tensor_split((2, 2 + self._sizes, 4 + self._sizes), 1)
+        if not self._sizes:
+            log_size = torch.zeros_like(position[:, :1])
+        return Pose(position_of(position, self._reach), log_size, direction_of(direction))
+
+    def latents_of(self, pose: Pose) -> Tensor:
+        """Latents ``(n, P)`` of poses; the directions' have length RADIUS."""
+        position = latents_of_position(pose.position, self._reach)
+        size = [pose.log_size] if self._sizes else []
+        v = torch.cat([position, *size, RADIUS * pose.direction], 1)
+        last = v.shape[1]
+        return (v - self._shift[:, :last]) / self._scale[:, :last]
+
+    def __call__(self, pose: Pose, stride: int) -> Tensor:
+        """-L_r but for a constant, ``(n,)``, by every so many pixels."""
+        grid, r, s = (
+            a[:, :, ::stride, ::stride] for a in (self._grid, self._regions, self._scopes)
+        )
+        m = sample(self._logits, self._own(pose, grid), border=True).sigmoid()
+        p = (s * m).clamp(PROB_EPS, 1 - PROB_EPS)
+        likely = (1 - p).log()
+        return torch.addcmul(likely, r.to(p), p.log() - likely).sum((1, 2, 3))
+
+    def _own(self, pose: Pose, grid: Tensor) -> Tensor:
+        """Pixels in the objects' own coordinates, ``(n, 2, h, w)``, in units of the extent."""
+        c, s = (pose.direction / (self._extent * pose.log_size.exp())).unbind(1)
+        turn = torch.stack([torch.stack([c, -s], 1), torch.stack([s, c], 1)], 1)  # (n, 2, 2)
+        own = turn @ grid.flatten(2) - turn @ pose.position[:, :, None]
+        return own.unflatten(2, grid.shape[2:]).to(self._logits)
+
+
+@torch.no_grad()
+def fitting_directions(
+    decoders: Sequence[ObjectCentredDecoder], z: Tensor, k: Tensor, r: Tensor, s: Tensor
+) -> Tensor:
+    """Directions in which the experts' shapes fit regions best.
+
+    COARSE_ANGLES are tried, and FINE_ANGLES between the neighbours of the best.
+
+    Args:
+        decoders: of all experts, each with one shape and an angle.
+        z: latents, ``(n, L)``; their directions play no part.
+        k: experts, ``(n,)``.
+        r: regions, ``(n, 1, H, W)``.
+        s: scopes, ``(n, 1, H, W)``.
+
+    Returns:
+        Cosine and sine, ``(n, 2)``.
+    """
+    fit = _Fit(decoders, z, k, r, s)
+    step = 2 * math.pi / COARSE_ANGLES
+    coarse = step * torch.arange(COARSE_ANGLES, device=z.device)
+    between = step * torch.linspace(-1, 1, FINE_ANGLES + 2, device=z.device)[1:-1]
+    pose = _best_turned(fit, fit.start._replace(direction=_along_y(fit.start)), coarse, STRIDE)
+    return _best_turned(fit, pose, between, 1).direction.to(z)
+
+
+def _along_y(pose: Pose) -> Tensor:
+    """The direction of angle 0, ``(n, 2)``."""
+    return pose.direction.new_tensor([1.0, 0.0]).expand_as(pose.direction)
+
+
+def _best_turned(fit: _Fit, pose: Pose, angles: Tensor, stride: int) -> Pose:
+    """A pose turned by the best of some angles, ``(A,)`` radians; the first of equals."""
+    tried = [pose.turned(angle) for angle in angles.tolist()]
+    best = torch.stack([fit(each, stride) for each in tried], 1).argmax(1)
+    rows = torch.arange(len(best), device=best.device)
+    return pose._replace(direction=torch.stack([p.direction for p in tried], 1)[rows, best])
+
+
 @torch.no_grad()
 def fitting_poses(
     decoders: Sequence[ObjectCentredDecoder], z: Tensor, k: Tensor, r: Tensor, s: Tensor
 ) -> Tensor:
     """Poses near those of given latents, at which the experts' shapes fit regions best.
 
-    Fit is the likelihood of the region, -L_r (Eq. 12). Positions, sizes and angles are changed in
-    turn, by steps that become smaller.
+    Positions, sizes and angles are changed in turn, by steps that become smaller. Layers without
+    a region keep their poses.
 
     Args:
         decoders: of all experts, each with one shape and an angle.
@@ -87,39 +187,23 @@ def fitting_poses(
     Returns:
         Latents of the poses, ``(n, P)``, the directions' of length RADIUS.
     """
-    of = decoders[0]
-    shape = torch.cat(list(draw_shapes(decoders)))[k]
-    bump = torch.stack([d.bump for d in decoders])[k, None, None, None]
-    scale = torch.stack([d.whitening.scale for d in decoders])[k]
-    shift = torch.stack([d.whitening.shift for d in decoders])[k]
-
-    def fit(pose: Pose, grid: Tensor, seen: Tensor, left: Tensor) -> Tensor:
-        own = object_coordinates(pose.position, grid, pose.log_size, pose.direction)
-        where = own[:, :2] / of.wide[0, 0, -1, -1]
-        m = (sample(shape, where.to(shape), border=True) + bump * own[:, 2:]).sigmoid()
-        p = (left * m).clamp(PROB_EPS, 1 - PROB_EPS)
-        return (seen * p.log() + (1 - seen) * (1 - p).log()).sum((1, 2, 3))
-
-    last = 2 + of.has_size + 2
-    position, log_size, direction, _ = (z * scale + shift).tensor_split((2, last - 2, last), 1)
-    if not of.has_size:
-        log_size = torch.zeros_like(position[:, :1])
-    pose = Pose(position_of(position, of.reach), log_size, direction_of(direction))
-    step = 1.0
-    for stride, rounds in ((COARSE, ROUNDS // 2), (1, ROUNDS - ROUNDS // 2)):
-        pixels = [a[:, :, ::stride, ::stride] for a in (of.grid, r, s)]
-        likely = fit(pose, *pixels)
+    there = r.sum((1, 2, 3)) >= LEAST
+    fit = _Fit(decoders, z[there], k[there], r[there], s[there])
+    pose, step = fit.start, 1.0
+    for stride, rounds in zip((STRIDE, 1), ROUNDS, strict=True):
+        likely = fit(pose, stride)
         for _ in range(rounds):
-            for change in _changes(step, of.has_size):
+            for change in _changes(step, decoders[0].has_size):
                 changed = change(pose)
-                found = fit(changed, *pixels)
-                better = found > likely
-                pose, likely = pose.where(better, changed), torch.where(better, found, likely)
+                changed_fit = fit(changed, stride)
+                better = changed_fit > likely
+                pose = pose.where(better, changed)
+                likely = torch.where(better, changed_fit, likely)
             step *= SHRINK
-    parts = [latents_of_position(pose.position, of.reach), RADIUS * pose.direction]
-    if of.has_size:
-        parts.insert(1, pose.log_size)
-    return (torch.cat(parts, 1) - shift[:, :last]) / scale[:, :last]
+    latents = fit.latents_of(pose)
+    found = z[:, : latents.shape[1]].clone()
+    found[there] = latents.to(found)
+    return found
 
 
 def _changes(step: float, sizes: bool) -> Iterator[Callable[[Pose], Pose]]:

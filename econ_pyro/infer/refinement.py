@@ -8,10 +8,6 @@ pixel and the shape of every layer; and the experts compete once more for the re
 In further rounds, a layer that turned out to be spare goes to what the others explain worst
 (:func:`fill_spare`).
 
-A layer that stands too far in front is a local optimum of these steps: as nothing is thought to
-hide it, it is drawn as small as its region, and so drawn it is likeliest in front. So each layer is
-explained once more as if all the others hid it (:func:`move_behind`).
-
 Some pixels are like nothing that a layer draws: outlines, texture, the traces of a camera. With a
 share of outliers, each layer's density has a uniform component,
 
@@ -25,74 +21,22 @@ have them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from econ_pyro.core.compositing import scopes
 from econ_pyro.core.distributions import pixel_errors
-from econ_pyro.core.selection import Draws, Selection
-from econ_pyro.infer.competition import Competition, Contest, Proposals, propose
+from econ_pyro.core.selection import Draws
+from econ_pyro.infer.competition import propose
 from econ_pyro.infer.decomposition import Decomposition, in_order
-from econ_pyro.infer.depth_order import MARGIN, arrange, log_joint, log_likelihood, only
+from econ_pyro.infer.depth_order import arrange, log_joint, log_likelihood, only
 from econ_pyro.infer.elbo import decoded_terms
 from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.protocols import Guide, Model
 
 WIDE = 2.5  # standard deviations of a pixel: a layer's colour may be so far from what is drawn
-
-
-@dataclass
-class Refined(Competition):
-    """A competition whose explanations are refined; what it selects for training is unchanged.
-
-    Args:
-        inner: any competition.
-        rounds: how often layers are refined.
-        outliers: share of the pixels that are like nothing that a layer draws.
-    """
-
-    inner: Competition | None = None
-    rounds: int = 1
-    outliers: float = 0.0
-
-    @classmethod
-    def of(cls, inner: Competition, rounds: int = 1, outliers: float = 0.0) -> Refined:
-        """A competition, refined."""
-        options = (inner.lam, inner.temperature, inner.expert_bias, inner.occlusion)
-        return cls(inner.num_slots, *options, inner=inner, rounds=rounds, outliers=outliers)
-
-    def __call__(
-        self,
-        model: Model,
-        guide: Any,
-        x: Tensor,
-        evidence: Tensor | None = None,
-        draws: Draws | None = None,
-    ) -> Selection:
-        """What the competition within selects."""
-        return self._inner()(model, guide, x, evidence, draws)
-
-    def _contest(
-        self, model: Model, guide: Any, x: Tensor, draws: Draws, evidence: Tensor | None
-    ) -> Contest:
-        return self._inner().contest(model, guide, x, draws, evidence)
-
-    def explain(
-        self, model: Model, guide: Any, x: Tensor, draws: Draws, evidence: Tensor | None = None
-    ) -> Decomposition:
-        """The winners' explanation, refined."""
-        d, noise = self.contest(model, guide, x, draws, evidence)
-        oracle = OracleCompetition(self.num_slots, self.lam, self.temperature)
-        draws = draws._replace(noise=noise)
-        return refine_rounds(model, guide, d, draws, oracle, self.rounds, self.outliers)
-
-    def _inner(self) -> Competition:
-        """The competition within, at this one's temperature and with its bias."""
-        assert self.inner is not None
-        return replace(self.inner, temperature=self.temperature, expert_bias=self.expert_bias)
 
 
 @torch.no_grad()
@@ -123,11 +67,11 @@ def refine(
     anew = replace(anew, seed_pixel=d.seed_pixel)
     better = anew.where(_likelier(anew, d, kept, model.sigma_x, outliers), d)
     d, _ = e_step(better, model.sigma_x, outliers)
-    return _in_scopes(model, d)
+    return in_their_scopes(model, d)
 
 
-def _in_scopes(model: Model, d: Decomposition) -> Decomposition:
-    """Scopes of the regions in their order, and the terms in them."""
+def in_their_scopes(model: Model, d: Decomposition) -> Decomposition:
+    """Layers with the scopes that their regions leave, and L_x and L_r in these."""
     scope = scopes(d.region)
     l_x, l_r = decoded_terms(model, d.image, scope, d.region, d.mean, d.shape)
     return replace(d, scope=scope, terms=d.terms._replace(x=l_x, r=l_r))
@@ -142,53 +86,12 @@ def refine_rounds(
     rounds: int,
     outliers: float = 0.0,
 ) -> Decomposition:
-    """:func:`refine`, and so many rounds less one of :func:`fill_spare` and :func:`refine`.
-
-    Then :func:`move_behind`.
-    """
+    """:func:`refine`, and so many rounds less one of :func:`fill_spare` and :func:`refine`."""
     d = refine(model, guide, d, draws, oracle, outliers)
     for _ in range(1, rounds):
         filled = fill_spare(model, guide, d, oracle.lam, outliers)
         d = refine(model, guide, filled, draws, oracle, outliers)
-    return move_behind(model, guide, d, draws, oracle.lam, outliers)
-
-
-@torch.no_grad()
-def move_behind(
-    model: Model, guide: Guide, d: Decomposition, draws: Draws, lam: float, outliers: float = 0.0
-) -> Decomposition:
-    """Explain each layer as if all other objects were in front of it, and keep what is likelier.
-
-    Its scope is then its region and the last layer's: the experts may draw the object on under the
-    others at no cost. The order is found anew each time.
-
-    Args:
-        model: p.
-        guide: q; its attention plays no part.
-        d: refined layers.
-        draws: noise of the latents; the likeliest expert is taken.
-        lam: weight of L_x in the competition.
-        outliers: share of the pixels that are like nothing that a layer draws.
-
-    Returns:
-        Layers as of :func:`refine`.
-    """
-    slots = d.k.shape[1]
-    likely = _evidence(d, d.area > 0, model.sigma_x, outliers)
-    for t in reversed(range(slots - 1)):  # those that move back have had their turn
-        r, hidden = d.region[:, t], d.area[:, t] > 0
-        s = (r + d.region[:, -1]).clamp(max=1)
-        proposals = propose(model, guide, d.image, s, draws.noise[:, t], r)
-        losses = proposals.terms.competition_loss(lam)
-        won = proposals.of(losses.argmin(1))
-        last = _last_but_one(t, slots).to(d.k.device).expand(len(d.k), -1)
-        anew = _replaced(d, t, losses, won).in_order(last)
-        anew, kept = e_step(anew, model.sigma_x, outliers)
-        found = _evidence(anew, kept, model.sigma_x, outliers)
-        better = hidden & (found > likely + MARGIN)
-        d = anew.where(better[:, None].expand(-1, slots), d)
-        likely = torch.where(better, found, likely)
-    return _in_scopes(model, d)
+    return d
 
 
 @torch.no_grad()
@@ -290,32 +193,6 @@ def _likelier(
         taken = taken | (better[:, None] & (index == t))
         likely = torch.where(better, evidence_anew, likely)
     return taken
-
-
-def _evidence(d: Decomposition, kept: Tensor, sigma_x: float, outliers: float) -> Tensor:
-    """Log p(x | z, k), regions summed out, less what the latents cost, ``(B,)``."""
-    errors = corrected_errors(d, sigma_x, outliers)
-    return log_likelihood(errors, only(kept, d.shape)) - (d.terms.z * kept).sum(1)
-
-
-def _last_but_one(t: int, slots: int) -> Tensor:
-    """The order in which layer t goes behind all but the last, ``(T,)``."""
-    return torch.tensor([u for u in range(slots - 1) if u != t] + [t, slots - 1])
-
-
-def _replaced(d: Decomposition, t: int, losses: Tensor, won: Proposals) -> Decomposition:
-    """The layers, of which the t-th is explained by an expert's proposal."""
-    index = torch.arange(d.k.shape[1], device=d.k.device) == t
-    new = replace(
-        d,
-        k=losses.argmin(1)[:, None],
-        mean=won.mean[:, None],
-        shape=won.shape[:, None],
-        z=won.z[:, None],
-        terms=won.terms.map(lambda a: a[:, None]),
-        competition_losses=losses[:, None],
-    )
-    return new.where(index.expand_as(d.k), d)
 
 
 def uniform_cost(sigma_x: float) -> float:

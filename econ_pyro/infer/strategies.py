@@ -8,7 +8,7 @@ from econ_pyro.config import Config, additions
 from econ_pyro.infer.competition import Competition, GreedyCompetition
 from econ_pyro.infer.joint_competition import JointCompetition
 from econ_pyro.infer.oracle_competition import OracleCompetition
-from econ_pyro.infer.refinement import Refined
+from econ_pyro.infer.refined_competition import Refined
 from econ_pyro.infer.savings import SavingsCompetition
 from econ_pyro.model_config import EconConfig, JointOptions, SavingsOptions
 

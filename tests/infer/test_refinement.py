@@ -9,7 +9,6 @@ import torch
 
 from econ_pyro.core.compositing import scopes
 from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli, pixel_errors
-from econ_pyro.econ import Econ
 from econ_pyro.infer.competition import GreedyCompetition
 from econ_pyro.infer.decomposition import Decomposition, in_order
 from econ_pyro.infer.depth_order import (
@@ -20,10 +19,8 @@ from econ_pyro.infer.depth_order import (
     log_likelihood,
 )
 from econ_pyro.infer.elbo import Terms
-from econ_pyro.infer.joint_competition import JointCompetition
 from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.refinement import (
-    Refined,
     e_step,
     fill_spare,
     mean_colour_corrected,
@@ -383,68 +380,6 @@ def test_a_colour_as_seen_is_that_of_the_pixels_and_one_as_drawn(make_pq, pixels
     torch.testing.assert_close(seen, expected[:, None, None].expand_as(seen).double())
 
 
-def test_refinement_begins_with_things_as_each_was_looked_at(make_pq):
-    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(6)).double()
-    noise = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(7)).double()
-    model, guide = make_pq(seeded=True)
-    joint = JointCompetition(num_slots=3, temperature=0.0, ordered=False)
-    draws = draws_of(noise)
-    found, in_order_found = joint.contest(model, guide, images, draws)
-    expected = refine(model, guide, found, draws_of(in_order_found), ORACLE)
-    ours = Refined.of(joint).decompose(model, guide, images, draws=draws)
-    assert torch.equal(ours.region, expected.region)
-
-
-def test_refinement_explains_with_the_noise_of_each_layer(make_pq):
-    """Of layers in another order than things were found, each with its own."""
-    g = torch.Generator().manual_seed(8)
-    images = torch.rand(12, 3, 16, 16, generator=g).double()
-    noise = 9 * torch.randn(12, 3, 2, generator=g).double()
-    model, guide = make_pq(seeded=True)
-    joint, draws = JointCompetition(num_slots=3, temperature=0.0), draws_of(noise)
-    found, moved = joint.contest(model, guide, images, draws)
-    assert not torch.equal(moved, noise)
-    expected = refine(model, guide, found, draws_of(moved), ORACLE)
-    ours = Refined.of(joint).decompose(model, guide, images, draws=draws)
-    torch.testing.assert_close(ours.z, expected.z)
-    torch.testing.assert_close(ours.region, expected.region)
-    for b, t in itertools.product(range(12), range(3)):
-        # layers that were drawn anew, too, still grew from the pixel of the old ones
-        assert ours.seed_pixel[b, t] in found.seed_pixel[b]
-
-
-def test_refinement_is_the_configurations_choice(tiny):
-    images = torch.rand(2, 3, 16, 16)
-    assert not tiny.model.competition.refine
-    as_published = Econ(tiny).decompose(images)
-    competition = dataclasses.replace(tiny.model.competition, refine=True)
-    model = dataclasses.replace(tiny.model, competition=competition)
-    econ = Econ(dataclasses.replace(tiny, model=model))
-    assert torch.equal(econ.decompose(images, refine=False).region, as_published.region)
-    assert not torch.equal(econ.decompose(images).region, as_published.region)
-    given = torch.ones(2, 3, 1, 16, 16) / 3  # true regions are not for the model to change
-    assert torch.equal(econ.decompose(images, evidence=given).region, given)
-
-
-@pytest.mark.parametrize("ordered", [False, True])
-def test_what_is_refined_is_selected_as_it_was(make_pq, ordered):
-    """Bias, temperature and occlusion of the competition within count, and nothing is refined."""
-    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(6)).double()
-    model, guide = make_pq(seeded=True)
-    bias = torch.tensor([0.0, -1e9, 0.0])
-    for options in ((0.0, bias, 0.0), (1e9, None, 0.7)):
-        joint = JointCompetition(3, 1.0, *options, ordered=ordered)
-        refined = Refined.of(joint)
-        torch.manual_seed(1)
-        wanted = joint(model, guide, images)
-        torch.manual_seed(1)
-        won = refined(model, guide, images)
-        for a, b in zip(won, wanted, strict=True):
-            assert (a is None and b is None) or torch.equal(a, b)
-    refined.temperature, refined.expert_bias = 0.0, bias  # as schedules and load balancing do
-    assert (refined(model, guide, images).k == 1).all()
-
-
 class OneSquare:
     """An expert that proposes and draws one square of the image's last unexplained colour."""
 
@@ -530,30 +465,6 @@ def test_outliers_have_a_uniform_density():
     expected = -density.log() - 1.5 * math.log(2 * math.pi * SIGMA**2)
     torch.testing.assert_close(with_outliers(errors, SIGMA, 0.02), expected)
     assert with_outliers(errors, SIGMA, 0.0) is errors
-
-
-@pytest.mark.parametrize(("rounds", "outliers"), [(1, 0.0), (1, 0.05), (3, 0.05)])
-def test_rounds_of_refinement_one_by_one(make_pq, rounds, outliers):
-    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(6)).double()
-    model, guide = make_pq()
-    inner, draws = GreedyCompetition(3, 0.7, 0.0), draws_of(torch.zeros(6, 3, 2).double())
-    oracle = OracleCompetition(num_slots=3, lam=0.7, temperature=0.0)
-
-    def by_hand(outliers_in_refining, outliers_in_filling):
-        d = refine(
-            model, guide, inner.decompose(model, guide, images), draws, oracle,
-            outliers_in_refining,
-        )  # fmt: skip
-        for _ in range(rounds - 1):
-            d = fill_spare(model, guide, d, 0.7, outliers_in_filling)
-            d = refine(model, guide, d, draws, oracle, outliers_in_refining)
-        return d
-
-    found = Refined.of(inner, rounds, outliers).decompose(model, guide, images)
-    expected = by_hand(outliers, outliers)
-    assert equal(found, expected) and torch.equal(found.terms.x, expected.terms.x)
-    if outliers:
-        assert not torch.equal(found.region, by_hand(0.0, outliers).region)
 
 
 def test_a_refinement_with_outliers_step_by_step(make_pq):

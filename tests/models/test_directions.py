@@ -20,8 +20,9 @@ from econ_pyro.errors import EconError
 from econ_pyro.infer.competition import GreedyCompetition
 from econ_pyro.infer.elbo import BatchedELBO, ClassConditionalELBO
 from econ_pyro.model_config import PoseLatents
-from econ_pyro.models import object_centred_decoder
-from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder, fitting_directions
+from econ_pyro.models import pose_search
+from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder
+from econ_pyro.models.pose_search import fitting_directions
 from helpers.selections import draws_of, selected
 from helpers.trainers import TINY, small_expert
 
@@ -60,7 +61,7 @@ def odd(monkeypatch):
     y, x = decoder.wide[:, :2].unbind(1)
     block = (y.abs() < 1) & (x.abs() < 0.7) & ~((y < 0.2) & (x < 0))
     shape = (16.0 * block - 8.0)[:, None].double()
-    monkeypatch.setattr(object_centred_decoder, "draw_shapes", lambda decoders: [shape])
+    monkeypatch.setattr(pose_search, "draw_shapes", lambda decoders: [shape])
     return decoder, shape
 
 
@@ -147,7 +148,7 @@ def test_each_region_is_compared_with_its_own_experts_shape(odd):
     with torch.no_grad():
         mirrored.bump.zero_()
     both = [shape, shape.flip(3)]
-    object_centred_decoder.draw_shapes = lambda decoders: both  # undone with the fixture
+    pose_search.draw_shapes = lambda decoders: both  # undone with the fixture
     z = latents([41.0, 41.0])
     r = torch.cat([d(z[:1], m)[:, 3:] for d, m in zip((decoder, mirrored), both, strict=True)])
     found = fitting_directions([decoder, mirrored], z, torch.tensor([0, 1]), r, torch.ones_like(r))

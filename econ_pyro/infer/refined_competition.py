@@ -1,0 +1,144 @@
+"""A competition whose explanations are refined.
+
+After the rounds of :mod:`econ_pyro.infer.refinement`, one local optimum is left. A layer that
+stands too far in front is drawn as small as its region, as nothing is thought to hide it, and so
+drawn it is likeliest in front. So each layer is explained once more as if all the others hid it
+(:func:`move_behind`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from econ_pyro.core.selection import Draws, Selection
+from econ_pyro.infer.competition import Competition, Contest, Proposals, propose
+from econ_pyro.infer.decomposition import Decomposition
+from econ_pyro.infer.depth_order import MARGIN, log_likelihood, only
+from econ_pyro.infer.oracle_competition import OracleCompetition
+from econ_pyro.infer.protocols import Guide, Model
+from econ_pyro.infer.refinement import (
+    corrected_errors,
+    e_step,
+    in_their_scopes,
+    refine_rounds,
+)
+
+
+@dataclass
+class Refined(Competition):
+    """A competition whose explanations are refined; what it selects for training is unchanged.
+
+    Args:
+        inner: any competition.
+        rounds: how often layers are refined.
+        outliers: share of the pixels that are like nothing that a layer draws.
+    """
+
+    inner: Competition | None = None
+    rounds: int = 1
+    outliers: float = 0.0
+
+    @classmethod
+    def of(cls, inner: Competition, rounds: int = 1, outliers: float = 0.0) -> Refined:
+        """A competition, refined."""
+        options = (inner.lam, inner.temperature, inner.expert_bias, inner.occlusion)
+        return cls(inner.num_slots, *options, inner=inner, rounds=rounds, outliers=outliers)
+
+    def __call__(
+        self,
+        model: Model,
+        guide: Any,
+        x: Tensor,
+        evidence: Tensor | None = None,
+        draws: Draws | None = None,
+    ) -> Selection:
+        """What the competition within selects."""
+        return self._inner()(model, guide, x, evidence, draws)
+
+    def _contest(
+        self, model: Model, guide: Any, x: Tensor, draws: Draws, evidence: Tensor | None
+    ) -> Contest:
+        return self._inner().contest(model, guide, x, draws, evidence)
+
+    def explain(
+        self, model: Model, guide: Any, x: Tensor, draws: Draws, evidence: Tensor | None = None
+    ) -> Decomposition:
+        """The winners' explanation, refined."""
+        d, noise = self.contest(model, guide, x, draws, evidence)
+        oracle = OracleCompetition(self.num_slots, self.lam, self.temperature)
+        draws = draws._replace(noise=noise)
+        d = refine_rounds(model, guide, d, draws, oracle, self.rounds, self.outliers)
+        return move_behind(model, guide, d, draws, self.lam, self.outliers)
+
+    def _inner(self) -> Competition:
+        """The competition within, at this one's temperature and with its bias."""
+        assert self.inner is not None
+        return replace(self.inner, temperature=self.temperature, expert_bias=self.expert_bias)
+
+
+@torch.no_grad()
+def move_behind(
+    model: Model, guide: Guide, d: Decomposition, draws: Draws, lam: float, outliers: float = 0.0
+) -> Decomposition:
+    """Explain each layer as if all other objects were in front of it, and keep what is likelier.
+
+    Its scope is then its region and the last layer's: the experts may draw the object on under the
+    others at no cost. The order is found anew each time.
+
+    Args:
+        model: p.
+        guide: q; its attention plays no part.
+        d: refined layers.
+        draws: noise of the latents; the likeliest expert is taken.
+        lam: weight of L_x in the competition.
+        outliers: share of the pixels that are like nothing that a layer draws.
+
+    Returns:
+        Layers as of :func:`refine`.
+    """
+    slots = d.k.shape[1]
+    likely = _evidence(d, d.area > 0, model.sigma_x, outliers)
+    for t in reversed(range(slots - 1)):  # those that move back have had their turn
+        r = d.region[:, t]
+        s = (r + d.region[:, -1]).clamp(max=1)
+        proposals = propose(model, guide, d.image, s, draws.noise[:, t], r)
+        losses = proposals.terms.competition_loss(lam)
+        won = proposals.of(losses.argmin(1))
+        last = _last_but_one(t, slots).to(d.k.device).expand(len(d.k), -1)
+        anew = _replaced(d, t, losses, won).in_order(last)
+        anew, kept = e_step(anew, model.sigma_x, outliers)
+        found = _evidence(anew, kept, model.sigma_x, outliers)
+        better = found > likely + MARGIN
+        d = anew.where(better[:, None].expand(-1, slots), d)
+        likely = torch.where(better, found, likely)
+    return in_their_scopes(model, d)
+
+
+def _evidence(d: Decomposition, kept: Tensor, sigma_x: float, outliers: float) -> Tensor:
+    """Log p(x | z, k), regions summed out, less what the latents cost, ``(B,)``."""
+    errors = corrected_errors(d, sigma_x, outliers)
+    return log_likelihood(errors, only(kept, d.shape)) - (d.terms.z * kept).sum(1)
+
+
+def _last_but_one(t: int, slots: int) -> Tensor:
+    """The order in which layer t goes behind all but the last, ``(T,)``."""
+    return torch.tensor([u for u in range(slots - 1) if u != t] + [t, slots - 1])
+
+
+def _replaced(d: Decomposition, t: int, losses: Tensor, won: Proposals) -> Decomposition:
+    """The layers, of which the t-th is explained by an expert's proposal."""
+    index = torch.arange(d.k.shape[1], device=d.k.device) == t
+    new = replace(
+        d,
+        k=losses.argmin(1)[:, None],
+        mean=won.mean[:, None],
+        shape=won.shape[:, None],
+        z=won.z[:, None],
+        terms=won.terms.map(lambda a: a[:, None]),
+        competition_losses=losses[:, None],
+    )
+    return new.where(index.expand_as(d.k), d)

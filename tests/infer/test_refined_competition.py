@@ -1,0 +1,199 @@
+"""Refined competitions: rounds of refinement, and layers that move behind others."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli
+from econ_pyro.econ import Econ
+from econ_pyro.infer.competition import GreedyCompetition
+from econ_pyro.infer.decomposition import Decomposition
+from econ_pyro.infer.elbo import Terms
+from econ_pyro.infer.joint_competition import JointCompetition
+from econ_pyro.infer.oracle_competition import OracleCompetition
+from econ_pyro.infer.refined_competition import Refined, move_behind
+from econ_pyro.infer.refinement import e_step, fill_spare, in_their_scopes, refine
+from helpers.selections import draws_of
+
+SIGMA = 0.1
+ORACLE = OracleCompetition(num_slots=3, temperature=0.0)
+
+
+def equal(a, b):
+    return all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("k", "region", "mean", "shape"))
+
+
+def test_refinement_begins_with_things_as_each_was_looked_at(make_pq):
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(6)).double()
+    noise = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(7)).double()
+    model, guide = make_pq(seeded=True)
+    joint = JointCompetition(num_slots=3, temperature=0.0, ordered=False)
+    draws = draws_of(noise)
+    found, in_order_found = joint.contest(model, guide, images, draws)
+    expected = refine(model, guide, found, draws_of(in_order_found), ORACLE)
+    expected = move_behind(model, guide, expected, draws_of(in_order_found), 1.0)
+    ours = Refined.of(joint).decompose(model, guide, images, draws=draws)
+    assert torch.equal(ours.region, expected.region)
+
+
+def test_refinement_explains_with_the_noise_of_each_layer(make_pq):
+    """Of layers in another order than things were found, each with its own."""
+    g = torch.Generator().manual_seed(8)
+    images = torch.rand(12, 3, 16, 16, generator=g).double()
+    noise = 9 * torch.randn(12, 3, 2, generator=g).double()
+    model, guide = make_pq(seeded=True)
+    joint, draws = JointCompetition(num_slots=3, temperature=0.0), draws_of(noise)
+    found, moved = joint.contest(model, guide, images, draws)
+    assert not torch.equal(moved, noise)
+    expected = refine(model, guide, found, draws_of(moved), ORACLE)
+    expected = move_behind(model, guide, expected, draws_of(moved), 1.0)
+    ours = Refined.of(joint).decompose(model, guide, images, draws=draws)
+    torch.testing.assert_close(ours.z, expected.z)
+    torch.testing.assert_close(ours.region, expected.region)
+    for b, t in itertools.product(range(12), range(3)):
+        # layers that were drawn anew, too, still grew from the pixel of the old ones
+        assert ours.seed_pixel[b, t] in found.seed_pixel[b]
+
+
+def test_refinement_is_the_configurations_choice(tiny):
+    images = torch.rand(2, 3, 16, 16)
+    assert not tiny.model.competition.refine
+    as_published = Econ(tiny).decompose(images)
+    competition = dataclasses.replace(tiny.model.competition, refine=True)
+    model = dataclasses.replace(tiny.model, competition=competition)
+    econ = Econ(dataclasses.replace(tiny, model=model))
+    assert torch.equal(econ.decompose(images, refine=False).region, as_published.region)
+    assert not torch.equal(econ.decompose(images).region, as_published.region)
+    given = torch.ones(2, 3, 1, 16, 16) / 3  # true regions are not for the model to change
+    assert torch.equal(econ.decompose(images, evidence=given).region, given)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_what_is_refined_is_selected_as_it_was(make_pq, ordered):
+    """Bias, temperature and occlusion of the competition within count, and nothing is refined."""
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(6)).double()
+    model, guide = make_pq(seeded=True)
+    bias = torch.tensor([0.0, -1e9, 0.0])
+    for options in ((0.0, bias, 0.0), (1e9, None, 0.7)):
+        joint = JointCompetition(3, 1.0, *options, ordered=ordered)
+        refined = Refined.of(joint)
+        torch.manual_seed(1)
+        wanted = joint(model, guide, images)
+        torch.manual_seed(1)
+        won = refined(model, guide, images)
+        for a, b in zip(won, wanted, strict=True):
+            assert (a is None and b is None) or torch.equal(a, b)
+    refined.temperature, refined.expert_bias = 0.0, bias  # as schedules and load balancing do
+    assert (refined(model, guide, images).k == 1).all()
+
+
+@pytest.mark.parametrize(("rounds", "outliers"), [(1, 0.0), (1, 0.05), (3, 0.05)])
+def test_rounds_of_refinement_one_by_one(make_pq, rounds, outliers):
+    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(6)).double()
+    model, guide = make_pq()
+    inner, draws = GreedyCompetition(3, 0.7, 0.0), draws_of(torch.zeros(6, 3, 2).double())
+    oracle = OracleCompetition(num_slots=3, lam=0.7, temperature=0.0)
+
+    def by_hand(outliers_in_refining, outliers_in_filling):
+        d = refine(
+            model, guide, inner.decompose(model, guide, images), draws, oracle,
+            outliers_in_refining,
+        )  # fmt: skip
+        for _ in range(rounds - 1):
+            d = fill_spare(model, guide, d, 0.7, outliers_in_filling)
+            d = refine(model, guide, d, draws, oracle, outliers_in_refining)
+        return move_behind(model, guide, d, draws, 0.7, outliers_in_refining)
+
+    found = Refined.of(inner, rounds, outliers).decompose(model, guide, images)
+    expected = by_hand(outliers, outliers)
+    assert equal(found, expected) and torch.equal(found.terms.x, expected.terms.x)
+    if outliers:
+        assert not torch.equal(found.region, by_hand(0.0, outliers).region)
+
+
+FRONT, BACK = (slice(4, 12), slice(4, 12)), (slice(2, 14), slice(9, 15))  # rows and columns
+
+
+class Tall:
+    """p and q of two experts, of which the second draws a tall block wherever it looks.
+
+    The first draws nothing. Both note the scopes that they see.
+    """
+
+    num_experts, latent_dim, sigma_x = 2, 1, SIGMA
+
+    def __init__(self, rows, columns):
+        self.shape = torch.full((2, 1, 16, 16), 0.02).double()
+        self.shape[1, :, rows, columns] = 0.98
+        self.scopes, self.regions = [], []
+
+    def encode_all(self, x, r, noise, s=None):
+        self.scopes.append(s)
+        self.regions.append(r)
+        zero = torch.zeros(len(x), 2, 1).double()
+        return FixedNoiseNormal(zero, zero + 1, zero).to_event(1)
+
+    def decode_all(self, z):
+        blue = torch.tensor([0.0, 0.0, 1.0]).double()[:, None, None]
+        return blue.expand(len(z), 2, 3, 16, 16), self.shape.expand(len(z), -1, -1, -1, -1)
+
+    def latent_prior(self, *batch):
+        zero = torch.zeros(*batch, 1).double()
+        return FixedNoiseNormal(zero, torch.ones_like(zero), zero).to_event(1)
+
+    def region_prior(self, s_t, shape):
+        return MeanBernoulli(s_t * shape).to_event(3)
+
+
+def in_front_by_mistake(drawn_rows):
+    """A red block in front of a tall blue one, of which only the visible part was drawn.
+
+    Args:
+        drawn_rows: of the blue one; as it is in front, the rest would hide the red one.
+    """
+    colours = torch.eye(3).double()[[2, 0, 1], :, None, None].expand(3, 3, 16, 16)
+    masks = torch.zeros(3, 1, 16, 16).double()
+    masks[1, :, 4:12, 4:12], masks[2] = 1, 1
+    masks[0, :, drawn_rows, 12:15] = 1  # what the red one leaves of it
+    whole = torch.zeros(16, 16).bool()
+    whole[BACK] = True
+    x = torch.where(whole, colours[0], colours[2])
+    x = torch.where(masks[1] > 0, colours[1], x)[None]
+    shape, zero = 0.02 + 0.96 * masks[None], torch.zeros(1, 3).double()
+    k = torch.zeros(1, 3, dtype=torch.long)
+    d = Decomposition(
+        x, k, torch.ones_like(shape), shape, colours[None], shape, zero[:, :, None],
+        Terms(zero, zero, zero), torch.zeros(1, 3, 2).double(), k - 1,
+    )  # fmt: skip
+    d, kept = e_step(d, SIGMA)
+    assert kept.all()
+    blue = d.mean[:, :, 2, 0, 0].argmax(1).item()
+    return d, blue, whole
+
+
+def test_a_layer_that_is_drawn_whole_moves_behind_what_hides_it():
+    d, blue, whole = in_front_by_mistake(slice(3, 13))
+    experts = Tall(*BACK)
+    moved = move_behind(experts, experts, d, draws_of(torch.zeros(1, 3, 1).double()), 1.0)
+    assert moved.mean[0, :, 2, 0, 0].tolist() == [0, 1, 0]  # red, blue, green
+    assert moved.k.tolist() == [[0, 1, 0]]
+    assert torch.equal(moved.shape[0, 1, 0] > 0.5, whole)
+    # its own pixels and the background's: what is red is another's
+    scope = experts.scopes[1 - blue][0, 0] > 0.5
+    red = torch.zeros(16, 16).bool()
+    red[FRONT] = True
+    assert torch.equal(scope, ~red)
+    visible = moved.region[0, :, 0] > 0.5
+    assert torch.equal(visible[0], red) and torch.equal(visible[1], whole & ~red)
+    torch.testing.assert_close(moved.scope[:, 1], 1 - moved.region[:, 0])
+    again = in_their_scopes(experts, moved)
+    torch.testing.assert_close(moved.terms.r, again.terms.r)
+
+
+def test_a_layer_that_would_be_less_likely_behind_stays():
+    d, _, _ = in_front_by_mistake(slice(2, 14))
+    experts = Tall(slice(2, 9), slice(9, 15))  # half as tall as what is to be seen
+    moved = move_behind(experts, experts, d, draws_of(torch.zeros(1, 3, 1).double()), 1.0)
+    assert equal(moved, d)
