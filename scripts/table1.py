@@ -13,32 +13,27 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
 from econ_pyro import cli, errors, presets
+from econ_pyro.accel import cpu_cores
 from econ_pyro.config import Config
 from econ_pyro.errors import EconError
-from econ_pyro.evaluation import decompose_reconstruct, system_table
-from econ_pyro.evaluation.evaluate import evaluate, write_names
-from econ_pyro.evaluation.system_table import Row, Scores
+from econ_pyro.evaluation.table1 import PARTS, Measurements, Numbers, Part, RunFolder
 from econ_pyro.files import storage
-from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.io.pretrained import load_model
 from econ_pyro.model_config import EconConfig
-from econ_pyro.scene_config import SceneConfig
 from econ_pyro.training import checkpoint, child_runs
 from econ_pyro.training.child_runs import ChildProcesses
 from econ_pyro.training.run_config import read_config, read_config_file
 
-Part = Literal["decompose"]
-PARTS: tuple[Part, ...] = ("decompose",)
 Data = Literal["unique-colours", "random-colours"]
 SYSTEMS = ("quick", "monet", "genesis", "genesis-v2", "slot-attention", "iodine", "mrbm")
 DATA: tuple[Data, ...] = ("unique-colours", "random-colours")
-TRAINED, MEASURED = "table1-trained.json", "table1-measured.json"
-"""Files in the folder of a run: written when it is complete; what was measured."""
+TRAINED = "table1-trained.json"
+"""File in the folder of a run, written when it is complete."""
 ENDLESS = 10_000_000
 """Steps of runs that minutes or a plateau end."""
 
@@ -63,9 +58,16 @@ class Args:
     batch: int = 16
     """Scenes per training step."""
     rows: tuple[Part, ...] = PARTS
-    """What to measure: decompose (and reconstruct)."""
+    """What to measure: decompose (and reconstruct), coherent (scenes), recombine (controllably)
+    or (efficient) inference."""
     n: int = 1000
-    """Number of held-out scenes."""
+    """Number of held-out scenes that are decomposed."""
+    samples: int = 2000
+    """Number of samples of each prior that are judged."""
+    requests: int = 500
+    """Number of requests, and of swaps, that are judged."""
+    rounds: int = 5
+    """Timed turns of inference."""
     read: bool = False
     """Do not train: measure the runs that are complete, and those that are not as they are."""
     out: Path = Path("runs/table1")
@@ -77,7 +79,7 @@ class Args:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
-    for name in ("jobs", "n", "batch"):
+    for name in ("jobs", "n", "batch", "samples", "requests", "rounds"):
         errors.check_positive(f"--{name}", getattr(parsed, name))
     budget, seeds = Budget.of(parsed), child_runs.parse_seeds(parsed.seeds)
     systems = {cli.label(name): name for name in parsed.systems}
@@ -85,10 +87,16 @@ def main(args: Sequence[str] | None = None) -> None:
         cli.check_preset(preset)
     wanted = [Run(s, d, seed) for d in parsed.data for s in systems for seed in seeds]
     failed = {} if parsed.read else _train(parsed, budget, wanted, systems)
-    tables = _measure(parsed, wanted)
-    text = "\n\n".join(tables.pop("text"))
-    storage.write_json(parsed.out / "table1.json", tables)
-    storage.write_text(parsed.out / "table1.md", text + "\n")
+    runs = _runs(parsed, wanted)
+    if not runs:
+        raise EconError(f"runs of {', '.join(systems)} in {parsed.out}", "none")
+    numbers = Numbers(parsed.n, parsed.samples, parsed.requests, parsed.rounds)
+    cpu_cores.use_cores(1)
+    measurements = Measurements(parsed.out, parsed.rows, numbers, load_model)
+    text, groups = measurements.tables(runs, len(seeds))
+    table = {"numbers": vars(numbers), "batch": parsed.batch, "groups": groups}
+    storage.write_json(parsed.out / "table1.json", table)
+    storage.write_text(parsed.out / "table1.md", text)
     print(text)
     if failed:
         names = ", ".join(failed)
@@ -193,83 +201,19 @@ def _config_of(preset: str) -> Config:
     return presets.PRESETS[preset][1]
 
 
-def _measure(args: Args, wanted: Sequence[Run]) -> dict[str, Any]:
-    """All tables, as values for JSON, and their ``text``."""
-    text, groups = [], []
-    for scenes, rows in _rows(args, wanted).items():
-        title = _title(scenes)
-        slots = max(slots for _, _, slots in rows)
-        decomposed = [*decompose_reconstruct.references(scenes, args.n, slots)]
-        decomposed += [row for row, _, _ in rows]
-        text.append(f"### Decompose and reconstruct: {title}")
-        text.append(system_table.markdown(decomposed, decompose_reconstruct.COLUMNS, counted=True))
-        groups.append({"scenes": title, "decompose": [row.as_json() for row in decomposed]})
-    if not text:
-        raise EconError(f"runs of {', '.join(args.systems)} in {args.out}", "none")
-    return {"n": args.n, "batch": args.batch, "groups": groups, "text": text}
-
-
-def _rows(
-    args: Args, wanted: Sequence[Run]
-) -> dict[SceneConfig, list[tuple[Row, list[Path], int]]]:
-    """Rows by the distribution of the scenes, each with its runs and its number of layers."""
-    found: dict[SceneConfig, list[tuple[Row, list[Path], int]]] = {}
-    pairs = dict.fromkeys((run.data, run.system) for run in wanted)
-    there = args.out.iterdir() if args.out.is_dir() else ()
-    budgets = sorted(path.name for path in there if path.is_dir())
-    for data, system in pairs:
-        seeds = [run for run in wanted if (run.data, run.system) == (data, system)]
+def _runs(args: Args, wanted: Sequence[Run]) -> list[RunFolder]:
+    """The wanted runs of all budgets that have weights."""
+    folders = args.out.iterdir() if args.out.is_dir() else ()
+    budgets, found = sorted(path.name for path in folders if path.is_dir()), []
+    for run in wanted:
         for budget in budgets:
-            folders = {run.seed: args.out / budget / run.name for run in seeds}
-            ready = {s: f for s, f in folders.items() if _has_weights(f)}
-            if not ready:
-                continue
-            config = read_config(next(iter(ready.values()))).config
-            runs = {seed: _scores(args, folder) for seed, folder in ready.items()}
-            row = Row(system, budget, runs, len(seeds))
-            scenes = replace(config.scenes, size=config.model.size)
-            slots = getattr(config.model, "num_slots", 1)
-            found.setdefault(scenes, []).append((row, list(ready.values()), slots))
+            path = args.out / budget / run.name
+            if path.is_dir() and (path / checkpoint.BEST).exists():
+                config = read_config(path).config
+                scenes = replace(config.scenes, size=config.model.size)
+                slots = getattr(config.model, "num_slots", 1)
+                found.append(RunFolder(run.system, budget, run.seed, path, scenes, slots))
     return found
-
-
-def _has_weights(run: Path) -> bool:
-    rows = checkpoint.read_metrics(run / checkpoint.METRICS) if run.is_dir() else []
-    return bool(rows) and (run / checkpoint.BEST).exists()
-
-
-def _scores(args: Args, run: Path) -> Scores:
-    """What was measured of a run; measured now, if not before or of other weights."""
-    last = checkpoint.read_metrics(run / checkpoint.METRICS)[-1]
-    path, state = run / MEASURED, {"step": last["step"]}
-    before = storage.read_json(path) if path.exists() else {}
-    kept = {p: found for p, found in before.items() if found.get("step") == last["step"]}
-    model: SceneModel | None = None
-    for part in args.rows:
-        asked = {**state, "n": args.n}
-        if part in kept and kept[part].items() >= asked.items():
-            continue
-        model = model or load_model(run)
-        kept[part] = {**asked, "scores": _decompose(model, run, args.n)}
-        storage.write_json(path, kept, checksum=True)
-    scores: dict[str, Any] = {"minutes": child_runs.minutes_of(run), "steps": last["step"]}
-    for found in kept.values():
-        scores |= found["scores"]
-    return scores
-
-
-def _decompose(model: SceneModel, run: Path, n: int) -> Scores:
-    scenes = replace(model.config.scenes, size=model.config.model.size)
-    report = evaluate(model, decompose_reconstruct.held_out(scenes, n))
-    model.names = write_names(run, report, model.names)
-    return decompose_reconstruct.scores_of(report)
-
-
-def _title(scenes: SceneConfig) -> str:
-    """The kind of the scenes, and what differs from the usual ones."""
-    size = f", {scenes.size} x {scenes.size} pixels"
-    places = f", objects at {scenes.places} x {scenes.places} places" if scenes.places else ""
-    return f"{scenes.kind}{size}{places}"
 
 
 if __name__ == "__main__":
