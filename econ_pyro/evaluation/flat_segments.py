@@ -1,9 +1,9 @@
 """Segments of an image of flat colours, without a model: what a judge of scenes looks at.
 
-Edges may be soft. A pixel is flat if at most one of its four neighbours has another colour. Flat
-pixels of like colours that touch are one segment, as are segments of like colours apart, which
-may be parts of one object that another one covers in the middle. All other pixels join the
-neighbouring segment of the nearest colour.
+Edges may be soft. A pixel is flat if three of its four neighbours have its colour. Flat pixels of
+like colours that touch are one segment, as are segments of like colours apart, which may be parts
+of one object that another one covers in the middle. All other pixels join a neighbouring segment:
+of like colour if there is one, else of the nearest.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ LIKE = 0.08
 """Largest difference of any channel between like colours, in [0, 1]."""
 REACH = 2
 """Pixels from a flat pixel up to which an edge is no texture."""
+_ALIKE = 3  # neighbours of a flat pixel that have its colour
 _CORE = 3  # flat pixels that make a segment
 _FOUR = ((0, 1), (1, 0))
 
@@ -56,15 +57,15 @@ def _cores(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Index of the segment of each flat pixel, -1 else, and the mean colours, ``(S, 3)``."""
     height, width = x.shape[1:]
     pixel, pairs = np.arange(height * width).reshape(height, width), []
-    different = np.zeros((height, width), dtype=np.int64)
+    alike = np.zeros((height, width), dtype=np.int64)
     for down, right in _FOUR:
         near = (slice(0, height - down), slice(0, width - right))
         far = (slice(down, height), slice(right, width))
         like = np.abs(x[(slice(None), *near)] - x[(slice(None), *far)]).max(0) <= LIKE
-        different[near] += ~like
-        different[far] += ~like
+        alike[near] += like
+        alike[far] += like
         pairs.append((like, near, far))
-    flat = different <= 1
+    flat = alike >= _ALIKE
     links = []
     for like, near, far in pairs:
         both = like & flat[near] & flat[far]
@@ -87,14 +88,16 @@ def _distance(missing: np.ndarray) -> np.ndarray:
 
 
 def _grown(x: np.ndarray, label: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Give pixels without a segment to the neighbouring one of the nearest colour, in rings."""
+    """Give the other pixels to neighbouring segments: those of its colour, then all in rings."""
     distance = np.abs(x[None] - colours[:, :, None, None]).max(1)  # (S, H, W)
-    while (label < 0).any():
-        members = label[None] == np.arange(len(colours))[:, None, None]
-        beside = ndimage.maximum_filter(members, size=(1, 3, 3))
-        nearest = np.where(beside, distance, np.inf)
-        reached = (label < 0) & beside.any(0)
-        label = np.where(reached, nearest.argmin(0), label)
+    for limit in (LIKE, np.inf):
+        reached = np.ones_like(label, dtype=bool)
+        while reached.any():
+            members = label[None] == np.arange(len(colours))[:, None, None]
+            beside = ndimage.maximum_filter(members, size=(1, 3, 3))
+            nearest = np.where(beside, distance, np.inf)
+            reached = (label < 0) & (beside & (distance <= limit)).any(0)
+            label = np.where(reached, nearest.argmin(0), label)
     return label
 
 

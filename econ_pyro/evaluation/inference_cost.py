@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from econ_pyro.accel.timing import count_flops, peak_memory, time_interleaved
-from econ_pyro.evaluation.system_table import Scores
+from econ_pyro.evaluation.system_table import MISSING, Scores
 from econ_pyro.infer.scene_model import SceneModel
 
 BATCHES = (1, 64)
@@ -50,8 +50,8 @@ def measure(
         memory = peak_memory(jobs[f"{name} {max(BATCHES)}"], device)
         found[name] = {
             **{f"ms_{n}": 1e3 * median(seconds[f"{name} {n}"]) / n for n in BATCHES},
-            "passes": count_passes(model, images[:1]) or None,
-            "effort": model.sampling_effort() or None,
+            "passes": count_passes(model, images[:1]) or MISSING,
+            "effort": model.sampling_effort() or MISSING,
             "gflop": count_flops(jobs[f"{name} 1"], calls=1) / 1e9,
             "memory": None if memory is None else memory / 1e6,
             "parameters": sum(p.numel() for p in model.parameters()),

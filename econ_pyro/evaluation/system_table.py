@@ -96,8 +96,8 @@ def cell(values: Sequence[Value]) -> str:
 
 def number(value: float) -> str:
     """A number with three or four significant digits; a whole number as it is."""
-    if isinstance(value, int):
-        return f"{value:,}"
+    if isinstance(value, int) or value == 0:
+        return f"{value:,.0f}"
     if abs(value) >= 10:
         return f"{value:,.1f}" if abs(value) < 100 else f"{value:,.0f}"
     decimals = 3 if abs(value) >= 0.1 else 4 if abs(value) >= 0.001 else 6
