@@ -86,8 +86,10 @@ def networks(model: nn.Module) -> Iterator[nn.Module]:
     for program in model.children():
         for child in program.children():
             parts = child if isinstance(child, nn.ModuleList) else [child]
-            yield from (part for part in parts if any(map(_is_convolution, part.modules())))
+            yield from filter(_is_network, parts)
 
 
-def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+def _is_network(module: nn.Module) -> bool:
+    """Whether a module has convolutions, and not just one."""
+    kinds = nn.Conv2d | nn.ConvTranspose2d
+    return sum(isinstance(part, kinds) for part in module.modules()) > 1
