@@ -66,6 +66,8 @@ class Args:
     """Number of samples of each prior that are judged."""
     requests: int = 500
     """Number of requests, and of swaps, that are judged."""
+    clustered: int = 1250
+    """Number of training images whose slots are clustered, to control systems without classes."""
     rounds: int = 5
     """Timed turns of inference."""
     read: bool = False
@@ -79,7 +81,7 @@ class Args:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
-    for name in ("jobs", "n", "batch", "samples", "requests", "rounds"):
+    for name in ("jobs", "n", "batch", "samples", "requests", "clustered", "rounds"):
         errors.check_positive(f"--{name}", getattr(parsed, name))
     budget, seeds = Budget.of(parsed), child_runs.parse_seeds(parsed.seeds)
     systems = {cli.label(name): name for name in parsed.systems}
@@ -90,7 +92,7 @@ def main(args: Sequence[str] | None = None) -> None:
     runs = _runs(parsed, wanted)
     if not runs:
         raise EconError(f"runs of {', '.join(systems)} in {parsed.out}", "none")
-    numbers = Numbers(parsed.n, parsed.samples, parsed.requests, parsed.rounds)
+    numbers = Numbers(parsed.n, parsed.samples, parsed.requests, parsed.clustered, parsed.rounds)
     cpu_cores.use_cores(1)
     measurements = Measurements(parsed.out, parsed.rows, numbers, load_model)
     text, groups = measurements.tables(runs, len(seeds))

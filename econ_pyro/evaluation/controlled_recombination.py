@@ -52,7 +52,7 @@ def requests(classes: Sequence[str], n: int, seed: int = 0) -> dict[Request, int
 
 
 def measure(
-    model: SceneModel, judge: SceneJudge, scenes: SceneConfig, n: int, training: int = 1250
+    model: SceneModel, judge: SceneJudge, scenes: SceneConfig, n: int, clustered: int = 1250
 ) -> Scores:
     """Share of requests and of swaps that the judge finds right.
 
@@ -61,11 +61,11 @@ def measure(
         judge: of the classes of the scenes.
         scenes: distribution of the scenes.
         n: number of requests and of swaps.
-        training: number of training images whose slots are clustered.
+        clustered: number of training images whose slots are clustered.
     """
     draw, control = by_name(model), "by name"
     if not has_experts(model, judge.classes):
-        draw, control = ClusterControl(model, scenes, training).draw, "clusters of slots"
+        draw, control = ClusterControl(model, scenes, clustered).draw, "clusters of slots"
     right = answered(draw, judge, n)
     return {"requests": right, "swaps": swapped(model, judge, scenes, n), "control": control}
 

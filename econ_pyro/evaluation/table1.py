@@ -52,6 +52,8 @@ class Numbers:
     """Samples of each prior."""
     requests: int = 500
     """Requests, and swaps."""
+    clustered: int = 1250
+    """Training images whose slots are clustered, for systems without classes."""
     rounds: int = 5
     """Timed turns of inference."""
 
@@ -146,7 +148,8 @@ class Measurements:
         if part == "coherent":
             return coherent_scenes.measure(model, self._gallery(run.scenes))
         judge = self._judge(run.scenes)
-        return controlled_recombination.measure(model, judge, run.scenes, n)
+        clustered = self._numbers.clustered
+        return controlled_recombination.measure(model, judge, run.scenes, n, clustered)
 
     def _name(self, run: RunFolder, model: SceneModel) -> None:
         """Name the experts of a run by what they won of held-out scenes."""
@@ -186,8 +189,11 @@ class Measurements:
 
     def _asked(self, part: Part) -> dict[str, Any]:
         """What a measurement depends on, beside what it is of."""
-        features = {"features": is_installed()} if part == "coherent" else {}
-        return {"n": self._number(part), **features}
+        further: dict[Part, dict[str, Any]] = {
+            "coherent": {"features": is_installed()},
+            "recombine": {"clustered": self._numbers.clustered},
+        }
+        return {"n": self._number(part), **further.get(part, {})}
 
     def _number(self, part: Part) -> int:
         numbers = self._numbers

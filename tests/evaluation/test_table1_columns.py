@@ -18,33 +18,16 @@ from econ_pyro.evaluation.controlled_recombination import (
     swapped,
 )
 from econ_pyro.evaluation.efficientnet import NEEDED
-from econ_pyro.evaluation.scene_judge import Seen
 from econ_pyro.infer import scene_model
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import Terms
 from econ_pyro.scene_config import SceneConfig
 from helpers.decompositions import TRUE, explained, made_up
+from helpers.judges import ByColour
 from helpers.small_systems import SYSTEMS
 
 SCENES = SceneConfig(size=16)
 CLASSES = SCENES.classes
-COLOURS = torch.eye(3)  # circles are red, squares green, triangles blue
-
-
-class ByColour:
-    """A judge who counts colours: an object of a class is at least two pixels of its colour."""
-
-    classes = CLASSES
-
-    def look(self, image):
-        seen = [c for c in range(3) if (image[c] > 0.9).sum() >= 2]
-        fits = torch.zeros(len(seen), 2 ** len(seen), 3, dtype=torch.bool)
-        for k, c in enumerate(seen):
-            fits[k, :, c] = True
-        return Seen(CLASSES, fits)
-
-    def shows(self, image, requested):
-        return self.look(image).shows(requested)
 
 
 JUDGE = ByColour()

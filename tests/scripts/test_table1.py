@@ -11,6 +11,7 @@ from econ_pyro.errors import EconError
 from econ_pyro.presets import PRESETS
 from econ_pyro.training import checkpoint
 from econ_pyro.training.child_runs import ChildProcesses
+from helpers.judges import ByColour
 from helpers.scripts import fails, script
 from helpers.trainers import TINY, changed
 
@@ -34,6 +35,15 @@ def here(monkeypatch):
     return called
 
 
+@pytest.fixture(autouse=True)
+def judge(monkeypatch):
+    """Nobody waits for a judge to be trained."""
+    monkeypatch.setattr("econ_pyro.evaluation.table1.train_judge", lambda scenes: ByColour())
+
+
+FEW = ["--n", 8, "--samples", 4, "--requests", 4, "--clustered", 8, "--rounds", 1]
+
+
 @pytest.fixture
 def systems(tmp_path):
     """Files of two configurations, one of them ECON's."""
@@ -44,10 +54,12 @@ def systems(tmp_path):
     return [tmp_path / f"{name}.json" for name in found]
 
 
-def test_runs_are_trained_once_and_measured_side_by_side(tmp_path, systems, here, capsys):
+def test_runs_are_trained_once_and_measured_side_by_side(
+    tmp_path, systems, here, capsys, monkeypatch
+):
     out = tmp_path / "out"
     options = ["--systems", *systems, "--data", "random-colours", "--seeds", "1,2", "--steps", 2,
-               "--batch", 4, "--n", 8, "--out", out]  # fmt: skip
+               "--batch", 4, *FEW, "--out", out]  # fmt: skip
     # a run that was stopped goes on
     stopped = out / "steps-2/monet-random-colours-seed-2"
     given = ["--seed", 2, "--scenes.kind", "random-colours", "--steps", 2, "--train.batch", 4]
@@ -65,8 +77,19 @@ def test_runs_are_trained_once_and_measured_side_by_side(tmp_path, systems, here
         assert set(rows[name]["runs"]) == {"1", "2"} and rows[name]["of"] == 2
         assert {run["steps"] for run in rows[name]["runs"].values()} == {2}
     assert (out / "table1.md").read_text() in first and "| steps-2 | 0 of 2 |" in first
-    script("table1", *options)  # all there
-    assert len(here) == 4 and capsys.readouterr().out in first
+    references = {"coherent": 3, "recombine": 2, "inference": 0}
+    for part, count in references.items():
+        names = [row["system"] for row in group[part]]
+        assert names[count:] == ["econ", "monet"] and len(names) == count + 2
+    (scores,) = group["inference"][1]["runs"].values()
+    assert scores["ms_64"] > 0 and scores["passes"] > 0
+    (first_seed, _) = group["recombine"][-1]["runs"].values()
+    assert first_seed["control"] == "clusters of slots"
+    # all there: nothing is measured again
+    loaded = []
+    monkeypatch.setattr("econ_pyro.scripts.table1.load_model", loaded.append)
+    script("table1", *options, "--rows", "decompose", "coherent", "recombine")
+    assert len(here) == 4 and not loaded and capsys.readouterr().out[:400] in first
 
 
 def test_a_failed_run_counts_and_the_others_go_on(tmp_path, systems, here, capsys, monkeypatch):
@@ -79,7 +102,7 @@ def test_a_failed_run_counts_and_the_others_go_on(tmp_path, systems, here, capsy
 
     monkeypatch.setattr(ChildProcesses, "call", call)
     options = ["--systems", systems[1], "--data", "unique-colours", "--seeds", "0,1", "--batch", 4]
-    options += ["--n", 4, "--steps", 2, "--out", tmp_path / "out"]
+    options += ["--n", 4, "--steps", 2, "--out", tmp_path / "out", "--rows", "decompose"]
     with pytest.raises(EconError, match="1 failures: monet-unique-colours-seed-0"):
         script("table1", *options)
     printed = capsys.readouterr()
@@ -89,7 +112,7 @@ def test_a_failed_run_counts_and_the_others_go_on(tmp_path, systems, here, capsy
 def test_budgets_stand_side_by_side(tmp_path, systems, here, capsys):
     out = tmp_path / "out"
     options = ["--systems", systems[1], "--data", "unique-colours", "--seeds", "0", "--batch", 4,
-               "--n", 4, "--out", out]  # fmt: skip
+               "--n", 4, "--rows", "decompose", "--out", out]  # fmt: skip
     assert "runs of" in fails(capsys, "table1", *options, "--read")
     script("table1", *options, "--steps", 2)
     script("table1", *options, "--minutes", 0.001)
