@@ -30,7 +30,16 @@ from econ_pyro.training.child_runs import ChildProcesses
 from econ_pyro.training.run_config import read_config, read_config_file
 
 Data = Literal["unique-colours", "random-colours"]
-SYSTEMS = ("quick", "monet", "genesis", "genesis-v2", "slot-attention", "iodine", "mrbm")
+SYSTEMS = (
+    "quick",
+    "monet",
+    "genesis",
+    "genesis-v2",
+    "slot-attention",
+    "iodine",
+    "mrbm",
+    "mrbm-16",
+)
 DATA: tuple[Data, ...] = ("unique-colours", "random-colours")
 TRAINED = "table1-trained.json"
 """File in the folder of a run, written when it is complete."""
