@@ -31,15 +31,8 @@ from econ_pyro.training.run_config import read_config, read_config_file
 
 Data = Literal["unique-colours", "random-colours"]
 SYSTEMS = (
-    "quick",
-    "monet",
-    "genesis",
-    "genesis-v2",
-    "slot-attention",
-    "iodine",
-    "mrbm",
-    "mrbm-16",
-)
+    "quick", "monet", "genesis", "genesis-v2", "slot-attention", "iodine", "mrbm", "mrbm-16",
+)  # fmt: skip
 DATA: tuple[Data, ...] = ("unique-colours", "random-colours")
 TRAINED = "table1-trained.json"
 """File in the folder of a run, written when it is complete."""
@@ -138,6 +131,8 @@ class Budget:
                 raise EconError("one budget", "--steps and another", "leave one out")
             return Budget(f"steps-{args.steps}", ("--steps", str(args.steps)))
         minutes = (120.0 if args.plateau else 20.0) if args.minutes is None else args.minutes
+        if not minutes > 0:
+            raise EconError("--minutes above 0", f"{minutes:g}")
         options, endless = ("--minutes", f"{minutes:g}"), ("--steps", str(ENDLESS))
         if not args.plateau:
             return Budget(f"minutes-{minutes:g}", options, endless)

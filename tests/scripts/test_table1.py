@@ -123,4 +123,5 @@ def test_budgets_stand_side_by_side(tmp_path, systems, here, capsys):
     assert "| minutes-0.001 |" in printed and "| steps-2 |" in printed and len(here) == 2
     other = [*options[:-2], "--out", out, "--steps", 2, "--batch", 2]
     assert "the options of" in fails(capsys, "table1", *other)
+    assert "above 0, got -1" in fails(capsys, "table1", *options, "--minutes", -1)
     assert "one budget" in fails(capsys, "table1", *options, "--steps", 2, "--minutes", 1)
