@@ -72,6 +72,8 @@ class Args:
     """Number of training images whose slots are clustered, to control systems without classes."""
     rounds: int = 5
     """Timed turns of inference."""
+    strips: bool = False
+    """Also draw eight held-out scenes as one run of each system decomposes them."""
     read: bool = False
     """Do not train: measure the runs that are complete, and those that are not as they are."""
     out: Path = Path("runs/table1")
@@ -102,6 +104,8 @@ def main(args: Sequence[str] | None = None) -> None:
     storage.write_json(parsed.out / "table1.json", table)
     storage.write_text(parsed.out / "table1.md", text)
     print(text)
+    for path in measurements.draw_strips(runs) if parsed.strips else ():
+        print(f"figure: {path}")
     if failed:
         names = ", ".join(failed)
         raise EconError(f"{len(wanted)} runs to end well", f"{len(failed)} failures: {names}")

@@ -2,8 +2,8 @@
 
 A system with an expert of each class is asked by name. All other systems get the best control that
 can be had after training (:class:`ClusterControl`): slots of training images are clustered by
-their latents, each cluster is named after the class that most of its slots show, and a requested
-object is a slot from a cluster of that name.
+their latents (those of ECON by their experts), each cluster is named after the class that most of
+its slots show, and a requested object is a slot from a cluster of that name.
 """
 
 from __future__ import annotations
@@ -104,11 +104,16 @@ class ClusterControl:
         shows = shown(self._layers, truth, len(source.classes))  # (B, T)
         members, names = (shows != _ABSENT).nonzero(), [*source.classes, BACKGROUND]
         shows = shows[shows != _ABSENT]
-        z = self._layers.z[tuple(members.T)]
-        cluster = k_means(z[None], CLUSTERS)[0]
+        cluster = self._clusters(tuple(members.T))
         of_cluster = _majority(cluster, shows, len(names))[cluster]
         self.members = {name: members[of_cluster == c] for c, name in enumerate(names)}
         """Image and slot of each slot in clusters of that name, ``(m, 2)``."""
+
+    def _clusters(self, where: tuple[Tensor, ...]) -> Tensor:
+        """The cluster of each slot: its expert, of a model with experts."""
+        if self._layers.experts:
+            return self._layers.k[where]
+        return k_means(self._layers.z[where][None], CLUSTERS)[0]
 
     def draw(self, asked: Request, n: int, seed: int) -> Tensor:
         """Scenes of slots that were seen in training; black if there is no cluster of a name."""
@@ -216,8 +221,8 @@ def _rendered_swaps(judge: SceneJudge, scenes: SceneConfig, n: int) -> float:
 
 
 def _majority(cluster: Tensor, shows: Tensor, names: int) -> Tensor:
-    """What most slots of each cluster show, ``(CLUSTERS,)``; ``names`` of clusters of neither."""
+    """What most slots of each cluster show; ``names`` of clusters that show neither."""
     shows = torch.where(shows == _NEITHER, names, shows)
-    counts = torch.zeros(CLUSTERS, names + 1, dtype=torch.long)
+    counts = torch.zeros(int(cluster.max()) + 1, names + 1, dtype=torch.long)
     counts.index_put_((cluster, shows), torch.ones_like(shows), accumulate=True)
     return counts.argmax(1)

@@ -28,6 +28,7 @@ from econ_pyro.files import storage
 from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.scene_config import SceneConfig
 from econ_pyro.training import checkpoint, child_runs
+from econ_pyro.viz import figures
 
 Part = Literal["decompose", "coherent", "recombine", "inference"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -38,6 +39,8 @@ TITLES: dict[Part, tuple[str, Mapping[str, str]]] = {
     "inference": ("Efficient inference", inference_cost.COLUMNS),
 }
 """Titles of the parts and of their scores."""
+STRIP = 8
+"""Scenes of a strip."""
 MEASURED = "table1-measured.json"
 """File of measurements in the folder of a run; those of references are beside the tables."""
 
@@ -89,7 +92,7 @@ class Measurements:
         numbers: Numbers,
         load: Callable[[Path], SceneModel],
     ) -> None:
-        self._parts, self._numbers = parts, numbers
+        self._out, self._parts, self._numbers = out, parts, numbers
         self._load = load
         self._references = _Store(out / MEASURED)
         self._judge: Callable[[SceneConfig], SceneJudge] = cache(train_judge)
@@ -116,6 +119,24 @@ class Measurements:
                 group[part] = [row.as_json() for row in rows]
             groups.append(group)
         return "\n".join(text), groups
+
+    def draw_strips(self, runs: Sequence[RunFolder]) -> list[Path]:
+        """Draw the same held-out scenes as one run of each system and budget decomposes them.
+
+        Returns:
+            Paths of the PNG files, in the folder ``strips`` beside the tables.
+        """
+        first: dict[tuple[str, str, SceneConfig], RunFolder] = {}
+        for run in runs:
+            first.setdefault((run.system, run.budget, run.scenes), run)
+        paths = []
+        for run in first.values():
+            model, images = self._load(run.path), decompose_reconstruct.held_out(run.scenes, STRIP)
+            found = model.decompose(images.images(torch.arange(STRIP)))
+            path = self._out / "strips" / f"{run.path.name}-{run.budget}.png"
+            path.parent.mkdir(exist_ok=True)
+            paths.append(figures.decomposition_grid(found, model.names, path, STRIP))
+        return paths
 
     def _rows(
         self, part: Part, scenes: SceneConfig, runs: Sequence[RunFolder], planned: int

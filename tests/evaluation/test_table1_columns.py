@@ -38,13 +38,14 @@ class Perfect:
 
     Args:
         blind: whether latents say nothing.
+        experts: number of experts, which win by class; 0: there are none.
     """
 
     names = ["model"]
     generative = True
 
-    def __init__(self, blind=False):
-        self.config, self._blind = Config(scenes=SCENES), blind
+    def __init__(self, blind=False, experts=0):
+        self.config, self._blind, self._experts = Config(scenes=SCENES), blind, experts
 
     def decompose(self, images):
         found = {}
@@ -60,9 +61,11 @@ class Perfect:
         if self._blind:
             z = torch.rand_like(z)
         region, none = regions_of_shapes(shape), torch.zeros(*label.shape)
-        k = torch.zeros_like(label)
-        return Decomposition(images, k, region, region, mean, shape, z, Terms(none, none, none),
-                             none[..., None], k - 1)  # fmt: skip
+        k = label if self._experts else torch.zeros_like(label)
+        losses = torch.zeros(*label.shape, self._experts)
+        return Decomposition(
+            images, k, region, region, mean, shape, z, Terms(none, none, none), losses, k - 1
+        )
 
     def redraw(self, layers):
         return compose(regions_of_shapes(layers.shape), layers.mean)
@@ -99,6 +102,8 @@ def test_clusters_are_named_and_asked_by_name():
     assert right > 0.85 and ceiling["requests"] > 0.9
     blind = ClusterControl(Perfect(blind=True), SCENES, 60)
     assert controlled_recombination.answered(blind.draw, JUDGE, 60) < 0.6
+    experts = ClusterControl(Perfect(blind=True, experts=4), SCENES, 60)
+    assert controlled_recombination.answered(experts.draw, JUDGE, 60) > 0.85
     assert floor["requests"] < 0.5 < ceiling["swaps"]
     good.members["circle"] = good.members["circle"][:0]
     assert not good.draw(("circle", "square"), 2, 0).any()

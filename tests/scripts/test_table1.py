@@ -65,10 +65,12 @@ def test_runs_are_trained_once_and_measured_side_by_side(
     given = ["--seed", 2, "--scenes.kind", "random-colours", "--steps", 2, "--train.batch", 4]
     script("svi_train", systems[1], "--run", stopped, *given, "--until", 1)
     assert not checkpoint.read_metrics(stopped / checkpoint.METRICS)
-    script("table1", *options)
+    script("table1", *options, "--strips")
     first = capsys.readouterr().out
     resumed = [command for command in here if "--resume" in command]
     assert len(here) == 4 and [str(stopped) in command for command in resumed] == [True]
+    strips = {path.name for path in (out / "strips").glob("*.png")}
+    assert strips == {f"{name}-random-colours-seed-1-steps-2.png" for name in ("econ", "monet")}
     table = json.loads((out / "table1.json").read_text())
     (group,) = table["groups"]
     rows = {row["system"]: row for row in group["decompose"]}
