@@ -67,7 +67,7 @@ def colour_clusters(images: Tensor, slots: int) -> Tensor:
     Arguments, result and errors are those of :func:`one_colour_components`.
     """
     images, slots = _checked(images, slots)
-    labels = [_k_means(part.flatten(2).mT, slots) for part in images.split(_BATCH)]
+    labels = [k_means(part.flatten(2).mT, slots) for part in images.split(_BATCH)]
     return _layers(torch.cat(labels).view(len(images), *images.shape[2:]), slots)
 
 
@@ -79,7 +79,7 @@ def position_only(images: Tensor, slots: int) -> Tensor:
     images, slots = _checked(images, slots)
     height, width = images.shape[2:]
     position = torch.cartesian_prod(torch.arange(height), torch.arange(width))
-    labels = _k_means(position[None], slots).view(1, height, width)
+    labels = k_means(position[None], slots).view(1, height, width)
     return _layers(labels, slots).repeat(len(images), 1, 1, 1, 1)
 
 
@@ -120,7 +120,7 @@ def _layers(labels: Tensor, slots: int) -> Tensor:
     return hard_regions(layer, slots)[:, :, None].float()
 
 
-def _k_means(points: Tensor, k: int) -> Tensor:
+def k_means(points: Tensor, k: int) -> Tensor:
     """Index of the cluster of each point, ``(B, N)``, for points ``(B, N, D)``.
 
     Lloyd's algorithm from the starts of k-means++ (Arthur and Vassilvitskii, 2007). The random

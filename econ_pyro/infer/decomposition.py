@@ -150,6 +150,16 @@ class Decomposition:
         """The layers of each image in another order, ``(B, T)``; scopes are as they were seen."""
         return self._map(lambda a: in_order(a, order), _LAYERED)
 
+    def picked(self, rows: Tensor, layers: Tensor) -> Decomposition:
+        """Scenes made of layers of any images, each with the image of its last layer.
+
+        Args:
+            rows: image of each layer, ``(n, T)`` int64.
+            layers: index of each layer in its image, ``(n, T)`` int64.
+        """
+        chosen = self._map(lambda a: a[rows, layers], _LAYERED)
+        return replace(chosen, image=self.image[rows[:, -1]])
+
     def where(self, chosen: Tensor, other: Decomposition) -> Decomposition:
         """These layers where ``chosen``, ``(B, T)``, and those of ``other`` else."""
 

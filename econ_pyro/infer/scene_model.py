@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from econ_pyro import model_config
 from econ_pyro.accel.execution import Execution
 from econ_pyro.config import Config
+from econ_pyro.core.compositing import compose, regions_of_shapes
 from econ_pyro.errors import EconError
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import ClassConditionalELBO, Terms
@@ -123,6 +124,22 @@ class SceneModel(nn.Module, ABC):
             evidence: true regions, ``(B, T, 1, H, W)``, for a model that takes them.
         """
 
+    @torch.no_grad()
+    def redraw(self, layers: Decomposition) -> Tensor:
+        """Draw images anew from layers, which may have been exchanged between decompositions.
+
+        Here, the most likely shapes are painted over the last layer, which is everywhere.
+
+        Args:
+            layers: of this model.
+
+        Returns:
+            ``(B, 3, H, W)`` on the CPU.
+        """
+        shape = layers.shape.round()
+        shape[:, -1] = 1
+        return compose(regions_of_shapes(shape), layers.mean)
+
     @abstractmethod
     def loss_terms(self, x: Tensor, evidence: Tensor | None = None) -> Terms:
         """Terms of Eqs. 10-12 of every layer, ``(B, T)`` each, differentiable.
@@ -131,6 +148,10 @@ class SceneModel(nn.Module, ABC):
             x: images, ``(B, 3, H, W)``.
             evidence: true regions, ``(B, T, 1, H, W)``, for a model that takes them.
         """
+
+    def sampling_effort(self) -> str:
+        """What decomposing an image takes beside passes of networks; empty if nothing."""
+        return ""
 
     def expert_groups(self) -> Sequence[nn.ModuleList]:
         """Networks by group and expert, each group in the order of the experts; may be empty."""

@@ -12,10 +12,12 @@ from typing import Any, ClassVar
 
 import pyro
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 
 from econ_pyro import arguments
 from econ_pyro.config import Config
+from econ_pyro.core import sites
 from econ_pyro.core.compositing import scopes
 from econ_pyro.core.handlers import CleanLayers, one_at_a_time, seeded
 from econ_pyro.core.input_images import as_images
@@ -131,6 +133,28 @@ class SlotModel(SceneModel):
             drawn = self.model.prior(n)
         k = torch.zeros(drawn.mask.shape[:2], dtype=torch.long, device=weight.device)
         return self._drawn(drawn, k)
+
+    @torch.no_grad()
+    def redraw(self, layers: Decomposition) -> Tensor:
+        """Draw images anew from the latents of slots: masks depend on all of them.
+
+        Args:
+            layers: of this model; only ``z`` counts.
+
+        Returns:
+            ``(B, 3, H, W)`` on the CPU.
+        """
+        weight, slots = next(self.parameters()), layers.z.shape[1]
+        given = self._latent_sites(layers.z.to(weight.device, weight.dtype))
+        local = pyro.settings.context(module_local_params=True)
+        program = poutine.condition(self.model.prior, data=given)
+        with one_at_a_time(), local, CleanLayers():
+            return program(len(layers), slots).image.cpu()
+
+    def _latent_sites(self, z: Tensor) -> dict[str, Tensor]:
+        """The sites that hold the latents of a decomposition, ``(B, T, L)``."""
+        order = sites.front_to_back(z.shape[1])
+        return {sites.z(t): z[:, i] for i, t in enumerate(order)}
 
     def _drawn(self, drawn: Any, k: Tensor) -> Drawn:
         """What ``prior`` drew, as layers that give the image when they are painted."""

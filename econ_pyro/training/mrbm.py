@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from econ_pyro.core.slot_masks import fractions
 from econ_pyro.guides.mrbm import Chain, MrbmSampler
 from econ_pyro.infer.decomposition import Decomposition, in_order
 from econ_pyro.infer.elbo import Terms
-from econ_pyro.infer.scene_model import Drawn, register
+from econ_pyro.infer.scene_model import Drawn, SceneModel, register
 from econ_pyro.infer.slot_model import SlotModel
 from econ_pyro.model_config import MrbmConfig, SoftmaxMrbmConfig
 from econ_pyro.models.mrbm import Mrbm, SoftmaxMrbm, all_orders
@@ -78,6 +79,25 @@ class MrbmModel(SlotModel):
             shapes = divergence(self.model.shapes, chain.shape, sizes.cd_steps)
         rest = l_x.new_zeros(len(x), sizes.num_slots - shapes.shape[1])
         return Terms(l_x, torch.zeros_like(l_x), torch.cat([shapes, rest], 1))
+
+    def sampling_effort(self) -> str:
+        """Gibbs sweeps, each of which tries all depth orders."""
+        sizes: Any = self.config.model
+        orders = math.factorial(sizes.num_slots - 1) if self.model.ordered else 1
+        return f"{sizes.infer_sweeps} sweeps x {orders} orders"
+
+    def redraw(self, layers: Decomposition) -> Tensor:
+        """Draw images anew from appearances and shapes: hidden units belong to one layer's RBM.
+
+        Args:
+            layers: of this model.
+
+        Returns:
+            ``(B, 3, H, W)`` on the CPU.
+        """
+        if self.model.ordered:
+            return SceneModel.redraw(self, layers)
+        return compose(layers.shape / layers.shape.sum(1, keepdim=True), layers.mean)
 
     def _drawn(self, drawn: Any, k: Tensor) -> Drawn:
         mean, mask, shape = (

@@ -11,6 +11,7 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
+from econ_pyro.core import sites
 from econ_pyro.core.handlers import one_at_a_time
 from econ_pyro.core.meta_device import weights_of
 from econ_pyro.core.slot_masks import PixelMixture
@@ -81,6 +82,12 @@ class GenesisModel(_GecoModel):
     def _programs(sizes: GenesisConfig) -> tuple[nn.Module, nn.Module]:
         model = Genesis(sizes)
         return model, GenesisGuide(sizes, model.masks)
+
+    def _latent_sites(self, z: Tensor) -> dict[str, Tensor]:
+        mask, component = z.tensor_split([self.model.config.mask_dim], 2)
+        order = list(enumerate(sites.front_to_back(z.shape[1])))
+        found = {sites.z_mask(t): mask[:, i] for i, t in order}
+        return found | {sites.z_component(t): component[:, i] for i, t in order}
 
 
 def genesis_v2_weights(config: GenesisV2Config) -> dict[str, Tensor]:

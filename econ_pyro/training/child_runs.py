@@ -1,0 +1,113 @@
+"""Runs trained by child processes, one after another or several at a time, and resumed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from econ_pyro import errors
+from econ_pyro.accel import cpu_cores
+from econ_pyro.errors import EconError
+from econ_pyro.training import checkpoint
+
+MAX_SEEDS = 10_000
+"""Maximum number of seeds in a range."""
+
+
+class ChildProcesses:
+    """Child processes, which are terminated when this process is stopped; runs can be resumed.
+
+    Args:
+        cores: number of cores of each.
+    """
+
+    def __init__(self, cores: int) -> None:
+        self._cores = max(1, cores)
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock, self._stopped = threading.Lock(), False
+
+    def call(self, command: Sequence[str], run: Path) -> None:
+        """Run a Python script; its output goes to the end of the run's log.
+
+        Args:
+            command: path of the script, and its arguments.
+            run: folder of the run. The log is beside it.
+
+        Raises:
+            EconError: the script failed.
+        """
+        environment = {**os.environ, cpu_cores.THREADS_VARIABLE: str(self._cores)}
+        log = log_of(run)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "ab") as f:
+            code = self._wait([sys.executable, *command], f, environment)
+        if code:
+            last = log.read_text().strip().splitlines()[-1:]
+            name = Path(command[0]).name
+            raise EconError(f"{name} to end well", f"status {code}: {''.join(last)}", f"see {log}")
+
+    def stop(self) -> None:
+        """Terminate all processes."""
+        with self._lock:
+            self._stopped = True
+            for child in self._running.copy():
+                child.terminate()
+
+    def _wait(self, command: list[str], log: IO[bytes], environment: dict[str, str]) -> int:
+        """Run a command and return its exit status."""
+        with self._lock:
+            if self._stopped:
+                return 128 + signal.SIGTERM
+            child = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            self._running.add(child)
+        try:
+            return child.wait()
+        finally:
+            self._running.discard(child)
+
+
+def log_of(run: Path) -> Path:
+    """The log of a run, beside its folder."""
+    return run.with_name(f"{run.name}.log")
+
+
+def resume_options(run: Path) -> list[str]:
+    """Options of ``svi_train.py``: resume with a checkpoint, overwrite a folder without one."""
+    if (run / checkpoint.LAST).exists():
+        return ["--resume"]
+    return ["--overwrite"] if run.exists() else []
+
+
+def minutes_of(run: Path) -> float | None:
+    """Minutes that a run was trained; None if it does not say."""
+    seconds = [row.get("seconds") for row in checkpoint.read_metrics(run / checkpoint.METRICS)]
+    return seconds[-1] / 60 if seconds and seconds[-1] is not None else None
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds such as ``0-9`` or ``0,3,7``, each once.
+
+    Raises:
+        EconError: the text is none of these, or a range is too long or empty.
+    """
+    seeds = list(dict.fromkeys(_numbers(text)))
+    if not seeds:
+        raise EconError("seeds as in 0-9 or 0,3,7", repr(text), "the smaller one first")
+    return seeds
+
+
+def _numbers(text: str) -> Iterator[int]:
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not re.fullmatch(r"\d{1,18}(-\d{1,18})?", part.strip(), re.ASCII):
+            raise EconError("seeds as in 0-9 or 0,3,7", errors.describe(text))
+        if int(last or first) - int(first) >= MAX_SEEDS:
+            raise EconError(f"at most {MAX_SEEDS:,} seeds", part)
+        yield from range(int(first), int(last or first) + 1)
