@@ -144,6 +144,9 @@ class SeededAttention(_UNet):
     chromaticity: bool = False
     """Compare colours relative to their brightest channel, so that the light and dark sides of an
     object are alike: for shaded objects of saturated colours, on black."""
+    connected: bool = False
+    """Regions are connected: for objects of like colours that never overlap, with a small
+    place_weight."""
 
 
 @dataclass(frozen=True)

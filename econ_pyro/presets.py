@@ -247,7 +247,9 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 expert=replace(
                     _EXPERT,
                     latents=PoseLatents(dim=8, reach=0.7, angle=True, shape_dim=4),
-                    attention=replace(_ATTENTION, chromaticity=True, place_weight=0.4),
+                    attention=replace(
+                        _ATTENTION, chromaticity=True, place_weight=0.05, connected=True
+                    ),
                 ),
             ),
             train=_SLOWLY,

@@ -10,6 +10,10 @@ each pixel features phi: its colour, its position, and learnt ones. The logit of
 so that objects separate before anything is learnt, whatever their colours. A region always
 contains its seed: if experts could refuse a seed, the same one would be chosen again and again.
 The logit has a gradient everywhere, so that features can move together from far apart.
+
+Where regions are to be connected, pixels that no path of pixels like the seed connects with it
+have the lowest logit. Position need then not tell objects of one colour apart, and the far end of
+a long object is its own.
 """
 
 from __future__ import annotations
@@ -77,12 +81,13 @@ def _box_mean(values: Tensor, height: int, width: int) -> Tensor:
 
 
 @compilable
-def grow(features: Tensor, seed: Tensor) -> Tensor:
+def grow(features: Tensor, seed: Tensor, connected: bool = False) -> Tensor:
     """Logits of the regions that grow from seeds.
 
     Args:
         features: of the attention, ``(n, 1 + D, H, W)``: g, then phi.
         seed: index of a pixel in the flattened image, ``(n,)``.
+        connected: whether regions are connected.
 
     Returns:
         ``(n, 1, H, W)``.
@@ -91,28 +96,57 @@ def grow(features: Tensor, seed: Tensor) -> Tensor:
     at_seed = phi.gather(2, seed[:, None, None].expand(-1, phi.shape[1], 1))
     distance = (phi - at_seed).square().sum(1, keepdim=True)
     logits = sharp * (START - FALL * (1 - 1 / (1 + NARROW * distance)))
-    return logits.unflatten(2, features.shape[2:])
+    logits = logits.unflatten(2, features.shape[2:])
+    if not connected:
+        return logits
+    return torch.where(reachable(logits > 0, seed), logits, features[:, :1] * (START - FALL))
+
+
+@torch.no_grad()
+def reachable(there: Tensor, seed: Tensor) -> Tensor:
+    """Pixels that paths of side-by-side pixels connect with seeds (a flood fill).
+
+    Paths have at most H + W steps: each step takes all neighbours at once, and only a region that
+    winds through the whole image is longer.
+
+    Args:
+        there: pixels that paths may use, ``(n, 1, H, W)`` bool.
+        seed: index of a pixel in the flattened image, ``(n,)``.
+
+    Returns:
+        ``(n, 1, H, W)`` bool.
+    """
+    start = torch.zeros_like(there.flatten(1)).scatter(1, seed[:, None], True)
+    found = start.view_as(there) & there
+    for _ in range(sum(there.shape[2:])):
+        wide = F.pad(found, (1, 1, 1, 1))
+        beside = wide[:, :, :-2, 1:-1] | wide[:, :, 2:, 1:-1]
+        found = there & (found | beside | wide[:, :, 1:-1, :-2] | wide[:, :, 1:-1, 2:])
+    return found
 
 
 @compilable
-def grow_all(features: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+def grow_all(features: Tensor, seeds: Tensor, connected: bool = False) -> tuple[Tensor, Tensor]:
     """Scopes and regions of layers that grow from seeds, and of a last one that takes the rest.
 
     Args:
         features: of the attention of each layer but the last, ``(B, T - 1, 1 + D, H, W)``.
         seeds: index of a pixel in the flattened image, ``(B, T - 1)``.
+        connected: whether regions are connected.
 
     Returns:
         ``(B, T, 1, H, W)`` in [0, 1] each, front to back.
     """
-    logits = grow(features.flatten(0, 1), seeds.flatten()).unflatten(0, seeds.shape)
-    shares = logits.sigmoid()
+    logits = grow(features.flatten(0, 1), seeds.flatten(), connected)
+    shares = logits.unflatten(0, seeds.shape).sigmoid()
     r = regions_of_shapes(torch.cat([shares, torch.ones_like(shares[:, :1])], 1))
     return scopes(r), r
 
 
 @compilable
-def candidates(features: Tensor, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor, Tensor]:
+def candidates(
+    features: Tensor, x: Tensor, s_t: Tensor, n: int, connected: bool = False
+) -> tuple[Tensor, Tensor]:
     """Seeds of several objects, each in what the regions of those before it leave.
 
     Args:
@@ -120,6 +154,7 @@ def candidates(features: Tensor, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor
         x: images, ``(B, 3, H, W)``.
         s_t: scope, ``(B, 1, H, W)``.
         n: number of seeds.
+        connected: whether regions are connected.
 
     Returns:
         Seeds ``(B, n)``, and the region that each expert grows from each, ``(B, n, K, 1, H, W)``.
@@ -127,7 +162,7 @@ def candidates(features: Tensor, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor
     experts, left, seeds, regions = features.shape[1], s_t, [], []
     for _ in range(n):
         seed = find_seed_pixel(x, left)
-        logits = grow(features.flatten(0, 1), seed.repeat_interleave(experts))
+        logits = grow(features.flatten(0, 1), seed.repeat_interleave(experts), connected)
         r = region(s_t[:, None], logits.sigmoid().unflatten(0, (-1, experts)))
         seeds.append(seed)
         regions.append(r)

@@ -77,7 +77,8 @@ class SeededGuide(AmortizedGuide):
             check_seed_pixels("seed_pixel", seed_pixel, (batch[-1],), pixels, x)
             seed_pixel = seed_pixel.expand(batch).flatten()
         features = self.attentions.forward_selected(k_t, with_log(x, torch.ones_like(s_t)))
-        return restored(region(s_t, grow(features, seed_pixel).sigmoid()), batch)
+        logits = grow(features, seed_pixel, self._connected)
+        return restored(region(s_t, logits.sigmoid()), batch)
 
     def attend_all(self, x: Tensor, s_t: Tensor) -> Tensor:
         """The regions that all experts grow from the most salient pixel, without gradients."""
@@ -96,7 +97,8 @@ class SeededGuide(AmortizedGuide):
         """
         x, s_t = self._images(x), self._masks("s_t", s_t, x.shape[0])
         with torch.no_grad():
-            return candidates(self._logits_of_all(x, torch.ones_like(s_t)), x, s_t, n)
+            features = self._logits_of_all(x, torch.ones_like(s_t))
+            return candidates(features, x, s_t, n, self._connected)
 
     def regions(
         self, x: Tensor, k: Tensor, given: Selection | None = None
@@ -113,7 +115,13 @@ class SeededGuide(AmortizedGuide):
         pixels = seed_pixel[:, :-1]
         check_seed_pixels("seed_pixel", pixels, tuple(k.shape), self.config.size**2, x)
         inputs = with_log(x, torch.ones_like(x[:, :1]))
-        return grow_all(self.attentions.forward_each(k, inputs), pixels)
+        return grow_all(self.attentions.forward_each(k, inputs), pixels, self._connected)
+
+    @property
+    def _connected(self) -> bool:
+        attention = self.config.expert.attention
+        assert isinstance(attention, SeededAttention)
+        return attention.connected
 
     def _propose(
         self, x: Tensor, s_t: Tensor, k_t: Tensor, i: int, given: Selection | None

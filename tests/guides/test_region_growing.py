@@ -1,15 +1,25 @@
 """Regions that grow from seeds, before anything is learnt, and the choice of the next object."""
 
+import dataclasses
+
 import pytest
 import torch
+from scipy import ndimage
 
 from econ_pyro.core.compositing import SCOPE_EPS
 from econ_pyro.core.ensemble import Ensemble
 from econ_pyro.core.selection import Selection
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
-from econ_pyro.guides.region_growing import SALIENT, candidates, find_seed_pixel, grow, salience
-from econ_pyro.guides.seeded import SeededUNet, SeedsAlone
+from econ_pyro.guides.region_growing import (
+    SALIENT,
+    candidates,
+    find_seed_pixel,
+    grow,
+    reachable,
+    salience,
+)
+from econ_pyro.guides.seeded import SeededGuide, SeededUNet, SeedsAlone
 from econ_pyro.infer.competition import GreedyCompetition
 from econ_pyro.infer.joint_competition import JointCompetition
 from econ_pyro.model_config import EconConfig, SeededAttention
@@ -89,6 +99,47 @@ def test_likeness_falls_with_colour_and_place():
     assert logits[0, 0] == 8 and logits[0, 1] > logits[0, 2] + 10
     assert (logits[:, 1] > logits[:, 2]).all()
     assert (logits[:-1, 0] > logits[1:, 0]).all()
+
+
+def test_reachable_pixels_are_the_seeds_connected_component():
+    there = torch.rand(30, 1, 12, 12, generator=torch.Generator().manual_seed(0)) < 0.8
+    seed = torch.arange(30) * 4 + 7
+    found = reachable(there, seed)
+    for mask, pixel, own in zip(there[:, 0], seed.tolist(), found[:, 0], strict=True):
+        components, _ = ndimage.label(mask.numpy())
+        component = components.flat[pixel]
+        expected = (components == component) & (component > 0)
+        assert (own.numpy() == expected).all()
+    assert not found.flatten(1).any(1).all() and (found != there).any()
+
+
+def test_connected_regions_leave_out_what_is_alike_elsewhere():
+    phi = torch.zeros(1, 6, 4, 4)
+    phi[:, 0], phi[:, 1, :, 1:2] = 2.0, 0.5  # a line of another colour parts the image
+    plain, parted = (grow(phi, torch.tensor([0]), connected)[0, 0] for connected in (False, True))
+    assert torch.equal(parted[:, :1], plain[:, :1])
+    assert (plain[:, 2:] == 8).all() and (parted[:, 1:] == 2 * (4 - 20)).all()
+
+
+def test_a_guide_grows_connected_regions_if_asked(scenes):
+    attention = dataclasses.replace(SMALL.attention, place_weight=0.0, connected=True)
+    config = EconConfig(
+        size=32, num_slots=3, expert=dataclasses.replace(SMALL, attention=attention)
+    )
+    torch.manual_seed(0)
+    guide = SeededGuide(config)
+    x = torch.zeros(1, 3, 32, 32)
+    x[..., 4:12, 4:12] = x[..., 20:28, 20:28] = 1.0  # two objects of one colour
+    seeds, r = guide.candidates(x, torch.ones(1, 1, 32, 32), 2)
+    assert (r[0, :, :, 0, 4:12, 4:12].mean((2, 3)).round().sum(0) == 1).all()
+    k = torch.zeros(1, 3, dtype=torch.long)
+    pixels = torch.cat([seeds, torch.full_like(seeds[:, :1], -1)], 1)
+    none = torch.zeros(1, 3, 1, 32, 32)
+    given = Selection(k, torch.zeros(1, 3, 4), pixels, torch.zeros(1, 3, 3), none)
+    _, layers = guide.regions(x, k, given)
+    torch.testing.assert_close(layers[0, 0], r[0, 0, 0])
+    alone = guide.attend(x, torch.ones(1, 1, 32, 32), k[:, 0], seeds[:, 0])
+    torch.testing.assert_close(alone[0], r[0, 0, 0])
 
 
 @pytest.mark.parametrize("config", [SMALL, IN_PATCHES])
