@@ -234,8 +234,17 @@ PRESETS: dict[str, tuple[str, Config]] = {
             model=replace(_TURNED_MODEL, num_slots=5),
         ),
     ),
+    "turned-random-colours": (
+        "random-colours with objects turned and of several sizes; classes part by shape.",
+        replace(
+            _TURNED,
+            scenes=SceneConfig(kind="random-colours", object_size=(0.2625, 0.525), rotate=True),
+            model=replace(_TURNED_MODEL, size=32, num_slots=4),
+            objective=replace(_TURNED.objective, smallest_region=8),
+        ),
+    ),
     "tetrominoes": (
-        "Three bevelled pieces of seven classes, turned; not yet measured as it is.",
+        "Three bevelled pieces of seven classes, turned.",
         replace(
             _UNIQUE,
             scenes=SCENE_SETS["tetrominoes"],
