@@ -38,7 +38,7 @@ SIZE, BATCH, STEPS = 16, 4, 20
 SIZES = {"multi-dsprites": 32, "tetrominoes": 32}
 """Of presets whose scenes cannot be that small; their batches are half as large."""
 SCENES, SCORED = 64, 200
-# two presets have other numbers than their neighbour, but no other code
+# these presets have other numbers than their neighbour, but no other code
 ALIKE = ("paper-unique-colours-swapped", "multi-dsprites-coloured", "turned-random-colours")
 # chains of Gibbs sampling amplify rounding
 CHAINS = ("mrbm", "mrbm-softmax", "mrbm-16")
