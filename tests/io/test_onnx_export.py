@@ -21,6 +21,8 @@ from econ_pyro.io.onnx_export import (
     _write,
     export_onnx,
 )
+from econ_pyro.model_config import SavingsOptions
+from helpers.paths import ROOT
 from helpers.scripts import script
 from helpers.trainers import TINY, changed, seeded_tiny, small_expert, taught_tiny
 
@@ -128,10 +130,33 @@ class _Filled(torch.nn.Module):
         return d.k, d.region, d.competition_losses, filled.k, filled.region, filled.mean
 
 
-def test_savings_and_a_spare_layer_filled(tmp_path):
+def taught(**fields):
+    """An untrained model with learnt attention, of two layers and two experts."""
     expert = small_expert(dim=5, pose=True, shape_dim=2, bias=0.0, shape_bias=0.0)
     sizes = {"model__expert": expert, "model__num_slots": 2, "model__num_experts": 2}
-    network = _Filled(Econ(changed(taught_tiny(), **sizes)))
+    return Econ(changed(taught_tiny(), **sizes, **fields))
+
+
+def test_all_of_a_model_whose_attention_has_learnt(tmp_path):
+    """Savings, rounds of refinement and outliers, as in the learnt presets."""
+    competition = SavingsOptions(refine=True, refine_rounds=2, outliers=0.002)
+    econ = taught(model__competition=competition)
+    econ.save_pretrained(tmp_path / "weights")
+    out = tmp_path / "onnx"
+    script("export_onnx", tmp_path / "weights", "--out", out)
+    images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    d = econ.decompose(images)
+    got = session(out / "decompose.onnx").run(None, {"images": images.numpy()})
+    got = dict(zip(OUTPUTS, got, strict=True))
+    np.testing.assert_array_equal(got["k"], d.k)
+    for name in ("region", "appearance", "shape", "z"):
+        np.testing.assert_allclose(got[name], getattr(d, OUTPUTS[name]), atol=1e-4)
+    # no paths of this machine, which traces of the exporter contain
+    assert str(ROOT).encode() not in (out / "decompose.onnx").read_bytes()
+
+
+def test_savings_and_a_spare_layer_filled(tmp_path):
+    network = _Filled(taught())
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     path, outputs = tmp_path / "filled.onnx", tuple("abcdef")
     with _exporting():
