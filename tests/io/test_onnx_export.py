@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from econ_pyro.core.distributions import pixel_errors
+from econ_pyro.core.selection import Draws
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.infer.depth_order import explains_enough, likeliest_order
-from econ_pyro.infer.refinement import fill_spare
+from econ_pyro.infer.oracle_competition import OracleCompetition
+from econ_pyro.infer.refinement import fill_spare, refine
 from econ_pyro.infer.strategies import competition_of
 from econ_pyro.io.onnx_export import (
     OUTPUTS,
@@ -21,7 +23,6 @@ from econ_pyro.io.onnx_export import (
     _write,
     export_onnx,
 )
-from econ_pyro.model_config import SavingsOptions
 from helpers.paths import ROOT
 from helpers.scripts import script
 from helpers.trainers import TINY, changed, seeded_tiny, small_expert, taught_tiny
@@ -57,6 +58,8 @@ def test_onnxruntime_says_what_torch_says(econ, tmp_path, capsys):
     }  # fmt: skip
     printed = capsys.readouterr().out.strip().splitlines()
     assert len(printed) == 3 and all("of torch" in line for line in printed)
+    # no traces of the exporter, which name the folders of this machine
+    assert str(ROOT).encode() not in (out / "decompose.onnx").read_bytes()
     whole = session(out / "decompose.onnx")
     assert whole.get_modelmeta().custom_metadata_map["experts"] == '["circle", "background"]'
     for n in (1, 5):
@@ -116,7 +119,7 @@ def test_the_extra_is_named(econ, tmp_path, monkeypatch):
 
 
 class _Filled(torch.nn.Module):
-    """The savings competition for two layers, of which the first is then filled anew."""
+    """The savings competition for two layers; the first is then filled anew, and both refined."""
 
     def __init__(self, econ):
         super().__init__()
@@ -127,38 +130,18 @@ class _Filled(torch.nn.Module):
         d = self.competition.decompose(model, guide, images)
         spare = torch.cat([0 * d.region[:, :1], 0 * d.region[:, :1] + 1], 1)
         filled = fill_spare(model, guide, dataclasses.replace(d, region=spare), 1.0, 0.01)
-        return d.k, d.region, d.competition_losses, filled.k, filled.region, filled.mean
-
-
-def taught(**fields):
-    """An untrained model with learnt attention, of two layers and two experts."""
-    expert = small_expert(dim=5, pose=True, shape_dim=2, bias=0.0, shape_bias=0.0)
-    sizes = {"model__expert": expert, "model__num_slots": 2, "model__num_experts": 2}
-    return Econ(changed(taught_tiny(), **sizes, **fields))
-
-
-def test_all_of_a_model_whose_attention_has_learnt(tmp_path):
-    """Savings, rounds of refinement and outliers, as in the learnt presets."""
-    competition = SavingsOptions(refine=True, refine_rounds=2, outliers=0.002)
-    econ = taught(model__competition=competition)
-    econ.save_pretrained(tmp_path / "weights")
-    out = tmp_path / "onnx"
-    script("export_onnx", tmp_path / "weights", "--out", out)
-    images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    d = econ.decompose(images)
-    got = session(out / "decompose.onnx").run(None, {"images": images.numpy()})
-    got = dict(zip(OUTPUTS, got, strict=True))
-    np.testing.assert_array_equal(got["k"], d.k)
-    for name in ("region", "appearance", "shape", "z"):
-        np.testing.assert_allclose(got[name], getattr(d, OUTPUTS[name]), atol=1e-4)
-    # no paths of this machine, which traces of the exporter contain
-    assert str(ROOT).encode() not in (out / "decompose.onnx").read_bytes()
+        means = Draws(torch.zeros_like(d.z), torch.zeros_like(d.competition_losses))
+        refined = refine(model, guide, filled, means, OracleCompetition(2, 1.0, 0.0), 0.01)
+        first = d.k, d.region, d.competition_losses
+        return *first, filled.k, filled.region, filled.mean, refined.region
 
 
 def test_savings_and_a_spare_layer_filled(tmp_path):
-    network = _Filled(taught())
+    expert = small_expert(dim=5, pose=True, shape_dim=2, bias=0.0, shape_bias=0.0)
+    sizes = {"model__expert": expert, "model__num_slots": 2, "model__num_experts": 2}
+    network = _Filled(Econ(changed(taught_tiny(), **sizes)))
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    path, outputs = tmp_path / "filled.onnx", tuple("abcdef")
+    path, outputs = tmp_path / "filled.onnx", tuple("abcdefg")
     with _exporting():
         _write(path, network, "images", images, outputs, {})
         assert _difference(path, network, "images", images) < 1e-4
