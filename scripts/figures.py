@@ -35,9 +35,9 @@ class Args:
 
     out: Path
     """Output folder."""
-    unique: str | None = "quick"
+    unique: str | None = "learnt-unique-colours"
     """Model of uniquely coloured objects, for Fig. 1; None to skip it."""
-    random: str | None = "random-colours"
+    random: str | None = "learnt-random-colours"
     """Model of randomly coloured objects, for Figs. 4, 6, 7 and 8 and the corruptions of its
     scenes; None to skip them."""
     single: str | None = "single-expert"

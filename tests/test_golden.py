@@ -39,7 +39,7 @@ def test_a_resumed_run():
         np.testing.assert_allclose(found["weights"][name], value, rtol=2e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", golden.WEIGHTS)
+@pytest.mark.parametrize("name", (*golden.WEIGHTS, *golden.SLOW))
 def test_decompositions_by_shipped_weights(name):
     found = golden.decomposition(name)
     with np.load(GOLDEN / f"{name}.npz") as wanted:

@@ -20,45 +20,67 @@ N = 64
 HELD_OUT = 1_000_003  # their seed, as published
 
 
-@pytest.fixture(scope="module", params=["quick", "random-colours"])
+SEEDED = ["quick", "random-colours"]
+LEARNT = ["learnt-unique-colours", "learnt-random-colours"]
+# learnt regions are less sharp at their edges: nats of a typical scene, and grades of 256
+LEAST_ARI = dict.fromkeys([*SEEDED, *LEARNT], 0.99) | {"learnt-random-colours": 0.97}
+MOST_NATS = dict.fromkeys(SEEDED, 0.5) | dict(zip(LEARNT, (1.0, 8.0), strict=True))
+MOST_GRADES = dict.fromkeys([*SEEDED, *LEARNT], 1) | {"learnt-random-colours": 2}
+
+
+@pytest.fixture(scope="module", params=[*SEEDED, *LEARNT])
 def measured(request):
     """Each of the weights with its published figures, and what we measure."""
     name = request.param
     econ = load(name)
     published = json.loads((SHIPPED / name / "evaluation.json").read_text())["held-out"]
-    source = GeneratedScenes(econ.config.scenes, HELD_OUT, N, "valid")
-    return econ, source, published, evaluate(econ, source)
+    scenes = N // 2 if name in LEARNT else N
+    source = GeneratedScenes(econ.config.scenes, HELD_OUT, scenes, "valid")
+    return name, econ, source, published, evaluate(econ, source)
 
 
 # a few scenes of 1000 have an x of hundreds of nats, and no mean of 64 says much
 @pytest.mark.parametrize("score", ["z", "r", "layers", "visible_iou", "amodal_iou", "ooa", "sc"])
 def test_a_mean_over_scenes_is_the_published_one(measured, score):
-    _, _, published, metrics = measured
+    *_, published, metrics = measured
     values = metrics.scores[score]
     values = values[~values.isnan()]
-    error = values.std().item() / math.sqrt(len(values))
-    assert values.mean().item() == pytest.approx(published["metrics"][score], abs=4 * error)
+    # of scores that are nearly always 1, the few others may not be among these scenes
+    error = 4 * values.std().item() / math.sqrt(len(values)) + 1e-3
+    assert values.mean().item() == pytest.approx(published["metrics"][score], abs=error)
 
 
 def test_objects_are_taken_apart_and_told_apart(measured):
-    _, _, published, metrics = measured
+    name, _, _, published, metrics = measured
     row = metrics.summary()
-    assert row["ari_fg"] > 0.99 and row["class_accuracy"] > 0.97
-    assert metrics.scores["x"].median() < 0.5
+    assert row["ari_fg"] > LEAST_ARI[name] and row["class_accuracy"] > 0.97
+    assert metrics.scores["x"].median() < MOST_NATS[name]
     # every class has its expert, as published
     winners = metrics.confusion.argmax(1).tolist()
     assert winners == torch.tensor(published["confusion"]).argmax(1).tolist()
 
 
-def test_layers_hold_the_pixels_that_they_grew_from(measured):
-    econ, source, _, _ = measured
+@pytest.mark.parametrize("name", SEEDED)
+def test_layers_hold_the_pixels_that_they_grew_from(name):
+    econ = load(name)
+    source = GeneratedScenes(econ.config.scenes, HELD_OUT, 32, "valid")
     d = econ.decompose(source.images(torch.arange(32)), refine=False)
     of_seed = d.region.flatten(2)[:, :-1].gather(2, d.seed_pixel[:, :-1, None])
     assert (of_seed > 0.5).double().mean() > 0.95
 
 
-def test_images_come_back_to_a_grade_of_256(measured):
-    econ, source, _, _ = measured
+@pytest.mark.parametrize("name", LEARNT)
+def test_learnt_attention_finds_objects_without_seeds_and_refinement(name):
+    econ = load(name)
+    source = GeneratedScenes(econ.config.scenes, HELD_OUT, 32, "valid")
+    d = econ.decompose(source.images(torch.arange(8)), refine=False)
+    assert (d.seed_pixel == -1).all()
+    assert evaluate(econ, source, refine=False).summary()["ari_fg"] > 0.75
+
+
+def test_images_come_back_to_a_grade_or_two_of_256(measured):
+    name, econ, source, _, _ = measured
     x = source.images(torch.arange(8))
     d = econ.decompose(x)
-    assert (d.reconstruction - x).square().mean((1, 2, 3)).median().sqrt() < 1 / 255
+    grades = 255 * (d.reconstruction - x).square().mean((1, 2, 3)).sqrt()
+    assert grades.median() < MOST_GRADES[name]

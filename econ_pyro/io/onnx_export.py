@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.overrides import TorchFunctionMode
 
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
@@ -55,8 +56,23 @@ class Decompose(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Decompose images ``(B, 3, H, W)`` in [0, 1]."""
-        d = self.competition.decompose(self.model, self.guide, images)
+        with torch.no_grad(), _ConstantGradMode():
+            d = self.competition.decompose(self.model, self.guide, images)
         return tuple(getattr(d, field) for field in OUTPUTS.values())
+
+
+class _ConstantGradMode(TorchFunctionMode):
+    """Gradients stay as they are, on or off.
+
+    The exporter divides its graph wherever they are switched, which takes half of its time.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch._C._set_grad_enabled:
+            return None
+        return func(*args, **(kwargs or {}))
 
 
 class Decode(nn.Module):
@@ -135,6 +151,8 @@ def _write(
     )
     assert program is not None
     program.model.metadata_props.update(metadata)
+    for node in program.model.graph.all_nodes():  # stack traces: most of the file
+        node.metadata_props.clear()
     write_atomically(path, lambda p: program.save(p))
 
 

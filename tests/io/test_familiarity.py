@@ -41,7 +41,7 @@ def test_the_figure_is_the_loss_of_eqs_10_to_12():
     assert np.mean(naive) * 1024 == pytest.approx(total, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["quick", "random-colours"])
+@pytest.mark.parametrize("name", ["quick", "random-colours", "learnt-random-colours"])
 def test_shipped_weights_know_scenes_from_photographs(name):
     econ, usual = load(name), validation_nats(SHIPPED / name)
     assert usual is not None and 20 < usual < 200

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -22,6 +23,23 @@ from helpers.scripts import TINY_ARGS, script
 pytestmark = pytest.mark.needs("gradio")
 
 
+@contextmanager
+def serving(weights):
+    """Address of the page of a run or of shipped weights."""
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "scripts/composer.py", weights, "--device", "cpu"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    line = process.stdout.readline()
+    found = re.match(r"(http://127\.0\.0\.1:\d+)/? \(Ctrl-C stops\)", line)
+    assert found, line + process.stdout.read()
+    yield found[1]
+    process.terminate()
+    rest = process.communicate(timeout=120)[0]
+    assert process.returncode == 130 and rest.strip() == "stopped"
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """Address of the page of a tiny run, and the run's folder."""
@@ -29,18 +47,8 @@ def served(tmp_path_factory):
     # shapes that can be seen without training
     bold = ["--model.expert.shape-bias", 0]
     script("svi_train", "quick", *TINY_ARGS, *bold, "--steps", 1, "--run", run)
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "scripts/composer.py", run, "--device", "cpu"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    line = process.stdout.readline()
-    found = re.match(r"(http://127\.0\.0\.1:\d+)/? \(Ctrl-C stops\)", line)
-    assert found, line + process.stdout.read()
-    yield found[1], run
-    process.terminate()
-    rest = process.communicate(timeout=120)[0]
-    assert process.returncode == 130 and rest.strip() == "stopped"
+    with serving(run) as address:
+        yield address, run
 
 
 def get(address, path, **headers):
@@ -91,15 +99,21 @@ def chromium():
 
 @pytest.fixture
 def page(chromium, served):
+    with window(chromium, served[0]) as opened:
+        yield opened
+
+
+@contextmanager
+def window(chromium, address):
     """The page in a window; it must ask no other host for anything and log no error."""
     opened = chromium.new_page(viewport={"width": 1280, "height": 900})
     opened.set_default_timeout(20_000)
     asked, errors = [], []
     opened.on("request", lambda request: asked.append(request.url))
     opened.on("pageerror", lambda error: errors.append(str(error)))
-    browser.open_page(opened, served[0])
+    browser.open_page(opened, address)
     yield opened
-    elsewhere = [url for url in asked if not url.startswith((served[0], "data:", "blob:"))]
+    elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
     assert not elsewhere and not errors
     opened.close()
 
@@ -168,6 +182,15 @@ def test_an_example_scene(page):
     page.click("#example")
     page.locator("#apart-picture img").nth(1).wait_for()
     assert page.locator("#apart-picture img").count() == 2
+
+
+def test_weights_whose_attention_has_learnt(chromium):
+    with serving("learnt-random-colours") as address, window(chromium, address) as page:
+        page.click("#example")
+        page.locator("#apart-picture img").nth(1).wait_for()
+        assert "of 4 layers" in page.inner_text("#apart-said")
+        names = [name.split(". ")[1] for name in layer_names(page, "apart")]
+        assert sorted(names) == ["background", "circle", "square", "triangle"]
 
 
 def test_bad_uploads_get_a_message_and_the_next_good_one_works(page, tmp_path):
