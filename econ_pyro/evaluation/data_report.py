@@ -182,6 +182,8 @@ def advise(inspection: Inspection, fit: Fit) -> Advice:
     """Suggest options for training."""
     preset, why = _preset(inspection)
     size, reason = _size(inspection, preset)
+    if preset == "turned-random-colours" and size >= _LARGE:
+        preset, why = "multi-dsprites", f"{why}; 30 minutes"
     reasons = [f"size {size}: {reason}"]
     slots = DEFAULT_COUNT
     if inspection.objects:
@@ -261,7 +263,7 @@ def _preset(inspection: Inspection) -> tuple[str, str]:
         flat = flat_share(downsample(images, SIZES[0])) > _MIN_FLAT_SHARE
     if flat and inspection.traits.shading <= _SHADED:
         if inspection.turned:
-            return "multi-dsprites", "objects seem to be unicoloured, and are turned; 30 minutes"
+            return "turned-random-colours", "objects seem to be unicoloured, and are turned"
         return "quick", "objects seem to be unicoloured; 20 minutes, then try random-colours"
     if exact:
         return "tetrominoes", "objects seem to have few exact colours in patterns; 30 minutes"

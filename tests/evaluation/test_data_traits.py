@@ -58,7 +58,7 @@ def words(advice):
 
 SETS = [
     (FLAT, None, "quick", set()),
-    (dataclasses.replace(FLAT, rotate=True), None, "multi-dsprites", set()),
+    (dataclasses.replace(FLAT, rotate=True), None, "turned-random-colours", set()),
     (dataclasses.replace(FLAT, object_size=(0.2, 0.4)), None, "quick", set()),
     (FLAT, shaded, "sprites", {"shading"}),
     (FLAT, noisy, "sprites", {"noise"}),
