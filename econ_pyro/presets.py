@@ -153,9 +153,12 @@ _GENESIS = GenesisConfig(
     hidden=128,
     geco=_GENESIS_GECO,
 )
+# grown over places alone at first, as published, slots were still shared out after 800 steps
 _GENESIS_V2 = GenesisV2Config(
     sigma=0.2,
     informative=True,
+    colour_weight=8.0,
+    spread=5.0,
     latent_dim=32,
     features=32,
     channels=(16, 32, 32, 32),
