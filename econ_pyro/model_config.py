@@ -400,8 +400,8 @@ class GenesisV2Config(SceneModelConfig):
     embedding_dim: int = 8
     """Dimensions of a pixel's embedding, in which distances make masks; two are its position's."""
     colour_weight: float = 0.0
-    """Initial weight of a pixel's colour in its embedding. With 0, slots grow over places at first;
-    otherwise the next three dimensions are the colour's."""
+    """Initial weight of a pixel's colour in the next three dimensions of its embedding. With 0,
+    masks grow over positions alone at first."""
     spread: float = 1.0
     """How far slots reach at first: with 1, half of the way to the next one's centre."""
     channels: tuple[int, ...] = (32, 64, 64, 64)

@@ -48,7 +48,8 @@ class AttentionUNet(nn.Module):
         self.fold = nn.PixelUnshuffle(patch) if patch > 1 else nn.Identity()
         self.unfold = nn.PixelShuffle(patch) if patch > 1 else nn.Identity()
         inputs = (4 * patch**2, *channels[:-1])
-        self.down = nn.ModuleList(_block(a, b, norm) for a, b in zip(inputs, channels, strict=True))
+        pairs = zip(inputs, channels, strict=True)
+        self.down = nn.ModuleList(_block(a, b, norm) for a, b in pairs)
         inner = channels[-1] * (size // patch // 2 ** (len(channels) - 1)) ** 2
         self.bottleneck = nn.Sequential(
             nn.Linear(inner, hidden),

@@ -8,8 +8,9 @@ grows from a seed pixel, drawn at random among what earlier slots left, over lik
 
 .. math:: q(z_t | x) = N(f(\sum_i m_{t,i} \phi_i / \sum_i m_{t,i}))
 
-These masks only pool features: those that make the image are decoded from the latents. It is the
-learnt cousin of this project's regions, which grow from seed pixels over like colours.
+where phi ends with the pixel's colour and position. These masks only pool: those that make the
+image are decoded from the latents. It is the learnt cousin of this project's regions, which grow
+from seed pixels over like colours.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from econ_pyro.model_config import ExpertConfig, GenesisV2Config
 GROUPS = 8
 FIRST_GAIN = 8.0  # means of slots then differ by about 1
 OWN = 5  # of a pixel, beside its features: colour and position
-LEAST_SHARE = 0.01  # of the scope, and of what a slot leaves of it: no pixel is without gradient
+LEAST_SHARE = 0.01  # of the scope, and of what a slot leaves of it: later slots see every pixel
 
 
 def group_norm(channels: int) -> nn.Module:
