@@ -78,6 +78,8 @@ GENESIS: dict[str, Bounds] = {
 }
 GENESIS_V2: dict[str, Bounds] = {
     "embedding_dim": (2, 256),
+    "colour_weight": (0.0, 1e3),
+    "spread": (POSITIVE, 1e3),
     **{name: MONET[name] for name in ("num_slots", "size", "sigma", "latent_dim", "features")},
     **{name: MONET[name] for name in ("channels", "hidden")},
 }
@@ -108,6 +110,7 @@ GECO: dict[str, Bounds] = {
     "rate": (0.0, 1e3),
     "speed_up": (0.0, 1e6),
     "smoothing": (0.0, 1.0),
+    "smallest": (1e-10, 1e6),
 }
 OBJECTIVE: dict[str, Bounds] = {
     "beta": (0.0, 1e6),

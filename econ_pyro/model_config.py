@@ -335,6 +335,8 @@ class GecoConfig:
     """Factor of the rate while the goal is reached."""
     smoothing: float = 0.99
     """Weight of the past in the moving average of the error."""
+    smallest: float = 1e-10
+    """Weight below which that of the KL does not fall. In short runs it would not come back."""
 
     def __post_init__(self) -> None:
         limits.check_fields(GecoConfig, self, "model.geco", limits.GECO)
@@ -363,6 +365,9 @@ class GenesisConfig(SceneModelConfig):
     The mask decoder has the same in reverse."""
     hidden: int = 256
     """Units of the recurrent networks of masks and of the component prior's two inner layers."""
+    informative: bool = False
+    """Start with posterior means that differ between images, and with scales of 0.14. Published:
+    scales near 1, and means that hardly differ."""
     geco: GecoConfig = field(default_factory=GecoConfig)
 
     def __post_init__(self) -> None:
@@ -397,10 +402,18 @@ class GenesisV2Config(SceneModelConfig):
     """Features of a pixel, and feature maps of the decoder."""
     embedding_dim: int = 8
     """Dimensions of a pixel's embedding, in which distances make masks; two are its position's."""
+    colour_weight: float = 0.0
+    """Initial weight of a pixel's colour in the next three dimensions of its embedding. With 0,
+    masks grow over positions alone at first."""
+    spread: float = 1.0
+    """How far slots reach at first: with 1, half of the way to the next one's centre."""
     channels: tuple[int, ...] = (32, 64, 64, 64)
     """Output channels of the U-Net's down blocks."""
     hidden: int = 256
     """Units of the prior's recurrent network and of the inner fully connected layers."""
+    informative: bool = False
+    """Start with posterior means that differ between images, and with scales of 0.14. Published:
+    scales near 1, and means that hardly differ."""
     geco: GecoConfig = field(default_factory=GecoConfig)
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ from econ_pyro.guides.encoder import Encoder, WholeImage
 from econ_pyro.guides.object_centred_encoder import Glimpse, ObjectCentredEncoder
 from econ_pyro.model_config import EconConfig, FreeLatents
 
+FIRST_LOG_VARIANCE = -4.0  # of a posterior that starts informative
 LOG_SCALE_RANGE = (-7.0, 3.0)  # of q(z); outside, exp would meet the limits of float32 training
 
 
@@ -376,3 +377,19 @@ def posterior(out: Tensor, noise: Tensor | None) -> TorchDistribution:
     scale = (0.5 * log_variance).clamp(*LOG_SCALE_RANGE).exp()
     noise = None if noise is None else noise.expand_as(loc)
     return FixedNoiseNormal(loc, scale, noise).to_event(1)
+
+
+def start_informative(head: nn.Linear, gain: float) -> None:
+    """Let the means of a new posterior differ between images, and by more than its noise.
+
+    Otherwise decoders at first see latents that are all noise. They learn to draw by position
+    alone, and masks follow from noise.
+
+    Args:
+        head: the layer that gives means and log variances.
+        gain: factor of the means' weights.
+    """
+    size = head.out_features // 2
+    with torch.no_grad():
+        head.weight[:size] *= gain
+        head.bias[size:] = FIRST_LOG_VARIANCE

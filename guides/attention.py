@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,14 +12,10 @@ from econ_pyro.guides.norm import InstanceNormReLU2d
 from econ_pyro.model_config import ExpertConfig, UNetAttention
 
 
-class _Block(nn.Sequential):
-    """3x3 convolution without bias, instance normalisation with affine map, ReLU."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-            InstanceNormReLU2d(outputs),
-        )
+def _block(inputs: int, outputs: int, norm: Callable[[int], nn.Module]) -> nn.Sequential:
+    """3x3 convolution without bias, normalisation with affine map and ReLU."""
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, norm(outputs))
 
 
 class AttentionUNet(nn.Module):
@@ -31,9 +29,15 @@ class AttentionUNet(nn.Module):
         config: sizes of the expert.
         size: height and width of the image, a multiple of the patch times 2 to the number of
             blocks less one.
+        norm: number of channels to a normalisation and ReLU.
     """
 
-    def __init__(self, config: ExpertConfig, size: int) -> None:
+    def __init__(
+        self,
+        config: ExpertConfig,
+        size: int,
+        norm: Callable[[int], nn.Module] = InstanceNormReLU2d,
+    ) -> None:
         super().__init__()
         channels, patch, hidden = (
             config.attention.channels,
@@ -44,7 +48,8 @@ class AttentionUNet(nn.Module):
         self.fold = nn.PixelUnshuffle(patch) if patch > 1 else nn.Identity()
         self.unfold = nn.PixelShuffle(patch) if patch > 1 else nn.Identity()
         inputs = (4 * patch**2, *channels[:-1])
-        self.down = nn.ModuleList(_Block(a, b) for a, b in zip(inputs, channels, strict=True))
+        pairs = zip(inputs, channels, strict=True)
+        self.down = nn.ModuleList(_block(a, b, norm) for a, b in pairs)
         inner = channels[-1] * (size // patch // 2 ** (len(channels) - 1)) ** 2
         self.bottleneck = nn.Sequential(
             nn.Linear(inner, hidden),
@@ -57,7 +62,7 @@ class AttentionUNet(nn.Module):
         # mirrors the way down: each block takes its own input and the skip of the same size
         outputs = (*reversed(channels[:-1]), channels[0])
         self.up = nn.ModuleList(
-            _Block(2 * a, b) for a, b in zip(reversed(channels), outputs, strict=True)
+            _block(2 * a, b, norm) for a, b in zip(reversed(channels), outputs, strict=True)
         )
         self._make_head(config, channels[0], patch)
 

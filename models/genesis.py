@@ -36,7 +36,7 @@ class ComponentDecoder(SpatialBroadcastDecoder):
     """ECON's decoder without a shape: RGB in [0, 1], ``(n, 3, H, W)``."""
 
     def _make_layers(self, config: ExpertConfig, size: int) -> None:
-        self.layers = ConvStack(2 + config.latents.dim, config, outputs=3)
+        self.layers = ConvStack(2 + config.latents.dim, config, outputs=3, kaiming=True)
 
 
 class Genesis(SlotProgram[GenesisConfig]):

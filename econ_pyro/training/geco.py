@@ -22,7 +22,7 @@ from econ_pyro.infer.svi import Step
 from econ_pyro.model_config import GecoConfig
 from econ_pyro.training.callbacks import Callback
 
-SMALLEST, LARGEST = 1e-10, 1e10  # of beta, so that it stays a number that can come back
+LARGEST = 1e10  # of beta, so that it stays a number that can come back
 
 
 class Geco(Callback):
@@ -59,7 +59,7 @@ class Geco(Callback):
         rate = self.rate * (self.config.speed_up if below > 0 else 1.0)
         # exp overflows beyond 709
         factor = math.exp(min(rate * below, 50.0))
-        self.beta = min(max(self.beta * factor, SMALLEST), LARGEST)
+        self.beta = min(max(self.beta * factor, self.config.smallest), LARGEST)
 
     def metrics(self) -> dict[str, float]:
         """The error that the weight follows."""

@@ -1,5 +1,6 @@
 """GENESIS: its programs, prior and masks."""
 
+import math
 from dataclasses import replace
 
 import pyro
@@ -146,6 +147,26 @@ def test_scenes_are_drawn_and_latents_set(pair):
     assert drawn["x"].shape == (3, 4, 3, 16, 16) and drawn["z_component_2"].shape == (3, 4, 2)
     with pytest.raises(EconError, match=r"z_mask_2 of shape \(4, 3\), got \(4, 5\)"):
         poutine.condition(model.prior, data={"z_mask_2": torch.zeros(4, 5).double()})(4)
+
+
+def test_latents_start_with_means_that_tell_images_apart():
+    torch.manual_seed(0)
+    x = torch.rand(8, 3, 1, 1).expand(-1, -1, 16, 16) * torch.rand(8, 1, 16, 16).round()
+
+    def signal(informative):
+        config = replace(
+            TINY, mask_dim=16, component_dim=16, features=16, hidden=64, informative=informative
+        )
+        guide = GenesisGuide(config, Genesis(config).masks)
+        with pyro.settings.context(module_local_params=True):
+            q = poutine.trace(guide).get_trace(x, mean=True)
+        found = [q.nodes[name]["fn"].base_dist for name in ("z_mask_3", "z_component_3")]
+        return [(one.loc.std(0).mean().item(), one.scale.mean().item()) for one in found]
+
+    for mean, scale in signal(True):
+        assert mean > scale and scale == pytest.approx(math.exp(-2), rel=0.7)
+    for mean, scale in signal(False):
+        assert mean < 0.2 * scale
 
 
 def test_one_slot_takes_everything(x):

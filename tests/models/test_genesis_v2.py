@@ -1,15 +1,25 @@
 """GENESIS-V2: its programs, masks from seed pixels, and the seeds' noise."""
 
+import math
 from dataclasses import replace
 
 import pyro
 import pytest
 import torch
 from pyro import poutine
+from torch import nn
 
 from econ_pyro.config import Config
 from econ_pyro.errors import EconError
-from econ_pyro.guides.genesis_v2 import Embedding, GenesisV2Guide, SlotEncoder, grow
+from econ_pyro.guides.genesis_v2 import (
+    Embedding,
+    FeatureUNet,
+    GenesisV2Guide,
+    SlotEncoder,
+    group_norm,
+    grow,
+)
+from econ_pyro.guides.norm import InstanceNormReLU2d
 from econ_pyro.infer import scene_model
 from econ_pyro.infer.slot_elbo import explained
 from econ_pyro.model_config import GenesisV2Config
@@ -51,11 +61,13 @@ def test_masks_are_those_of_a_loop_over_pixels(pair, x):
     features = torch.randn(2, 4, 16, 16, dtype=torch.float64)
     # alike for both, so that the second seed differs only by what the first slot left
     noise = torch.rand(2, 1, 1, 16, 16, dtype=torch.float64).expand(-1, 2, -1, -1, -1)
-    m = guide.masks(features, noise)
-    torch.testing.assert_close(m.sum(1), torch.ones_like(m[:, 0]))
     embedding = guide.embeddings[0]
     assert isinstance(embedding, Embedding)
-    e, width = embedding(features), embedding.log_width.exp().item()
+    with torch.no_grad():
+        embedding.gate.fill_(1.0)
+    m = guide.masks(x, features, noise)
+    torch.testing.assert_close(m.sum(1), torch.ones_like(m[:, 0]))
+    e, width = embedding(x, features), embedding.log_width.exp().item()
     for b in range(2):
         left = [[1.0] * 16 for _ in range(16)]
         for t in range(2):
@@ -71,13 +83,55 @@ def test_masks_are_those_of_a_loop_over_pixels(pair, x):
         torch.testing.assert_close(m[b, 2, 0], torch.tensor(left).double())
 
 
-def test_embeddings_hold_the_position(pair):
+def test_embeddings_are_positions_alone_while_the_gate_is_closed(pair, x):
     embedding = pair[1].embeddings[0]
-    e = embedding(torch.zeros(1, 4, 16, 16, dtype=torch.float64))
+    features = torch.randn(2, 4, 16, 16, dtype=torch.float64)
+    e = embedding(x, features)
     step = e[0, :2, 1:, :-1] - e[0, :2, :-1, :-1]
     torch.testing.assert_close(step[0], torch.full_like(step[0], 2 / 15))
     torch.testing.assert_close(step[1], torch.zeros_like(step[1]))
-    assert not (e[0, 2] - e[0, 2, 0, 0]).any()
+    assert not e[:, 2].any()
+    with torch.no_grad():
+        embedding.gate.fill_(2.0)
+    torch.testing.assert_close(embedding(x, features) - e, 2 * embedding.head(features))
+
+
+def test_embeddings_may_start_as_colours(x):
+    config = replace(TINY, embedding_dim=6, colour_weight=4.0, spread=3.0)
+    embedding = Embedding(config).double()
+    e = embedding(x, torch.randn(2, 4, 16, 16, dtype=torch.float64))
+    torch.testing.assert_close(e[:, 2:5], 4 * x)
+    assert not e[:, 5].any()
+    # half is taken where exp(-d^2 / width) is one half, at d^2 = spread^2 / T
+    width = embedding.log_width.exp().item()
+    assert width * math.log(2) == pytest.approx(9 / 3)
+
+
+def test_slots_start_with_latents_that_tell_them_apart(x):
+    torch.manual_seed(0)
+    flat = torch.eye(3)[:, :, None, None].expand(-1, -1, 16, 16)  # red, green, blue
+    features, m = torch.zeros(3, 4, 16, 16), torch.ones(3, 1, 1, 16, 16)
+
+    def signal(informative):
+        config = replace(TINY, latent_dim=32, hidden=64, informative=informative)
+        mean, log_variance = GenesisV2Guide(config).encode(flat, features, m)[:, 0].chunk(2, 1)
+        return mean.std(0).mean().item(), (0.5 * log_variance).exp().mean().item()
+
+    mean, scale = signal(True)
+    assert mean > scale and scale == pytest.approx(math.exp(-2), rel=0.5)
+    mean, scale = signal(False)
+    assert mean < 0.3 * scale
+
+
+def test_the_norm_leaves_differences_between_channels():
+    h = torch.randn(2, 16, 4, 4) + 5 * torch.arange(16)[:, None, None]
+    norm = group_norm(16)
+    first, last = norm[0](h)[:, ::2], norm[0](h)[:, 1::2]
+    # of each pair that is normalised together, the mean of the second stays larger
+    assert (last.mean((2, 3)) > first.mean((2, 3)) + 1).all()
+    network = FeatureUNet(TINY.networks, 16)
+    assert sum(isinstance(part, nn.GroupNorm) for part in network.modules()) == 4
+    assert not any(isinstance(part, InstanceNormReLU2d) for part in network.modules())
 
 
 def test_a_seed_takes_its_own_pixel_and_no_pixel_is_lost():
@@ -88,15 +142,18 @@ def test_a_seed_takes_its_own_pixel_and_no_pixel_is_lost():
     assert alpha[0, 0, 1:].unique().tolist() == pytest.approx([0.01])
 
 
-def test_features_are_pooled_by_masks(pair):
+def test_features_colours_and_places_are_pooled_by_masks(pair, x):
     _, guide = pair
     features = torch.randn(2, 4, 16, 16, dtype=torch.float64)
     m = torch.rand(2, 3, 1, 16, 16, dtype=torch.float64)
     encoder = guide.encoders[0]
     assert isinstance(encoder, SlotEncoder)
-    out = guide.encode(features, m)
+    line = torch.linspace(-1, 1, 16, dtype=torch.float64)
+    place = torch.stack(torch.meshgrid(line, line, indexing="ij")).expand(2, -1, -1, -1)
+    seen = torch.cat([features, x, place], 1)
+    out = guide.encode(x, features, m)
     for t in range(3):
-        mean = (m[:, t] * features).sum((2, 3)) / m[:, t].sum((2, 3))
+        mean = (m[:, t] * seen).sum((2, 3)) / m[:, t].sum((2, 3))
         torch.testing.assert_close(out[:, t], encoder(mean))
 
 

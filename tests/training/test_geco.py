@@ -11,7 +11,7 @@ from econ_pyro.errors import EconError
 from econ_pyro.infer.elbo import ClassConditionalELBO, Terms
 from econ_pyro.infer.svi import Step
 from econ_pyro.model_config import GecoConfig
-from econ_pyro.training.geco import LARGEST, SMALLEST, Geco
+from econ_pyro.training.geco import LARGEST, Geco
 
 CONFIG = GecoConfig(goal=0.5, rate=1e-4, speed_up=10.0, smoothing=0.9)
 SIZE = 16
@@ -50,9 +50,12 @@ def test_weights_of_three_steps_by_hand():
     assert geco.metrics() == {"geco_error": geco.error}
 
 
-@pytest.mark.parametrize(("error", "bound"), [(1e9, SMALLEST), (-1e9, LARGEST)])
-def test_the_weight_stays_a_number(error, bound):
-    geco, _ = make()
+@pytest.mark.parametrize(
+    ("error", "smallest", "bound"),
+    [(1e9, 1e-10, 1e-10), (1e9, 0.2, 0.2), (-1e9, 1e-10, LARGEST)],
+)
+def test_the_weight_has_bounds(error, smallest, bound):
+    geco, _ = make(config=replace(CONFIG, smallest=smallest))
     for i in range(3):
         geco.after_step(i, step(error), 10)
     assert geco.beta == bound
@@ -72,7 +75,11 @@ def test_a_loaded_state_goes_on_as_before():
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"smoothing": 1.5}, "at most 1 for model.geco.smoothing"), ({"rate": -1.0}, "at least 0")],
+    [
+        ({"smoothing": 1.5}, "at most 1 for model.geco.smoothing"),
+        ({"rate": -1.0}, "at least 0"),
+        ({"smallest": 0.0}, "at least 1e-10 for model.geco.smallest"),
+    ],
 )
 def test_rates_that_make_no_sense_are_refused(fields, message):
     with pytest.raises(EconError, match=message):
