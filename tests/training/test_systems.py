@@ -31,13 +31,14 @@ MONET = MonetConfig(
     num_slots=3, size=16, sigma=0.18, sigma_background=0.15, latent_dim=4, layers=2, features=8,
     channels=(8, 8), hidden=16,
 )  # fmt: skip
+GECO = GecoConfig(goal=0.0125, start=0.5, smallest=0.2)
 GENESIS = GenesisConfig(
-    num_slots=3, size=16, mask_dim=6, component_dim=4, layers=2, features=8,
-    channels=(8, 8, 8, 8), hidden=16, geco=GecoConfig(goal=0.001),
+    num_slots=3, size=16, sigma=0.2, mask_dim=6, component_dim=4, layers=2, features=8,
+    channels=(8, 8, 8, 8), hidden=16, informative=True, geco=GECO,
 )  # fmt: skip
 GENESIS_V2 = GenesisV2Config(
     num_slots=3, size=16, latent_dim=6, features=8, embedding_dim=4, channels=(8, 8), hidden=16,
-    geco=GecoConfig(goal=0.001),
+    sigma=0.2, colour_weight=8.0, spread=5.0, informative=True, geco=GECO,
 )  # fmt: skip
 SLOT_ATTENTION = SlotAttentionConfig(
     num_slots=3, size=16, latent_dim=8, layers=2, features=8, hidden=16
