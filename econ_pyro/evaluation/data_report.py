@@ -83,6 +83,11 @@ class Inspection:
         """Whether objects of a class are turned."""
         return self.agreement is not None and self.agreement[1] - self.agreement[0] > _MIN_TURNING
 
+    @property
+    def scaled(self) -> bool:
+        """Whether objects of a class differ in size."""
+        return self.size_range is not None and self.size_range > _MIN_SIZE_RANGE
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -211,7 +216,7 @@ def advise(inspection: Inspection, fit: Fit) -> Advice:
     model = presets.PRESETS[preset][1].model
     assert isinstance(model, EconConfig) and isinstance(model.expert.latents, PoseLatents)
     latents = model.expert.latents
-    scaled = inspection.size_range is not None and inspection.size_range > _MIN_SIZE_RANGE
+    scaled = inspection.scaled
     if scaled:
         factor = f"{inspection.size_range:.1f}"
         reasons.append(
@@ -264,6 +269,8 @@ def _preset(inspection: Inspection) -> tuple[str, str]:
     if flat and inspection.traits.shading <= _SHADED:
         if inspection.turned:
             return "turned-random-colours", "objects seem to be unicoloured, and are turned"
+        if inspection.scaled and len(inspection.source) >= _ENOUGH:
+            return "turned-random-colours", "objects seem to be unicoloured, of several sizes"
         return "quick", "objects seem to be unicoloured; 20 minutes, then try random-colours"
     if exact:
         return "tetrominoes", "objects seem to have few exact colours in patterns; 30 minutes"
