@@ -9,8 +9,9 @@ from collections import Counter
 import pytest
 
 from econ_pyro import cli
-from econ_pyro.scripts import search, seeds, svi_train
+from econ_pyro.scripts import search, svi_train
 from econ_pyro.training import checkpoint, study
+from econ_pyro.training.child_runs import ChildProcesses
 from econ_pyro.training.run_config import read_config_file
 from helpers.kill_chains import finish, start
 from helpers.paths import ROOT
@@ -161,10 +162,10 @@ def test_report_shows_and_writes_the_results(killed, tmp_path, capsys, monkeypat
 def test_final_trains_the_best_with_other_seeds(killed, capsys, monkeypatch):
     folder = killed[0]
 
-    def call(args, command, run, children):  # in this process, which is faster
+    def call(self, command, run):  # in this process, which is faster
         script(command[0].split("/")[-1].removesuffix(".py"), *command[1:])
 
-    monkeypatch.setattr(seeds, "_call", call)
+    monkeypatch.setattr(ChildProcesses, "call", call)
     args = ["report", folder, "--final", "--top", 1, "--seeds", "1", "--n", 4, "--steps", 2]
     script("search", *args)
     out = capsys.readouterr().out
