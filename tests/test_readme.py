@@ -104,6 +104,8 @@ def run_command(name, args):
         more = LATENTS if large else []  # as many as the preset's shapes depend on
         args = [args[0], *FOUR, *more, *args[1:], "--model.size", side]  # the last counts
         args += ["--scenes.size", side, "--train.batch", "4", "--steps", "1", "--overwrite"]
+        if large and "--data" in args:  # the stand-ins for data have no whole objects
+            args += ["--recipe.shape-clusters", "0", "--recipe.shapes-fixed-until", "0"]
         if "runs/quick" in args:
             args[args.index("runs/quick")] = "runs/other"
     elif name == "make_dataset":
