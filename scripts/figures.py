@@ -18,9 +18,8 @@ from econ_pyro import cli
 from econ_pyro.core.compositing import stages
 from econ_pyro.data.base import Source
 from econ_pyro.data.corrupted import CorruptedSource
-from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ, load
-from econ_pyro.evaluation.evaluate import TEST_SEED, corrupted_sources
+from econ_pyro.evaluation.evaluate import corrupted_sources, held_out
 from econ_pyro.files import outputs
 from econ_pyro.scene_config import SceneConfig
 from econ_pyro.viz import figures
@@ -127,7 +126,7 @@ def _scenes(econ: Econ, scenes: SceneConfig, n: int, first: int) -> Tensor:
 
 def _source(econ: Econ, scenes: SceneConfig, n: int, first: int) -> Source:
     config = replace(scenes, size=econ.config.model.size)
-    return GeneratedScenes(config, TEST_SEED, first + n, "valid")
+    return held_out(config, first + n)
 
 
 if __name__ == "__main__":

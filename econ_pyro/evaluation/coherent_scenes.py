@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.evaluation.efficientnet import NEEDED, EfficientNetLite0, is_installed
-from econ_pyro.evaluation.evaluate import TEST_SEED
+from econ_pyro.evaluation.evaluate import held_out
 from econ_pyro.evaluation.kernel_distance import Features, kernel_distance
 from econ_pyro.evaluation.sample_quality import BACKGROUND
 from econ_pyro.evaluation.scene_judge import SceneJudge
@@ -131,8 +130,7 @@ def references(gallery: Gallery) -> list[Row]:
 
 
 def _rendered(scenes: SceneConfig, indices: range) -> Tensor:
-    source = GeneratedScenes(scenes, TEST_SEED, indices.stop, "valid")
-    return source.images(torch.tensor(indices))
+    return held_out(scenes, indices.stop).images(torch.tensor(indices))
 
 
 def _in_batches(sample: Callable[[int, int], Tensor], n: int) -> Tensor:

@@ -22,7 +22,7 @@ from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.evaluation import matching
 from econ_pyro.evaluation.baselines import k_means
 from econ_pyro.evaluation.coherent_scenes import has_experts
-from econ_pyro.evaluation.evaluate import TEST_SEED
+from econ_pyro.evaluation.evaluate import TEST_SEED, held_out
 from econ_pyro.evaluation.sample_quality import BACKGROUND
 from econ_pyro.evaluation.scene_judge import SceneJudge
 from econ_pyro.evaluation.system_table import MISSING, Row, Scores, Value, reference
@@ -165,7 +165,7 @@ def swapped(model: SceneModel, judge: SceneJudge, scenes: SceneConfig, n: int) -
         scenes: distribution of the scenes, of which each has one object of each class.
         n: number of scenes.
     """
-    truth = GeneratedScenes(scenes, TEST_SEED, n, "valid").scenes(torch.arange(n))
+    truth = held_out(scenes, n).scenes(torch.arange(n))
     d = present_only(model.decompose(truth.image))
     kept, rows, layers = _exchanges(shown(d, truth, len(judge.classes)), len(judge.classes))
     images = model.redraw(d.picked(rows, layers)[kept]) if kept.any() else d.image[:0]
@@ -211,7 +211,7 @@ def references(judge: SceneJudge, scenes: SceneConfig, n: int) -> list[Row]:
 
 
 def _rendered_swaps(judge: SceneJudge, scenes: SceneConfig, n: int) -> float:
-    truth = GeneratedScenes(scenes, TEST_SEED, n, "valid").scenes(torch.arange(n))
+    truth = held_out(scenes, n).scenes(torch.arange(n))
     _, rows, layers = _exchanges(truth.label, len(judge.classes))
     mask, colour = truth.mask[rows, layers][:, :, None].float(), truth.colour[rows, layers] / 255
     shape = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)

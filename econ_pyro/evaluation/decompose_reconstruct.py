@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.evaluation.baselines import SEGMENTATIONS
-from econ_pyro.evaluation.evaluate import TEST_SEED
+from econ_pyro.evaluation.evaluate import held_out
 from econ_pyro.evaluation.metrics import SceneMetrics, evaluate_regions
 from econ_pyro.evaluation.system_table import MISSING, Row, reference
 from econ_pyro.scene_config import SceneConfig
@@ -24,11 +23,6 @@ COLUMNS = {
 """Titles of the scores."""
 REFERENCES = ("position only", "one-colour components")
 """Segmentations that learn nothing (:mod:`econ_pyro.evaluation.baselines`)."""
-
-
-def held_out(scenes: SceneConfig, n: int) -> GeneratedScenes:
-    """The held-out scenes that every system is measured on."""
-    return GeneratedScenes(scenes, TEST_SEED, n, "valid")
 
 
 def scores_of(metrics: SceneMetrics) -> dict[str, float | None]:

@@ -21,6 +21,7 @@ from econ_pyro.files import storage
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.naming import clean_name
+from econ_pyro.scene_config import SceneConfig
 from econ_pyro.training import checkpoint
 
 TEST_SEED = 1_000_003  # seed of held-out scenes; training seeds are small numbers
@@ -143,10 +144,12 @@ def ood_sources(model: SceneModel, n: int) -> dict[str, tuple[Source, int | None
         "near background": (replace(scenes, near_background=64), slots),
         "2 spare layers": (scenes, slots + 2),
     }
-    return {
-        name: (GeneratedScenes(config, TEST_SEED, n, "valid"), t)
-        for name, (config, t) in kinds.items()
-    }
+    return {name: (held_out(config, n), t) for name, (config, t) in kinds.items()}
+
+
+def held_out(scenes: SceneConfig, n: int) -> GeneratedScenes:
+    """N scenes that are in no training, the same for all models."""
+    return GeneratedScenes(scenes, TEST_SEED, n, "valid")
 
 
 def corrupted_sources(source: Source) -> dict[str, Source]:

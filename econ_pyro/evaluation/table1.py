@@ -21,7 +21,7 @@ from econ_pyro.evaluation import (
 )
 from econ_pyro.evaluation.coherent_scenes import Gallery, open_gallery
 from econ_pyro.evaluation.efficientnet import is_installed
-from econ_pyro.evaluation.evaluate import evaluate, write_names
+from econ_pyro.evaluation.evaluate import evaluate, held_out, write_names
 from econ_pyro.evaluation.scene_judge import SceneJudge, train_judge
 from econ_pyro.evaluation.system_table import MISSING, Row, Scores, markdown
 from econ_pyro.files import storage
@@ -131,7 +131,7 @@ class Measurements:
             first.setdefault((run.system, run.budget, run.scenes), run)
         paths = []
         for run in first.values():
-            model, images = self._load(run.path), decompose_reconstruct.held_out(run.scenes, STRIP)
+            model, images = self._load(run.path), held_out(run.scenes, STRIP)
             found = model.decompose(images.images(torch.arange(STRIP)))
             path = self._out / "strips" / f"{run.path.name}-{run.budget}.png"
             path.parent.mkdir(exist_ok=True)
@@ -162,7 +162,7 @@ class Measurements:
     def _measured(self, part: Part, run: RunFolder) -> Scores:
         model, n = self._load(run.path), self._number(part)
         if part == "decompose":
-            report = evaluate(model, decompose_reconstruct.held_out(run.scenes, n))
+            report = evaluate(model, held_out(run.scenes, n))
             write_names(run.path, report, model.names)
             return decompose_reconstruct.scores_of(report)
         self._name(run, model)
@@ -199,7 +199,7 @@ class Measurements:
         """One run of each system, all in turns; nothing is stored."""
         first = {run.system: run for run in reversed(runs)}
         models = {name: self._load(run.path) for name, run in reversed(first.items())}
-        images = decompose_reconstruct.held_out(scenes, max(inference_cost.BATCHES))
+        images = held_out(scenes, max(inference_cost.BATCHES))
         found = inference_cost.measure(
             models,
             images.images(torch.arange(len(images))),

@@ -1,4 +1,4 @@
-"""Outcomes of competitions made by hand."""
+"""Outcomes of competitions made by hand, and comparisons of them."""
 
 import torch
 
@@ -20,3 +20,8 @@ def selected(
     """As if these experts had won; losses and regions, which programs do not use, are empty."""
     nothing = noise.new_empty(*k.shape, 0)
     return Selection(k, noise, seed_pixel, nothing, nothing, evidence, occluder)
+
+
+def same_layers(a, b) -> bool:
+    """Whether two decompositions have equal winners, regions and drawings."""
+    return all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("k", "region", "mean", "shape"))

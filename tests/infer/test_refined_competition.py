@@ -15,14 +15,10 @@ from econ_pyro.infer.joint_competition import JointCompetition
 from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.refined_competition import Refined, move_behind
 from econ_pyro.infer.refinement import e_step, fill_spare, in_their_scopes, refine
-from helpers.selections import draws_of
+from helpers.selections import draws_of, same_layers
 
 SIGMA = 0.1
 ORACLE = OracleCompetition(num_slots=3, temperature=0.0)
-
-
-def equal(a, b):
-    return all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("k", "region", "mean", "shape"))
 
 
 def test_refinement_begins_with_things_as_each_was_looked_at(make_pq):
@@ -108,7 +104,7 @@ def test_rounds_of_refinement_one_by_one(make_pq, rounds, outliers):
 
     found = Refined.of(inner, rounds, outliers).decompose(model, guide, images)
     expected = by_hand(outliers, outliers)
-    assert equal(found, expected) and torch.equal(found.terms.x, expected.terms.x)
+    assert same_layers(found, expected) and torch.equal(found.terms.x, expected.terms.x)
     if outliers:
         assert not torch.equal(found.region, by_hand(0.0, outliers).region)
 
@@ -196,4 +192,4 @@ def test_a_layer_that_would_be_less_likely_behind_stays():
     d, _, _ = in_front_by_mistake(slice(2, 14))
     experts = Tall(slice(2, 9), slice(9, 15))  # half as tall as what is to be seen
     moved = move_behind(experts, experts, d, draws_of(torch.zeros(1, 3, 1).double()), 1.0)
-    assert equal(moved, d)
+    assert same_layers(moved, d)

@@ -27,7 +27,7 @@ from econ_pyro.infer.refinement import (
     refine,
     with_outliers,
 )
-from helpers.selections import draws_of
+from helpers.selections import draws_of, same_layers
 
 SIGMA = 0.1
 ORACLE = OracleCompetition(num_slots=3, temperature=0.0)
@@ -439,16 +439,12 @@ def test_a_spare_layer_goes_to_what_is_explained_worst(missing):
     visible = whole.region[0, missing]
     assert scope[0].max() < 0.05
     assert (scope[1] - (visible > 0.5).float()).abs().max() < 0.1
-    assert equal(filled[0], both[0])
+    assert same_layers(filled[0], both[0])
     torch.testing.assert_close(filled.region[1, 1], visible, atol=0.1, rtol=0)
     torch.testing.assert_close(filled.region[1].sum(0), torch.ones(1, 16, 16), atol=0.1, rtol=0)
     found, kept = e_step(filled, SIGMA)
     assert kept.all()
     torch.testing.assert_close(found.region[1], found.region[0], atol=0.05, rtol=0)
-
-
-def equal(a, b):
-    return all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("k", "region", "mean", "shape"))
 
 
 def test_without_other_layers_there_is_no_spare_one():

@@ -23,6 +23,7 @@ from econ_pyro.model_config import PoseLatents
 from econ_pyro.models import pose_search
 from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder
 from econ_pyro.models.pose_search import fitting_directions
+from helpers.odd_shape import odd_decoder
 from helpers.selections import draws_of, selected
 from helpers.trainers import TINY, small_expert
 
@@ -53,16 +54,7 @@ def latents(degrees, position=POSITION):
 
 @pytest.fixture
 def odd(monkeypatch):
-    """A decoder whose shape, an L, no angle turns into itself, and that shape."""
-    torch.manual_seed(3)
-    decoder = ObjectCentredDecoder(EXPERT, 32).double()
-    with torch.no_grad():
-        decoder.bump.zero_()
-    y, x = decoder.wide[:, :2].unbind(1)
-    block = (y.abs() < 1) & (x.abs() < 0.7) & ~((y < 0.2) & (x < 0))
-    shape = (16.0 * block - 8.0)[:, None].double()
-    monkeypatch.setattr(pose_search, "draw_shapes", lambda decoders: [shape])
-    return decoder, shape
+    return odd_decoder(EXPERT, monkeypatch)
 
 
 def test_directions_of_the_prior_are_uniform():

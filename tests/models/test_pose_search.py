@@ -7,9 +7,8 @@ import torch
 
 from econ_pyro.core.pose import direction_of, latents_of_position, position_of
 from econ_pyro.econ import Econ
-from econ_pyro.models import pose_search
-from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder
 from econ_pyro.models.pose_search import fitting_poses
+from helpers.odd_shape import odd_decoder
 from helpers.trainers import TINY, changed, small_expert
 
 EXPERT = small_expert(8, features=8, pose=True, size=True, angle=True, shape_dim=5)
@@ -17,16 +16,7 @@ EXPERT = small_expert(8, features=8, pose=True, size=True, angle=True, shape_dim
 
 @pytest.fixture
 def decoder(monkeypatch):
-    """A decoder whose shape, an L, no angle turns into itself."""
-    torch.manual_seed(3)
-    decoder = ObjectCentredDecoder(EXPERT, 32).double()
-    with torch.no_grad():
-        decoder.bump.zero_()
-    y, x = decoder.wide[:, :2].unbind(1)
-    block = (y.abs() < 1) & (x.abs() < 0.7) & ~((y < 0.2) & (x < 0))
-    shape = (16.0 * block - 8.0)[:, None].double()
-    monkeypatch.setattr(pose_search, "draw_shapes", lambda decoders: [shape])
-    return decoder, shape
+    return odd_decoder(EXPERT, monkeypatch)
 
 
 def latents(position, log_size, degrees):
