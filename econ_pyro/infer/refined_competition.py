@@ -108,7 +108,7 @@ def move_behind(
         proposals = propose(model, guide, d.image, s, draws.noise[:, t], r)
         losses = proposals.terms.competition_loss(lam)
         won = proposals.of(losses.argmin(1))
-        last = _last_but_one(t, slots).to(d.k.device).expand(len(d.k), -1)
+        last = _last_but_one(t, slots).to(d.k.device).expand_as(d.k)
         anew = _replaced(d, t, losses, won).in_order(last)
         anew, kept = e_step(anew, model.sigma_x, outliers)
         found = _evidence(anew, kept, model.sigma_x, outliers)
