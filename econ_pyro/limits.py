@@ -58,6 +58,7 @@ MODEL: dict[str, Bounds] = {
     "num_slots": (1, 256),
     "size": (8, MAX_SIZE),
     "sigma_x": (POSITIVE, 1000.0),
+    "light": (0.0, 10.0),
 }
 MONET: dict[str, Bounds] = {
     "num_slots": MODEL["num_slots"],

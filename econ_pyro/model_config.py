@@ -265,6 +265,9 @@ class EconConfig(SceneModelConfig):
     """Height and width of the image in pixels: a multiple of 8."""
     sigma_x: float = 0.1
     """Standard deviation of the pixel likelihood (Eq. 5)."""
+    light: float = 0.0
+    """Standard deviation of each pixel's brightness, relative to what is drawn: objects may be
+    shaded or bevelled. 0: pixels are independent of it (Eq. 5)."""
     expert: ExpertConfig = field(default_factory=ExpertConfig)
     competition: GreedyOptions | SavingsOptions | JointOptions = field(
         default_factory=GreedyOptions

@@ -28,7 +28,7 @@ from econ_pyro import arguments
 from econ_pyro.core import sites
 from econ_pyro.core.batch_shapes import batch_of, flat, restored, stacked
 from econ_pyro.core.compositing import next_scope, paint, region
-from econ_pyro.core.distributions import LayeredNormal, MeanBernoulli
+from econ_pyro.core.distributions import LayeredNormal, MeanBernoulli, PixelNoise
 from econ_pyro.core.ensemble import Ensemble
 from econ_pyro.core.handlers import APPEARANCE, SHAPE, noise
 from econ_pyro.core.input_images import program_images, program_mask
@@ -78,7 +78,7 @@ class DeadLeaves(nn.Module):
         num_experts: K.
         num_slots: number of layers T of the prior.
         latent_dim: dimensions L of a latent.
-        sigma_x: standard deviation of the pixels.
+        pixel_noise: noise of the pixels.
         constant_colour: whether a layer's appearance is one colour, the mean of what its decoder
             draws (a warm-up of training).
     """
@@ -87,7 +87,8 @@ class DeadLeaves(nn.Module):
         super().__init__()
         self.config = config
         self.num_experts, self.num_slots = config.num_experts, config.num_slots
-        self.latent_dim, self.sigma_x = config.expert.latents.dim, config.sigma_x
+        self.latent_dim = config.expert.latents.dim
+        self.pixel_noise = PixelNoise(config.sigma_x, config.light)
         self.decoders = _decoders(config)
         # p(k_t), back to front; training sets it to the share of layers that each expert won
         even = torch.full((config.num_slots, config.num_experts), 1 / config.num_experts)
@@ -186,7 +187,7 @@ class DeadLeaves(nn.Module):
                 s_t = next_scope(s_t, r_t)
                 regions.append(r_t)
                 means.append(mean)
-            likelihood = LayeredNormal(stacked(regions, 3), stacked(means, 3), self.sigma_x)
+            likelihood = LayeredNormal(stacked(regions, 3), stacked(means, 3), self.pixel_noise)
             pyro.sample(sites.IMAGE, likelihood, obs=x)
 
     def prior(self, scenes: int = 1, k: Tensor | None = None, slots: int | None = None) -> Canvas:
@@ -228,7 +229,7 @@ class DeadLeaves(nn.Module):
                 coins = Bernoulli(shape).to_event(3)
                 m_t = pyro.sample(sites.m(t), coins, infer=noise(SHAPE))
                 m_t = program_mask(sites.m(t), m_t, scenes, size, zero)
-                pixels = Normal(mean, self.sigma_x).to_event(3)
+                pixels = self._pixels(mean)
                 x_t = pyro.sample(sites.x(t), pixels, infer=noise(APPEARANCE))
                 x_t = site_value(sites.x(t), x_t, scenes, (3, size, size), zero)
                 canvas = paint(canvas, m_t, x_t)
@@ -249,6 +250,13 @@ class DeadLeaves(nn.Module):
             raise EconError(f"{given} for slots, the layers of k", str(slots), "give one of them")
         check_expert_sites("k", k, scenes, self.num_experts, self._zero, given)
         return given
+
+    def _pixels(self, mean: Tensor) -> TorchDistribution:
+        """Eq. 5, event ``(3, H, W)``."""
+        if not self.pixel_noise.light:
+            return Normal(mean, self.pixel_noise.sigma).to_event(3)
+        everywhere = torch.ones_like(mean[..., None, :1, :, :])
+        return LayeredNormal(everywhere, mean[..., None, :, :, :], self.pixel_noise)
 
     def _decoded(self, drawn: Tensor) -> Decoded:
         mean, shape = drawn.split([3, 1], dim=-3)

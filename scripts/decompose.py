@@ -108,7 +108,7 @@ def main(args: Sequence[str] | None = None) -> None:
             if parsed.full_resolution:
                 picture = decode(path)
                 layers = full_resolution_layers(
-                    picture, d, scene, rendered, econ.names, parsed.fit, econ.sizes.sigma_x
+                    picture, d, scene, rendered, econ.names, econ.model.pixel_noise, parsed.fit
                 )
                 width, height = picture.shape[1], picture.shape[0]
                 write_layers(out / name / FULL, layers, width, height, parsed.format)

@@ -95,7 +95,7 @@ def compete(model: DeadLeaves, guide: AmortizedGuide, x: Tensor) -> Selection:
         q_z = guide.encode_all(x, r, noise[:, i])  # q(z | x, r, k), batch (B, K)
         mean, shape = model.decode_all(q_z.rsample())  # Eqs. 5 and 4
         squared_error = (x[:, None] - mean).square().sum(2, keepdim=True)
-        l_x = (r * squared_error).sum((2, 3, 4)) / (2 * model.sigma_x**2)  # Eq. 10
+        l_x = (r * squared_error).sum((2, 3, 4)) / (2 * model.pixel_noise.sigma**2)  # Eq. 10
         l_r = bernoulli_kl(r, s_t[:, None] * shape).sum((2, 3, 4))  # Eqs. 7 and 12
         losses = LAMBDA * l_x + l_r
         # P(k) ~ exp(-losses / temperature), by the Gumbel-max trick

@@ -5,11 +5,14 @@ r"""Distributions that make the approximations of the paper explicit in a Pyro t
 * :class:`FixedNoiseNormal`: a reparametrised Gaussian with given noise, so that the ELBO uses the
   sample that won the competition.
 * :class:`LayeredNormal`: Eq. 6 extended to soft regions, as in Eq. 10.
+
+:class:`PixelNoise` is the noise of its pixels: Eq. 5, and beyond the paper, light.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,16 +27,56 @@ from econ_pyro.accel.compile import compilable
 PROB_EPS = 1e-6  # added inside the logarithms of Eq. 12 to avoid 0 * log(0) for a scope of 0
 
 
+@dataclass(frozen=True)
+class PixelNoise:
+    r"""How pixels differ from what a layer draws, each pixel independently of the others.
+
+    .. math:: x_i = (1 + \tau \, l_i) \mu_i + \sigma n_i, \qquad l_i \sim N(0, 1), \;
+              n_i \sim N(0, I_3)
+
+    The light l is one number per pixel. With it integrated out, the covariance of a pixel's
+    colour is :math:`\sigma^2 I + \tau^2 \mu \mu^T`: a lighter or darker shade of what is drawn
+    costs less than another colour. With tau = 0 it is Eq. 5.
+    """
+
+    sigma: float
+    """Standard deviation sigma of each channel."""
+    light: float = 0.0
+    """Standard deviation tau of a pixel's brightness, relative to what is drawn."""
+
+    def sample(self, mean: Tensor) -> Tensor:
+        """Pixels of layers that are drawn as ``mean``, ``(..., 3, H, W)``."""
+        if self.light:
+            light = torch.randn_like(mean[..., :1, :, :])
+            mean = mean * (1 + self.light * light)
+        return mean + self.sigma * torch.randn_like(mean)
+
+
 @compilable
-def pixel_errors(x: Tensor, mean: Tensor, sigma: float) -> Tensor:
-    """Squared error of each layer's appearance at each pixel, ``(..., T, 1, H, W)``, in nats.
+def pixel_errors(x: Tensor, mean: Tensor, noise: PixelNoise) -> Tensor:
+    r"""Error of each layer's appearance at each pixel, ``(..., T, 1, H, W)``, in nats.
+
+    The negative log density less its constant, :math:`\frac{3}{2} \log 2 \pi \sigma^2`: squared
+    errors over :math:`2 \sigma^2` without light, and with it
+
+    .. math:: \frac{1}{2 \sigma^2} \left(\|e\|^2 - \frac{\tau^2 (e^T \mu)^2}{\sigma^2 + \tau^2
+              \|\mu\|^2}\right) + \frac{1}{2} \log \left(1 + \tau^2 \|\mu\|^2 / \sigma^2\right),
+              \qquad e = x - \mu
+
+    by the formulas of Sherman and Morrison and of the determinant of a rank-one update.
 
     Args:
         x: images, ``(..., 3, H, W)``.
         mean: appearances, ``(..., T, 3, H, W)``.
-        sigma: standard deviation of a pixel.
+        noise: of the pixels.
     """
-    return (x.unsqueeze(-4) - mean).square().sum(-3, keepdim=True) / (2 * sigma**2)
+    off, variance = x.unsqueeze(-4) - mean, noise.sigma**2
+    square = off.square().sum(-3, keepdim=True)
+    if not noise.light:
+        return square / (2 * variance)
+    lit = noise.light**2 * mean.square().sum(-3, keepdim=True) / variance
+    along = noise.light * (off * mean).sum(-3, keepdim=True)
+    return (square - along.square() / (variance * (1 + lit))) / (2 * variance) + lit.log1p() / 2
 
 
 class MeanBernoulli(Bernoulli):
@@ -128,7 +171,7 @@ class LayeredNormal(TorchDistribution):
     Args:
         regions: regions, front to back, ``(..., T, 1, H, W)``, in [0, 1].
         means: appearances, ``(..., T, 3, H, W)``.
-        sigma: standard deviation of a pixel.
+        noise: of the pixels.
     """
 
     arg_constraints = {
@@ -139,9 +182,9 @@ class LayeredNormal(TorchDistribution):
     has_rsample = False
 
     def __init__(
-        self, regions: Tensor, means: Tensor, sigma: float, validate_args: bool | None = None
+        self, regions: Tensor, means: Tensor, noise: PixelNoise, validate_args: bool | None = None
     ) -> None:
-        self.regions, self.means, self.sigma = regions, means, sigma
+        self.regions, self.means, self.noise = regions, means, noise
         super().__init__(means.shape[:-4], means.shape[-3:], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> LayeredNormal:
@@ -150,7 +193,7 @@ class LayeredNormal(TorchDistribution):
         new = type(self)(
             self.regions.expand(shape + self.regions.shape[-4:]),
             self.means.expand(shape + self.means.shape[-4:]),
-            self.sigma,
+            self.noise,
             validate_args=False,
         )
         new._validate_args = self._validate_args
@@ -165,18 +208,16 @@ class LayeredNormal(TorchDistribution):
         """The mean plus pixel noise, which is exact for binary regions."""
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
-            return self.mean.expand(shape) + self.sigma * torch.randn(
-                shape, dtype=self.means.dtype, device=self.means.device
-            )
+            return self.noise.sample(self.mean.expand(shape))
 
-    def squared_error(self, value: Tensor) -> Tensor:
-        """Squared error of each layer in nats, ``(..., T)``: Eq. 10 summed over pixels."""
-        return (self.regions * pixel_errors(value, self.means, self.sigma)).sum((-3, -2, -1))
+    def errors(self, value: Tensor) -> Tensor:
+        """Error of each layer in nats, ``(..., T)``: Eq. 10 summed over pixels."""
+        return (self.regions * pixel_errors(value, self.means, self.noise)).sum((-3, -2, -1))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density, of shape ``batch_shape``."""
         if self._validate_args:
             self._validate_sample(value)
-        log_normaliser = -math.log(self.sigma) - 0.5 * math.log(2 * math.pi)
+        log_normaliser = -math.log(self.noise.sigma) - 0.5 * math.log(2 * math.pi)
         pixels = self.regions.sum(dim=(-4, -3, -2, -1)) * self.means.shape[-3]
-        return log_normaliser * pixels - self.squared_error(value).sum(dim=-1)
+        return log_normaliser * pixels - self.errors(value).sum(dim=-1)

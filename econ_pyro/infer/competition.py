@@ -264,7 +264,7 @@ def propose(
     q_z = guide.encode_all(x, r, noise, s_t)  # batch (B, K)
     z = q_z.rsample()
     mean, shape = model.decode_all(z)
-    errors = pixel_errors(x, mean, model.sigma_x)
+    errors = pixel_errors(x, mean, model.pixel_noise)
     l_x, l_r = pixel_terms(model, s_t[:, None], r, errors, shape)  # Eqs. 10 and 12
     l_z = kl_divergence(q_z, model.latent_prior(*r.shape[:2]))  # Eq. 11
     return Proposals(r, mean, shape, z, errors, Terms(l_x, l_z, l_r))

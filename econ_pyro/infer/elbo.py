@@ -48,7 +48,7 @@ class Terms(NamedTuple):
     """Terms of Eqs. 10-12 in nats, of equal shape, usually ``(B,)`` or ``(B, T)``."""
 
     x: Tensor
-    """Eq. 10: the squared error of the region's pixels."""
+    """Eq. 10: the error of the region's pixels."""
     z: Tensor
     """Eq. 11: KL of the latent."""
     r: Tensor
@@ -97,7 +97,7 @@ class ClassConditionalELBO(ELBO):
         while not isinstance(likelihood, LayeredNormal):  # inside Independent or Expanded
             likelihood = likelihood.base_dist
         image: Any = p.nodes[sites.IMAGE]["value"]
-        l_x = likelihood.squared_error(image)  # Eq. 10, (B, T)
+        l_x = likelihood.errors(image)  # Eq. 10, (B, T)
         layers = []
         for i, t in enumerate(sites.front_to_back(l_x.shape[-1])):
             fns: list[Any] = [
@@ -255,7 +255,7 @@ def decoded_terms(
         mean: appearances, ``(B, T, 3, H, W)``.
         shape: shape probabilities, ``(B, T, 1, H, W)``.
     """
-    return pixel_terms(model, scope, r, pixel_errors(x, mean, model.sigma_x), shape)
+    return pixel_terms(model, scope, r, pixel_errors(x, mean, model.pixel_noise), shape)
 
 
 def _value(trace: poutine.Trace, name: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Protocol
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from econ_pyro.core.distributions import PixelNoise
 from econ_pyro.core.selection import Selection
 
 
@@ -15,7 +16,7 @@ class Model(Protocol):
 
     num_experts: int
     latent_dim: int
-    sigma_x: float
+    pixel_noise: PixelNoise
 
     def __call__(self, x: Tensor, k: Tensor) -> None:
         """The program of Eq. 8."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from econ_pyro.core.distributions import PixelNoise
 from econ_pyro.infer.competition import Competition
 from econ_pyro.infer.joint_competition import JointCompetition
 
@@ -228,7 +229,7 @@ def _all(
 ) -> list[Tensor]:
     """What each expert makes of its region: fields of :func:`_one`, stacked along axis 1."""
     proposals = [
-        _one(model, guide, k, x, scope, noise, model.sigma_x, r[k], front)
+        _one(model, guide, k, x, scope, noise, model.pixel_noise, r[k], front)
         for k in range(model.num_experts)
     ]
     return [torch.stack(part, 1) for part in zip(*proposals, strict=True)]
@@ -241,7 +242,7 @@ def _one(
     x: Tensor,
     scope: Tensor,
     noise: Tensor,
-    sigma: float,
+    pixel_noise: PixelNoise,
     r: Tensor,
     front: Tensor | None,
 ) -> tuple[Tensor, ...]:
@@ -255,7 +256,18 @@ def _one(
     loc, log_scale = out.chunk(2, 1)[0], (out.chunk(2, 1)[1] / 2).clamp(-7.0, 3.0)
     decoded = model.decoders[k](loc + log_scale.exp() * noise)
     mean, p = decoded[:, :3], scope * decoded[:, 3:]
-    error = ((x - mean) ** 2).sum(1, keepdim=True) / (2 * sigma**2)
+    error = _error(x, mean, pixel_noise)
     l_x = (r * error).sum((1, 2, 3))
     l_z = (0.5 * (loc**2 + (2 * log_scale).exp() - 1) - log_scale).sum(1)
     return r, l_x, l_z, _bernoulli_kl(r, p).sum((1, 2, 3)), error, decoded[:, 3:]
+
+
+def _error(x: Tensor, mean: Tensor, noise: PixelNoise) -> Tensor:
+    """Minus the log density of each pixel's colour, less its constant, by its covariance."""
+    mean = mean.movedim(1, -1)
+    off = x.movedim(1, -1) - mean
+    variance = noise.sigma**2
+    eye = torch.eye(3, dtype=x.dtype, device=x.device)
+    cov = variance * eye + noise.light**2 * mean[..., :, None] * mean[..., None, :]
+    square = (off * torch.linalg.solve(cov, off[..., None])[..., 0]).sum(-1)
+    return ((square + (cov / variance).logdet()) / 2)[:, None]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from econ_pyro.core.distributions import PixelNoise
 from econ_pyro.core.selection import Draws, Selection
 from econ_pyro.infer.competition import Competition, Contest, Proposals, propose
 from econ_pyro.infer.decomposition import Decomposition
@@ -101,7 +102,7 @@ def move_behind(
         Layers as of :func:`refine`.
     """
     slots = d.k.shape[1]
-    likely = _evidence(d, d.area > 0, model.sigma_x, outliers)
+    likely = _evidence(d, d.area > 0, model.pixel_noise, outliers)
     for t in reversed(range(slots - 1)):  # those that move back have had their turn
         r = d.region[:, t]
         s = (r + d.region[:, -1]).clamp(max=1)
@@ -110,17 +111,17 @@ def move_behind(
         won = proposals.of(losses.argmin(1))
         last = _last_but_one(t, slots).to(d.k.device).expand_as(d.k)
         anew = _replaced(d, t, losses, won).in_order(last)
-        anew, kept = e_step(anew, model.sigma_x, outliers)
-        found = _evidence(anew, kept, model.sigma_x, outliers)
+        anew, kept = e_step(anew, model.pixel_noise, outliers)
+        found = _evidence(anew, kept, model.pixel_noise, outliers)
         better = found > likely + MARGIN
         d = anew.where(better[:, None].expand(-1, slots), d)
         likely = torch.where(better, found, likely)
     return in_their_scopes(model, d)
 
 
-def _evidence(d: Decomposition, kept: Tensor, sigma_x: float, outliers: float) -> Tensor:
+def _evidence(d: Decomposition, kept: Tensor, noise: PixelNoise, outliers: float) -> Tensor:
     """Log p(x | z, k), regions summed out, less what the latents cost, ``(B,)``."""
-    errors = corrected_errors(d, sigma_x, outliers)
+    errors = corrected_errors(d, noise, outliers)
     return log_likelihood(errors, only(kept, d.shape)) - (d.terms.z * kept).sum(1)
 
 

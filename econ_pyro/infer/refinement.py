@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from econ_pyro.core.compositing import scopes
-from econ_pyro.core.distributions import pixel_errors
+from econ_pyro.core.distributions import PixelNoise, pixel_errors
 from econ_pyro.core.selection import Draws
 from econ_pyro.infer.competition import propose
 from econ_pyro.infer.decomposition import Decomposition, in_order
@@ -62,11 +62,11 @@ def refine(
         The same objects. Layers that explain less than their latents cost come last but for the
         last one and have no region.
     """
-    d, kept = e_step(d, model.sigma_x, outliers)
+    d, kept = e_step(d, model.pixel_noise, outliers)
     anew = oracle.explain(model, guide, d.image, draws, d.region)
     anew = replace(anew, seed_pixel=d.seed_pixel)
-    better = anew.where(_likelier(anew, d, kept, model.sigma_x, outliers), d)
-    d, _ = e_step(better, model.sigma_x, outliers)
+    better = anew.where(_likelier(anew, d, kept, model.pixel_noise, outliers), d)
+    d, _ = e_step(better, model.pixel_noise, outliers)
     return in_their_scopes(model, d)
 
 
@@ -120,12 +120,12 @@ def fill_spare(
         return d
     spare = d.area[:, -2] == 0  # as refined layers have it, (B,)
     kept = d.area > 0
-    joint = log_joint(corrected_errors(d, model.sigma_x, outliers), only(kept, d.shape))
+    joint = log_joint(corrected_errors(d, model.pixel_noise, outliers), only(kept, d.shape))
     joint = joint.masked_fill(~kept[:, :, None, None, None], -torch.inf)
     cost = -joint.logsumexp(1)  # nats per pixel, (B, 1, H, W)
-    scope = (cost - uniform_cost(model.sigma_x)).sigmoid()
+    scope = (cost - uniform_cost(model.pixel_noise.sigma)).sigmoid()
     proposals = propose(model, guide, d.image, scope, torch.zeros_like(d.z[:, 0]))
-    errors = with_outliers(proposals.errors, model.sigma_x, outliers)
+    errors = with_outliers(proposals.errors, model.pixel_noise, outliers)
     saved = lam * (proposals.r * (cost[:, None] - errors)).sum((2, 3, 4)) - proposals.terms.r
     k = saved.argmax(1)
     won = proposals.of(k)
@@ -152,20 +152,20 @@ def fill_spare(
 
 @torch.no_grad()
 def e_step(
-    d: Decomposition, sigma_x: float, outliers: float = 0.0
+    d: Decomposition, noise: PixelNoise, outliers: float = 0.0
 ) -> tuple[Decomposition, Tensor]:
     """Regions that are optimal for what is drawn, in the order that makes the image likeliest.
 
     Args:
         d: layers as decoded, in any order.
-        sigma_x: standard deviation of the pixel likelihood.
+        noise: of the pixels.
         outliers: share of the pixels that are like nothing that a layer draws.
 
     Returns:
         The layers in that order, each region its share in the mixture of the layers, and which of
         them explain more than their latents cost, ``(B, T)`` bool. The others have no region.
     """
-    errors = corrected_errors(d, sigma_x, outliers)
+    errors = corrected_errors(d, noise, outliers)
     order, kept = arrange(errors, d.shape, d.terms.z)
     joint = log_joint(in_order(errors, order), only(kept, in_order(d.shape, order)))
     r = joint.masked_fill(~kept[:, :, None, None, None], -torch.inf).softmax(1)
@@ -173,7 +173,7 @@ def e_step(
 
 
 def _likelier(
-    anew: Decomposition, d: Decomposition, kept: Tensor, sigma_x: float, outliers: float
+    anew: Decomposition, d: Decomposition, kept: Tensor, noise: PixelNoise, outliers: float
 ) -> Tensor:
     """Which layers make the image likelier anew, one after the other, ``(B, T)`` bool.
 
@@ -182,7 +182,7 @@ def _likelier(
 
     def evidence(chosen: Tensor) -> Tensor:
         e = anew.where(chosen, d)
-        errors = with_outliers(pixel_errors(e.image, e.mean, sigma_x), sigma_x, outliers)
+        errors = with_outliers(pixel_errors(e.image, e.mean, noise), noise, outliers)
         return log_likelihood(errors, only(kept, e.shape)) - (e.terms.z * kept).sum(1)
 
     slots, taken = kept.shape[1], torch.zeros_like(kept)
@@ -195,43 +195,43 @@ def _likelier(
     return taken
 
 
-def uniform_cost(sigma_x: float) -> float:
+def uniform_cost(sigma: float) -> float:
     """Nats of a uniform density of colours, on the scale of pixel errors.
 
     They leave out the constant of the normal density.
     """
-    return -1.5 * math.log(2 * math.pi * sigma_x**2)
+    return -1.5 * math.log(2 * math.pi * sigma**2)
 
 
-def with_outliers(errors: Tensor, sigma_x: float, outliers: float) -> Tensor:
+def with_outliers(errors: Tensor, noise: PixelNoise, outliers: float) -> Tensor:
     """Pixel errors in nats, if that share of the pixels has a uniform density."""
     if not outliers:
         return errors
-    uniform = errors.new_tensor(math.log(outliers) - uniform_cost(sigma_x))
+    uniform = errors.new_tensor(math.log(outliers) - uniform_cost(noise.sigma))
     return -torch.logaddexp(math.log1p(-outliers) - errors, uniform)
 
 
-def corrected_errors(d: Decomposition, sigma_x: float, outliers: float = 0.0) -> Tensor:
+def corrected_errors(d: Decomposition, noise: PixelNoise, outliers: float = 0.0) -> Tensor:
     """Pixel errors in nats, by each layer's mean colour in the image, ``(B, T, 1, H, W)``.
 
     An object of a colour that no expert has learnt is decoded in another one; that must not give
     its pixels away.
     """
-    mean = mean_colour_corrected(d, WIDE * sigma_x if outliers else None)
-    return with_outliers(pixel_errors(d.image, mean, sigma_x), sigma_x, outliers)
+    mean = mean_colour_corrected(d, noise if outliers else None)
+    return with_outliers(pixel_errors(d.image, mean, noise), noise, outliers)
 
 
-def mean_colour_corrected(d: Decomposition, width: float | None = None) -> Tensor:
+def mean_colour_corrected(d: Decomposition, noise: PixelNoise | None = None) -> Tensor:
     """Appearances shifted to each layer's mean colour in the image, ``(B, T, 3, H, W)``.
 
     Args:
         d: layers as decoded.
-        width: if given, pixels count less the further they are from what is drawn, by a normal
-            density of that standard deviation: outliers are not to change a layer's colour.
+        noise: if given, pixels count less the further they are from what is drawn, by the density
+            of noise that is WIDE times as large: outliers are not to change a layer's colour.
     """
     off = d.image[:, None] - d.mean
     weight = d.region
-    if width is not None:
-        weight = weight * (-off.square().sum(2, keepdim=True) / (2 * width**2)).exp()
+    if noise is not None:
+        weight = weight * (-pixel_errors(d.image, d.mean, noise) / WIDE**2).exp()
     shift = (weight * off).sum((3, 4), keepdim=True)
     return d.mean + shift / (weight.sum((3, 4), keepdim=True) + 1)

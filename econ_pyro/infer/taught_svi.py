@@ -154,7 +154,7 @@ class TaughtSVI(CompetitiveSVI):
 
     def _e_step(self, d: Decomposition) -> Decomposition:
         model: Any = self.model
-        return e_step(d, model.sigma_x)[0]
+        return e_step(d, model.pixel_noise)[0]
 
     def _learn(self, x: Tensor, won: Selection, taught: Lesson | None) -> tuple[Tensor, Terms]:
         self.optim.zero_grad(set_to_none=True)

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from econ_pyro.core.compositing import next_scope
+from econ_pyro.core.distributions import PixelNoise, pixel_errors
 from econ_pyro.data.resize import Fit, crop_box
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.io.layer_files import layer_name, to_bytes
@@ -44,8 +45,8 @@ def full_resolution_layers(
     scene: Scene,
     rendered: RenderedScene,
     names: Sequence[str],
+    noise: PixelNoise,
     fit: Fit = "crop",
-    sigma: float = 0.1,
 ) -> list[RasterLayer]:
     """Compute the layers of an image at full resolution, front to back.
 
@@ -55,8 +56,8 @@ def full_resolution_layers(
         scene: scene of the decomposition.
         rendered: the rendered scene, which has the hidden parts.
         names: names of the experts.
+        noise: of the pixels, the model's.
         fit: how the image was brought to the size of the model.
-        sigma: standard deviation of a pixel, the model's sigma_x.
     """
     box = crop_box(picture.shape[1], picture.shape[0], fit)
     # pixels with their centre in the box
@@ -68,7 +69,7 @@ def full_resolution_layers(
         window = (left, first, right, min(first + rows, bottom))
         inside = picture[window[1] : window[3], left:right]
         band = pixels[:, window[1] - top : window[3] - top]
-        _compute_band(band, inside, regions, scene, rendered, box, window, sigma)
+        _compute_band(band, inside, regions, scene, rendered, box, window, noise)
     return [
         RasterLayer(layer_name(names[layer.expert], i + 1), pixels[i], left, top, layer.visible)
         for i, layer in enumerate(scene.layers)
@@ -83,13 +84,13 @@ def _compute_band(
     rendered: RenderedScene,
     box: tuple[float, float, float, float],
     window: tuple[int, int, int, int],
-    sigma: float,
+    noise: PixelNoise,
 ) -> None:
     """Compute the layers of the rows in ``window``, into ``out`` ``(T, H, W, 4)``."""
     x = torch.from_numpy(inside).permute(2, 0, 1) / 255
     means = [resample(mean, box, window) for mean in rendered.mean]
     weights = _thresholded(resample(regions, box, window))
-    likelihood = torch.stack([-((x - mean) ** 2).sum(0) / (2 * sigma**2) for mean in means])
+    likelihood = torch.cat([-pixel_errors(x, mean[None], noise)[0] for mean in means])
     weights = _thresholded((weights.log() + likelihood).softmax(0))
     scope = torch.ones_like(weights[0])
     for i, (layer, weight) in enumerate(zip(scene.layers, weights, strict=True)):

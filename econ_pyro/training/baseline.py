@@ -137,7 +137,8 @@ def _terms_of_all(
     q_z = posterior(_each(guide.encoders, *inputs, shared=False), noise[:, None])
     decoded = _each(model.decoders, q_z.rsample(), shared=False)
     mean, shape = decoded.split([3, 1], 2)
-    l_x, l_r = pixel_terms(model, scope[:, None], r, pixel_errors(x, mean, model.sigma_x), shape)
+    errors = pixel_errors(x, mean, model.pixel_noise)
+    l_x, l_r = pixel_terms(model, scope[:, None], r, errors, shape)
     return Terms(l_x, kl_divergence(q_z, model.latent_prior(n, experts)), l_r)
 
 

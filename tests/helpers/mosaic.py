@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from econ_pyro.core.compositing import scopes
-from econ_pyro.core.distributions import pixel_errors
+from econ_pyro.core.distributions import PixelNoise, pixel_errors
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import Terms
 from econ_pyro.infer.scene_model import SceneModel, register
 from econ_pyro.model_config import SceneModelConfig
 
-SIGMA = 0.2
+PIXEL_NOISE = PixelNoise(0.2)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Mosaic(SceneModel):
     def _layers(self, x: Tensor, slots: int) -> tuple[Tensor, Tensor, Terms]:
         colour = self.colour[torch.arange(slots, device=x.device) % len(self.colour)]
         mean = colour[None, :, :, None, None].expand(len(x), -1, -1, *x.shape[2:])
-        errors = pixel_errors(x, mean, SIGMA)  # (B, T, 1, H, W)
+        errors = pixel_errors(x, mean, PIXEL_NOISE)  # (B, T, 1, H, W)
         r = (-errors).softmax(1)
         zero = errors.new_zeros(errors.shape[:2])
         return r, mean, Terms((r * errors).sum((2, 3, 4)), zero, zero)

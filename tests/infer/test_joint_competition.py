@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli
+from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli, PixelNoise
 from econ_pyro.core.selection import Draws
 from econ_pyro.infer.elbo import reconstruct
 from econ_pyro.infer.joint_competition import JointCompetition
@@ -25,7 +25,7 @@ class ByHand:
         shape: ``(T, K, H, W)``.
     """
 
-    sigma_x, latent_dim = SIGMA, 1
+    pixel_noise, latent_dim = PixelNoise(SIGMA), 1
 
     def __init__(self, x, r, mean, shape):
         self.x, self.r, self.mean, self.shape = x[None], r, mean, shape[:, :, None]

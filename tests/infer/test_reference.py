@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from econ_pyro.core.distributions import PixelNoise
 from econ_pyro.core.selection import Draws, draw_gumbel
 from econ_pyro.infer.competition import GreedyCompetition
 from econ_pyro.infer.elbo import BatchedELBO, ClassConditionalELBO
@@ -13,21 +14,22 @@ from econ_pyro.infer.reference import plain_loss
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("elbo", [ClassConditionalELBO(0.5, 2.0), BatchedELBO(0.5, 2.0)])
 @pytest.mark.parametrize(
-    ("temperature", "seeded", "ordered", "hidden"),
+    ("temperature", "seeded", "ordered", "hidden", "light"),
     [
-        (0.0, False, False, False),
-        (30.0, False, False, True),
-        (0.0, True, False, False),
-        (0.0, True, True, False),
-        (30.0, True, True, True),
+        (0.0, False, False, False, 0.0),
+        (30.0, False, False, True, 0.4),
+        (0.0, True, False, False, 0.0),
+        (0.0, True, True, False, 0.0),
+        (30.0, True, True, True, 0.4),
     ],
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-3)])
 def test_two_passes_are_the_plain_step(
-    make_pq, seed, elbo, temperature, seeded, ordered, hidden, dtype, tolerance
+    make_pq, seed, elbo, temperature, seeded, ordered, hidden, light, dtype, tolerance
 ):
     torch.manual_seed(seed)
     model, guide = (part.to(dtype) for part in make_pq(seeded=seeded))
+    model.pixel_noise = PixelNoise(0.1, light)
     x = torch.rand(5, 3, 16, 16, dtype=dtype)
     competition = GreedyCompetition(3, lam=0.7, temperature=temperature)
     if seeded:

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli
+from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli, PixelNoise
 from econ_pyro.econ import Econ
 from econ_pyro.infer.competition import GreedyCompetition
 from econ_pyro.infer.decomposition import Decomposition
@@ -17,7 +17,7 @@ from econ_pyro.infer.refined_competition import Refined, move_behind
 from econ_pyro.infer.refinement import e_step, fill_spare, in_their_scopes, refine
 from helpers.selections import draws_of, same_layers
 
-SIGMA = 0.1
+PIXEL_NOISE = PixelNoise(0.1)
 ORACLE = OracleCompetition(num_slots=3, temperature=0.0)
 
 
@@ -118,7 +118,7 @@ class Tall:
     The first draws nothing. Both note the scopes that they see.
     """
 
-    num_experts, latent_dim, sigma_x = 2, 1, SIGMA
+    num_experts, latent_dim, pixel_noise = 2, 1, PIXEL_NOISE
 
     def __init__(self, rows, columns):
         self.shape = torch.full((2, 1, 16, 16), 0.02).double()
@@ -163,7 +163,7 @@ def in_front_by_mistake(drawn_rows):
         x, k, torch.ones_like(shape), shape, colours[None], shape, zero[:, :, None],
         Terms(zero, zero, zero), torch.zeros(1, 3, 2).double(), k - 1,
     )  # fmt: skip
-    d, kept = e_step(d, SIGMA)
+    d, kept = e_step(d, PIXEL_NOISE)
     assert kept.all()
     blue = d.mean[:, :, 2, 0, 0].argmax(1).item()
     return d, blue, whole

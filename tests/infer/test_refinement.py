@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from econ_pyro.core.compositing import scopes
-from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli, pixel_errors
+from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli, PixelNoise, pixel_errors
 from econ_pyro.infer.competition import GreedyCompetition
 from econ_pyro.infer.decomposition import Decomposition, in_order
 from econ_pyro.infer.depth_order import (
@@ -30,6 +30,7 @@ from econ_pyro.infer.refinement import (
 from helpers.selections import draws_of, same_layers
 
 SIGMA = 0.1
+PIXEL_NOISE = PixelNoise(SIGMA)
 ORACLE = OracleCompetition(num_slots=3, temperature=0.0)
 NO_NOISE = draws_of(torch.zeros(1, 3, 2).double())
 OF_ONE = draws_of(torch.zeros(1, 3, 1).double(), experts=1)
@@ -66,7 +67,7 @@ def test_the_likelihood_is_the_sum_over_all_shapes():
             error = (x[0, :, i, j] - mean[0, seen, :, i, j]).square().sum().item()
             pixel += p * math.exp(-error / (2 * SIGMA**2))
         expected += math.log(pixel)
-    found = log_likelihood(pixel_errors(x.double(), mean.double(), SIGMA), shape.double())
+    found = log_likelihood(pixel_errors(x.double(), mean.double(), PIXEL_NOISE), shape.double())
     assert found.item() == pytest.approx(expected, abs=1e-2)  # a weight is at least 1e-6
 
 
@@ -77,7 +78,7 @@ def test_hardly_an_order_is_likelier(n, share):
         x, mean, shape = painted(n, seed=seed)
         shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
         mean, shape = mean[:, [*shuffled, n]], shape[:, [*shuffled, n]]
-        errors = pixel_errors(x, mean, SIGMA)
+        errors = pixel_errors(x, mean, PIXEL_NOISE)
         order = likeliest_order(errors, shape)
         assert order[0, -1] == n and order[0].sort().values.tolist() == list(range(n + 1))
         found.append(log_likelihood(in_order(errors, order), in_order(shape, order)))
@@ -94,7 +95,7 @@ def test_images_have_orders_of_their_own():
     swapped = [1, 0, 2]
     x2, mean2, shape2 = (torch.cat(a) for a in ((x, x), (mean, mean[:, swapped]), (shape,) * 2))
     shape2 = torch.cat([shape, shape[:, swapped]])
-    order = likeliest_order(pixel_errors(x2, mean2, SIGMA), shape2)
+    order = likeliest_order(pixel_errors(x2, mean2, PIXEL_NOISE), shape2)
     assert order.tolist() == [[0, 1, 2], [1, 0, 2]]
 
 
@@ -117,15 +118,15 @@ def test_of_two_layers_of_one_object_one_explains_enough_and_a_spare_one_does_no
     x, mean, shape = painted(2, seed=1)
     twice = [0, 0, 1, 2]
     l_z = torch.full((1, 4), 10.0)
-    kept = explains_enough(pixel_errors(x, mean[:, twice], SIGMA), shape[:, twice], l_z)
+    kept = explains_enough(pixel_errors(x, mean[:, twice], PIXEL_NOISE), shape[:, twice], l_z)
     assert kept.tolist() == [[True, False, True, True]]
     spare = mean.clone()
     spare[:, 0] = 1 - spare[:, 1].round()  # a colour that is not in the image
     mean_3, shape_3 = torch.cat([spare[:, :1], mean], 1), torch.cat([shape[:, :1], shape], 1)
-    kept = explains_enough(pixel_errors(x, mean_3, SIGMA), shape_3, l_z)
+    kept = explains_enough(pixel_errors(x, mean_3, PIXEL_NOISE), shape_3, l_z)
     assert kept.tolist() == [[False, True, True, True]]
     dear = torch.full((1, 3), 1e6)
-    assert explains_enough(pixel_errors(x, mean, SIGMA), shape, dear).tolist() == [
+    assert explains_enough(pixel_errors(x, mean, PIXEL_NOISE), shape, dear).tolist() == [
         [False, False, True]
     ]
 
@@ -249,7 +250,7 @@ def test_experts_replace_the_layers_that_make_the_image_likelier_anew(make_pq):
     drawn, m = model.decode(refined.z[:, 2], refined.k[:, 2])
     torch.testing.assert_close(drawn, refined.mean[:, 2])
     torch.testing.assert_close(m, refined.shape[:, 2])
-    errors = (pixel_errors(x.double(), e.mean, SIGMA) for e in (refined, d))
+    errors = (pixel_errors(x.double(), e.mean, PIXEL_NOISE) for e in (refined, d))
     likely = (log_likelihood(e, d_.shape) for e, d_ in zip(errors, (refined, d), strict=True))
     assert next(likely) > next(likely)
 
@@ -263,7 +264,7 @@ class OneExpert:
         l_z: what the latents cost, ``(T,)`` nats.
     """
 
-    sigma_x, num_experts, latent_dim = SIGMA, 1, 1
+    pixel_noise, num_experts, latent_dim = PIXEL_NOISE, 1, 1
 
     def __init__(self, mean, shape, l_z):
         self.mean, self.shape, self.loc = mean[:, None], shape[:, None], (2 * l_z).sqrt()
@@ -383,7 +384,7 @@ def test_a_colour_as_seen_is_that_of_the_pixels_and_one_as_drawn(make_pq, pixels
 class OneSquare:
     """An expert that proposes and draws one square of the image's last unexplained colour."""
 
-    num_experts, latent_dim, sigma_x = 1, 1, SIGMA
+    num_experts, latent_dim, pixel_noise = 1, 1, PIXEL_NOISE
 
     def __init__(self, shape, colour):
         self.shape, self.colour, self.scopes = shape, colour, []
@@ -418,8 +419,8 @@ def with_an_object_missing(missing):
         x, k, torch.ones_like(shape), shape, mean, shape, zero[:, :, None],
         Terms(zero, zero, zero), zero[:, :, None], k - 1,
     )  # fmt: skip
-    whole = whole.in_order(likeliest_order(pixel_errors(x, mean, SIGMA), shape))
-    whole, _ = e_step(whole, SIGMA)
+    whole = whole.in_order(likeliest_order(pixel_errors(x, mean, PIXEL_NOISE), shape))
+    whole, _ = e_step(whole, PIXEL_NOISE)
     other = [t for t in range(2) if t != missing]
     region = whole.region.clone()
     region[:, -1] += region[:, missing]
@@ -442,7 +443,7 @@ def test_a_spare_layer_goes_to_what_is_explained_worst(missing):
     assert same_layers(filled[0], both[0])
     torch.testing.assert_close(filled.region[1, 1], visible, atol=0.1, rtol=0)
     torch.testing.assert_close(filled.region[1].sum(0), torch.ones(1, 16, 16), atol=0.1, rtol=0)
-    found, kept = e_step(filled, SIGMA)
+    found, kept = e_step(filled, PIXEL_NOISE)
     assert kept.all()
     torch.testing.assert_close(found.region[1], found.region[0], atol=0.05, rtol=0)
 
@@ -459,8 +460,8 @@ def test_outliers_have_a_uniform_density():
     normal = (-errors).exp() / (2 * math.pi * SIGMA**2) ** 1.5  # of three channels
     density = 0.98 * normal + 0.02
     expected = -density.log() - 1.5 * math.log(2 * math.pi * SIGMA**2)
-    torch.testing.assert_close(with_outliers(errors, SIGMA, 0.02), expected)
-    assert with_outliers(errors, SIGMA, 0.0) is errors
+    torch.testing.assert_close(with_outliers(errors, PIXEL_NOISE, 0.02), expected)
+    assert with_outliers(errors, PIXEL_NOISE, 0.0) is errors
 
 
 def test_a_refinement_with_outliers_step_by_step(make_pq):
@@ -470,12 +471,12 @@ def test_a_refinement_with_outliers_step_by_step(make_pq):
     d = GreedyCompetition(3, 1.0, 0.0).decompose(model, guide, images)
 
     def by_hand(first, between, last):
-        found, kept = e_step(d, SIGMA, first)
+        found, kept = e_step(d, PIXEL_NOISE, first)
         anew = ORACLE.explain(model, guide, images, draws, found.region)
 
         def evidence(taken):
             e = anew.where(taken, found)
-            errors = with_outliers(pixel_errors(images, e.mean, SIGMA), SIGMA, between)
+            errors = with_outliers(pixel_errors(images, e.mean, PIXEL_NOISE), PIXEL_NOISE, between)
             likely = log_likelihood(errors, e.shape * kept[:, :, None, None, None])
             return likely - (e.terms.z * kept).sum(1)
 
@@ -485,7 +486,7 @@ def test_a_refinement_with_outliers_step_by_step(make_pq):
             further[:, t] = True
             better = evidence(further) > evidence(taken)
             taken = torch.where(better[:, None], further, taken)
-        return e_step(anew.where(taken, found), SIGMA, last)[0]
+        return e_step(anew.where(taken, found), PIXEL_NOISE, last)[0]
 
     refined = refine(model, guide, d, draws, ORACLE, 0.2)
     expected = by_hand(0.2, 0.2, 0.2)
@@ -507,7 +508,7 @@ def test_outliers_do_not_change_the_colour_of_a_layer():
         x, k, region, region, drawn, shape, zero[:, :, None], terms, zero[:, :, None], k
     )
     off = (mean_colour_corrected(d) - mean).abs().amax((0, 2, 3, 4))
-    kept_off = (mean_colour_corrected(d, 2.5 * SIGMA) - mean).abs().amax((0, 2, 3, 4))
+    kept_off = (mean_colour_corrected(d, PIXEL_NOISE) - mean).abs().amax((0, 2, 3, 4))
     assert (kept_off < 0.02).all() and off.max() > 0.05
 
 
@@ -525,6 +526,6 @@ def test_an_outline_goes_to_the_layer_whose_shape_has_it():
     k, zero = torch.tensor([[0, 1]]), torch.zeros(1, 2)
     terms, losses = Terms(zero, zero, zero), zero[:, :, None]
     d = Decomposition(x, k, region, region, mean, shape, losses, terms, losses, k - 1)
-    without = e_step(d, SIGMA)[0].region[0, 0, 0, inside, inside]
-    found = e_step(d, SIGMA, outliers=0.01)[0].region[0, 0, 0, inside, inside]
+    without = e_step(d, PIXEL_NOISE)[0].region[0, 0, 0, inside, inside]
+    found = e_step(d, PIXEL_NOISE, outliers=0.01)[0].region[0, 0, 0, inside, inside]
     assert found.min() > 0.5 and without.min() < 0.1

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from econ_pyro.core.distributions import MeanBernoulli
+from econ_pyro.core.distributions import MeanBernoulli, PixelNoise
 from econ_pyro.core.selection import Draws
 from econ_pyro.infer.competition import GreedyCompetition, propose
 from econ_pyro.infer.savings import SavingsCompetition
@@ -73,7 +73,7 @@ def test_the_last_layer_competes_by_its_costs(pq, images):
 class Drawings:
     """Model and guide whose experts propose and draw given squares of one colour each."""
 
-    num_experts, latent_dim, sigma_x = 3, 1, 0.1
+    num_experts, latent_dim, pixel_noise = 3, 1, PixelNoise(0.1)
 
     def __init__(self, whole, proposed, colours):
         self.whole, self.proposed, self.colours = whole, proposed, colours

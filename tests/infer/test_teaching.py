@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from econ_pyro.core.compositing import regions_of_shapes, scopes
-from econ_pyro.core.distributions import pixel_errors
+from econ_pyro.core.distributions import PixelNoise, pixel_errors
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import Terms
 from econ_pyro.infer.refinement import e_step, mean_colour_corrected
@@ -37,7 +37,7 @@ def layers_of(n=2, slots=4, size=8, experts=3):
 
 def bound(d, r):
     """L_x + KL of each pixel's layer from the shapes' prior, of any regions that sum to 1."""
-    errors = pixel_errors(d.image, mean_colour_corrected(d), 0.1)
+    errors = pixel_errors(d.image, mean_colour_corrected(d), PixelNoise(0.1))
     everywhere = torch.cat([d.shape[:, :-1], torch.ones_like(d.shape[:, :1])], 1)
     prior = regions_of_shapes(everywhere)
     return (r * errors + torch.xlogy(r, r / prior)).sum((1, 2, 3, 4))
@@ -45,7 +45,7 @@ def bound(d, r):
 
 def test_no_regions_are_better_than_those_of_the_e_step():
     d = layers_of()
-    best, kept = e_step(d, 0.1)
+    best, kept = e_step(d, PixelNoise(0.1))
     assert kept.all()
     # the drawings in the order found, with the colours as corrected by the regions they came with
     drawn = dataclasses.replace(best, region=d.in_order(order_of(d, best)).region)
@@ -62,7 +62,7 @@ def with_regions(d, r):
     everywhere = torch.cat([d.shape[:, :-1], torch.ones_like(d.shape[:, :1])], 1)
     prior = scopes(r) * everywhere
     of_r = torch.xlogy(r, r / prior) + torch.xlogy(1 - r, (1 - r) / (1 - prior))
-    errors = pixel_errors(d.image, mean_colour_corrected(d), 0.1)
+    errors = pixel_errors(d.image, mean_colour_corrected(d), PixelNoise(0.1))
     return (r * errors + of_r.nan_to_num(0.0)).sum((1, 2, 3, 4))
 
 

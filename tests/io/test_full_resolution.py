@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from econ_pyro.core.distributions import PixelNoise
 from econ_pyro.data import images
 from econ_pyro.data.synthetic.renderer import SceneRenderer
 from econ_pyro.infer.elbo import Terms
@@ -40,7 +41,10 @@ def layers_of(picture, d, fit="crop", hidden=()):
     shape = d.shape[0].clone()
     shape[[layer.background for layer in scene.layers]] = 1
     rendered = RenderedScene(d.mean[0], shape, tuple(layer.visible for layer in scene.layers))
-    return full_resolution.full_resolution_layers(picture, d, scene, rendered, NAMES, fit), scene
+    layers = full_resolution.full_resolution_layers(
+        picture, d, scene, rendered, NAMES, PixelNoise(0.1), fit
+    )
+    return layers, scene
 
 
 @pytest.mark.parametrize("fit", ["crop", "resize"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from econ_pyro.core.distributions import pixel_errors
+from econ_pyro.core.distributions import PixelNoise, pixel_errors
 from econ_pyro.core.selection import Draws
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
@@ -98,7 +98,7 @@ class _Order(torch.nn.Module):
         mean, shape = layers.split([3, 1], 2)
         x = mean[:, 1] * shape[:, 1] + mean[:, 0] * (1 - shape[:, 1])  # the second is in front
         l_z = layers.mean((2, 3, 4)) * 100
-        errors = pixel_errors(x, mean, 0.1)
+        errors = pixel_errors(x, mean, PixelNoise(0.1))
         return likeliest_order(errors, shape), explains_enough(errors, shape, l_z).int()
 
 

@@ -9,6 +9,7 @@ from pyro import poutine
 
 from econ_pyro.core import compositing, sites
 from econ_pyro.core.handlers import CleanLayers
+from econ_pyro.models.dead_leaves import DeadLeaves
 
 
 def test_model_and_guide_have_matching_sites_with_right_shapes(pq, images):
@@ -49,8 +50,6 @@ def test_module_local_params_registers_nothing(pq, images):
 
 
 def test_a_detached_second_module_is_not_silent(tiny, pq):
-    from econ_pyro.models.dead_leaves import DeadLeaves
-
     pq[0].prior(1)
     with pytest.warns(UserWarning, match="clear_param_store"):
         DeadLeaves(tiny.model).prior(1)
@@ -101,9 +100,23 @@ def test_layers_of_the_prior_have_the_pixel_noise_of_eq_5(tiny, pq):
         assert noise.mean().item() == pytest.approx(0, abs=0.03)
 
 
-def test_the_prior_paints_as_many_layers_as_the_model_has(tiny):
-    from econ_pyro.models.dead_leaves import DeadLeaves
+def test_layers_of_the_prior_are_lit(tiny):
+    torch.manual_seed(0)
+    model = DeadLeaves(dataclasses.replace(tiny.model, sigma_x=0.01, light=0.5))
+    trace = poutine.trace(model.prior).get_trace(20)
+    trace.compute_log_prob()
+    k, z, x = (trace.nodes[f(2)]["value"] for f in (sites.k, sites.z, sites.x))
+    mean = model.decode(z, k)[0]
+    light = (x * mean).sum(1) / mean.square().sum(1) - 1  # one number per pixel
+    assert light.std().item() == pytest.approx(0.5, rel=0.05)
+    assert (x - (1 + light[:, None]) * mean).std().item() < 0.01
+    with CleanLayers():
+        canvas = model.prior(4)
+    means = [model.decode(canvas.z[:, i], canvas.k[:, i])[0] for i in range(3)]
+    assert torch.equal(canvas.appearance, torch.stack(means, 1))
 
+
+def test_the_prior_paints_as_many_layers_as_the_model_has(tiny):
     config = dataclasses.replace(tiny.model, num_experts=2, num_slots=4)
     assert DeadLeaves(config).prior(1).k.shape == (1, 4)
 
