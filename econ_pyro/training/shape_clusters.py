@@ -3,7 +3,7 @@ r"""Shapes with which experts start: clusters of regions, whatever place, size a
 Experts that start alike share objects out by size or angle as readily as by shape, and stay
 there: what each draws then fits what it wins. Clustering can be repeated from other starts, and
 takes a second. Regions of scenes that touch no other region are whole objects; each is brought
-to one place and size, and K-means assigns it to the nearest of the means at its best angle, as in
+to one place, and to one size if decoders draw at several sizes, and K-means assigns it to the nearest of the means at its best angle, as in
 transformation-invariant clustering (Frey and Jojic, 1999; Monnier et al., 2020):
 
 .. math:: \min_{k, \theta} \| v_i(\theta) - \mu_k \|^2
@@ -34,7 +34,8 @@ from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder, draw_s
 
 SMALLEST = 20  # pixels of a region, of which fewer show no shape
 SIDE = 24  # of the grid on which regions are compared
-REACH = 1.75  # of that grid, in units of a disc's radius
+REACH = 1.75  # of that grid at least, in units of a disc's radius
+INSIDE = 0.95  # of the regions: they lie within the reach
 ANGLES = 24  # of a full turn
 RESTARTS = 20
 KEPT = 0.9  # of the regions: the others are like no cluster
@@ -83,28 +84,36 @@ def whole_regions(region: Tensor) -> Tensor:
     return torch.stack(found)[:, None].float() if found else hard[:0, :1].float()
 
 
-def aligned(r: Tensor, angles: int) -> Tensor:
+def aligned(r: Tensor, angles: int, sized: bool = True) -> tuple[Tensor, float]:
     """Regions at one place and size, at each of so many angles of a full turn.
 
     Args:
         r: regions of 0 and 1, ``(n, 1, H, W)``.
         angles: number of angles A.
+        sized: whether they are brought to one size; otherwise each keeps its own, as decoders
+            without a size would draw it.
 
     Returns:
-        ``(n, A, SIDE * SIDE)``.
+        ``(n, A, SIDE * SIDE)``, and how far they reach from their middle in units of a disc's
+        radius.
     """
     grid = coordinates(r.shape[2], r.device).to(r)
     soft = r.clamp_min(SCOPE_EPS)
     position = centre(soft, grid)
-    radius = UNIT * log_size_of(soft, position, grid).exp()
+    radius = torch.full_like(position[:, :1], UNIT)
+    if sized:
+        radius = radius * log_size_of(soft, position, grid).exp()
+    away = (grid - position[:, :, None, None]).square().sum(1, keepdim=True).sqrt()
+    farthest = (away * r).amax((1, 2, 3)) / radius[:, 0]
+    reach = max(REACH, farthest.quantile(INSIDE).item())
     turn = directions(2 * math.pi / angles * torch.arange(angles, device=r.device)).to(r)
-    own = REACH * coordinates(SIDE, r.device).to(r)  # (1, 2, S, S)
+    own = reach * coordinates(SIDE, r.device).to(r)  # (1, 2, S, S)
     where = turned(own[:, :, None], turn.mT[None, :, :, None, None])  # (1, 2, A, S, S)
     views = [
         sample(one[None], (p[:, None] + rad * where[0].flatten(1))[None].unflatten(2, (-1, SIDE)))
         for one, p, rad in zip(r, position, radius, strict=True)
     ]
-    return torch.cat(views).view(len(r), angles, SIDE * SIDE)
+    return torch.cat(views).view(len(r), angles, SIDE * SIDE), reach
 
 
 def cluster(views: Tensor, clusters: int, seed: int) -> Clusters:
@@ -157,18 +166,21 @@ def _distances(views: Tensor, means: Tensor) -> Tensor:
     return (lengths - 2 * inner).clamp_min(0)
 
 
-def fit_shapes(decoders: Sequence[ObjectCentredDecoder], means: Tensor) -> float:
+def fit_shapes(
+    decoders: Sequence[ObjectCentredDecoder], means: Tensor, reach: float = REACH
+) -> float:
     """Make the experts' shapes those of the clusters.
 
     Args:
         decoders: K of them, each with one shape; the last one's becomes the whole image.
         means: ``(K - 1, 1, SIDE, SIDE)`` in [0, 1].
+        reach: of :func:`aligned`.
 
     Returns:
         Mean cross-entropy of a pixel after it, in nats above that of the means themselves.
     """
     wide = decoders[0].wide
-    where = wide[:, :2].expand(len(means), -1, -1, -1) / REACH
+    where = wide[:, :2].expand(len(means), -1, -1, -1) / reach
     target = sample(means.to(wide), where).clamp(1 - SURE, SURE)
     target = torch.cat([target, torch.full_like(target[:1], SURE)])
     parameters = [p for d in decoders for p in d.shape_parameters()]
@@ -215,8 +227,9 @@ def start_from_clusters(
             "raise --recipe.shape-clusters, or start from blobs: --recipe.shape-clusters 0 "
             "--recipe.shapes-fixed-until 0",
         )
-    found = cluster(aligned(objects, ANGLES), clusters, seed)
-    fit_shapes(shapes, found.means)
+    views, reach = aligned(objects, ANGLES, shapes[0].has_size)
+    found = cluster(views, clusters, seed)
+    fit_shapes(shapes, found.means, reach)
     for encoder in encoders:
         assert isinstance(encoder, ObjectCentredEncoder)
         encoder.start_at_centre()
