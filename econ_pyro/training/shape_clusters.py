@@ -2,9 +2,10 @@ r"""Shapes with which experts start: clusters of regions, whatever place, size a
 
 Experts that start alike share objects out by size or angle as readily as by shape, and stay
 there: what each draws then fits what it wins. Clustering can be repeated from other starts, and
-takes a second. Regions of scenes that touch no other region are whole objects; each is brought
-to one place, and to one size if decoders draw at several sizes, and K-means assigns it to the nearest of the means at its best angle, as in
-transformation-invariant clustering (Frey and Jojic, 1999; Monnier et al., 2020):
+takes a second. Regions of scenes that touch no other region are whole objects. Each is brought to
+one place, and to one size where decoders have a size. K-means assigns it to the nearest of the
+means at its best angle, as in transformation-invariant clustering (Frey and Jojic, 1999; Monnier
+et al., 2020):
 
 .. math:: \min_{k, \theta} \| v_i(\theta) - \mu_k \|^2
 

@@ -68,16 +68,30 @@ def test_a_region_looks_alike_wherever_it_is_and_whatever_its_size():
         foot = ((a - 1).abs() < 0.5) & ((b - 0.5).abs() < 1)
         return (long | foot).float()[None]
 
-    here, there = (aligned(ell(*pose)[None], 12) for pose in
+    here, there = (aligned(ell(*pose)[None], 12)[0] for pose in
                    [((40, 40), 10.0, 0.0), ((60, 30), 15.0, math.pi / 3)])  # fmt: skip
     distance = (here[0, 0] - there[0]).square().mean(1)
     assert distance.argmin() in (2, 10) and distance.min() < 0.02
     assert distance.max() > 0.15
 
 
+def test_without_a_size_regions_keep_their_own():
+    bar, square, small = (torch.zeros(1, 1, 41, 41) for _ in range(3))
+    bar[..., 16:25, 2:39] = square[..., 11:30, 11:30] = small[..., 16:25, 16:25] = 1.0
+    masks = torch.cat([bar, square, small])
+    views, reach = aligned(masks, 1, sized=False)
+    # the bar's corners: 18 pixels of 20 to the side, 4 up
+    assert reach == pytest.approx(math.hypot(18, 4) / 20 / UNIT, rel=0.1)
+    cell = (2 * reach * UNIT / (module.SIDE - 1)) ** 2  # of the image's half side
+    areas = views.sum((1, 2)) * cell * 20**2
+    torch.testing.assert_close(areas, masks.sum((1, 2, 3)), rtol=0.15, atol=0)
+    sized, _ = aligned(masks, 1)
+    assert sized[1].sum() == pytest.approx(sized[2].sum().item(), rel=0.15)
+
+
 def test_clusters_are_classes():
     masks, labels = sprites(150)
-    views = aligned(masks, module.ANGLES)
+    views, _ = aligned(masks, module.ANGLES)
     found = cluster(views, 3, seed=0)
     counts = torch.zeros(3, 3, dtype=torch.long)
     counts.index_put_((found.k, labels), torch.tensor(1), accumulate=True)
@@ -90,7 +104,7 @@ def test_clusters_are_classes():
     each = [(v - means[k]).square().sum(1).min() for v, k in zip(views, found.k, strict=True)]
     loss = sum(sorted(each)[: round(module.KEPT * len(each))])
     assert found.loss == pytest.approx(loss.item(), rel=0.02)
-    without = cluster(aligned(masks, 1), 3, seed=0)  # angles are what parts the classes
+    without = cluster(aligned(masks, 1)[0], 3, seed=0)  # angles are what parts the classes
     assert without.loss > 1.5 * found.loss
 
 
@@ -98,7 +112,7 @@ def test_what_is_no_object_gets_no_cluster():
     masks, labels = sprites(120)
     n = len(masks) // 12
     holes = masks.clone()[:n] * (torch.arange(64) % 4 < 1)  # combs
-    found = cluster(aligned(torch.cat([masks, holes]), module.ANGLES), 3, seed=0)
+    found = cluster(aligned(torch.cat([masks, holes]), module.ANGLES)[0], 3, seed=0)
     counts = torch.zeros(3, 3, dtype=torch.long)
     counts.index_put_((found.k[:-n], labels), torch.tensor(1), accumulate=True)
     rows, columns = linear_sum_assignment(-counts.numpy())
@@ -119,7 +133,8 @@ def turned_tiny():
     return changed(config, train__train_scenes=64)
 
 
-def test_experts_draw_the_clusters(turned_tiny):
+@pytest.mark.parametrize("reach", [module.REACH, 2.5])
+def test_experts_draw_the_clusters(turned_tiny, reach):
     wider = {"layers": 3, "features": 16}
     expert = dataclasses.replace(turned_tiny.model.expert, **wider)
     econ = Econ(changed(turned_tiny, model__expert=expert))
@@ -127,12 +142,12 @@ def test_experts_draw_the_clusters(turned_tiny):
     wanted = torch.zeros(2, 1, side, side)
     wanted[0, 0, 4:20, 8:16] = 1.0
     wanted[1, 0, 8:16, 8:16] = 1.0
-    assert fit_shapes(list(econ.model.decoders), wanted) < 0.02
+    assert fit_shapes(list(econ.model.decoders), wanted, reach) < 0.02
     z = torch.zeros(1, econ.sizes.expert.latents.dim)
     z[0, 3] = 1.0  # not turned, in the middle, of size 1
     for decoder, mean in zip(econ.model.decoders, wanted, strict=False):
         assert all(p.grad is None for p in decoder.parameters())
-        expected = sample(mean[None], decoder.grid / UNIT / module.REACH)[0, 0] > 0.5
+        expected = sample(mean[None], decoder.grid / UNIT / reach)[0, 0] > 0.5
         drawn = decoder(z)[0, 3]
         assert (expected & (drawn > 0.5)).sum() > 0.75 * (expected | (drawn > 0.5)).sum() > 10
         assert drawn[:3].max() < 0.01  # far away, nobody is in doubt
