@@ -54,6 +54,7 @@ MRBM, SOFTMAX_MRBM = MrbmConfig(**RBM), SoftmaxMrbmConfig(**RBM)
 SYSTEMS = {
     "monet": MONET, "genesis": GENESIS, "genesis-v2": GENESIS_V2, "mrbm": MRBM,
     "mrbm-softmax": SOFTMAX_MRBM, "slot-attention": SLOT_ATTENTION, "iodine": IODINE,
+    "iodine-logistic": replace(IODINE, likelihood="logistic", sigma=0.03),
 }  # fmt: skip
 OBJECTIVES = {"monet": ObjectiveConfig(beta=0.5, gamma=0.5)}
 
@@ -137,7 +138,7 @@ def test_every_entry_point_takes_it(kind, tmp_path, capsys):
         ("evaluate", ["--gt-masks"], "a model that takes true regions, for gt-masks"),
         ("evaluate", ["--samples", "--n", 2], "a model with experts, for --samples"),
         ("sample", ["--scene", "a", "--out", tmp_path / "s"], "a model with experts, for --scene"),
-        ("publish", [tmp_path / "p"], f"weights of ECON in {run}, got {kind}"),
+        ("publish", [tmp_path / "p"], f"weights of ECON in {run}, got {sizes.kind}"),
     ]:
         assert message in fails(capsys, command, run, *more)
     assert "for gt-masks" in fails(
@@ -151,6 +152,7 @@ SMALL = {
     "genesis": ("mask_dim", "component_dim", "layers", "features", "channels", "hidden"),
     "genesis-v2": ("latent_dim", "features", "embedding_dim", "channels", "hidden"),
     "iodine": ("rounds", "latent_dim", "layers", "features", "hidden"),
+    "iodine-logistic": ("rounds", "latent_dim", "layers", "features", "hidden"),
     "mrbm": ("appearance_units", "shape_units", "infer_sweeps", "sample_sweeps"),
     "mrbm-softmax": ("appearance_units", "shape_units", "infer_sweeps", "sample_sweeps"),
     "slot-attention": ("latent_dim", "layers", "features", "hidden"),
@@ -208,7 +210,7 @@ def test_networks_larger_than_any_are_not_built(kind):
         scene_model.build(large)
 
 
-UNORDERED = ("genesis-v2", "mrbm-softmax", "slot-attention", "iodine")
+UNORDERED = ("genesis-v2", "mrbm-softmax", "slot-attention", "iodine", "iodine-logistic")
 """Their slots have no depth order."""
 
 
