@@ -16,7 +16,7 @@ from econ_pyro.errors import EconError
 from econ_pyro.model_config import PoseLatents
 from econ_pyro.scene_config import SCENE_SETS, SceneConfig
 from econ_pyro.training import shape_clusters as module
-from econ_pyro.training.shape_clusters import aligned, cluster, fit_shapes, whole_regions
+from econ_pyro.training.shape_clusters import Aligned, cluster, fit_shapes, sharpen, whole_regions
 from helpers.trainers import changed, make_trainer, seeded_tiny
 
 
@@ -68,7 +68,7 @@ def test_a_region_looks_alike_wherever_it_is_and_whatever_its_size():
         foot = ((a - 1).abs() < 0.5) & ((b - 0.5).abs() < 1)
         return (long | foot).float()[None]
 
-    here, there = (aligned(ell(*pose)[None], 12)[0] for pose in
+    here, there = (Aligned(ell(*pose)[None]).all_around(12) for pose in
                    [((40, 40), 10.0, 0.0), ((60, 30), 15.0, math.pi / 3)])  # fmt: skip
     distance = (here[0, 0] - there[0]).square().mean(1)
     assert distance.argmin() in (2, 10) and distance.min() < 0.02
@@ -79,19 +79,21 @@ def test_without_a_size_regions_keep_their_own():
     bar, square, small = (torch.zeros(1, 1, 41, 41) for _ in range(3))
     bar[..., 16:25, 2:39] = square[..., 11:30, 11:30] = small[..., 16:25, 16:25] = 1.0
     masks = torch.cat([bar, square, small])
-    views, reach = aligned(masks, 1, sized=False)
+    regions = Aligned(masks, sized=False)
+    views, reach = regions.all_around(1), regions.reach
     # the bar's corners: 18 pixels of 20 to the side, 4 up
     assert reach == pytest.approx(math.hypot(18, 4) / 20 / UNIT, rel=0.1)
     cell = (2 * reach * UNIT / (module.SIDE - 1)) ** 2  # of the image's half side
     areas = views.sum((1, 2)) * cell * 20**2
     torch.testing.assert_close(areas, masks.sum((1, 2, 3)), rtol=0.15, atol=0)
-    sized, _ = aligned(masks, 1)
+    sized = Aligned(masks).all_around(1)
     assert sized[1].sum() == pytest.approx(sized[2].sum().item(), rel=0.15)
 
 
 def test_clusters_are_classes():
     masks, labels = sprites(150)
-    views, _ = aligned(masks, module.ANGLES)
+    regions = Aligned(masks)
+    views = regions.all_around(module.ANGLES)
     found = cluster(views, 3, seed=0)
     counts = torch.zeros(3, 3, dtype=torch.long)
     counts.index_put_((found.k, labels), torch.tensor(1), accumulate=True)
@@ -104,15 +106,25 @@ def test_clusters_are_classes():
     each = [(v - means[k]).square().sum(1).min() for v, k in zip(views, found.k, strict=True)]
     loss = sum(sorted(each)[: round(module.KEPT * len(each))])
     assert found.loss == pytest.approx(loss.item(), rel=0.02)
-    without = cluster(aligned(masks, 1)[0], 3, seed=0)  # angles are what parts the classes
+    without = cluster(regions.all_around(1), 3, seed=0)  # angles are what parts the classes
     assert without.loss > 1.5 * found.loss
+    # finer angles: regions are closer to their means
+    fine = sharpen(regions, found)
+    assert torch.equal(fine.k, found.k)
+    spread = []
+    for c in (found, fine):
+        views = regions.views(c.angle[:, None], module.FINE_SIDE)[:, 0]
+        own = [views[c.near & (c.k == k)] for k in range(3)]
+        spread.append(sum((v - v.mean(0)).square().sum().item() for v in own))
+    torch.testing.assert_close(fine.means.flatten(1), torch.stack([v.mean(0) for v in own]))
+    assert spread[1] < 0.95 * spread[0]
 
 
 def test_what_is_no_object_gets_no_cluster():
     masks, labels = sprites(120)
     n = len(masks) // 12
     holes = masks.clone()[:n] * (torch.arange(64) % 4 < 1)  # combs
-    found = cluster(aligned(torch.cat([masks, holes]), module.ANGLES)[0], 3, seed=0)
+    found = cluster(Aligned(torch.cat([masks, holes])).all_around(module.ANGLES), 3, seed=0)
     counts = torch.zeros(3, 3, dtype=torch.long)
     counts.index_put_((found.k[:-n], labels), torch.tensor(1), accumulate=True)
     rows, columns = linear_sum_assignment(-counts.numpy())
