@@ -18,6 +18,7 @@ MAX_OBJECTS = 8
 """Maximum number of objects in a scene."""
 MAX_TETROMINOES = 5
 """Maximum number of tetrominoes in a scene; there is seldom room for more."""
+_WITHOUT_SPRITES = ("tetrominoes", "textured")
 MIN_SIDE = 3
 """Minimum side of an object in pixels, at which every shape covers at least one pixel centre."""
 
@@ -28,14 +29,16 @@ class SceneConfig:
 
     kind: Literal[
         "unique-colours", "random-colours", "multi-dsprites", "multi-dsprites-coloured",
-        "tetrominoes",
+        "tetrominoes", "textured",
     ] = "unique-colours"  # fmt: skip
     """Colours of objects. unique-colours: circles are red, squares green, triangles blue, and each
     further class has its own saturated colour; random-colours: each channel is a random integer
     from 128 to 255; multi-dsprites: hue, saturation and value are uniform;
     multi-dsprites-coloured: red, green and blue are uniform; tetrominoes: pieces of four bevelled
-    blocks that never overlap, each red, green, blue, yellow, magenta or cyan. Sprites keep their
-    colours with unique-colours; otherwise they are tinted so that such a colour is their mean."""
+    blocks that never overlap, each red, green, blue, yellow, magenta or cyan; textured: stripes,
+    checkers or smooth noise of two colours on each object and on the background. Sprites keep
+    their colours with unique-colours; otherwise they are tinted so that such a colour is their
+    mean."""
     sprites: str | None = None
     """Folder of PNG files with transparent backgrounds, which replace the shapes. Each file or
     subfolder is a class."""
@@ -85,6 +88,8 @@ class SceneConfig:
             )
         self._check_classes()
         self._check_sizes()
+        if self.sprites is not None and self.kind in _WITHOUT_SPRITES:
+            raise EconError(f"{self.kind} without sprites", self.sprites, "use another kind")
         if self.kind == "tetrominoes":
             self._check_tetrominoes()
         if self.places is not None and not 2 <= self.places <= 1024:
@@ -145,8 +150,6 @@ class SceneConfig:
             )
 
     def _check_tetrominoes(self) -> None:
-        if self.sprites is not None:
-            raise EconError("tetrominoes without sprites", self.sprites, "use another kind")
         if self.places is not None:
             raise EconError("tetrominoes without places", str(self.places), "use another kind")
         if self.size not in TETROMINO_SIZES:
@@ -187,6 +190,7 @@ SCENE_SETS = {
         rotate=True,
         background="black",
     ),
+    "textured": SceneConfig(kind="textured", background="any"),
 }
 """The usual scenes of each kind.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,21 +18,23 @@ from econ_pyro.data import counter_rng
 from econ_pyro.data.synthetic import shapes
 from econ_pyro.scene_config import SceneConfig
 
+Layout = TypeVar("Layout", bound="SceneLayout")
 
-class ObjectSet(Protocol):
+
+class ObjectSet(Protocol[Layout]):
     """The objects that scenes consist of, and how they are arranged."""
 
     classes: tuple[str, ...]
     """Names of the object classes, by label."""
 
-    def sample(self, config: SceneConfig, seed: int, indices: Tensor) -> SceneLayout:
+    def sample(self, config: SceneConfig, seed: int, indices: Tensor) -> Layout:
         """Sample the layouts of scenes; arguments as for :func:`sample_layout`."""
 
-    def draw(self, layout: SceneLayout) -> tuple[Tensor, Tensor]:
+    def draw(self, layout: Layout) -> tuple[Tensor, Tensor]:
         """Draw masks :math:`(B, N, H, W)` bool and images :math:`(B, 3, H, W)` float32."""
 
 
-class FreeObjects(ObjectSet, Protocol):
+class FreeObjects(ObjectSet["SceneLayout"], Protocol):
     """Objects that may overlap: shapes of one colour, or sprites.
 
     Each class has one or more variants, such as the files of a class of sprites.
@@ -130,6 +132,34 @@ def sample_objects(
     scene, each = u[:, 0], u[:, 1:]
     label = _labels(config, scene, each)
     return label, _background(config, scene[:, _BACKGROUND]), each[:, : config.objects]
+
+
+def further_bits(config: SceneConfig, seed: int, indices: Tensor, columns: int) -> Tensor:
+    """Random numbers beyond those of :func:`sample_objects`.
+
+    Returns:
+        32 random bits of each slot and, last, of the scene: :math:`(B, N + 1, columns)` int64.
+    """
+    used = _COLUMNS * (1 + max(config.objects, len(config.classes)))
+    rows = config.objects + 1
+    u = counter_rng.bits(seed, indices, used + rows * columns)[:, used:]
+    return u.unflatten(1, (rows, columns))
+
+
+def frontmost(mask: Tensor) -> Tensor:
+    """The frontmost object of each pixel, N for the background.
+
+    Args:
+        mask: amodal masks, front to back, :math:`(B, N, H, W)` bool.
+
+    Returns:
+        :math:`(B, H, W)` int64.
+    """
+    b, n, h, w = mask.shape
+    front = torch.full((b, h, w), n, device=mask.device)
+    for k in reversed(range(n)):
+        front.masked_fill_(mask[:, k], k)
+    return front
 
 
 @cache
