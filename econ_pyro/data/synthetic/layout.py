@@ -74,9 +74,9 @@ class SceneLayout:
 # columns of the random numbers: 16 for the scene, then 16 for each slot
 _COLUMNS = 16
 _BACKGROUND, _COUNT, _CLASS = slice(0, 3), 3, 4
-_RANK, _OWN_CLASS, _DEPTH, _SIDE, _TURN, _X, _Y = range(7)
+_RANK, _OWN_CLASS, _DEPTH, SIDE, TURN, _X, _Y = range(7)
 COLOUR, VARIANT, PLACE = slice(7, 10), 10, slice(_X, _Y + 1)
-"""Columns of a slot's colour, variant and place."""
+"""Columns of a slot's colour, variant and place; SIDE and TURN are those of its size and angle."""
 
 
 def sample_layout(
@@ -96,9 +96,9 @@ def sample_layout(
 
     low = round(config.object_size[0] * config.size * shapes.UNIT / 2)
     high = max(low, round(config.object_size[1] * config.size * shapes.UNIT / 2))
-    side = 2 * (low + counter_rng.below(each[..., _SIDE], high - low + 1))
+    side = 2 * (low + counter_rng.below(each[..., SIDE], high - low + 1))
     side = side.masked_fill(empty, 0)
-    turn = counter_rng.below(each[..., _TURN], shapes.TURNS if config.rotate else 1)
+    turn = counter_rng.below(each[..., TURN], shapes.TURNS if config.rotate else 1)
     turn = turn.masked_fill(empty, 0)
 
     flat = (x.flatten() for x in (variant, side, turn))

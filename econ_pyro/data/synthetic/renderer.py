@@ -31,6 +31,7 @@ from torch import Tensor
 
 from econ_pyro.data.ground_truth import regions_as_layers
 from econ_pyro.data.synthetic import shapes
+from econ_pyro.data.synthetic.clevr_like import ClevrSet
 from econ_pyro.data.synthetic.layout import ObjectSet
 from econ_pyro.data.synthetic.shape_set import ShapeSet
 from econ_pyro.data.synthetic.sprites import SpriteSet
@@ -147,4 +148,6 @@ def _objects(config: SceneConfig) -> ObjectSet[Any]:
         return SpriteSet(config)
     if config.kind == "tetrominoes":
         return TetrominoSet(config)
+    if config.kind == "clevr-like":
+        return ClevrSet(config)
     return TexturedSet(config) if config.kind == "textured" else ShapeSet(config)
