@@ -43,6 +43,9 @@ class SceneConfig:
     sprites: str | None = None
     """Folder of PNG files with transparent backgrounds, which replace the shapes. Each file or
     subfolder is a class."""
+    backgrounds: str | None = None
+    """Folder of PNG, JPEG, GIF or WebP files, of which sprites have a random part as background;
+    small ones are repeated."""
     size: int = 32
     """Height and width of images in pixels: a multiple of 8, at most 1024."""
     objects: int = 3
@@ -92,6 +95,8 @@ class SceneConfig:
         self._check_sizes()
         if self.sprites is not None and self.kind in _WITHOUT_SPRITES:
             raise EconError(f"{self.kind} without sprites", self.sprites, "use another kind")
+        if self.backgrounds is not None and self.sprites is None:
+            raise EconError("sprites, in front of backgrounds", "none", "set sprites to a folder")
         if self.kind == "tetrominoes":
             self._check_tetrominoes()
         if self.places is not None and not 2 <= self.places <= 1024:

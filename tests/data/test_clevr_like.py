@@ -203,6 +203,13 @@ def test_a_crowd_keeps_to_its_room():
     assert len(none.render(torch.arange(0))) == 0
 
 
+def test_objects_near_the_colour_of_the_ground():
+    config = dataclasses.replace(CLEVR, near_background=20)
+    scenes = SceneRenderer(config, 0).render(torch.arange(20))
+    away = (scenes.colour.int() - GROUND[0]).abs().amax(-1)[scenes.label >= 0]
+    assert 15 < away.max() <= 20
+
+
 def test_scenes_are_stored_without_loss(tmp_path):
     config = dataclasses.replace(CLEVR, size=32)
     write_dataset(tmp_path, config, 5, 6, 2)
@@ -224,7 +231,6 @@ def test_the_kind_alone_gives_solids():
     ({"objects": 7}, "at most 6 objects in clevr-like scenes, for which there is room, got 7"),
     ({"background": "any"}, "a grey ground for clevr-like scenes, got background any: set"),
     ({"object_size": (0.2, 0.5)}, "clevr-like objects of up to 0.4 of the image, got 0.5"),
-    ({"near_background": 9}, "clevr-like scenes without near_background, got 9"),
     ({"places": 3}, "clevr-like scenes without places, got 3"),
     ({"sprites": "folder"}, "clevr-like without sprites, got folder"),
     ({"classes": ("circle",)}, "classes among sphere, cube, cylinder, got 'circle'"),

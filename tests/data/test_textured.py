@@ -115,10 +115,14 @@ def test_empty_slots_are_black_and_any_objects_may_be_missing():
     assert torch.equal(scenes.mask.flatten(2).any(2), ~empty)
 
 
+def test_both_colours_can_be_near_those_of_the_background():
+    pair = layout_of(dataclasses.replace(TEXTURED, near_background=20), 200).pair
+    away = (pair[:, :-1] - pair[:, -1:]).abs()
+    assert away.max() == 20 and away.float().mean() > 9
+    assert pair.min() >= 0 and pair.max() <= 255
+
+
 def test_options_that_make_no_sense():
     with pytest.raises(EconError, match="textured without sprites, got folder"):
         dataclasses.replace(TEXTURED, sprites="folder")
-    near = dataclasses.replace(TEXTURED, near_background=20)
-    with pytest.raises(EconError, match="textured scenes without near_background, got 20"):
-        SceneRenderer(near, 0)
     assert ShapeSet(SceneConfig()).classes == TexturedSet(TEXTURED).classes

@@ -41,6 +41,7 @@ from econ_pyro.data.synthetic.layout import (
     VARIANT,
     SceneLayout,
     channel_values,
+    colours,
     further_bits,
     sample_objects,
 )
@@ -122,7 +123,9 @@ class ClevrSet:
         turn = turn * cube[label.clamp(min=0)]
         glossy = counter_rng.below(each[..., VARIANT], 2)
         albedo = torch.tensor(list(ALBEDOS.values()), device=label.device)
-        colour = albedo[counter_rng.below(each[..., COLOUR.start], len(ALBEDOS))]
+        own = albedo[counter_rng.below(each[..., COLOUR.start], len(ALBEDOS))]
+        ground = torch.tensor(GROUND, device=label.device).expand(len(label), 3)
+        colour = colours(config, ground, own, each[..., COLOUR])
 
         empty = label < 0
         high = torch.tensor([SOLIDS[name].half_height for name in self.classes])
@@ -148,7 +151,6 @@ class ClevrSet:
             unused = empty.view(*empty.shape, *[1] * (values.ndim - 2))
             values = values.masked_fill(unused, blank.get(name, 0))
             plain[name] = values.gather(1, order.view_as(unused).expand_as(values))
-        ground = torch.tensor(GROUND, device=label.device).expand(len(label), 3)
         return ClevrLayout(**plain, background=ground, lamp=lamp)
 
     def draw(self, layout: ClevrLayout) -> tuple[Tensor, Tensor]:
@@ -341,9 +343,9 @@ def _check(config: SceneConfig) -> None:
         )
     if config.object_size[1] > 0.4:
         raise EconError("clevr-like objects of up to 0.4 of the image", str(config.object_size[1]))
-    for name in ("near_background", "places"):
-        if (value := getattr(config, name)) is not None:
-            raise EconError(f"clevr-like scenes without {name}", str(value), "use another kind")
+    if config.places is not None:
+        expected = "clevr-like scenes without places"
+        raise EconError(expected, str(config.places), "use another kind")
 
 
 def _axis(i: int) -> Tensor:

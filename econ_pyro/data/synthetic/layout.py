@@ -34,7 +34,7 @@ class ObjectSet(Protocol[Layout]):
         """Draw masks :math:`(B, N, H, W)` bool and images :math:`(B, 3, H, W)` float32."""
 
 
-class FreeObjects(ObjectSet["SceneLayout"], Protocol):
+class FreeObjects(Protocol):
     """Objects that may overlap: shapes of one colour, or sprites.
 
     Each class has one or more variants, such as the files of a class of sprites.
@@ -80,7 +80,11 @@ COLOUR, VARIANT, PLACE = slice(7, 10), 10, slice(_X, _Y + 1)
 
 
 def sample_layout(
-    config: SceneConfig, objects: FreeObjects, seed: int, indices: Tensor
+    config: SceneConfig,
+    objects: FreeObjects,
+    seed: int,
+    indices: Tensor,
+    background: Tensor | None = None,
 ) -> SceneLayout:
     """Sample the layouts of scenes.
 
@@ -89,8 +93,10 @@ def sample_layout(
         objects: the set of objects.
         seed: any integer.
         indices: indices of the scenes, :math:`(B,)` int64, non-negative.
+        background: colours of the backgrounds, :math:`(B, 3)` int64; default: random ones.
     """
-    label, background, each = sample_objects(config, seed, indices)
+    label, random_background, each = sample_objects(config, seed, indices)
+    background = random_background if background is None else background
     empty = label < 0
     variant = objects.choose(label.clamp(min=0), each[..., VARIANT]).masked_fill(empty, 0)
 

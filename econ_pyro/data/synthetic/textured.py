@@ -11,7 +11,8 @@ the angle and across it, in periods and with random offsets, the share of the se
 Periods are uniform from 3/32 to 8/32 of the image. The first colour of an object is uniform, that
 of the background as ``background`` says. Each channel of the second colour lies 48 to 111 away
 from that of the first, towards the middle (for dark backgrounds 24 to 55; black ones have no
-pattern). Scenes are drawn in integers, so they are bit-identical on every device. A texture as
+pattern). With ``near_background``, both colours of an object are near those of the background.
+Scenes are drawn in integers, so they are bit-identical on every device. A texture as
 *corruption* (:func:`econ_pyro.core.corruptions.texture`) is laid over images of any source.
 """
 
@@ -31,7 +32,6 @@ from econ_pyro.data.synthetic.layout import (
     further_bits,
 )
 from econ_pyro.data.synthetic.shape_set import ShapeSet
-from econ_pyro.errors import EconError
 from econ_pyro.scene_config import SceneConfig
 
 PATTERNS = ("stripes", "checkers", "noise")
@@ -59,15 +59,9 @@ class TexturedSet:
 
     Args:
         config: distribution of the scenes, of kind ``textured``.
-
-    Raises:
-        EconError: colours near the background's are wanted, which patterns do not have.
     """
 
     def __init__(self, config: SceneConfig) -> None:
-        if config.near_background is not None:
-            expected = "textured scenes without near_background"
-            raise EconError(expected, str(config.near_background), "use random-colours")
         self._shapes = ShapeSet(config)
         self.classes, self.size = self._shapes.classes, self._shapes.size
 
@@ -81,7 +75,8 @@ class TexturedSet:
                    counter_rng.below(u[..., _ANGLE], shapes.TURNS), period,
                    counter_rng.below(u[..., _U], period), counter_rng.below(u[..., _V], period),
                    u[..., _KEY])  # fmt: skip
-        pair = torch.cat([_objects(u[:, :-1]), _background(config, plain, u[:, -1:])], 1)
+        background = _background(config, plain, u[:, -1:])
+        pair = torch.cat([_objects(config, background, u[:, :-1]), background], 1)
         mean = (pair.sum(2) + 1) // 2
         values = {field.name: getattr(plain, field.name) for field in fields(plain)}
         values["colour"] = mean[:, :-1].masked_fill(plain.label[..., None] < 0, 0)
@@ -134,8 +129,11 @@ def _noise(key: Tensor, u: Tensor, v: Tensor, in_u: Tensor, in_v: Tensor) -> Ten
     return ((value - _ONE // 2) * 3 // 2 + _ONE // 2).clamp(0, _ONE)
 
 
-def _objects(u: Tensor) -> Tensor:
+def _objects(config: SceneConfig, background: Tensor, u: Tensor) -> Tensor:
     """Pairs of colours, ``(B, N, 2, 3)``."""
+    if (most := config.near_background) is not None:
+        away = torch.stack([u[..., _FIRST], u[..., _SECOND]], 2)
+        return (background + counter_rng.below(away, 2 * most + 1) - most).clamp(0, 255)
     first = counter_rng.below(u[..., _FIRST], 256)
     return _pair(first, u[..., _SECOND], 256)
 
