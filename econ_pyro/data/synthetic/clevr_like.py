@@ -270,11 +270,15 @@ class _Scene:
 
     def _interval(self, k: int, origin: Vector, rays: Vector) -> tuple[Tensor, Tensor]:
         """Where rays enter and leave an object."""
+        origin = self._turned(k, origin.minus(Vector(*self._centre[k])))
+        return self._solids[k].interval(origin, self._turned(k, rays), self._radius[k])
+
+    def _turned(self, k: int, vector: Vector, back: bool = False) -> Vector:
+        """A vector as an object has it, or back; only cubes are turned."""
+        if self._solids[k] is not SOLIDS["cube"]:
+            return vector
         cos, sin = (a[k] for a in self._turn)
-        origin = origin.minus(Vector(*self._centre[k]))
-        if self._solids[k] is SOLIDS["cube"]:
-            origin, rays = origin.turned(cos, sin), rays.turned(cos, sin)
-        return self._solids[k].interval(origin, rays, self._radius[k])
+        return vector.turned(cos, -sin if back else sin)
 
     def _points_of_the_lamp(self) -> Vector:
         """A point of the lamp for each sample of a pixel, ``(4, 1, 1)`` each."""
@@ -295,11 +299,10 @@ class _Scene:
         zero = torch.zeros_like(point.x)
         normal = Vector(zero, zero.clone(), zero + 1)
         for k, (solid, part) in enumerate(zip(self._solids, parts, strict=True)):
-            cos, sin = (a[k] for a in self._turn)
             there = Vector(*(a[part] for a in point)).minus(Vector(*self._centre[k]))
-            own = solid.normal(there.times(1 / self._radius[k]).turned(cos, sin))
+            own = solid.normal(self._turned(k, there.times(1 / self._radius[k])))
             here = hit[part] == k
-            for whole, values in zip(normal, own.turned(cos, -sin).unit(), strict=True):
+            for whole, values in zip(normal, self._turned(k, own.unit(), True), strict=True):
                 whole[part] = torch.where(here, values, whole[part])
         return normal
 
@@ -309,7 +312,7 @@ class _Scene:
         """Colours in linear light, ``(3, 4, H, W)`` in [0, 1]."""
         x, y, z = _LAMP
         distance = to_lamp.dot(to_lamp)
-        key = lit * ((x * x + y * y + z * z) / distance)
+        key = ((x * x + y * y + z * z) / distance).masked_fill(~lit, 0)
         lamp, to_camera = to_lamp.times(1 / distance.sqrt()), to_camera.unit()
         x, y, z = _SECOND_LAMP
         fill = normal.x * x + normal.y * y + normal.z * z

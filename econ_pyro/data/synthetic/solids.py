@@ -97,12 +97,14 @@ def _slab(o: Tensor, d: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
 def _cube_normal(p: Vector) -> Vector:
     x, y, z = (a.abs() for a in p)
     on_x, on_y = (x > y) & (x > z), (y >= x) & (y > z)
-    return Vector(p.x * on_x, p.y * on_y, p.z * ~(on_x | on_y))
+    on_z = ~(on_x | on_y)
+    each = zip(p, (on_x, on_y, on_z), strict=True)
+    return Vector(*(a.masked_fill(~on, 0) for a, on in each))
 
 
 def _cylinder_normal(p: Vector) -> Vector:
     cap = p.z.abs() > _CAP
-    return Vector(p.x * ~cap, p.y * ~cap, p.z * cap)
+    return Vector(p.x.masked_fill(cap, 0), p.y.masked_fill(cap, 0), p.z.masked_fill(~cap, 0))
 
 
 SOLIDS = {
