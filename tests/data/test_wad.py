@@ -84,6 +84,7 @@ def test_files_that_are_none(tmp_path):
     b"", packed(*np.ones((2, 4, 4), np.uint8))[:-3], struct.pack("<HHhh", 9999, 2, 0, 0),
     struct.pack("<HHhhI", 1, 2, 0, 0, 10**6),
     packed(*np.ones((2, 4, 4), np.uint8)).replace(b"\0\4\0", b"\3\4\0"),  # beyond the last row
+    struct.pack("<HHhhI", 1, 2, 0, 0, 12) + bytes([0, 1, 0, 7, 0] * 9 + [0xFF]),  # no lower run
 ])  # fmt: skip
 def test_damaged_pictures_are_named(tmp_path, picture):
     (tmp_path / "a.wad").write_bytes(wad(lumps(picture)))

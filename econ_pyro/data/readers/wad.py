@@ -90,8 +90,12 @@ class WadFile:
                 raise ValueError
             out = np.zeros((height, width, 4), np.uint8)
             for x, at in enumerate(struct.unpack_from(f"<{width}I", data, 8)):
+                last = -1
                 while data[at] != 0xFF:  # one run of pixels: top, length, pad, pixels, pad
                     top, length = data[at], data[at + 1]
+                    if top <= last:  # later runs are lower, so there are at most 255
+                        raise ValueError
+                    last = top
                     run = np.frombuffer(data[at + 3 : at + 3 + length], np.uint8)
                     out[top : top + length, x, :3] = self._palette[run]
                     out[top : top + length, x, 3] = 255
