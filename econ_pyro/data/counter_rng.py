@@ -49,6 +49,18 @@ def bits(seed: int, indices: Tensor, draws: int) -> Tensor:
     return _mix(_mix(a[:, None] + d & _WORD) ^ b[:, None])
 
 
+def at(key: Tensor, *place: Tensor) -> Tensor:
+    """32 random bits for each key and place of a grid.
+
+    Args:
+        key: 32 random bits, int64.
+        place: coordinates, any int64 of magnitudes below 2^31; all tensors broadcast.
+    """
+    for coordinate in place:
+        key = _mix(_mix(coordinate & _WORD) + key & _WORD)
+    return key
+
+
 def below(u: Tensor, n: Tensor | int) -> Tensor:
     """Uniform integers in [0, n) from 32 random bits ``u``, with n at most 2^31."""
     return u * n >> 32

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from econ_pyro.data import counter_rng
 from econ_pyro.data.synthetic import shapes
-from econ_pyro.data.synthetic.renderer import COLOURS, SceneRenderer, Scenes
+from econ_pyro.data.synthetic.renderer import SceneRenderer, Scenes
+from econ_pyro.data.synthetic.shape_set import COLOURS
 from econ_pyro.errors import EconError
 from econ_pyro.scene_config import SHAPES, SceneConfig
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,21 +18,23 @@ from econ_pyro.data import counter_rng
 from econ_pyro.data.synthetic import shapes
 from econ_pyro.scene_config import SceneConfig
 
+Layout = TypeVar("Layout", bound="SceneLayout")
 
-class ObjectSet(Protocol):
+
+class ObjectSet(Protocol[Layout]):
     """The objects that scenes consist of, and how they are arranged."""
 
     classes: tuple[str, ...]
     """Names of the object classes, by label."""
 
-    def sample(self, config: SceneConfig, seed: int, indices: Tensor) -> SceneLayout:
+    def sample(self, config: SceneConfig, seed: int, indices: Tensor) -> Layout:
         """Sample the layouts of scenes; arguments as for :func:`sample_layout`."""
 
-    def draw(self, layout: SceneLayout) -> tuple[Tensor, Tensor]:
+    def draw(self, layout: Layout) -> tuple[Tensor, Tensor]:
         """Draw masks :math:`(B, N, H, W)` bool and images :math:`(B, 3, H, W)` float32."""
 
 
-class FreeObjects(ObjectSet, Protocol):
+class FreeObjects(Protocol):
     """Objects that may overlap: shapes of one colour, or sprites.
 
     Each class has one or more variants, such as the files of a class of sprites.
@@ -72,13 +74,17 @@ class SceneLayout:
 # columns of the random numbers: 16 for the scene, then 16 for each slot
 _COLUMNS = 16
 _BACKGROUND, _COUNT, _CLASS = slice(0, 3), 3, 4
-_RANK, _OWN_CLASS, _DEPTH, _SIDE, _TURN, _X, _Y = range(7)
+_RANK, _OWN_CLASS, _DEPTH, SIDE, TURN, _X, _Y = range(7)
 COLOUR, VARIANT, PLACE = slice(7, 10), 10, slice(_X, _Y + 1)
-"""Columns of a slot's colour, variant and place."""
+"""Columns of a slot's colour, variant and place; SIDE and TURN are those of its size and angle."""
 
 
 def sample_layout(
-    config: SceneConfig, objects: FreeObjects, seed: int, indices: Tensor
+    config: SceneConfig,
+    objects: FreeObjects,
+    seed: int,
+    indices: Tensor,
+    background: Tensor | None = None,
 ) -> SceneLayout:
     """Sample the layouts of scenes.
 
@@ -87,16 +93,18 @@ def sample_layout(
         objects: the set of objects.
         seed: any integer.
         indices: indices of the scenes, :math:`(B,)` int64, non-negative.
+        background: colours of the backgrounds, :math:`(B, 3)` int64; default: random ones.
     """
-    label, background, each = sample_objects(config, seed, indices)
+    label, random_background, each = sample_objects(config, seed, indices)
+    background = random_background if background is None else background
     empty = label < 0
     variant = objects.choose(label.clamp(min=0), each[..., VARIANT]).masked_fill(empty, 0)
 
     low = round(config.object_size[0] * config.size * shapes.UNIT / 2)
     high = max(low, round(config.object_size[1] * config.size * shapes.UNIT / 2))
-    side = 2 * (low + counter_rng.below(each[..., _SIDE], high - low + 1))
+    side = 2 * (low + counter_rng.below(each[..., SIDE], high - low + 1))
     side = side.masked_fill(empty, 0)
-    turn = counter_rng.below(each[..., _TURN], shapes.TURNS if config.rotate else 1)
+    turn = counter_rng.below(each[..., TURN], shapes.TURNS if config.rotate else 1)
     turn = turn.masked_fill(empty, 0)
 
     flat = (x.flatten() for x in (variant, side, turn))
@@ -130,6 +138,34 @@ def sample_objects(
     scene, each = u[:, 0], u[:, 1:]
     label = _labels(config, scene, each)
     return label, _background(config, scene[:, _BACKGROUND]), each[:, : config.objects]
+
+
+def further_bits(config: SceneConfig, seed: int, indices: Tensor, columns: int) -> Tensor:
+    """Random numbers beyond those of :func:`sample_objects`.
+
+    Returns:
+        32 random bits of each slot and, last, of the scene: :math:`(B, N + 1, columns)` int64.
+    """
+    used = _COLUMNS * (1 + max(config.objects, len(config.classes)))
+    rows = config.objects + 1
+    u = counter_rng.bits(seed, indices, used + rows * columns)[:, used:]
+    return u.unflatten(1, (rows, columns))
+
+
+def frontmost(mask: Tensor) -> Tensor:
+    """The frontmost object of each pixel, N for the background.
+
+    Args:
+        mask: amodal masks, front to back, :math:`(B, N, H, W)` bool.
+
+    Returns:
+        :math:`(B, H, W)` int64.
+    """
+    b, n, h, w = mask.shape
+    front = torch.full((b, h, w), n, device=mask.device)
+    for k in reversed(range(n)):
+        front.masked_fill_(mask[:, k], k)
+    return front
 
 
 @cache

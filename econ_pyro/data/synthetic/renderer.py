@@ -24,27 +24,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from econ_pyro.data.ground_truth import regions_as_layers
 from econ_pyro.data.synthetic import shapes
-from econ_pyro.data.synthetic.layout import ObjectSet, SceneLayout, channel_values, sample_layout
+from econ_pyro.data.synthetic.clevr_like import ClevrSet
+from econ_pyro.data.synthetic.layout import ObjectSet
+from econ_pyro.data.synthetic.shape_set import ShapeSet
 from econ_pyro.data.synthetic.sprites import SpriteSet
 from econ_pyro.data.synthetic.tetrominoes import TetrominoSet
+from econ_pyro.data.synthetic.textured import TexturedSet
 from econ_pyro.scene_config import SceneConfig
-
-COLOURS = {
-    "circle": (255, 0, 0),
-    "square": (0, 255, 0),
-    "triangle": (0, 0, 255),
-    "heart": (255, 0, 255),
-    "star": (255, 255, 0),
-    "cross": (0, 255, 255),
-    "ellipse": (255, 128, 0),
-}
-"""RGB colour of each class in scenes with unique colours."""
 
 
 @dataclass(frozen=True)
@@ -150,46 +143,11 @@ class SceneRenderer:
         return self._objects.draw(self._objects.sample(self.config, self.seed, indices))[1]
 
 
-def _objects(config: SceneConfig) -> ObjectSet:
+def _objects(config: SceneConfig) -> ObjectSet[Any]:
     if config.sprites:
         return SpriteSet(config)
-    return TetrominoSet(config) if config.kind == "tetrominoes" else ShapeSet(config)
-
-
-class ShapeSet:
-    """Geometric shapes of one colour, with one variant per class."""
-
-    def __init__(self, config: SceneConfig) -> None:
-        self.classes, self.size = config.classes, config.size
-        self.palette = torch.tensor([COLOURS[name] for name in config.classes])
-
-    def sample(self, config: SceneConfig, seed: int, indices: Tensor) -> SceneLayout:
-        """Layouts of scenes."""
-        return sample_layout(config, self, seed, indices)
-
-    def choose(self, label: Tensor, u: Tensor) -> Tensor:
-        """The only variant of each class."""
-        return label
-
-    def extents(self, variant: Tensor, side: Tensor, turn: Tensor) -> Tensor:
-        """Extents of objects from their centres."""
-        return shapes.extents(self.classes, variant, side, turn)
-
-    def draw(self, layout: SceneLayout) -> tuple[Tensor, Tensor]:
-        """Masks and images."""
-        flat = (layout.label, layout.centre, layout.side, layout.turn)
-        label, centre, side, turn = (x.flatten(0, 1) for x in flat)
-        mask = shapes.masks(self.classes, label, centre, side, turn, self.size)
-        mask = mask.unflatten(0, layout.label.shape)
-        return mask, _paint(layout, mask)
-
-
-def _paint(layout: SceneLayout, mask: Tensor) -> Tensor:
-    """Colour each pixel by the frontmost object, or the background."""
-    b, n, h, w = mask.shape
-    front = torch.full((b, h, w), n, device=mask.device)
-    for k in reversed(range(n)):
-        front.masked_fill_(mask[:, k], k)
-    palette = torch.cat([layout.colour, layout.background[:, None]], 1)  # (B, N + 1, 3)
-    palette = channel_values(mask.device)[palette.mT]  # (B, 3, N + 1)
-    return palette.gather(2, front.view(b, 1, h * w).expand(-1, 3, -1)).view(b, 3, h, w)
+    if config.kind == "tetrominoes":
+        return TetrominoSet(config)
+    if config.kind == "clevr-like":
+        return ClevrSet(config)
+    return TexturedSet(config) if config.kind == "textured" else ShapeSet(config)

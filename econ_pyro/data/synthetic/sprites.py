@@ -15,6 +15,7 @@ images are blended at edges, masks are binary.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,13 @@ from torch import Tensor
 from econ_pyro.data import counter_rng
 from econ_pyro.data.images import decode_cutout
 from econ_pyro.data.synthetic import shapes
-from econ_pyro.data.synthetic.layout import SceneLayout, channel_values, sample_layout
+from econ_pyro.data.synthetic.backgrounds import Backgrounds
+from econ_pyro.data.synthetic.layout import (
+    SceneLayout,
+    channel_values,
+    further_bits,
+    sample_layout,
+)
 from econ_pyro.errors import EconError
 from econ_pyro.files.untrusted import walk
 from econ_pyro.scene_config import DEFAULT_CLASSES, SceneConfig
@@ -100,20 +107,30 @@ def sprite_classes(config: SceneConfig) -> tuple[str, ...]:
     return classes
 
 
+@dataclass(frozen=True)
+class SpriteLayout(SceneLayout):
+    """Layouts of scenes, maybe in front of pictures."""
+
+    picture: Tensor | None
+    """Number of a picture, and the row and column at which it starts, :math:`(B, 3)` int64."""
+
+
 class SpriteSet:
     """Sprites; each file is a variant of its class.
 
     Args:
-        config: distribution of the scenes; ``sprites`` is the folder.
+        config: distribution of the scenes; ``sprites`` is the folder, ``backgrounds`` that of
+            pictures behind them.
 
     Raises:
-        EconError: the folder does not exist, or a file is not a sprite.
+        EconError: a folder does not exist, or a file is not a sprite or a picture.
     """
 
     def __init__(self, config: SceneConfig) -> None:
         assert config.sprites is not None
         self.classes, self.size = sprite_classes(config), config.size
         self.rotate = config.rotate
+        self._backgrounds = Backgrounds(config.backgrounds) if config.backgrounds else None
         files = find_sprites(config.sprites)
         self._longest = math.ceil(config.object_size[1] * config.size)  # pixels
         self._texels = min(_GRID * self._longest, _MAX_TEXELS)
@@ -135,9 +152,16 @@ class SpriteSet:
         lanes = torch.arange(4) * _LANE
         self._packed = (texels << lanes).sum(-1).flatten()
 
-    def sample(self, config: SceneConfig, seed: int, indices: Tensor) -> SceneLayout:
+    def sample(self, config: SceneConfig, seed: int, indices: Tensor) -> SpriteLayout:
         """Layouts of scenes."""
-        return sample_layout(config, self, seed, indices)
+        picture = background = None
+        if self._backgrounds is not None:
+            u = further_bits(config, seed, indices, 3)[:, -1]
+            picture = self._backgrounds.choose(u, self.size)
+            background = self._backgrounds.means(picture)
+        layout = sample_layout(config, self, seed, indices, background)
+        values = {field.name: getattr(layout, field.name) for field in fields(layout)}
+        return SpriteLayout(**values, picture=picture)
 
     def choose(self, label: Tensor, u: Tensor) -> Tensor:
         """Choose one of the files of each class, with equal probability."""
@@ -149,10 +173,13 @@ class SpriteSet:
         table = self._extents.to(variant.device)
         return shapes.scaled_extents(table[variant, turn], side)
 
-    def draw(self, layout: SceneLayout) -> tuple[Tensor, Tensor]:
+    def draw(self, layout: SpriteLayout) -> tuple[Tensor, Tensor]:
         """Masks and images."""
         rgba = self._layers(layout)  # (B, N, 4, H, W)
-        image = layout.background.int()[..., None, None].repeat(1, 1, self.size, self.size)
+        if self._backgrounds is None or layout.picture is None:
+            image = layout.background.int()[..., None, None].repeat(1, 1, self.size, self.size)
+        else:
+            image = self._backgrounds.draw(layout.picture, self.size)
         for layer in rgba.int().unbind(1)[::-1]:
             image = layer[:, :3] + _over_255((255 - layer[:, 3:]) * image)
         return rgba[:, :, 3] > 127, channel_values(image.device)[image]
