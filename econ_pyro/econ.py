@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from econ_pyro import arguments, naming
 from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.execution import Execution
-from econ_pyro.config import Config, TeachingConfig, additions
+from econ_pyro.config import Config, RecipeConfig, TeachingConfig, additions
 from econ_pyro.core.ensemble import Ensemble, freeze
 from econ_pyro.core.handlers import CleanLayers, one_at_a_time, seeded
 from econ_pyro.core.input_images import as_images, as_regions
@@ -169,11 +169,15 @@ class Econ(SceneModel):
             e if isinstance(e, Expert) else own_experts[self._index(e)]
             for e in arguments.as_list("experts", experts)
         ]
+        recipe = self.config.recipe
+        if isinstance(recipe, RecipeConfig):
+            recipe = replace(recipe, shape_clusters=0)  # the experts have shapes already
         config = replace(
             self.config,
             model=replace(self.sizes, num_experts=len(chosen)),
             train=replace(self.config.train, frozen=0),
             names=expert_file.custom_names(chosen),
+            recipe=recipe,
         )
         new = Econ(config, self.device)
         new.model.to(self.dtype)
@@ -338,7 +342,7 @@ class Econ(SceneModel):
             x: images, ``(B, 3, H, W)``.
             evidence: true regions, ``(B, T, 1, H, W)``, where the run is given them.
         """
-        competition = competition_of(replace(self.config, gt_masks=evidence is not None))
+        competition = competition_of(self.config, evidence is not None)
         won = competition(self.model, self.guide, x, evidence)
         return BatchedELBO().terms(self.model, self.guide.given(won), x, won.k)
 

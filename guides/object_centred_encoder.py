@@ -139,7 +139,7 @@ class ObjectCentredEncoder(Encoder):
             means.append(log_size + F.softsign(out[:, 2:3]))
         first = 2 + self.has_size
         if self.has_angle:
-            means.append(out.new_tensor([[RADIUS, 0.0]]).expand(out.shape[0], -1))
+            means.append(F.pad(out.new_full((out.shape[0], 1), RADIUS), (0, 1)))  # not turned
             first += 2
         means.append((out[:, first : self.dim] + passed).asinh())
         return self._whitened(torch.cat([*means, out[:, self.dim :]], 1))

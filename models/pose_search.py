@@ -13,8 +13,7 @@ front is no part of the scope, so that a shape may reach under it at no cost.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from econ_pyro.accel.bilinear import sample
+from econ_pyro.accel.loops import Number, State, fold
 from econ_pyro.core.distributions import PROB_EPS
 from econ_pyro.core.pose import (
     RADIUS,
@@ -55,19 +55,12 @@ class Pose(NamedTuple):
     direction: Tensor
     """Cosine and sine, ``(n, 2)``."""
 
-    def moved(self, dy: float, dx: float) -> Pose:
-        """At another position, in units of its radius."""
-        offset = UNIT * self.log_size.exp() * self.position.new_tensor([[dy, dx]])
-        return self._replace(position=self.position + offset)
-
-    def resized(self, by: float) -> Pose:
-        """Of another log size."""
-        return self._replace(log_size=self.log_size + by)
-
-    def turned(self, angle: float) -> Pose:
-        """At another angle, in radians."""
-        by = directions(self.direction.new_tensor([angle])).expand_as(self.direction)
-        return self._replace(direction=turned(self.direction, by))
+    def changed(self, dy: Number, dx: Number, size: Number, angle: Number) -> Pose:
+        """Moved by so many radii, of another log size, and turned by an angle in radians."""
+        radius = UNIT * self.log_size.exp()
+        position = self.position + torch.cat([dy * radius, dx * radius], 1)
+        turn = directions(torch.zeros_like(self.direction[:, 0]) + angle)
+        return Pose(position, self.log_size + size, turned(self.direction, turn))
 
     def where(self, better: Tensor, other: Pose) -> Pose:
         """The other one where it is better, ``(n,)`` bool."""
@@ -149,23 +142,28 @@ def fitting_directions(
     """
     fit = _Fit(decoders, z, k, r, s)
     step = 2 * math.pi / COARSE_ANGLES
-    coarse = step * torch.arange(COARSE_ANGLES, device=z.device)
-    between = step * torch.linspace(-1, 1, FINE_ANGLES + 2, device=z.device)[1:-1]
-    pose = _best_turned(fit, fit.start._replace(direction=_along_y(fit.start)), coarse, STRIDE)
+    coarse = [step * i for i in range(COARSE_ANGLES)]
+    between = [step * (2 * i / (FINE_ANGLES + 1) - 1) for i in range(1, FINE_ANGLES + 1)]
+    upright = directions(torch.zeros_like(fit.start.direction[:, 0]))
+    pose = _best_turned(fit, fit.start._replace(direction=upright), coarse, STRIDE)
     return _best_turned(fit, pose, between, 1).direction.to(z)
 
 
-def _along_y(pose: Pose) -> Tensor:
-    """The direction of angle 0, ``(n, 2)``."""
-    return pose.direction.new_tensor([1.0, 0.0]).expand_as(pose.direction)
+def _best_turned(fit: _Fit, pose: Pose, angles: Iterable[float], stride: int) -> Pose:
+    """A pose turned by the best of some angles in radians; the first of equals."""
+
+    def better(state: State, angle: Sequence[Number]) -> State:
+        return _likelier(fit, state, pose.changed(0.0, 0.0, 0.0, *angle), stride)
+
+    worst = torch.full_like(pose.direction[:, 0], -torch.inf)
+    return Pose(*fold(better, (*pose, worst), [(angle,) for angle in angles])[:-1])
 
 
-def _best_turned(fit: _Fit, pose: Pose, angles: Tensor, stride: int) -> Pose:
-    """A pose turned by the best of some angles, ``(A,)`` radians; the first of equals."""
-    tried = [pose.turned(angle) for angle in angles.tolist()]
-    best = torch.stack([fit(each, stride) for each in tried], 1).argmax(1)
-    rows = torch.arange(len(best), device=best.device)
-    return pose._replace(direction=torch.stack([p.direction for p in tried], 1)[rows, best])
+def _likelier(fit: _Fit, state: State, tried: Pose, stride: int) -> State:
+    """Poses and how well they fit, or others where these fit better."""
+    found = fit(tried, stride)
+    better = found > state[-1]
+    return *Pose(*state[:-1]).where(better, tried), torch.where(better, found, state[-1])
 
 
 @torch.no_grad()
@@ -188,31 +186,39 @@ def fitting_poses(
         Latents of the poses, ``(n, P)``, the directions' of length RADIUS.
     """
     there = r.sum((1, 2, 3)) >= LEAST
-    fit = _Fit(decoders, z[there], k[there], r[there], s[there])
+    # no graph can leave out layers: an export searches for all
+    rows = slice(None) if torch.compiler.is_compiling() else there
+    fit = _Fit(decoders, z[rows], k[rows], r[rows], s[rows])
     pose, step = fit.start, 1.0
     for stride, rounds in zip((STRIDE, 1), ROUNDS, strict=True):
-        likely = fit(pose, stride)
+        changes: list[tuple[float, ...]] = []
         for _ in range(rounds):
-            for change in _changes(step, decoders[0].has_size):
-                changed = change(pose)
-                changed_fit = fit(changed, stride)
-                better = changed_fit > likely
-                pose = pose.where(better, changed)
-                likely = torch.where(better, changed_fit, likely)
+            changes += _changes(step, decoders[0].has_size)
             step *= SHRINK
-    latents = fit.latents_of(pose)
-    found = z[:, : latents.shape[1]].clone()
-    found[there] = latents.to(found)
-    return found
+        pose = _best_changed(fit, pose, changes, stride)
+    latents = fit.latents_of(pose).to(z)
+    before = z[:, : latents.shape[1]]
+    found = before.clone()
+    found[rows] = latents
+    return torch.where(there[:, None], found, before)
 
 
-def _changes(step: float, sizes: bool) -> Iterator[Callable[[Pose], Pose]]:
-    """The changes of a round."""
+def _best_changed(fit: _Fit, pose: Pose, changes: Iterable[Sequence[float]], stride: int) -> Pose:
+    """A pose after those of some changes, one after another, by which it fits better."""
+
+    def better(state: State, change: Sequence[Number]) -> State:
+        return _likelier(fit, state, Pose(*state[:-1]).changed(*change), stride)
+
+    return Pose(*fold(better, (*pose, fit(pose, stride)), list(changes))[:-1])
+
+
+def _changes(step: float, sizes: bool) -> Iterator[tuple[float, float, float, float]]:
+    """The changes of a round, as :meth:`Pose.changed` takes them."""
     around = (-step * MOVE, 0.0, step * MOVE)
     for dy, dx in product(around, around):
         if dy or dx:
-            yield partial(Pose.moved, dy=dy, dx=dx)
+            yield dy, dx, 0.0, 0.0
     for sign in (-step, step):
         if sizes:
-            yield partial(Pose.resized, by=sign * GROW)
-        yield partial(Pose.turned, angle=sign * TURN)
+            yield 0.0, 0.0, sign * GROW, 0.0
+        yield 0.0, 0.0, 0.0, sign * TURN

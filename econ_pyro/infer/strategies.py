@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from econ_pyro.config import Config, additions
 from econ_pyro.infer.competition import Competition, GreedyCompetition
 from econ_pyro.infer.joint_competition import JointCompetition
@@ -13,13 +11,18 @@ from econ_pyro.infer.savings import SavingsCompetition
 from econ_pyro.model_config import EconConfig, JointOptions, SavingsOptions
 
 
-def competition_of(config: Config) -> Competition:
-    """The competition in training, at its first temperature."""
+def competition_of(config: Config, evidence: bool | None = None) -> Competition:
+    """The competition in training, at its first temperature.
+
+    Args:
+        config: of the run.
+        evidence: whether true regions are given; as in training if not given.
+    """
     model = config.model
     assert isinstance(model, EconConfig)
     options = model.competition
     given = (model.num_slots, options.lam, options.temperature, None, additions(config).occlusion)
-    if config.gt_masks:
+    if config.gt_masks if evidence is None else evidence:
         return OracleCompetition(*given)
     if isinstance(options, JointOptions):
         ordered = options.depth_order_from is not None
@@ -40,7 +43,7 @@ def decomposition_of(config: Config, slots: int, evidence: bool, refine: bool) -
     """
     model = config.model
     assert isinstance(model, EconConfig)
-    competition = competition_of(replace(config, gt_masks=evidence))
+    competition = competition_of(config, evidence)
     competition.num_slots, competition.occlusion = slots, 0.0
     refine = refine and model.competition.refine and not evidence
     options = model.competition

@@ -37,6 +37,9 @@ OUTPUTS = {
     "competition_losses": "competition_losses",
 }
 """Outputs of ``decompose.onnx``, with the fields of a Decomposition."""
+OPSET = (
+    18  # of the exporter's own operations: it converts to others what is outside of loops alone
+)
 CHECKED = 8  # images or latents on which a file is compared with torch
 
 
@@ -56,7 +59,7 @@ class Decompose(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Decompose images ``(B, 3, H, W)`` in [0, 1]."""
-        with torch.no_grad(), _ConstantGradMode():
+        with torch.no_grad(), _ConstantGradMode(), self.guide.pose_search():
             d = self.competition.decompose(self.model, self.guide, images)
         return tuple(getattr(d, field) for field in OUTPUTS.values())
 
@@ -147,6 +150,7 @@ def _write(
         input_names=[input_name],
         output_names=list(outputs),
         dynamic_shapes=({0: torch.export.Dim("batch")},),
+        opset_version=OPSET,
         verbose=False,
     )
     assert program is not None

@@ -9,6 +9,7 @@ import torch
 
 from econ_pyro.core.distributions import PixelNoise, pixel_errors
 from econ_pyro.core.selection import Draws
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.infer.depth_order import explains_enough, likeliest_order
@@ -23,6 +24,7 @@ from econ_pyro.io.onnx_export import (
     _write,
     export_onnx,
 )
+from econ_pyro.scene_config import SceneConfig
 from helpers.paths import ROOT
 from helpers.scripts import script
 from helpers.trainers import TINY, changed, seeded_tiny, small_expert, taught_tiny
@@ -145,3 +147,32 @@ def test_savings_and_a_spare_layer_filled(tmp_path):
     with _exporting():
         _write(path, network, "images", images, outputs, {})
         assert _difference(path, network, "images", images) < 1e-4
+
+
+class _Turned(torch.nn.Module):
+    """Connected regions that grow from a seed, and the poses that are found for them."""
+
+    def __init__(self, econ):
+        super().__init__()
+        self.guide = econ.guide
+
+    def forward(self, images):
+        scope = torch.ones_like(images[:, :1])
+        seeds, r = self.guide.candidates(images, scope, 1)
+        noise = images.new_zeros(images.shape[0], 8)
+        return seeds, r, self.guide.encode_all(images, r[:, 0], noise, scope).mean
+
+
+def test_connected_regions_and_the_search_for_poses(tmp_path):
+    config = seeded_tiny(dim=8, size=True, angle=True, shape_dim=5)
+    attention = dataclasses.replace(config.model.expert.attention, connected=True)
+    expert = dataclasses.replace(config.model.expert, attention=attention)
+    network = _Turned(Econ(changed(config, model__expert=expert, model__num_experts=1)))
+    scenes = GeneratedScenes(SceneConfig(kind="random-colours", size=16), 3, 8)
+    images = scenes.images(torch.arange(8))
+    guess = network(images)[2]
+    path = tmp_path / "turned.onnx"
+    with _exporting(), network.guide.pose_search():
+        assert (network(images)[2] != guess)[:, 0, :5].all(0).all()
+        _write(path, network, "images", images, ("seeds", "r", "found"), {})
+        assert _difference(path, network, "images", images) < 1e-3

@@ -219,3 +219,16 @@ def test_shapes_stay_until_encoders_have_learnt(turned_tiny, tmp_path):
         assert same(shapes(), start) == (step < 3)
     assert not same(values(e.parameters() for e in encoders), poses)
     assert not same(values(d.appearance.parameters() for d in decoders), looks)
+
+
+def test_experts_with_shapes_do_not_start_from_clusters_again(turned_tiny):
+    econ = Econ(turned_tiny)
+    one = econ.with_experts([1])
+    assert one.config.recipe == dataclasses.replace(turned_tiny.recipe, shape_clusters=0)
+    more = econ.add(one.experts[0])
+    assert more.config.recipe.shape_clusters == 0 and more.sizes.num_experts == 4
+
+
+def test_true_regions_can_be_given_to_experts_from_clusters(turned_tiny):
+    x, regions = torch.rand(2, 3, 32, 32), torch.ones(2, 3, 1, 32, 32) / 3
+    assert torch.equal(Econ(turned_tiny).decompose(x, evidence=regions).region, regions)

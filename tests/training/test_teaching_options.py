@@ -3,8 +3,10 @@
 import dataclasses
 
 import pytest
+import torch
 
 from econ_pyro.config import AugmentConfig, Config, TeachingConfig, from_dict, to_dict
+from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.model_config import SceneModelConfig
 from econ_pyro.training.schedules import unfinished
@@ -29,6 +31,11 @@ def test_a_model_without_attention_cannot_be_taught():
 def test_true_regions_leave_nothing_to_teach():
     with pytest.raises(EconError, match="gt-masks"):
         dataclasses.replace(taught_tiny(), gt_masks=True)
+    # but a taught model explains the layers that it is given
+    x, regions = torch.rand(2, 3, 16, 16), torch.ones(2, 3, 1, 16, 16) / 3
+    econ = Econ(taught_tiny())
+    assert torch.equal(econ.decompose(x, evidence=regions).region, regions)
+    assert econ.loss_terms(x, regions).x.shape == (2, 3)
 
 
 def test_corruptions_without_teaching_would_do_nothing():
