@@ -111,9 +111,8 @@ class SceneConfig:
     def _check_classes(self) -> None:
         own = {"tetrominoes": TETROMINOES, "clevr-like": SOLID_CLASSES}
         known = own.get(self.kind, SHAPES)
-        if known is SOLID_CLASSES and self.classes == DEFAULT_CLASSES:
-            return
-        unknown = [name for name in self.classes if name not in known]
+        default = known is SOLID_CLASSES and self.classes == DEFAULT_CLASSES
+        unknown = [] if default else [name for name in self.classes if name not in known]
         if unknown and self.sprites is None:
             hint = f"the preset {self.kind} sets them" if known is TETROMINOES else ""
             raise EconError(f"classes among {', '.join(known)}", repr(unknown[0]), hint)

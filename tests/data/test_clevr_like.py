@@ -223,6 +223,8 @@ def test_scenes_are_stored_without_loss(tmp_path):
 def test_the_kind_alone_gives_solids():
     config = SceneConfig(kind="clevr-like", background="grey")
     assert SceneRenderer(config, 0).config.classes == ("sphere", "cube", "cylinder")
+    with pytest.raises(EconError, match="one class weight for each of the 3 classes, got 2"):
+        dataclasses.replace(config, class_weights=(1.0, 2.0))
     one = dataclasses.replace(config, classes=("cube",), objects=1)
     assert (SceneRenderer(one, 0).render(torch.arange(3)).label == 0).all()
 

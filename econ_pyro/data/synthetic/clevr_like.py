@@ -14,9 +14,10 @@ a point of its own on the lamp, and is stored as its square root (gamma 2).
 
 **Truth.** A pixel belongs to an object's mask if the ray through its centre meets the object. The
 slots are ordered by :math:`|c - g|^2 - \rho^2`, with g the place of the camera on the ground, c
-that of the object and :math:`\rho` its radius. Of two discs that do not overlap, a ray meets the
-one of smaller power first (their radical axis parts them), so masks in that order show at each
-pixel the object that is nearest along its ray.
+that of the object and :math:`\rho` its radius. This is the power of g with respect to the object's
+footprint. Of two footprints that do not overlap, a ray meets the one of smaller power first, as
+their radical axis parts them. So masks in that order show at each pixel the object that is nearest
+along its ray.
 
 Scenes are bit-identical on every device (:mod:`econ_pyro.data.synthetic.solids`).
 """
