@@ -1,6 +1,7 @@
 """Poses in which experts' shapes fit regions best, by search.
 
-Fit is the likelihood of the region, -L_r (Eq. 12).
+Fit is the likelihood of the region, -L_r (Eq. 12), and the prior density of position and size: of
+all poses of a half hidden object that show the same of it, the likeliest.
 
 A shape that is turned is another local optimum at every angle, so that gradients do not find the
 best one: :func:`fitting_directions` tries angles all around.
@@ -105,14 +106,17 @@ class _Fit:
         return (v - self._shift[:, :last]) / self._scale[:, :last]
 
     def __call__(self, pose: Pose, stride: int) -> Tensor:
-        """-L_r but for a constant, ``(n,)``, by every so many pixels."""
+        """-L_r and log p(z) but for constants, ``(n,)``, by every so many pixels."""
         grid, r, s = (
             a[:, :, ::stride, ::stride] for a in (self._grid, self._regions, self._scopes)
         )
         m = sample(self._logits, self._own(pose, grid), border=True).sigmoid()
         p = (s * m).clamp(PROB_EPS, 1 - PROB_EPS)
         likely = (1 - p).log()
-        return torch.addcmul(likely, r.to(p), p.log() - likely).sum((1, 2, 3))
+        likely = torch.addcmul(likely, r.to(p), p.log() - likely).sum((1, 2, 3))
+        z = self.latents_of(pose)[:, : 2 + self._sizes]
+        # of fewer pixels, the prior counts less
+        return likely - 0.5 / stride**2 * z.square().sum(1)
 
     def _own(self, pose: Pose, grid: Tensor) -> Tensor:
         """Pixels in the objects' own coordinates, ``(n, 2, h, w)``, in units of the extent."""
