@@ -265,7 +265,9 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 _SMALL,
                 num_experts=8,
                 size=40,
-                sigma_x=0.25,  # the bevel is variation within an object
+                light=0.4,  # the bevel
+                # pieces of one colour that touch are one region at first
+                competition=replace(_COMPETITION, refine_rounds=3),
                 expert=replace(
                     _EXPERT,
                     latents=PoseLatents(dim=8, reach=0.7, angle=True, shape_dim=4),
