@@ -58,6 +58,17 @@ def test_what_fits_stays(decoder):
     torch.testing.assert_close(found, true[:, :5])
 
 
+def test_of_poses_that_show_the_same_the_likeliest_is_found(decoder):
+    decoder, shape = decoder
+    guess = latents((0.0, 0.0), 0.9, 0.0)
+    s = torch.zeros(1, 1, 32, 32, dtype=torch.double)
+    s[..., 18:21, 15:18] = 1.0  # all that is not hidden, within the object
+    assert (drawn(decoder, shape, guess)[s > 0] > 0.99).all()
+    found = fitting_poses([decoder], guess, torch.tensor([0]), s, s)
+    assert (drawn(decoder, shape, torch.cat([found, guess[:, 5:]], 1))[s > 0] > 0.9).all()
+    assert found[0, :3].square().sum() < 0.5 * guess[0, :3].square().sum()
+
+
 def test_decomposing_searches_and_training_does_not():
     config = changed(TINY, model__expert=small_expert(
         8, pose=True, size=True, angle=True, shape_dim=5, seeded=True))  # fmt: skip
