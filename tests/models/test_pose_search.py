@@ -7,7 +7,7 @@ import torch
 
 from econ_pyro.core.pose import direction_of, latents_of_position, position_of
 from econ_pyro.econ import Econ
-from econ_pyro.models.pose_search import fitting_poses
+from econ_pyro.models.pose_search import Pose, fitting_poses
 from helpers.odd_shape import odd_decoder
 from helpers.trainers import TINY, changed, small_expert
 
@@ -67,6 +67,59 @@ def test_of_poses_that_show_the_same_the_likeliest_is_found(decoder):
     found = fitting_poses([decoder], guess, torch.tensor([0]), s, s)
     assert (drawn(decoder, shape, torch.cat([found, guess[:, 5:]], 1))[s > 0] > 0.9).all()
     assert found[0, :3].square().sum() < 0.5 * guess[0, :3].square().sum()
+
+
+def apart(z, true):
+    """How far a pose is from the true one: position, log size, and direction."""
+    moved = (position_of(z[:, :2], 1.0) - position_of(true[:, :2], 1.0)).abs().max()
+    return max(moved.item(), (z[0, 2:5] - true[0, 2:5]).abs().max().item())
+
+
+def test_the_last_rounds_see_every_pixel_and_change_little(decoder):
+    decoder, shape = decoder
+    true, other = latents((0.2, -0.1), 0.3, 40.0), latents((0.26, -0.04), 0.2, 52.0)
+    m, s = drawn(decoder, shape, true), torch.ones(1, 1, 32, 32).double()
+    # every second pixel, by which the search begins, is another pose's
+    m[..., ::2, ::2] = drawn(decoder, shape, other)[..., ::2, ::2]
+    found = fitting_poses([decoder], other, torch.tensor([0]), m, s)
+    assert apart(found, true) < 0.04 < 0.09 < apart(other, true)
+
+
+def test_a_layer_without_a_region_keeps_its_pose(decoder):
+    decoder, _ = decoder
+    z = torch.cat([latents((0.2, -0.1), 0.3, 40.0)] * 2)
+    r = torch.zeros(2, 1, 32, 32).double()
+    r[1, :, 10:20, 10:20] = 1
+    found = fitting_poses([decoder], z, torch.tensor([0, 0]), r, torch.ones_like(r))
+    assert torch.equal(found[0], z[0, :5]) and not torch.equal(found[1], z[1, :5])
+
+
+def test_poses_are_found_in_whitened_latents(decoder):
+    decoder, shape = decoder
+    true, guess = latents((0.2, -0.1), 0.3, 40.0), latents((0.2, -0.1), 0.1, 40.0)
+    m = drawn(decoder, shape, true)
+    given = [decoder], guess, torch.tensor([0]), m, torch.ones_like(m)
+    plain = fitting_poses(*given)
+    decoder.whitening.shift[2], decoder.whitening.scale[2] = 0.5, 0.2
+    guess[:, 2] = (guess[:, 2] - 0.5) / 0.2
+    expected = plain.clone()
+    expected[:, 2] = (plain[:, 2] - 0.5) / 0.2
+    torch.testing.assert_close(fitting_poses(*given), expected)
+
+
+def test_where_there_is_no_size_none_is_tried(monkeypatch):
+    expert = small_expert(7, features=8, pose=True, angle=True, shape_dim=4)
+    decoder, shape = odd_decoder(expert, monkeypatch)
+    true = latents((0.2, -0.1), 0.0, 40.0)[:, [0, 1, 3, 4, 5, 6, 7]]
+    m, sizes, changed = drawn(decoder, shape, true), [], Pose.changed
+
+    def noting(pose, dy, dx, size, angle):
+        sizes.append(size)
+        return changed(pose, dy, dx, size, angle)
+
+    monkeypatch.setattr(Pose, "changed", noting)
+    found = fitting_poses([decoder], true, torch.tensor([0]), m, torch.ones_like(m))
+    assert found.shape == (1, 4) and sizes and not any(sizes)
 
 
 def test_decomposing_searches_and_training_does_not():
