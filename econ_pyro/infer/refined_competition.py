@@ -126,7 +126,10 @@ def _evidence(d: Decomposition, kept: Tensor, noise: PixelNoise, outliers: float
 
 
 def _last_but_one(t: int, slots: int) -> Tensor:
-    """The order in which layer t goes behind all but the last, ``(T,)``."""
+    """The order in which layer t goes behind all but the last, ``(T,)``.
+
+    The search for an order moves one layer at a time and does not get there from everywhere.
+    """
     return torch.tensor([u for u in range(slots - 1) if u != t] + [t, slots - 1])
 
 

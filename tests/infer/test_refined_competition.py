@@ -8,6 +8,7 @@ import torch
 
 from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli, PixelNoise
 from econ_pyro.econ import Econ
+from econ_pyro.infer import refined_competition
 from econ_pyro.infer.competition import GreedyCompetition
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import Terms
@@ -115,21 +116,23 @@ FRONT, BACK = (slice(4, 12), slice(4, 12)), (slice(2, 14), slice(9, 15))  # rows
 class Tall:
     """p and q of two experts, of which the second draws a tall block wherever it looks.
 
-    The first draws nothing. Both note the scopes that they see.
+    The first draws nothing. Both note the scopes that they see. Their latents cost so many nats.
     """
 
     num_experts, latent_dim, pixel_noise = 2, 1, PIXEL_NOISE
 
-    def __init__(self, rows, columns):
+    def __init__(self, rows, columns, cost=0.0):
         self.shape = torch.full((2, 1, 16, 16), 0.02).double()
         self.shape[1, :, rows, columns] = 0.98
         self.scopes, self.regions = [], []
+        self.mean = (2 * cost) ** 0.5
 
     def encode_all(self, x, r, noise, s=None):
         self.scopes.append(s)
         self.regions.append(r)
         zero = torch.zeros(len(x), 2, 1).double()
-        return FixedNoiseNormal(zero, zero + 1, zero).to_event(1)
+        noise = noise[:, None].expand_as(zero)
+        return FixedNoiseNormal(zero + self.mean, zero + 1, noise).to_event(1)
 
     def decode_all(self, z):
         blue = torch.tensor([0.0, 0.0, 1.0]).double()[:, None, None]
@@ -169,10 +172,19 @@ def in_front_by_mistake(drawn_rows):
     return d, blue, whole
 
 
-def test_a_layer_that_is_drawn_whole_moves_behind_what_hides_it():
+def test_a_layer_that_is_drawn_whole_moves_behind_what_hides_it(monkeypatch):
     d, blue, whole = in_front_by_mistake(slice(3, 13))
-    experts = Tall(*BACK)
-    moved = move_behind(experts, experts, d, draws_of(torch.zeros(1, 3, 1).double()), 1.0)
+    experts, behind = Tall(*BACK), []
+
+    def noting(anew, *options):
+        behind.append(anew.z[0, -2].item())
+        return e_step(anew, *options)
+
+    monkeypatch.setattr(refined_competition, "e_step", noting)
+    noise = torch.tensor([[[1.0], [2.0], [3.0]]]).double()
+    moved = move_behind(experts, experts, d, draws_of(noise), 1.0)
+    # from the back on, each with its own noise, and drawn anew behind all but the last
+    assert behind == [2.0, 1.0]
     assert moved.mean[0, :, 2, 0, 0].tolist() == [0, 1, 0]  # red, blue, green
     assert moved.k.tolist() == [[0, 1, 0]]
     assert torch.equal(moved.shape[0, 1, 0] > 0.5, whole)
@@ -193,3 +205,22 @@ def test_a_layer_that_would_be_less_likely_behind_stays():
     experts = Tall(slice(2, 9), slice(9, 15))  # half as tall as what is to be seen
     moved = move_behind(experts, experts, d, draws_of(torch.zeros(1, 3, 1).double()), 1.0)
     assert same_layers(moved, d)
+
+
+def test_a_layer_that_would_cost_more_than_it_gains_stays():
+    d, _, _ = in_front_by_mistake(slice(3, 13))
+    experts = Tall(*BACK, cost=300.0)  # the layer is worth more, but its hidden part is not
+    moved = move_behind(experts, experts, d, draws_of(torch.zeros(1, 3, 1).double()), 1.0)
+    assert same_layers(moved, d)
+
+
+def test_each_layer_has_to_be_better_than_the_ones_before_left_it(monkeypatch):
+    d, _, _ = in_front_by_mistake(slice(3, 13))
+    experts, found = Tall(*BACK), []
+    for last in (-1.0, 5.0, 10.005, 20.0):  # rounding errors do not count
+        likely = iter(torch.tensor([[0.0], [10.0], [last]]).double())
+        monkeypatch.setattr(refined_competition, "_evidence", lambda *d, it=likely: next(it))
+        draws = draws_of(torch.zeros(1, 3, 1).double())
+        found.append(move_behind(experts, experts, d, draws, 1.0))
+    assert same_layers(found[0], found[1]) and same_layers(found[0], found[2])
+    assert not same_layers(found[0], found[3])
