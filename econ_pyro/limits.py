@@ -29,7 +29,6 @@ _MAX_IN_A_TUPLE = 256
 LATENTS: dict[str, Bounds] = {
     "dim": (1, 256),
     "reach": (POSITIVE, 2.0),
-    "shape_resolution": (1, 4),
     "shape_dim": (None, 256),
 }
 ATTENTION: dict[str, Bounds] = {

@@ -62,9 +62,6 @@ class PoseLatents:
     """If set, shapes depend only on that many latents, the first ones, and appearances on all: 2
     makes shapes differ in position alone (3 with size). If not set, shapes depend on all latents
     (the paper); they then also learn the dents that nearer objects leave."""
-    shape_resolution: int = 1
-    """Where an expert has one shape, which is drawn once and brought to each pose: its resolution,
-    as a multiple of the image's. 2 keeps the corners of objects that differ in size."""
 
     def __post_init__(self) -> None:
         limits.check_fields(PoseLatents, self, "model.expert.latents", limits.LATENTS)
@@ -82,10 +79,6 @@ class PoseLatents:
             hint = "with latents.size, the size is one of them" if self.size else ""
             name = "model.expert.latents.shape-dim"
             raise EconError(f"{least} to {self.dim} for {name}", str(self.shape_dim), hint)
-        if self.shape_resolution > 1 and not self.one_shape:
-            name = "model.expert.latents.shape-resolution"
-            hint = "shapes are drawn at the image's own resolution: leave it out"
-            raise EconError(f"{name} with latents that are a pose alone", "others", hint)
 
     @property
     def pose_dim(self) -> int:

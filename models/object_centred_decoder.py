@@ -42,8 +42,7 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
     dents needs an occluder to explain them.
 
     Where these latents are the pose alone, without a size or with an angle, all shapes are one,
-    which is drawn once, at a multiple of the image's resolution, and brought to each pose by
-    bilinear sampling.
+    which is drawn once, at the image's resolution, and brought to each pose by bilinear sampling.
     """
 
     def _make_layers(self, config: ExpertConfig, size: int) -> None:
@@ -67,9 +66,8 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
             appearance_head.weight[:3] = 0.0
             appearance_head.bias[:3] = 0.0  # type: ignore[index]
         if self.one_shape:  # as far as pixels may be from a position
-            fine = latents.shape_resolution * (size - 1)
-            pixels = math.ceil((1 + latents.reach) * fine / 2)
-            wide = 2 * pixels / fine * coordinates(2 * pixels + 1)
+            pixels = math.ceil((1 + latents.reach) * (size - 1) / 2)
+            wide = 2 * pixels / (size - 1) * coordinates(2 * pixels + 1)
             wide = object_coordinates(wide.new_zeros(1, 2), wide)
             self.register_buffer("wide", wide, persistent=False)  # (1, 3, S, S)
             self.wide: Tensor
