@@ -297,8 +297,8 @@ class Econ(SceneModel):
         if not (n := additions(self.config).shape_clusters):
             return ""
         found = images(n)
-        # untrained shapes would refine regions for the worse
-        region, seed = self.decompose(found, refine=False).region, self.config.seed
+        # refined, even by untrained shapes: half of those that a competition leaves alone are parts
+        region, seed = self.decompose(found).region, self.config.seed
         objects = start_from_clusters(self.model.decoders, self.guide.encoders, region, seed)
         return (
             f"experts start from {len(self.names) - 1} clusters of the shapes of {len(objects.k)} "

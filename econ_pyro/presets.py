@@ -254,6 +254,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             scenes=SceneConfig(kind="random-colours", object_size=(0.2625, 0.525), rotate=True),
             model=replace(_TURNED_MODEL, size=32, num_slots=4),
             objective=replace(_TURNED.objective, smallest_region=8),
+            recipe=replace(_FROM_CLUSTERS, shape_clusters=1000),  # few objects are whole
         ),
     ),
     "tetrominoes": (
