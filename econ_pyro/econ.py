@@ -297,7 +297,7 @@ class Econ(SceneModel):
         if not (n := additions(self.config).shape_clusters):
             return ""
         found = images(n)
-        # refined, even by untrained shapes: half of those that a competition leaves alone are parts
+        # half of the regions that no refinement has seen are parts of objects
         region, seed = self.decompose(found).region, self.config.seed
         objects = start_from_clusters(self.model.decoders, self.guide.encoders, region, seed)
         return (
