@@ -154,7 +154,8 @@ class _Turned(torch.nn.Module):
 
     def __init__(self, econ):
         super().__init__()
-        self.guide = econ.guide
+        # the decoders are part of the exported network, as in Decompose
+        self.model, self.guide = econ.model, econ.guide
 
     def forward(self, images):
         scope = torch.ones_like(images[:, :1])
