@@ -11,10 +11,14 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
+import torch
 from PIL import Image
 
+from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
 from econ_pyro.io import scene_file
+from econ_pyro.io.layer_files import write_image
+from econ_pyro.scene_config import SceneConfig
 from econ_pyro.ui import browser
 from helpers.paths import ROOT
 from helpers.pictures import BAD_UPLOADS, whole_png
@@ -34,9 +38,11 @@ def serving(weights):
     line = process.stdout.readline()
     found = re.match(r"(http://127\.0\.0\.1:\d+)/? \(Ctrl-C stops\)", line)
     assert found, line + process.stdout.read()
-    yield found[1]
-    process.terminate()
-    rest = process.communicate(timeout=120)[0]
+    try:
+        yield found[1]
+    finally:
+        process.terminate()
+        rest = process.communicate(timeout=120)[0]
     assert process.returncode == 130 and rest.strip() == "stopped"
 
 
@@ -184,9 +190,14 @@ def test_an_example_scene(page):
     assert page.locator("#apart-picture img").count() == 2
 
 
-def test_weights_whose_attention_has_learnt(chromium):
+def test_weights_whose_attention_has_learnt(chromium, tmp_path):
+    # the page's own examples are random, and some objects are all but hidden
+    scenes = GeneratedScenes(SceneConfig(kind="random-colours"), 0, 50).scenes(torch.arange(50))
+    seen = scenes.region[:, :3].sum((2, 3)) / scenes.mask.sum((2, 3))
+    picture = tmp_path / "scene.png"
+    write_image(picture, scenes.image[seen.amin(1).argmax()])
     with serving("learnt-random-colours") as address, window(chromium, address) as page:
-        page.click("#example")
+        page.set_input_files("#upload input[type=file]", picture)
         page.locator("#apart-picture img").nth(1).wait_for()
         assert "of 4 layers" in page.inner_text("#apart-said")
         names = [name.split(". ")[1] for name in layer_names(page, "apart")]
