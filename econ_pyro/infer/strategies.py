@@ -22,7 +22,8 @@ def competition_of(config: Config, evidence: bool | None = None) -> Competition:
     assert isinstance(model, EconConfig)
     options = model.competition
     given = (model.num_slots, options.lam, options.temperature, None, additions(config).occlusion)
-    if config.gt_masks if evidence is None else evidence:
+    given_regions = config.gt_masks if evidence is None else evidence
+    if given_regions:
         return OracleCompetition(*given)
     if isinstance(options, JointOptions):
         ordered = options.depth_order_from is not None

@@ -37,9 +37,7 @@ OUTPUTS = {
     "competition_losses": "competition_losses",
 }
 """Outputs of ``decompose.onnx``, with the fields of a Decomposition."""
-OPSET = (
-    18  # of the exporter's own operations: it converts to others what is outside of loops alone
-)
+OPSET = 18  # of the exporter's own operations: it converts none within loops to others
 CHECKED = 8  # images or latents on which a file is compared with torch
 
 
