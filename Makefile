@@ -2,6 +2,8 @@
 SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
+# Python compiles what it imports, a small part of what is installed
+PIP := $(BIN)/pip install -q --no-compile
 # an outer Python's own torch (a GPU build, say) is kept; else the pinned one is installed
 HAS_TORCH := $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo --system-site-packages)
 PINS := $(if $(HAS_TORCH),<(grep -v '^torch==' constraints.txt),constraints.txt)
@@ -22,21 +24,21 @@ setup-all: .venv/requirements-all
 	$(PYTHON) -m venv $(HAS_TORCH) .venv
 
 .venv/requirements: constraints.txt pyproject.toml .venv/bin/python
-	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c $(PINS) -e '.[dev]'
+	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) -c constraints.txt torch
+	$(PIP) -c $(PINS) -e '.[dev]'
 	touch $@
 
 .venv/requirements-all: .venv/requirements
-	$(BIN)/pip install -q -c $(PINS) -e '.[dev,test-all]'
+	$(PIP) -c $(PINS) -e '.[dev,test-all]'
 	# of what spriteworld asks for, recent Pythons no longer run enum34
-	$(BIN)/pip install -q --no-deps -c constraints.txt spriteworld six
+	$(PIP) --no-deps -c constraints.txt spriteworld six
 	touch $@
 
 train: setup
 	$(BIN)/python scripts/svi_train.py quick $(ARGS)
 
 ui: setup
-	$(BIN)/python -c "import gradio" 2>/dev/null || $(BIN)/pip install -q -c $(PINS) -e '.[ui]'
+	$(BIN)/python -c "import gradio" 2>/dev/null || $(PIP) -c $(PINS) -e '.[ui]'
 	$(BIN)/python scripts/composer.py $(RUN) $(ARGS)
 
 lint: setup
@@ -62,7 +64,7 @@ test-rest: setup-all
 
 # sdist and wheel, in dist/
 dist: setup
-	test -x $(BIN)/pyproject-build || $(BIN)/pip install -q -c $(PINS) build
+	test -x $(BIN)/pyproject-build || $(PIP) -c $(PINS) build
 	rm -rf dist
 	$(BIN)/pyproject-build --outdir dist
 
@@ -70,7 +72,7 @@ dist: setup
 test-wheel: dist
 	rm -rf build/wheel
 	$(PYTHON) -m venv build/wheel
-	build/wheel/bin/pip install -q -c constraints.txt dist/*.whl
+	build/wheel/bin/pip install -q --no-compile -c constraints.txt dist/*.whl
 	cd build/wheel && bin/econ-pyro train quick --steps 20 --run run
 	cd build/wheel && bin/econ-pyro sample quick --n 1 --out scenes
 	cd build/wheel && bin/econ-pyro decompose run scenes/scene-000.png --out layers
@@ -78,7 +80,7 @@ test-wheel: dist
 # without network, but for what is installed at first
 docs: setup
 	$(BIN)/python -c "import mkdocs, mkdocstrings, latex2mathml" 2>/dev/null \
-		|| $(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+		|| $(PIP) -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
