@@ -19,6 +19,7 @@ from econ_pyro.model_config import (
     Duration,
     EconConfig,
     SceneModelConfig,
+    SeededAttention,
     UNetAttention,
     check_duration,
     check_kind,
@@ -150,6 +151,12 @@ class RecipeConfig:
     constant_colour_until: Duration = 0
     """Until when each layer's appearance is one constant colour, so that no layer can explain
     objects of different colours: training steps, or a share of the run (40%)."""
+    grouping_images: int = 0
+    """Before training, teach attention which pixels belong together: by objects that growth over
+    like colours finds in so many training images, as they look with the corruptions of augment;
+    0: attention learns from the ELBO alone. For attention of kind seeded."""
+    grouping_steps: int = 3000
+    """Gradient steps of that, of 8 images each."""
     shape_clusters: int = 0
     """Before training, take so many images apart, cluster the shapes of the objects that are
     whole, whatever their place, size and angle, and start each expert with one of them, the last
@@ -235,9 +242,13 @@ class AugmentConfig:
 
     share: float = 0.75
     """Share of the images that are corrupted: each kind that is set is applied to them with
-    probability 1/4, the contrast with 1/2, at a strength that is uniform up to the one given."""
+    probability 1/4, contrast and grey with 1/2, at a strength that is uniform up to the one
+    given."""
     start: Duration = 0
     """When corruption begins: training steps, or a share of the run (40%)."""
+    grey: float | None = None
+    """Largest share of the objects that lose their colour, at another brightness; off if not
+    set."""
     texture: float | None = None
     """Largest amplitude of stripes, checkers or noise laid over each region; off if not set."""
     shading: float | None = None
@@ -307,6 +318,18 @@ class Config:
         naming.check_names(given, "the configuration")
         self._check_teaching()
         self._check_clusters()
+        self._check_grouping()
+
+    def _check_grouping(self) -> None:
+        if not additions(self).grouping_images:
+            return
+        attention = getattr(getattr(self.model, "expert", None), "attention", None)
+        if not isinstance(attention, SeededAttention):
+            raise EconError(
+                "model.expert.attention.kind seeded, which recipe.grouping-images teaches",
+                getattr(attention, "kind", "a model without it"),
+                "add --recipe.grouping-images 0",
+            )
 
     def _check_clusters(self) -> None:
         if not additions(self).shape_clusters:
@@ -327,10 +350,11 @@ class Config:
 
     def _check_teaching(self) -> None:
         if not isinstance(self.teaching, TeachingConfig):
-            if self.augment.kinds and self.augment.share:
+            if self.augment.kinds and self.augment.share and not additions(self).grouping_images:
                 kinds = ", ".join(f"augment.{kind}" for kind in self.augment.kinds)
                 raise EconError(
-                    f"teaching.kind e-step, without which nothing uses {kinds}",
+                    "teaching.kind e-step or recipe.grouping-images, without which nothing uses "
+                    f"{kinds}",
                     f"teaching.kind {self.teaching.kind}",
                     "add --teaching.kind e-step (as presets with learnt- have it), or "
                     "--augment.share 0",

@@ -45,9 +45,10 @@ from econ_pyro.io import expert_file, model_card, pretrained, rendering
 from econ_pyro.io.expert_file import Expert
 from econ_pyro.io.rendering import RenderedScene
 from econ_pyro.io.scene_file import Scene
-from econ_pyro.model_config import EconConfig, JointOptions, PoseLatents
+from econ_pyro.model_config import EconConfig, JointOptions, PoseLatents, SeededAttention
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
 from econ_pyro.training import callbacks, checkpoint
+from econ_pyro.training.grouping import layers_by_colour, learn_grouping
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.load_balancing import LoadBalancing, Restarts
 from econ_pyro.training.shape_clusters import start_from_clusters
@@ -278,7 +279,10 @@ class Econ(SceneModel):
         return kind(*parts, execution)
 
     def _teaching(self, options: TeachingConfig, competition: Competition) -> Teaching:
-        seeds = SeedsAlone(self.guide, options.colour_weight, options.place_weight)
+        growth = SeededAttention(
+            colour_weight=options.colour_weight, place_weight=options.place_weight
+        )
+        seeds = SeedsAlone(self.guide, growth)
         slots, occlusion = competition.num_slots, competition.occlusion
         first = JointCompetition(slots, competition.lam, occlusion=occlusion)
         return Teaching(
@@ -293,16 +297,39 @@ class Econ(SceneModel):
         )
 
     def initialise(self, images: Callable[[int], Tensor]) -> str:
-        """Start experts from clusters of shapes, if the recipe says so."""
-        if not (n := additions(self.config).shape_clusters):
-            return ""
-        found = images(n)
+        """Teach attention to group pixels, and start experts from clusters of shapes.
+
+        Each if the recipe says so.
+        """
+        recipe = additions(self.config)
+        done = [self._learn_grouping(images(n))] if (n := recipe.grouping_images) else []
+        if n := recipe.shape_clusters:
+            done.append(self._start_from_clusters(images(n)))
+        return "; ".join(done)
+
+    def _learn_grouping(self, images: Tensor) -> str:
+        attention, recipe = self.sizes.expert.attention, additions(self.config)
+        assert isinstance(attention, SeededAttention)
+        seeds, slots = SeedsAlone(self.guide, attention), self.sizes.num_slots
+        layers = layers_by_colour(images, seeds, slots, self.model.pixel_noise)
+        first, *others = self.guide.attentions
+        steps, seed = recipe.grouping_steps, self.config.seed
+        loss = learn_grouping(first, layers, self.config.augment, steps, seed)
+        for network in others:  # all group alike
+            network.load_state_dict(first.state_dict())
+        objects = layers.labels.flatten(1).amax(1).float().mean()
+        return (
+            f"attention learnt to group pixels from {objects:.1f} objects an image in "
+            f"{len(images)} images, to {loss:.2f} nats per pixel of a layer"
+        )
+
+    def _start_from_clusters(self, images: Tensor) -> str:
         # half of the regions that no refinement has seen are parts of objects
-        region, seed = self.decompose(found).region, self.config.seed
+        region, seed = self.decompose(images).region, self.config.seed
         objects = start_from_clusters(self.model.decoders, self.guide.encoders, region, seed)
         return (
             f"experts start from {len(self.names) - 1} clusters of the shapes of {len(objects.k)} "
-            f"whole objects in {len(found)} images"
+            f"whole objects in {len(images)} images"
         )
 
     def callbacks(self, learner: Learner) -> list[callbacks.Callback]:

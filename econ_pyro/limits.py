@@ -144,6 +144,8 @@ RECIPE: dict[str, Bounds] = {
     "restart_every": (1, MAX_COUNT),
     "restart_until": (None, MAX_COUNT),
     "constant_colour_until": (None, MAX_COUNT),
+    "grouping_images": (0, 100_000),
+    "grouping_steps": (1, MAX_COUNT),
     "shape_clusters": (0, 100_000),
     "shapes_fixed_until": (None, MAX_COUNT),
     "occlusion": (0.0, 1.0),
@@ -160,6 +162,7 @@ TEACHING: dict[str, Bounds] = {
     "place_weight": (0.0, 1000.0),
 }
 CORRUPTIONS: dict[str, Bounds] = {
+    "grey": (0.0, 1.0),
     "texture": (0.0, 1.0),
     "shading": (0.0, 1.0),
     "outline": (0.0, 1.0),

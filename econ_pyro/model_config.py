@@ -141,6 +141,8 @@ class SeededAttention(_UNet):
     place_weight: float = 0.35
     """Initial weight of position: the distance across the image, where black to white counts
     colour_weight."""
+    learnt: int = 4
+    """Number of learnt features of a pixel, beside its colour and place."""
     chromaticity: bool = False
     """Compare colours relative to their brightest channel, so that the light and dark sides of an
     object are alike: for shaded objects of saturated colours, on black."""
@@ -191,6 +193,9 @@ class _Competition:
     refine_rounds: int = 1
     """How often to do so; from the second time on, a spare layer goes to what the others explain
     worst."""
+    refine_division: bool = False
+    """Then divide the two objects most alike in colour that touch anew, from several starts, and
+    keep what is likeliest: for objects of one colour that touch."""
     outliers: float = 0.0
     """Share of the pixels that are like nothing that a layer draws, such as outlines and texture;
     refining then leaves them to the layer whose shape has them."""

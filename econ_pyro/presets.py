@@ -268,7 +268,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 size=40,
                 light=0.4,  # the bevel
                 # pieces of one colour that touch are one region at first
-                competition=replace(_COMPETITION, refine_rounds=3),
+                competition=replace(_COMPETITION, refine_rounds=3, refine_division=True),
                 expert=replace(
                     _EXPERT,
                     latents=PoseLatents(dim=8, reach=0.7, angle=True, shape_dim=4),

@@ -15,7 +15,6 @@ from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.region_growing import candidates, find_seed_pixel, grow, grow_all
 from econ_pyro.model_config import ExpertConfig, SeededAttention
 
-LEARNT = 4  # learnt features of a pixel, beside its colour and position
 DARK = 0.02  # of white: pixels much darker are black, of no colour
 SHARP = 2.0  # at first: regions leave one part in 3,000 of an object to others
 
@@ -28,21 +27,21 @@ class SeededUNet(AttentionUNet):
         assert isinstance(attention, SeededAttention)
         self.colour_weight, self.chromaticity = attention.colour_weight, attention.chromaticity
         # only differences between features count, which no bias changes
-        self.head = nn.Conv2d(channels, (3 + LEARNT) * patch**2, 1, bias=False)
+        self.head = nn.Conv2d(channels, (3 + attention.learnt) * patch**2, 1, bias=False)
         with torch.no_grad():  # colour and position decide at first
             self.head.weight *= 0.03
         self.sharp = nn.Parameter(torch.tensor(SHARP))
         self.near = nn.Parameter(torch.tensor(attention.place_weight))
 
     def forward(self, x_and_log_s: Tensor) -> Tensor:
-        """Sharpness g and features phi, ``(n, 1 + 3 + 2 + LEARNT, H, W)``.
+        """Sharpness g and features phi, ``(n, 1 + 3 + 2 + learnt, H, W)``.
 
         Args:
             x_and_log_s: image and log scope, ``(n, 4, H, W)``.
         """
         out, x = super().forward(x_and_log_s), x_and_log_s[:, :3]
         if self.chromaticity:
-            x = x / (x.amax(1, keepdim=True) + DARK)
+            x = chromaticity(x)
         sharp, colour = self.sharp.expand_as(x[:, :1]), self.colour_weight * (x + out[:, :3])
         return torch.cat([sharp, colour, positions(x, self.near), out[:, 3:]], 1)
 
@@ -144,18 +143,19 @@ class SeedsAlone:
 
     Args:
         guide: whose encoders are used.
-        colour_weight: as of :class:`~econ_pyro.model_config.SeededAttention`.
-        place_weight: alike.
+        growth: weights of colour and place, and what regions are
+            (:class:`~econ_pyro.model_config.SeededAttention`; its network plays no part).
     """
 
-    def __init__(self, guide: AmortizedGuide, colour_weight: float, place_weight: float) -> None:
-        self.guide, self.colour_weight, self.place_weight = guide, colour_weight, place_weight
+    def __init__(self, guide: AmortizedGuide, growth: SeededAttention) -> None:
+        self.guide, self.growth = guide, growth
 
     def candidates(self, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor, Tensor]:
         """As :meth:`SeededGuide.candidates`."""
-        sharp = torch.full_like(x[:, :1], SHARP)
-        features = torch.cat([sharp, self.colour_weight * x, positions(x, self.place_weight)], 1)
-        seeds, r = candidates(features[:, None], x, s_t, n)
+        growth, sharp = self.growth, torch.full_like(x[:, :1], SHARP)
+        colour = growth.colour_weight * (chromaticity(x) if growth.chromaticity else x)
+        features = torch.cat([sharp, colour, positions(x, growth.place_weight)], 1)
+        seeds, r = candidates(features[:, None], x, s_t, n, growth.connected)
         return seeds, r.expand(-1, -1, self.guide.config.num_experts, -1, -1, -1)
 
     def encode_all(
@@ -163,6 +163,11 @@ class SeedsAlone:
     ) -> TorchDistribution:
         """As :meth:`AmortizedGuide.encode_all`."""
         return self.guide.encode_all(x, r, noise, s)
+
+
+def chromaticity(x: Tensor) -> Tensor:
+    """Colours relative to their brightest channel, ``(n, 3, H, W)``."""
+    return x / (x.amax(1, keepdim=True) + DARK)
 
 
 def positions(x: Tensor, weight: float | Tensor) -> Tensor:

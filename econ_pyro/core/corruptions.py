@@ -1,9 +1,10 @@
 r"""Corruptions of images, for augmentation in training and for evaluation.
 
-They are common corruptions (Hendrycks & Dietterich, 2019) with a continuous strength, and three
+They are common corruptions (Hendrycks & Dietterich, 2019) with a continuous strength, and four
 that follow objects, for which soft regions are given. In the order of :data:`KINDS`, in which a
 scene and then a camera cause them:
 
+- ``grey`` takes the colour of objects; the share of the objects that lose it.
 - ``texture`` lays stripes, checkers or noise over each region; strength: largest amplitude.
 - ``shading`` lays a linear gradient of brightness over each region; largest relative amplitude.
 - ``outline`` draws a contour one pixel wide in black or white; opacity.
@@ -41,6 +42,7 @@ Strength: TypeAlias = "float | Tensor"
 
 PERIODS = (2.5, 6.5)
 """Minimum and maximum period of stripes and checkers in pixels."""
+GLOOM = 0.3  # standard deviation of the log of an object's brightness
 EPS = 1e-6  # lower bound of denominators, for empty regions
 
 
@@ -57,6 +59,30 @@ def _corruption(
             return change(wide, *args, **kwargs).clamp(0, 1).to(x.dtype)
 
     return changed
+
+
+@_corruption
+def take_colour(
+    x: Tensor, regions: Tensor, share: Strength, generator: Generator | None = None
+) -> Tensor:
+    """Take the colour of some objects, chosen at random, and change their brightness.
+
+    A pixel becomes grey, as bright as its own mean of brightest and mean channel; the brightness
+    of an object is multiplied by a factor that is log-normal, with a standard deviation of GLOOM.
+
+    Args:
+        x: images, ``(B, 3, H, W)`` in [0, 1].
+        regions: soft regions, the background last, which keeps its colour, ``(B, T, 1, H, W)``.
+        share: of the objects.
+        generator: source of random numbers.
+    """
+    r = regions[:, :-1].to(x)
+    chosen = _uniform(x, tuple(r.shape[:2]), generator) < _per_image(share, x)[:, :, 0, 0]
+    factor = (GLOOM * _normal(x, tuple(r.shape[:2]), generator)).exp()
+    mask = r * chosen[:, :, None, None, None]
+    lit = (mask * factor[:, :, None, None, None]).sum(1)
+    value = (x.amax(1, keepdim=True) + x.mean(1, keepdim=True)) / 2
+    return x * (1 - mask.sum(1)) + value * lit
 
 
 @_corruption
@@ -222,15 +248,17 @@ class Kind(NamedTuple):
 
 def _of_regions(
     kind: Callable[[Tensor, Tensor, Strength, Generator | None], Tensor],
+    probability: float = 0.25,
 ) -> Kind:
     def apply(x: Tensor, r: Tensor | None, strength: Strength, g: Generator | None) -> Tensor:
         assert r is not None
         return kind(x, r, strength, g)
 
-    return Kind(apply, needs_regions=True)
+    return Kind(apply, needs_regions=True, probability=probability)
 
 
 KINDS = {
+    "grey": _of_regions(take_colour, probability=0.5),
     "texture": _of_regions(texture),
     "shading": _of_regions(shading),
     "outline": _of_regions(outline),
@@ -284,8 +312,8 @@ def augment(
     """Corrupt images at random: none, some or all of the configured kinds, of random strengths.
 
     A share of the images is drawn to be corrupted. Each kind is applied to each of them with
-    probability 1/4, the contrast with 1/2, at a strength that is uniform between the weakest and
-    the configured one.
+    probability 1/4, contrast and grey with 1/2, at a strength that is uniform between the weakest
+    and the configured one.
 
     Args:
         x: images, ``(B, 3, H, W)`` in [0, 1].

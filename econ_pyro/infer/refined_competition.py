@@ -14,18 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from econ_pyro.core.distributions import PixelNoise
 from econ_pyro.core.selection import Draws, Selection
-from econ_pyro.infer.competition import Competition, Contest, Proposals, propose
+from econ_pyro.infer.competition import Competition, Contest, propose
 from econ_pyro.infer.decomposition import Decomposition
-from econ_pyro.infer.depth_order import MARGIN, log_likelihood, only
+from econ_pyro.infer.depth_order import MARGIN
+from econ_pyro.infer.division import divide_again
 from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.protocols import Guide, Model
 from econ_pyro.infer.refinement import (
-    corrected_errors,
     e_step,
     in_their_scopes,
+    log_evidence,
+    refine,
     refine_rounds,
+    replaced,
 )
 
 
@@ -37,17 +39,19 @@ class Refined(Competition):
         inner: any competition.
         rounds: how often layers are refined.
         outliers: share of the pixels that are like nothing that a layer draws.
+        divide: whether objects of one colour that touch are divided anew.
     """
 
     inner: Competition | None = None
     rounds: int = 1
     outliers: float = 0.0
+    divide: bool = False
 
     @classmethod
-    def of(cls, inner: Competition, rounds: int = 1, outliers: float = 0.0) -> Refined:
-        """A competition, refined."""
-        options = (inner.lam, inner.temperature, inner.expert_bias, inner.occlusion)
-        return cls(inner.num_slots, *options, inner=inner, rounds=rounds, outliers=outliers)
+    def of(cls, inner: Competition, **options: Any) -> Refined:
+        """A competition, refined; with the options of this class."""
+        own = (inner.lam, inner.temperature, inner.expert_bias, inner.occlusion)
+        return cls(inner.num_slots, *own, inner=inner, **options)
 
     def __call__(
         self,
@@ -73,6 +77,9 @@ class Refined(Competition):
         oracle = OracleCompetition(self.num_slots, self.lam, self.temperature)
         draws = draws._replace(noise=noise)
         d = refine_rounds(model, guide, d, draws, oracle, self.rounds, self.outliers)
+        if self.divide:
+            d = divide_again(model, guide, d, self.lam, self.outliers)
+            d = refine(model, guide, d, draws, oracle, self.outliers)
         return move_behind(model, guide, d, draws, self.lam, self.outliers)
 
     def _inner(self) -> Competition:
@@ -102,7 +109,8 @@ def move_behind(
         Layers as of :func:`refine`.
     """
     slots = d.k.shape[1]
-    likely = _evidence(d, d.area > 0, model.pixel_noise, outliers)
+    index = torch.arange(slots, device=d.k.device)
+    likely = log_evidence(d, d.area > 0, model.pixel_noise, outliers)
     for t in reversed(range(slots - 1)):  # those that move back have had their turn
         r = d.region[:, t]
         s = (r + d.region[:, -1]).clamp(max=1)
@@ -110,19 +118,13 @@ def move_behind(
         losses = proposals.terms.competition_loss(lam)
         won = proposals.of(losses.argmin(1))
         last = _last_but_one(t, slots).to(d.k.device).expand_as(d.k)
-        anew = _replaced(d, t, losses, won).in_order(last)
+        anew = replaced(d, index == t, losses, won).in_order(last)
         anew, kept = e_step(anew, model.pixel_noise, outliers)
-        found = _evidence(anew, kept, model.pixel_noise, outliers)
+        found = log_evidence(anew, kept, model.pixel_noise, outliers)
         better = found > likely + MARGIN
         d = anew.where(better[:, None].expand(-1, slots), d)
         likely = torch.where(better, found, likely)
     return in_their_scopes(model, d)
-
-
-def _evidence(d: Decomposition, kept: Tensor, noise: PixelNoise, outliers: float) -> Tensor:
-    """Log p(x | z, k), regions summed out, less what the latents cost, ``(B,)``."""
-    errors = corrected_errors(d, noise, outliers)
-    return log_likelihood(errors, only(kept, d.shape)) - (d.terms.z * kept).sum(1)
 
 
 def _last_but_one(t: int, slots: int) -> Tensor:
@@ -131,18 +133,3 @@ def _last_but_one(t: int, slots: int) -> Tensor:
     The search for an order moves one layer at a time and does not get there from everywhere.
     """
     return torch.tensor([u for u in range(slots - 1) if u != t] + [t, slots - 1])
-
-
-def _replaced(d: Decomposition, t: int, losses: Tensor, won: Proposals) -> Decomposition:
-    """The layers, of which the t-th is explained by an expert's proposal."""
-    index = torch.arange(d.k.shape[1], device=d.k.device) == t
-    new = replace(
-        d,
-        k=losses.argmin(1)[:, None],
-        mean=won.mean[:, None],
-        shape=won.shape[:, None],
-        z=won.z[:, None],
-        terms=won.terms.map(lambda a: a[:, None]),
-        competition_losses=losses[:, None],
-    )
-    return new.where(index.expand_as(d.k), d)

@@ -29,7 +29,7 @@ from torch import Tensor
 from econ_pyro.core.compositing import scopes
 from econ_pyro.core.distributions import PixelNoise, pixel_errors
 from econ_pyro.core.selection import Draws
-from econ_pyro.infer.competition import propose
+from econ_pyro.infer.competition import Proposals, propose
 from econ_pyro.infer.decomposition import Decomposition, in_order
 from econ_pyro.infer.depth_order import arrange, log_joint, log_likelihood, only
 from econ_pyro.infer.elbo import decoded_terms
@@ -235,3 +235,25 @@ def mean_colour_corrected(d: Decomposition, noise: PixelNoise | None = None) -> 
         weight = weight * (-pixel_errors(d.image, d.mean, noise) / WIDE**2).exp()
     shift = (weight * off).sum((3, 4), keepdim=True)
     return d.mean + shift / (weight.sum((3, 4), keepdim=True) + 1)
+
+
+def log_evidence(
+    d: Decomposition, kept: Tensor, noise: PixelNoise, outliers: float = 0.0
+) -> Tensor:
+    """Log p(x | z, k), regions summed out, less what the latents cost, ``(B,)``."""
+    errors = corrected_errors(d, noise, outliers)
+    return log_likelihood(errors, only(kept, d.shape)) - (d.terms.z * kept).sum(1)
+
+
+def replaced(d: Decomposition, chosen: Tensor, losses: Tensor, won: Proposals) -> Decomposition:
+    """The layers, of which those ``chosen``, ``(B, T)`` or ``(T,)``, are as an expert proposes."""
+    new = replace(
+        d,
+        k=losses.argmin(1)[:, None],
+        mean=won.mean[:, None],
+        shape=won.shape[:, None],
+        z=won.z[:, None],
+        terms=won.terms.map(lambda a: a[:, None]),
+        competition_losses=losses[:, None],
+    )
+    return new.where(chosen.expand_as(d.k), d)

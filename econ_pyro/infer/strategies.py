@@ -50,4 +50,9 @@ def decomposition_of(config: Config, slots: int, evidence: bool, refine: bool) -
     options = model.competition
     if not refine:
         return competition
-    return Refined.of(competition, options.refine_rounds, options.outliers)
+    return Refined.of(
+        competition,
+        rounds=options.refine_rounds,
+        outliers=options.outliers,
+        divide=options.refine_division,
+    )

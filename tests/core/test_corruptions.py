@@ -24,13 +24,14 @@ from econ_pyro.core.corruptions import (
     outline,
     shading,
     speckle,
+    take_colour,
     texture,
 )
 from econ_pyro.errors import EconError
 
 STRONG = {
-    "texture": 0.3, "shading": 0.5, "outline": 0.8, "contrast": 0.4, "blur": 1.5, "speckle": 0.2,
-    "noise": 0.1, "jpeg": 40.0,
+    "grey": 1.0, "texture": 0.3, "shading": 0.5, "outline": 0.8, "contrast": 0.4, "blur": 1.5,
+    "speckle": 0.2, "noise": 0.1, "jpeg": 40.0,
 }  # fmt: skip
 
 
@@ -221,6 +222,30 @@ def test_shading_is_a_plane_within_each_region_and_keeps_its_mean(regions):
     assert max(found) <= 0.3 and len({round(f, 6) for f in found}) == len(found)
 
 
+def test_objects_lose_their_colour(regions):
+    """A share of them, each wholly, with one brightness; the background keeps its own."""
+    x = torch.rand(4, 3, 1, 1, generator=generator(3)).double() * 0.4 + 0.05
+    x = x.expand(-1, -1, 16, 24)
+    lost = 0
+    for i in range(20):
+        out = take_colour(x, regions, 0.3, generator(i))
+        assert torch.equal(out * regions[:, 3], x * regions[:, 3])
+        for b in range(4):
+            for t in (0, 1):
+                inside = regions[b, t, 0].bool()
+                own = out[b][:, inside]
+                if torch.equal(own, x[b][:, inside]):
+                    continue
+                lost += 1
+                assert own.std() < 1e-9  # one grey
+                before = (x[b, :, 0, 0].max() + x[b, :, 0, 0].mean()) / 2
+                assert 0.3 < own.mean() / before < 3.0
+    assert 30 < lost < 66  # of 160
+    grey = take_colour(x, regions, 1.0, generator()) * (1 - regions[:, 3])
+    torch.testing.assert_close(grey, grey[:, :1].expand_as(grey))
+    assert torch.equal(take_colour(x, regions, 0.0, generator()), x)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_autocast_makes_no_corruption_coarser(x, regions, kind):
     outside = corrupt(x, {kind: STRONG[kind]}, regions, generator())
@@ -303,7 +328,7 @@ def test_errors_say_what_is_missing(x, regions):
 
 
 STRONGEST = AugmentConfig(
-    texture=0.3, shading=0.5, outline=0.8, contrast=0.4, blur=1.5, noise=0.1, jpeg=40
+    grey=1.0, texture=0.3, shading=0.5, outline=0.8, contrast=0.4, blur=1.5, noise=0.1, jpeg=40
 )
 
 

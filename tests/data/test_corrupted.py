@@ -11,7 +11,8 @@ from econ_pyro.errors import EconError
 from econ_pyro.scene_config import SceneConfig
 
 ALL = {
-    "texture": 0.2, "shading": 0.2, "outline": 1.0, "contrast": 0.5, "blur": 0.5, "speckle": 0.1,
+    "grey": 1.0, "texture": 0.2, "shading": 0.2, "outline": 1.0, "contrast": 0.5, "blur": 0.5,
+    "speckle": 0.1,
     "noise": 0.05, "jpeg": 60.0,
 }  # fmt: skip
 
@@ -46,7 +47,7 @@ def test_kinds_are_parsed_into_their_order():
 @pytest.mark.parametrize(
     ("texts", "expected", "got"),
     [
-        (["fog=1"], "KIND=STRENGTH, with KIND among texture, ", "'fog=1'"),
+        (["fog=1"], "KIND=STRENGTH, with KIND among grey, ", "'fog=1'"),
         (["noise"], "KIND=STRENGTH", "'noise'"),
         ([""], "KIND=STRENGTH", "''"),
         (["noise=0.1", "blur=1", "noise=0.2"], "one strength of noise", "two"),

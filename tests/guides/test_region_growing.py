@@ -203,15 +203,22 @@ def test_candidates_are_what_the_experts_attend_to(make_pq, images):
             torch.testing.assert_close(own, r[:, i, k])
 
 
-@pytest.mark.parametrize(("colour", "place"), [(1.0, 0.35), (0.2, 0.8)])
-def test_seeds_without_a_network_are_those_of_one_that_has_learnt_nothing(make_pq, colour, place):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"colour_weight": 1.0, "place_weight": 0.35},
+        {"colour_weight": 0.2, "place_weight": 0.8},
+        {"colour_weight": 0.5, "place_weight": 0.05, "chromaticity": True, "connected": True},
+    ],
+)
+def test_seeds_without_a_network_are_those_of_one_that_has_learnt_nothing(make_pq, options):
     images = GeneratedScenes(SceneConfig(size=16), 3, 5).scenes(torch.arange(5)).image.double()
-    _, guide = make_pq(seeded=True, colour_weight=colour, place_weight=place)
+    _, guide = make_pq(seeded=True, **options)
     with torch.no_grad():
         for network in guide.attentions:
             network.head.weight.zero_()
     scope = torch.rand(5, 1, 16, 16).double()
-    seeds, r = SeedsAlone(guide, colour, place).candidates(images, scope, 2)
+    seeds, r = SeedsAlone(guide, SeededAttention(**options)).candidates(images, scope, 2)
     expected_seeds, expected = guide.candidates(images, scope, 2)
     assert torch.equal(seeds, expected_seeds)
     torch.testing.assert_close(r, expected, atol=1e-5, rtol=0)

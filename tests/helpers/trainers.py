@@ -44,6 +44,7 @@ def small_expert(
     colour_weight=1.0,
     place_weight=0.35,
     shape_bias=-3.0,
+    **growth,
 ) -> ExpertConfig:
     """Tiny networks of any kind."""
     free = not pose
@@ -58,6 +59,7 @@ def small_expert(
             hidden=hidden,
             colour_weight=colour_weight,
             place_weight=place_weight,
+            **growth,
         )
     return ExpertConfig(latents, layers, features, shape_bias, attention)
 

@@ -103,7 +103,7 @@ def test_rounds_of_refinement_one_by_one(make_pq, rounds, outliers):
             d = refine(model, guide, d, draws, oracle, outliers_in_refining)
         return move_behind(model, guide, d, draws, 0.7, outliers_in_refining)
 
-    found = Refined.of(inner, rounds, outliers).decompose(model, guide, images)
+    found = Refined.of(inner, rounds=rounds, outliers=outliers).decompose(model, guide, images)
     expected = by_hand(outliers, outliers)
     assert same_layers(found, expected) and torch.equal(found.terms.x, expected.terms.x)
     if outliers:
@@ -219,7 +219,7 @@ def test_each_layer_has_to_be_better_than_the_ones_before_left_it(monkeypatch):
     experts, found = Tall(*BACK), []
     for last in (-1.0, 5.0, 10.005, 20.0):  # rounding errors do not count
         likely = iter(torch.tensor([[0.0], [10.0], [last]]).double())
-        monkeypatch.setattr(refined_competition, "_evidence", lambda *d, it=likely: next(it))
+        monkeypatch.setattr(refined_competition, "log_evidence", lambda *d, it=likely: next(it))
         draws = draws_of(torch.zeros(1, 3, 1).double())
         found.append(move_behind(experts, experts, d, draws, 1.0))
     assert same_layers(found[0], found[1]) and same_layers(found[0], found[2])

@@ -1,0 +1,171 @@
+r"""Features by which pixels group, learnt before training from objects that colour tells apart.
+
+Regions grow over pixels of like features (:mod:`econ_pyro.guides.region_growing`), at first
+colour and place. Where an object differs from the ground in brightness alone, shade and shadow
+differ as much, and regions grow past it. Most objects of a set may well differ in colour, though:
+growth finds them, and what else is common to objects (edges, shading, outline) can be learnt from
+them, on images in which some have lost their colour, or have been shaded or textured
+(:func:`econ_pyro.core.corruptions.augment`).
+
+From the layers r that colour tells apart, t is drawn uniformly, the background included, and a
+pixel i of it. The region a(i) that grows from i in the corrupted image is to be that layer:
+
+.. math:: \mathbb{E}_{t, \, i \in r_t} \Bigl[ \frac{1}{|r_t|} \sum_j
+          KL(r_{tj} \| a_j(i)) \Bigr]
+
+So features of pixels of one layer come to lie within the reach of growth from each other, and
+those of other layers outside. It is the loss of semi-convolutional embeddings (Novotny et al.,
+2018) with growth's own logit, and regions of the model's own in place of labels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from econ_pyro.config import AugmentConfig
+from econ_pyro.core.compositing import mean_over, with_log
+from econ_pyro.core.corruptions import augment
+from econ_pyro.core.distributions import PixelNoise, pixel_errors
+from econ_pyro.guides.region_growing import grow
+from econ_pyro.guides.seeded import SeedsAlone
+
+WORTH = 50.0  # nats that an object saves beside the background's colour: latents cost about 20
+SMALLEST = 20  # pixels of an object, as of shapes that are clustered
+THICK = 0.15  # share of an object's pixels that lie within it
+AT_ONCE = 64  # images
+BATCH, SEEDS = 8, 8  # images of a step, pixels of each
+RATE, WARMUP, CLIP = 2e-3, 50, 1.0
+
+
+class Layers(NamedTuple):
+    """What colour tells apart in B images."""
+
+    image: Tensor
+    """``(B, 3, H, W)``."""
+    labels: Tensor
+    """Layer of each pixel: 0 is the background, -1 unknown, ``(B, H, W)`` int64."""
+
+    def regions(self, count: int) -> Tensor:
+        """Of so many layers, the background and what is unknown last, ``(B, count, 1, H, W)``."""
+        each = F.one_hot(self.labels.clamp(min=0), count).permute(0, 3, 1, 2)[:, :, None]
+        return each.roll(-1, 1).to(self.image)
+
+
+@torch.no_grad()
+def layers_by_colour(x: Tensor, seeds: SeedsAlone, slots: int, noise: PixelNoise) -> Layers:
+    """Objects that growth over colour finds, each of which saves nats.
+
+    Each region is drawn in its mean colour, and the largest is the background. A region is an
+    object if its own colour explains its pixels better than the background's, by more than WORTH
+    nats, and if it is no mere edge: mixed pixels of two objects are alike, too. What else differs
+    from the background is unknown.
+
+    Args:
+        x: images, ``(B, 3, H, W)`` in [0, 1].
+        seeds: from which regions grow.
+        slots: number of layers T: so many regions grow.
+        noise: of pixels.
+    """
+    return Layers(x, torch.cat([_indices(x_i, seeds, slots, noise) for x_i in x.split(AT_ONCE)]))
+
+
+def _indices(x: Tensor, seeds: SeedsAlone, slots: int, noise: PixelNoise) -> Tensor:
+    _, grown = seeds.candidates(x, torch.ones_like(x[:, :1]), slots)
+    inside = grown[:, :, 0] > 0.5  # (B, T, 1, H, W)
+    first = inside & (inside.cumsum(1) == 1)
+    r = torch.cat([first, ~inside.any(1, keepdim=True)], 1)
+    area = r.sum((2, 3, 4))
+    largest = area.argmax(1)[:, None]
+    soft = r.to(x)
+    own = mean_over(soft.flatten(0, 1), x.repeat_interleave(slots + 1, 0)).unflatten(
+        0, (-1, slots + 1)
+    )
+    colours = own[..., None, None].expand(-1, -1, -1, *x.shape[2:])
+    errors = pixel_errors(x, colours, noise)  # (B, T + 1, 1, H, W)
+    ground = errors.take_along_dim(largest[:, :, None, None, None], 1)
+    saved = (soft * (ground - errors)).sum((2, 3, 4))
+    within = -F.max_pool2d(-soft.flatten(0, 1), 3, stride=1, padding=1).view_as(soft)
+    thick = within.sum((2, 3, 4)) > THICK * area
+    kept = ((saved > WORTH) & (area >= SMALLEST) & thick).scatter(1, largest, False)
+    number = kept.cumsum(1) * kept - (~kept & (saved > area)).long()
+    return (r[:, :, 0] * number[:, :, None, None]).sum(1)
+
+
+def learn_grouping(
+    network: nn.Module, layers: Layers, config: AugmentConfig, steps: int, seed: int
+) -> float:
+    """Have an attention network learn to group the pixels of layers, in corrupted images.
+
+    Args:
+        network: images and log scopes to features
+            (:class:`~econ_pyro.guides.seeded.SeededUNet`).
+        layers: what it learns from.
+        config: the corruptions.
+        steps: number of gradient steps.
+        seed: of images, pixels and corruptions.
+
+    Returns:
+        Mean loss of the last tenth of the steps, in nats per pixel of a layer.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optim = torch.optim.Adam(network.parameters(), RATE)
+    count, last = int(layers.labels.max()) + 1, []
+    for step in range(steps):
+        rate = min(1.0, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / steps)) / 2
+        for group in optim.param_groups:
+            group["lr"] = RATE * rate
+        i = torch.randint(len(layers.image), (BATCH,), generator=generator)
+        some = Layers(layers.image[i], layers.labels[i])
+        seen = augment(some.image, some.regions(count), config, generator).seen
+        loss = grouping_loss(network, seen, some.labels, draw_pixels(some.labels, generator))
+        optim.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+        optim.step()
+        last.append(loss.item())
+    optim.zero_grad(set_to_none=True)
+    tenth = last[-max(1, steps // 10) :]
+    return sum(tenth) / len(tenth)
+
+
+def draw_pixels(index: Tensor, generator: torch.Generator) -> Tensor:
+    """Pixels of layers that are drawn uniformly, SEEDS of each image, ``(B, SEEDS)``.
+
+    Args:
+        index: as of :class:`Layers`.
+        generator: of random numbers.
+    """
+    flat = index.flatten(1)
+    return torch.multinomial((flat >= 0) / _areas(flat), SEEDS, generator=generator)
+
+
+def grouping_loss(network: nn.Module, seen: Tensor, index: Tensor, pixels: Tensor) -> Tensor:
+    """KL(r || a) of the regions that grow from pixels, over the area of their layers; a scalar.
+
+    Args:
+        network: as of :func:`learn_grouping`.
+        seen: images as the network sees them, ``(B, 3, H, W)``.
+        index: layer of each pixel, ``(B, H, W)``.
+        pixels: from which regions grow, ``(B, n)``.
+    """
+    features = network(with_log(seen, torch.ones_like(seen[:, :1])))
+    n = pixels.shape[1]
+    logits = grow(features.repeat_interleave(n, 0), pixels.flatten())[:, 0]  # (B n, H, W)
+    flat = index.flatten(1)
+    own = flat.gather(1, pixels)  # (B, n)
+    target = (index[:, None] == own[:, :, None, None]).flatten(0, 1).to(logits)
+    known = (index >= 0).repeat_interleave(n, 0)
+    kl = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    kl = (kl * known).sum((1, 2))
+    return (kl / _areas(flat).gather(1, pixels).flatten()).mean()
+
+
+def _areas(flat: Tensor) -> Tensor:
+    """Pixels of the layer to which each pixel belongs, ``(B, H W)``."""
+    count = F.one_hot(flat + 1).sum(1)  # of unknown pixels first
+    return count.gather(1, flat + 1).float()
