@@ -281,6 +281,34 @@ PRESETS: dict[str, tuple[str, Config]] = {
             recipe=_FROM_CLUSTERS,
         ),
     ),
+    "clevr-like": (
+        "Shaded solids with shadows on grey; attention learns to group what has no colour.",
+        replace(
+            _TURNED,
+            scenes=SCENE_SETS["clevr-like"],
+            model=replace(
+                _TURNED_MODEL,
+                num_slots=7,
+                light=0.3,
+                competition=replace(
+                    _TURNED_MODEL.competition, refine_rounds=2, refine_division=True
+                ),
+                expert=replace(
+                    _TURNED_MODEL.expert,
+                    attention=replace(
+                        _HALF,
+                        colour_weight=0.25,
+                        place_weight=0.05,
+                        learnt=8,
+                        chromaticity=True,
+                        connected=True,
+                    ),
+                ),
+            ),
+            recipe=replace(_FROM_CLUSTERS, grouping_images=1600),
+            augment=AugmentConfig(share=1.0, grey=1.0),
+        ),
+    ),
     "single-expert": (
         "The paper's Fig. 5: one expert, true regions given, a generative extension of MONet.",
         replace(

@@ -52,6 +52,7 @@ _MIN_SIZE_RANGE = 1.25  # size becomes a latent above this; rasterisation alone 
 _MIN_TURNING = 0.08  # gain of IoU by turning; rasterisation alone causes 0.03
 _MIN_ALIKE = 0.75  # IoU of turned objects of a class below which it has several looks
 _SHADED, _NOISY, _BLENDED, _PLAIN, _HARD = 0.2, 0.3, 0.15, 0.6, 0.5  # thresholds of traits
+_LIT = 0.03  # spread of the ground's brightness that its chromaticity does not share
 _SMALL = 0.05  # share of objects too small to be present; slivers of hidden ones are fewer
 _MOST_COLOURS = 3.0  # exact colours of an area; objects of one colour each may touch
 _ENOUGH = 200  # images, in which whole objects can be clustered by shape
@@ -262,6 +263,8 @@ def advise(inspection: Inspection, fit: Fit) -> Advice:
 def _preset(inspection: Inspection) -> tuple[str, str]:
     images = inspection.source.images(sample_indices(len(inspection.source), _BATCH))
     exact = inspection.traits.hard_edges > _HARD
+    if inspection.traits.lit > _LIT and not exact:
+        return "clevr-like", "the ground differs in brightness, not in colour: light and shadow"
     if exact:
         flat = inspection.traits.colours <= _MOST_COLOURS
     else:
@@ -285,15 +288,17 @@ def _beyond(inspection: Inspection, preset: str, size: int, slots: int) -> tuple
     if inspection.agreement is not None and inspection.agreement[1] < _MIN_ALIKE:
         found.append("several looks in a class: experts share out looks, not classes; raise "
                      "--model.expert.latents.dim and shape-dim")  # fmt: skip
-    if traits.noise > _NOISY:
+    if preset == "clevr-like":  # which is for shading, and for lit grounds
+        pass
+    elif traits.noise > _NOISY:
         found.append("noise: a region is what resembles one pixel; remove noise with a median "
                      "filter, or use learnt-random-colours")  # fmt: skip
     elif traits.shading > _SHADED:
         found.append("shading: a region ends where a colour changes by a ninth, so that an object "
                      "can become several")  # fmt: skip
-    if traits.plain < _PLAIN:
+    if traits.plain < _PLAIN and preset != "clevr-like":
         found.append("background of several colours: it is one layer of one smooth appearance")
-    if traits.blended > _BLENDED and traits.hard_edges <= _HARD:
+    if traits.blended > _BLENDED and traits.hard_edges <= _HARD and preset != "clevr-like":
         found.append("blended edges: their mixed pixels can become objects; render without "
                      "antialiasing, or use learnt-random-colours")  # fmt: skip
     least = smallest_area(size, size)

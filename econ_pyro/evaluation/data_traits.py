@@ -43,6 +43,9 @@ class Traits:
     """Share of edge pixels of an image that have the colour of the background."""
     colours: float
     """Exact colours beside the background's by connected foreground area, median over images."""
+    lit: float
+    """Relative spread of the brightness along an image's edge, less twice that of its chromaticity
+    and four times the mean step from pixel to pixel; median over images."""
     components: int
     """Largest number of connected foreground areas in an image."""
 
@@ -69,14 +72,28 @@ def traits_of(images: Tensor) -> Traits:
         noise=noise,
         plain=_mean(difference[border] <= 2 * TOLERANCE),
         colours=median(each) if each else 0.0,
+        lit=_lit(images),
         components=max(areas, default=0),
     )
 
 
 def background_colour(images: Tensor) -> Tensor:
     """Median colour of each image's edge, ``(B, 3)``."""
-    edge = torch.cat([images[:, :, [0, -1]].flatten(2), images[:, :, :, [0, -1]].flatten(2)], 2)
-    return edge.median(2).values
+    return _edge(images).median(2).values
+
+
+def _edge(images: Tensor) -> Tensor:
+    """Pixels of each image's edge, side by side, ``(B, 3, n)``."""
+    return torch.cat([a[:, :, [0, -1]].flatten(2) for a in (images, images.mT)], 2)
+
+
+def _lit(images: Tensor) -> float:
+    edge = _edge(images)
+    value = edge.amax(1)
+    steps = value.diff(dim=1).abs().mean(1)
+    brightness = (value.std(1) - 4 * steps) / (value.mean(1) + TOLERANCE)
+    chromaticity = (edge / (value[:, None] + TOLERANCE)).std(2).mean(1)
+    return (brightness - 2 * chromaticity).median().item() if len(images) else 0.0
 
 
 def turning(scenes: list[Truth]) -> tuple[float, float] | None:

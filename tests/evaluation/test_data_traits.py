@@ -90,6 +90,7 @@ def test_each_kind_of_set_is_told_from_the_others(tmp_path, config, change, pres
         ("multi-dsprites", "--model.size 64 --model.num-slots 6 --model.num-experts 4"),
         ("multi-dsprites-coloured", "--model.size 64 --model.num-slots 5 --model.num-experts 4"),
         ("tetrominoes", "--model.size 40 --model.num-slots 4 --model.num-experts 8"),
+        ("clevr-like", "--model.size 64 --model.num-slots 7 --model.num-experts 4"),
     ],
 )
 def test_the_fields_sets_lead_to_their_presets(tmp_path, kind, options):
@@ -142,6 +143,15 @@ def test_agreement_of_turned_and_of_different_shapes():
     looks = turning([Scenes(**{**vars(scenes), "label": label})])
     assert looks is not None and looks[1] < 0.8
     assert turning([]) is None
+
+
+def test_light_on_the_ground_is_smooth_and_has_no_colour():
+    falls = torch.linspace(0.3, 0.8, 32).expand(4, 3, 32, 32)
+    assert traits_of(falls).lit > 0.1
+    assert traits_of(falls[..., torch.randperm(32)]).lit < 0  # stripes
+    coloured = torch.stack([falls[:, 0], falls[:, 0].mT, falls[:, 0].flip(2)], 1)
+    assert traits_of(coloured).lit < 0
+    assert traits_of(torch.full((4, 3, 32, 32), 0.5)).lit == 0
 
 
 def test_traits_of_images_made_by_hand():

@@ -41,7 +41,12 @@ SCENES, SCORED = 64, 200
 SLOW = {"learnt-random-colours": 16}
 """Weights that refine in six rounds, and how many scenes are enough of them."""
 # these presets have other numbers than their neighbour, but no other code
-ALIKE = ("paper-unique-colours-swapped", "multi-dsprites-coloured", "turned-random-colours")
+ALIKE = (
+    "paper-unique-colours-swapped",
+    "multi-dsprites-coloured",
+    "turned-random-colours",
+    "clevr-like",
+)
 # chains of Gibbs sampling amplify rounding
 CHAINS = ("mrbm", "mrbm-softmax", "mrbm-16")
 LOSSES = tuple(name for name in presets.PRESETS if name not in (*ALIKE, *CHAINS))
