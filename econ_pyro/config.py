@@ -157,6 +157,9 @@ class RecipeConfig:
     0: attention learns from the ELBO alone. For attention of kind seeded."""
     grouping_steps: int = 3000
     """Gradient steps of that, of 8 images each."""
+    grouping_fixed_until: Duration = 0
+    """Until when attention keeps what it has learnt so, as the ELBO would soon unlearn it:
+    training steps, or a share of the run (40%)."""
     shape_clusters: int = 0
     """Before training, take so many images apart, cluster the shapes of the objects that are
     whole, whatever their place, size and angle, and start each expert with one of them, the last
@@ -175,7 +178,9 @@ class RecipeConfig:
     def __post_init__(self) -> None:
         limits.check_fields(RecipeConfig, self, "recipe", limits.RECIPE)
         check_kind(self, "econ", "recipe")
-        for name in ("load_balancing", "restart", "constant_colour", "shapes_fixed"):
+        for name in (
+            "load_balancing", "restart", "constant_colour", "grouping_fixed", "shapes_fixed"
+        ):  # fmt: skip
             until = getattr(self, f"{name}_until")
             check_duration(f"recipe.{name.replace('_', '-')}-until", until)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from econ_pyro import arguments, naming
 from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.execution import Execution
-from econ_pyro.config import Config, RecipeConfig, TeachingConfig, additions
+from econ_pyro.config import AugmentConfig, Config, RecipeConfig, TeachingConfig, additions
 from econ_pyro.core.ensemble import Ensemble, freeze
 from econ_pyro.core.handlers import CleanLayers, one_at_a_time, seeded
 from econ_pyro.core.input_images import as_images, as_regions
@@ -170,15 +170,19 @@ class Econ(SceneModel):
             e if isinstance(e, Expert) else own_experts[self._index(e)]
             for e in arguments.as_list("experts", experts)
         ]
-        recipe = self.config.recipe
+        recipe, augmented = self.config.recipe, self.config.augment
         if isinstance(recipe, RecipeConfig):
-            recipe = replace(recipe, shape_clusters=0)  # the experts have shapes already
+            # the experts have features and shapes already
+            recipe = replace(recipe, grouping_images=0, shape_clusters=0)
+            if not isinstance(self.config.teaching, TeachingConfig):
+                augmented = AugmentConfig()
         config = replace(
             self.config,
             model=replace(self.sizes, num_experts=len(chosen)),
             train=replace(self.config.train, frozen=0),
             names=expert_file.custom_names(chosen),
             recipe=recipe,
+            augment=augmented,
         )
         new = Econ(config, self.device)
         new.model.to(self.dtype)
@@ -349,7 +353,10 @@ class Econ(SceneModel):
         if recipe.shapes_fixed_until:
             decoders: Any = self.model.decoders
             shapes = (p for decoder in decoders for p in decoder.shape_parameters())
-            found.append(callbacks.FixedShapes(recipe.shapes_fixed_until, shapes))
+            found.append(callbacks.Fixed(recipe.shapes_fixed_until, shapes))
+        if recipe.grouping_fixed_until:
+            features = self.guide.attentions.parameters()
+            found.append(callbacks.Fixed(recipe.grouping_fixed_until, features))
         balancing = None
         if recipe.load_balancing > 0:
             balancing = LoadBalancing(recipe, competition, sizes.num_experts, device, group)

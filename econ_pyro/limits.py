@@ -29,6 +29,7 @@ _MAX_IN_A_TUPLE = 256
 LATENTS: dict[str, Bounds] = {
     "dim": (1, 256),
     "reach": (POSITIVE, 2.0),
+    "largest": (POSITIVE, 100.0),
     "shape_dim": (None, 256),
 }
 ATTENTION: dict[str, Bounds] = {
@@ -146,6 +147,7 @@ RECIPE: dict[str, Bounds] = {
     "constant_colour_until": (None, MAX_COUNT),
     "grouping_images": (0, 100_000),
     "grouping_steps": (1, MAX_COUNT),
+    "grouping_fixed_until": (None, MAX_COUNT),
     "shape_clusters": (0, 100_000),
     "shapes_fixed_until": (None, MAX_COUNT),
     "occlusion": (0.0, 1.0),

@@ -54,6 +54,10 @@ class PoseLatents:
     size: bool = False
     """The third latent is a size, which the encoder finds from the region's spread. For objects of
     one class that differ in size; without it, experts tend to divide them by size."""
+    largest: float | None = None
+    """Size of the largest objects, where a size of 1 is a radius of about 0.15 of the image's
+    side: experts draw nothing larger, but for what fills the image at any size. If not set, there
+    is no limit."""
     angle: bool = False
     """Two latents are the direction in which the object is turned, which is searched for: the
     guide takes the angle at which the expert's own shape fits the region best. For objects that

@@ -295,6 +295,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 ),
                 expert=replace(
                     _TURNED_MODEL.expert,
+                    # the last four are shades: the ground is no plane of one brightness
+                    latents=PoseLatents(
+                        dim=12, reach=0.85, size=True, largest=1.5, angle=True, shape_dim=5
+                    ),
                     attention=replace(
                         _HALF,
                         colour_weight=0.25,
@@ -305,7 +309,8 @@ PRESETS: dict[str, tuple[str, Config]] = {
                     ),
                 ),
             ),
-            recipe=replace(_FROM_CLUSTERS, grouping_images=1600),
+            train=replace(_TURNED.train, lr=1e-3),
+            recipe=replace(_FROM_CLUSTERS, grouping_images=1600, grouping_fixed_until="100%"),
             augment=AugmentConfig(share=1.0, grey=1.0),
         ),
     ),

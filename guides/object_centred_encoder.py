@@ -100,6 +100,7 @@ class ObjectCentredEncoder(Encoder):
         del self.blocks[-2]  # windows have half the size: one pooling less
         self.has_size, self.has_angle = latents.size, latents.angle
         self.reach, self.dim = latents.reach, latents.dim
+        self.largest = math.log(latents.largest or math.inf)
         self.colour = pass_through(3, latents.dim - latents.pose_dim)
         last = self.head[-1]
         assert isinstance(last, nn.Linear)
@@ -136,7 +137,7 @@ class ObjectCentredEncoder(Encoder):
         passed = self.colour(colour.clamp(DARKEST, 1 - DARKEST).logit())
         means = [latents_of_position(position + OFFSET * F.softsign(out[:, :2]), self.reach)]
         if self.has_size:
-            means.append(log_size + F.softsign(out[:, 2:3]))
+            means.append((log_size + F.softsign(out[:, 2:3])).clamp(max=self.largest))
         first = 2 + self.has_size
         if self.has_angle:
             means.append(F.pad(out.new_full((out.shape[0], 1), RADIUS), (0, 1)))  # not turned

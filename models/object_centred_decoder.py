@@ -49,6 +49,7 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
         latents = config.latents
         assert isinstance(latents, PoseLatents)
         self.has_size, self.has_angle, self.reach = latents.size, latents.angle, latents.reach
+        self.largest = math.log(latents.largest or math.inf)
         self.shape_dim, self.one_shape = latents.shape_dim, latents.one_shape
         own = latents.dim - latents.pose_dim  # latents beside the pose
         if self.shape_dim is None:
@@ -92,6 +93,7 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
         position, z = z.tensor_split((2,), 1)
         if self.has_size:
             log_size, z = z.tensor_split((1,), 1)
+            log_size = log_size.clamp(max=self.largest)
         if self.has_angle:
             direction, z = z.tensor_split((2,), 1)
             direction = direction_of(direction)

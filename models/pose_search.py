@@ -87,7 +87,7 @@ class _Fit:
         self._grid, self._extent = of.grid, UNIT * of.wide[0, 0, -1, -1]
         self._scale = torch.stack([d.whitening.scale for d in decoders])[k]
         self._shift = torch.stack([d.whitening.shift for d in decoders])[k]
-        self._reach, self._sizes = of.reach, of.has_size
+        self._reach, self._sizes, self._largest = of.reach, of.has_size, of.largest
         self.start = self._pose_of(z)
 
     def _pose_of(self, z: Tensor) -> Pose:
@@ -100,7 +100,7 @@ class _Fit:
     def latents_of(self, pose: Pose) -> Tensor:
         """Latents ``(n, P)`` of poses; the directions' have length RADIUS."""
         position = latents_of_position(pose.position, self._reach)
-        size = [pose.log_size] if self._sizes else []
+        size = [pose.log_size.clamp(max=self._largest)] if self._sizes else []
         v = torch.cat([position, *size, RADIUS * pose.direction], 1)
         last = v.shape[1]
         return (v - self._shift[:, :last]) / self._scale[:, :last]
@@ -120,7 +120,8 @@ class _Fit:
 
     def _own(self, pose: Pose, grid: Tensor) -> Tensor:
         """Pixels in the objects' own coordinates, ``(n, 2, h, w)``, in units of the extent."""
-        c, s = (pose.direction / (self._extent * pose.log_size.exp())).unbind(1)
+        size = pose.log_size.clamp(max=self._largest).exp()
+        c, s = (pose.direction / (self._extent * size)).unbind(1)
         turn = torch.stack([torch.stack([c, -s], 1), torch.stack([s, c], 1)], 1)  # (n, 2, 2)
         own = turn @ grid.flatten(2) - turn @ pose.position[:, :, None]
         return own.unflatten(2, grid.shape[2:]).to(self._logits)

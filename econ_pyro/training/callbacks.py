@@ -184,18 +184,19 @@ class ConstantColour(Callback):
         self.model.constant_colour = step < steps_of(self.until, horizon)
 
 
-class FixedShapes(Callback):
-    """Shapes stay what they are until some step.
+class Fixed(Callback):
+    """Parameters stay what they are until some step: shapes, and features by which pixels group.
 
     Regions that are wrong, or parts of hidden objects, are like no shape, and go to whichever is
     the least distinct: it becomes less distinct still. Shapes that wait until encoders find the
-    poses of partly hidden objects do not learn from those.
+    poses of partly hidden objects do not learn from those. Features that were learnt from objects
+    alone would learn to leave what has no colour to the background.
 
     Their optimiser's moments are kept up to date, so that it takes no leaps afterwards.
 
     Args:
         until: step, or share of the run.
-        parameters: of the shapes.
+        parameters: which.
     """
 
     def __init__(self, until: int | str, parameters: Iterable[nn.Parameter]) -> None:

@@ -1,5 +1,6 @@
 """The search for poses: what is displaced comes back, also where half of it is hidden."""
 
+import dataclasses
 import math
 
 import pytest
@@ -138,3 +139,27 @@ def test_decomposing_searches_and_training_does_not():
     assert not asked
     econ.decompose(x)
     assert asked and not econ.guide._searching
+
+
+def test_nothing_is_larger_than_the_largest():
+    """Neither drawn, nor encoded, nor found; what is smaller is as it was."""
+    scenes = torch.zeros(2, 3, 32, 32)
+    scenes[0, :, 4:28, 4:28] = scenes[1, :, 14:18, 14:18] = 0.9
+    r = (scenes[:, :1] > 0.5).float()
+    found, drawn = [], []
+    for largest in (None, 1.2):
+        latents_ = dataclasses.replace(EXPERT.latents, largest=largest)
+        expert = dataclasses.replace(EXPERT, latents=latents_)
+        econ = Econ(changed(TINY, model__size=32, model__expert=expert, seed=3))
+        k = torch.zeros(2, dtype=torch.long)
+        with torch.no_grad(), econ.guide.pose_search():
+            z = econ.guide.encode(scenes, r, k, torch.zeros(2, 8)).mean
+            found.append(z[:, 2])
+            huge = z.clone()
+            huge[0, 2] = 1.5
+            drawn.append(econ.model.decode(huge, k).shape)
+    (free, small), (bound, same) = (f.tolist() for f in found)
+    assert free > math.log(1.2) + 0.1 and bound == pytest.approx(math.log(1.2), abs=1e-5)
+    assert small == pytest.approx(same, abs=1e-5) and small < 0
+    assert (drawn[1][0] > 0.5).sum() < 0.8 * (drawn[0][0] > 0.5).sum()
+    torch.testing.assert_close(drawn[0][1], drawn[1][1])

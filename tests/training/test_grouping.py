@@ -168,6 +168,33 @@ def test_all_experts_group_alike(config, tmp_path):
     assert all(p.grad is None for p in attentions[0])
 
 
+def test_what_was_learnt_stays_as_long_as_it_is_asked_to(config, tmp_path):
+    config = changed(
+        dataclasses.replace(config, recipe=RecipeConfig(grouping_fixed_until="50%")),
+        train__steps=4,
+    )
+    learner = make_trainer(config, tmp_path / "run").learner
+    attentions, decoders = learner.model.guide.attentions, learner.model.model.decoders
+    start = [p.clone() for p in attentions.parameters()]
+    drawn = [p.clone() for p in decoders.parameters()]
+
+    def same(values, networks):
+        return all(torch.equal(a, b) for a, b in zip(values, networks.parameters(), strict=True))
+
+    images = torch.rand(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    for step in range(4):
+        learner.step(images, None, step)
+        assert same(start, attentions) == (step < 2)
+    assert not same(drawn, decoders)
+
+
+def test_experts_with_features_do_not_learn_to_group_again(config):
+    recipe = RecipeConfig(grouping_images=16)
+    econ = Econ(dataclasses.replace(config, recipe=recipe, augment=AugmentConfig(grey=1.0)))
+    one = econ.with_experts([1])
+    assert one.config.recipe.grouping_images == 0 and not one.config.augment.kinds
+
+
 def test_what_has_no_features_cannot_group():
     with pytest.raises(
         EconError, match=r"kind seeded, .* got unet: add --recipe.grouping-images 0"
