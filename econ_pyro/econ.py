@@ -48,7 +48,7 @@ from econ_pyro.io.scene_file import Scene
 from econ_pyro.model_config import EconConfig, JointOptions, PoseLatents, SeededAttention
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
 from econ_pyro.training import callbacks, checkpoint
-from econ_pyro.training.grouping import layers_by_colour, learn_grouping
+from econ_pyro.training.grouping import Layers, layers_by_colour, learn_grouping
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.load_balancing import LoadBalancing, Restarts
 from econ_pyro.training.shape_clusters import start_from_clusters
@@ -315,7 +315,9 @@ class Econ(SceneModel):
         attention, recipe = self.sizes.expert.attention, additions(self.config)
         assert isinstance(attention, SeededAttention)
         seeds, slots = SeedsAlone(self.guide, attention), self.sizes.num_slots
-        layers = layers_by_colour(images, seeds, slots, self.model.pixel_noise)
+        noise = self.model.pixel_noise
+        found = layers_by_colour(images.to(self.device), seeds, slots, noise)
+        layers = Layers(*(a.cpu() for a in found))
         first, *others = self.guide.attentions
         steps, seed = recipe.grouping_steps, self.config.seed
         loss = learn_grouping(first, layers, self.config.augment, steps, seed)

@@ -104,7 +104,7 @@ def learn_grouping(
     Args:
         network: images and log scopes to features
             (:class:`~econ_pyro.guides.seeded.SeededUNet`).
-        layers: what it learns from.
+        layers: what it learns from, on the CPU, on which random numbers are drawn.
         config: the corruptions.
         steps: number of gradient steps.
         seed: of images, pixels and corruptions.
@@ -114,7 +114,8 @@ def learn_grouping(
     """
     generator = torch.Generator().manual_seed(seed)
     optim = torch.optim.Adam(network.parameters(), RATE)
-    count, last = int(layers.labels.max()) + 1, []
+    like, last = next(network.parameters()), []
+    count = int(layers.labels.max()) + 1
     for step in range(steps):
         rate = min(1.0, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / steps)) / 2
         for group in optim.param_groups:
@@ -122,7 +123,9 @@ def learn_grouping(
         i = torch.randint(len(layers.image), (BATCH,), generator=generator)
         some = Layers(layers.image[i], layers.labels[i])
         seen = augment(some.image, some.regions(count), config, generator).seen
-        loss = grouping_loss(network, seen, some.labels, draw_pixels(some.labels, generator))
+        pixels = draw_pixels(some.labels, generator)
+        labels, pixels = some.labels.to(like.device), pixels.to(like.device)
+        loss = grouping_loss(network, seen.to(like), labels, pixels)
         optim.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), CLIP)
