@@ -110,7 +110,11 @@ def run_command(name, args):
         more = LATENTS if large else []  # as many as the preset's shapes depend on
         args = [args[0], *FOUR, *more, *args[1:], "--model.size", side]  # the last counts
         args += ["--scenes.size", side, "--train.batch", "4", "--steps", "1", "--overwrite"]
-        if large and "--data" in args:  # the stand-ins for data have no whole objects
+        if "clevr-like" in args:
+            args += ["--recipe.grouping-images", "16", "--recipe.grouping-steps", "2"]
+            args += ["--scenes.min-objects", "1"]
+        # the stand-ins for data have no whole objects, and small solids are none
+        if large and ("--data" in args or "clevr-like" in args):
             args += ["--recipe.shape-clusters", "0", "--recipe.shapes-fixed-until", "0"]
         if "runs/quick" in args:
             args[args.index("runs/quick")] = "runs/other"
