@@ -36,6 +36,7 @@ ATTENTION: dict[str, Bounds] = {
     "channels": (1, 1024),
     "patch": (1, 64),
     "hidden": (1, 8192),
+    "learnt": (0, 256),
     "bias": (-100.0, 100.0),
     "colour_weight": (0.0, 1000.0),
     "place_weight": (0.0, 1000.0),
