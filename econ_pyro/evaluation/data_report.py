@@ -288,19 +288,8 @@ def _beyond(inspection: Inspection, preset: str, size: int, slots: int) -> tuple
     if inspection.agreement is not None and inspection.agreement[1] < _MIN_ALIKE:
         found.append("several looks in a class: experts share out looks, not classes; raise "
                      "--model.expert.latents.dim and shape-dim")  # fmt: skip
-    if preset == "clevr-like":  # which is for shading, and for lit grounds
-        pass
-    elif traits.noise > _NOISY:
-        found.append("noise: a region is what resembles one pixel; remove noise with a median "
-                     "filter, or use learnt-random-colours")  # fmt: skip
-    elif traits.shading > _SHADED:
-        found.append("shading: a region ends where a colour changes by a ninth, so that an object "
-                     "can become several")  # fmt: skip
-    if traits.plain < _PLAIN and preset != "clevr-like":
-        found.append("background of several colours: it is one layer of one smooth appearance")
-    if traits.blended > _BLENDED and traits.hard_edges <= _HARD and preset != "clevr-like":
-        found.append("blended edges: their mixed pixels can become objects; render without "
-                     "antialiasing, or use learnt-random-colours")  # fmt: skip
+    if preset != "clevr-like":  # which is for lit grounds, shades and soft edges
+        found += _no_flat_colours(traits)
     least = smallest_area(size, size)
     small = (inspection.areas * size * size < least).float().mean().item()
     if len(inspection.areas) and small > _SMALL:
@@ -309,6 +298,23 @@ def _beyond(inspection: Inspection, preset: str, size: int, slots: int) -> tuple
             "count; use a larger size, or evaluate.py with --min-area"
         )
     return tuple(found)
+
+
+def _no_flat_colours(traits: Traits) -> list[str]:
+    """What makes colours of one object, or of the ground, differ, and what that does."""
+    found = []
+    if traits.noise > _NOISY:
+        found.append("noise: a region is what resembles one pixel; remove noise with a median "
+                     "filter, or use learnt-random-colours")  # fmt: skip
+    elif traits.shading > _SHADED:
+        found.append("shading: a region ends where a colour changes by a ninth, so that an object "
+                     "can become several")  # fmt: skip
+    if traits.plain < _PLAIN:
+        found.append("background of several colours: it is one layer of one smooth appearance")
+    if traits.blended > _BLENDED and traits.hard_edges <= _HARD:
+        found.append("blended edges: their mixed pixels can become objects; render without "
+                     "antialiasing, or use learnt-random-colours")  # fmt: skip
+    return found
 
 
 def flat_share(images: Tensor) -> float:
