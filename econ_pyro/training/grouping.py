@@ -33,10 +33,10 @@ from econ_pyro.core.corruptions import augment
 from econ_pyro.core.distributions import PixelNoise, pixel_errors
 from econ_pyro.guides.region_growing import grow
 from econ_pyro.guides.seeded import SeedsAlone
+from econ_pyro.training.shape_clusters import SMALLEST
 
 WORTH = 50.0  # nats that an object saves beside the background's colour: latents cost about 20
-SMALLEST = 20  # pixels of an object, as of shapes that are clustered
-THICK = 0.15  # share of an object's pixels that lie within it
+THICK = 0.15  # share of an object's pixels of which all neighbours are its own
 AT_ONCE = 64  # images
 BATCH, SEEDS = 8, 8  # images of a step, pixels of each
 RATE, WARMUP, CLIP = 2e-3, 50, 1.0
@@ -71,10 +71,10 @@ def layers_by_colour(x: Tensor, seeds: SeedsAlone, slots: int, noise: PixelNoise
         slots: number of layers T: so many regions grow.
         noise: of pixels.
     """
-    return Layers(x, torch.cat([_indices(x_i, seeds, slots, noise) for x_i in x.split(AT_ONCE)]))
+    return Layers(x, torch.cat([_labels(x_i, seeds, slots, noise) for x_i in x.split(AT_ONCE)]))
 
 
-def _indices(x: Tensor, seeds: SeedsAlone, slots: int, noise: PixelNoise) -> Tensor:
+def _labels(x: Tensor, seeds: SeedsAlone, slots: int, noise: PixelNoise) -> Tensor:
     _, grown = seeds.candidates(x, torch.ones_like(x[:, :1]), slots)
     inside = grown[:, :, 0] > 0.5  # (B, T, 1, H, W)
     first = inside & (inside.cumsum(1) == 1)
@@ -136,33 +136,33 @@ def learn_grouping(
     return sum(tenth) / len(tenth)
 
 
-def draw_pixels(index: Tensor, generator: torch.Generator) -> Tensor:
+def draw_pixels(labels: Tensor, generator: torch.Generator) -> Tensor:
     """Pixels of layers that are drawn uniformly, SEEDS of each image, ``(B, SEEDS)``.
 
     Args:
-        index: as of :class:`Layers`.
+        labels: as of :class:`Layers`.
         generator: of random numbers.
     """
-    flat = index.flatten(1)
+    flat = labels.flatten(1)
     return torch.multinomial((flat >= 0) / _areas(flat), SEEDS, generator=generator)
 
 
-def grouping_loss(network: nn.Module, seen: Tensor, index: Tensor, pixels: Tensor) -> Tensor:
+def grouping_loss(network: nn.Module, seen: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
     """KL(r || a) of the regions that grow from pixels, over the area of their layers; a scalar.
 
     Args:
         network: as of :func:`learn_grouping`.
         seen: images as the network sees them, ``(B, 3, H, W)``.
-        index: layer of each pixel, ``(B, H, W)``.
+        labels: layer of each pixel, ``(B, H, W)``.
         pixels: from which regions grow, ``(B, n)``.
     """
     features = network(with_log(seen, torch.ones_like(seen[:, :1])))
     n = pixels.shape[1]
     logits = grow(features.repeat_interleave(n, 0), pixels.flatten())[:, 0]  # (B n, H, W)
-    flat = index.flatten(1)
+    flat = labels.flatten(1)
     own = flat.gather(1, pixels)  # (B, n)
-    target = (index[:, None] == own[:, :, None, None]).flatten(0, 1).to(logits)
-    known = (index >= 0).repeat_interleave(n, 0)
+    target = (labels[:, None] == own[:, :, None, None]).flatten(0, 1).to(logits)
+    known = (labels >= 0).repeat_interleave(n, 0)
     kl = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     kl = (kl * known).sum((1, 2))
     return (kl / _areas(flat).gather(1, pixels).flatten()).mean()
