@@ -8,6 +8,7 @@ import torch
 
 from econ_pyro.core.pose import direction_of, latents_of_position, position_of
 from econ_pyro.econ import Econ
+from econ_pyro.models import pose_search
 from econ_pyro.models.pose_search import Pose, fitting_poses
 from helpers.odd_shape import odd_decoder
 from helpers.trainers import TINY, changed, small_expert
@@ -163,3 +164,14 @@ def test_nothing_is_larger_than_the_largest():
     assert small == pytest.approx(same, abs=1e-5) and small < 0
     assert (drawn[1][0] > 0.5).sum() < 0.8 * (drawn[0][0] > 0.5).sum()
     torch.testing.assert_close(drawn[0][1], drawn[1][1])
+
+
+def test_larger_poses_are_judged_as_they_are_drawn(decoder):
+    decoder, shape = decoder
+    decoder.largest = math.log(1.2)
+    huge = latents((0.2, -0.1), 0.9, 40.0)
+    m = drawn(decoder, shape, huge)
+    fit = pose_search._Fit([decoder], huge, torch.tensor([0]), m, torch.ones_like(m))
+    at_most = fit.start._replace(log_size=torch.full_like(fit.start.log_size, math.log(1.2)))
+    smaller = fit.start._replace(log_size=torch.zeros_like(fit.start.log_size))
+    assert fit(fit.start, 1) == fit(at_most, 1) > fit(smaller, 1)

@@ -87,10 +87,11 @@ def network(config, seed=0):
 def test_the_loss_is_that_of_a_loop_over_pixels(config):
     net = network(config).double()
     x, index = (a.repeat(2, *[1] * (a.dim() - 1)) for a in scene())
+    index[:, 4:6, 4:12] = -1  # like an object, but nobody knows
     x = (
         x + 0.1 * torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     ).double()
-    pixels = torch.tensor([[5 * SIZE + 5, 0], [20 * SIZE + 20, 31 * SIZE + 31]])
+    pixels = torch.tensor([[7 * SIZE + 5, 0], [20 * SIZE + 20, 31 * SIZE + 31]])
     loss = grouping_loss(net, x, index, pixels)
     loss.backward()
     ours = [p.grad.clone() for p in net.parameters() if p.grad is not None]
