@@ -162,8 +162,12 @@ class RecipeConfig:
     training steps, or a share of the run (40%)."""
     shape_clusters: int = 0
     """Before training, take so many images apart, cluster the shapes of the objects that are
-    whole, whatever their place, size and angle, and start each expert with one of them, the last
-    with the background; 0: experts start alike. For latents.angle."""
+    whole, whatever the place, size and angle that decoders have, and start each expert with one of
+    them, the last with the background; 0: experts start alike. For experts with one shape each."""
+    clusters_shaded: float = 0.0
+    """Weight of shading in those clusters, beside shape: solids of different classes may have much
+    the same outline. Experts then start with the clusters' shading, in any colour. 0: shape
+    alone."""
     shapes_fixed_until: Duration = 0
     """Until when the experts keep the shapes that they started with, while encoders learn to find
     the objects: training steps, or a share of the run (40%)."""

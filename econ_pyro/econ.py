@@ -87,9 +87,11 @@ class Econ(SceneModel):
             self.model = DeadLeaves(sizes).to(device)
             self.guide = _guide(sizes)(sizes).to(device)
         latents = sizes.expert.latents
-        if isinstance(latents, PoseLatents) and latents.angle:
-            self.guide.find_directions = self.model.fitting_directions
-            self.guide.find_poses = self.model.fitting_poses
+        if isinstance(latents, PoseLatents):
+            if latents.angle:
+                self.guide.find_directions = self.model.fitting_directions
+            if latents.searched:
+                self.guide.find_poses = self.model.fitting_poses
 
     @staticmethod
     def _sizes_of(config: Config) -> EconConfig:
@@ -332,7 +334,9 @@ class Econ(SceneModel):
     def _start_from_clusters(self, images: Tensor) -> str:
         # half of the regions that no refinement has seen are parts of objects
         region, seed = self.decompose(images).region, self.config.seed
-        objects = start_from_clusters(self.model.decoders, self.guide.encoders, region, seed)
+        shaded = additions(self.config).clusters_shaded
+        networks = self.model.decoders, self.guide.encoders
+        objects = start_from_clusters(*networks, region, images, seed, shaded)
         return (
             f"experts start from {len(self.names) - 1} clusters of the shapes of {len(objects.k)} "
             f"whole objects in {len(images)} images"

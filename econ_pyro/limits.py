@@ -37,6 +37,7 @@ ATTENTION: dict[str, Bounds] = {
     "patch": (1, 64),
     "hidden": (1, 8192),
     "learnt": (0, 256),
+    "shifts": (0, 100),
     "bias": (-100.0, 100.0),
     "colour_weight": (0.0, 1000.0),
     "place_weight": (0.0, 1000.0),
@@ -150,6 +151,7 @@ RECIPE: dict[str, Bounds] = {
     "grouping_steps": (1, MAX_COUNT),
     "grouping_fixed_until": (None, MAX_COUNT),
     "shape_clusters": (0, 100_000),
+    "clusters_shaded": (0.0, 100.0),
     "shapes_fixed_until": (None, MAX_COUNT),
     "occlusion": (0.0, 1.0),
 }

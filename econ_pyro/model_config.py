@@ -91,8 +91,13 @@ class PoseLatents:
 
     @property
     def one_shape(self) -> bool:
-        """Whether an expert's shapes differ in position alone."""
-        return self.shape_dim == self.pose_dim and (self.angle or not self.size)
+        """Whether an expert's shapes differ in their pose alone."""
+        return self.shape_dim == self.pose_dim
+
+    @property
+    def searched(self) -> bool:
+        """Whether poses are searched for, to decompose images: not those of position alone."""
+        return self.one_shape and self.pose_dim > 2
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,9 @@ class SeededAttention(_UNet):
     connected: bool = False
     """Regions are connected: for objects of like colours that never overlap, with a small
     place_weight."""
+    shifts: int = 0
+    """Number of mean shifts: regions grow from the mean features of the region that grows from the
+    seed, not from the seed's own. For noise and textures."""
 
 
 @dataclass(frozen=True)

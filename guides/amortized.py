@@ -62,7 +62,7 @@ class AmortizedGuide(nn.Module):
         self.encoders = Ensemble(partial(encoder, *sizes), experts)
         # of latents, experts, regions and scopes; set where poses have an angle
         self.find_directions: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
-        # alike: latents of poses; within pose_search alone
+        # alike: latents of poses; set where poses are searched for, within pose_search alone
         self.find_poses: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
         self._searching = False
         self.register_buffer("_zero", torch.zeros(()), persistent=False)
@@ -128,8 +128,8 @@ class AmortizedGuide(nn.Module):
             r_t: region, ``(..., B, 1, H, W)``.
             k_t: experts, ``(..., B)``.
             noise: standard normal noise of the sample, ``(B, L)``; fresh if not given.
-            s_t: scope, which poses with an angle depend on, ``(..., B, 1, H, W)``; everything if
-                not given.
+            s_t: scope, which poses that are searched for depend on, ``(..., B, 1, H, W)``;
+                everything if not given.
 
         Raises:
             EconError: shapes do not fit, or there is no such expert.
@@ -138,27 +138,34 @@ class AmortizedGuide(nn.Module):
         if noise is not None and noise.dim():  # a scalar holds for all
             noise = site_value("noise", noise, batch[-1], (self._latent_dim,), self._zero)
         out = self.encoders.forward_selected(k_t, *self.view(x, r_t))
-        if self.find_directions is not None:
+        if self._finds:
             s_t = torch.ones_like(r_t) if s_t is None else flat(s_t, batch, 3)
-            out = self._directed(out, r_t, s_t, k_t)
+            out = self._found(out, r_t, s_t, k_t)
         return posterior(restored(out, batch), noise)
 
-    def _directed(self, out: Tensor, r: Tensor, s: Tensor, k: Tensor) -> Tensor:
-        """An encoder's output with the direction that is found, ``(n, 2 L)``."""
+    @property
+    def _finds(self) -> bool:
+        """Whether what encoders propose is improved by a search."""
+        return self.find_directions is not None or (
+            self._searching and self.find_poses is not None
+        )
+
+    def _found(self, out: Tensor, r: Tensor, s: Tensor, k: Tensor) -> Tensor:
+        """An encoder's output with the pose that is found, ``(n, 2 L)``."""
         last = self.config.expert.latents.pose_dim
-        a, b = last - 2, last
-        assert self.find_directions is not None
-        z = out[:, : self._latent_dim].detach()
-        found = self.find_directions(z, k, r.detach(), s.detach())
-        out = torch.cat([out[:, :a], turned(out[:, a:b], found.to(out)), out[:, b:]], 1)
-        if not self._searching or self.find_poses is None:
-            return out
-        pose = self.find_poses(out[:, : self._latent_dim].detach(), k, r.detach(), s.detach())
-        return torch.cat([pose.to(out), out[:, last:]], 1)
+        given = k, r.detach(), s.detach()
+        if self.find_directions is not None:
+            a, b = last - 2, last
+            found = self.find_directions(out[:, : self._latent_dim].detach(), *given)
+            out = torch.cat([out[:, :a], turned(out[:, a:b], found.to(out)), out[:, b:]], 1)
+        if self._searching and self.find_poses is not None:
+            pose = self.find_poses(out[:, : self._latent_dim].detach(), *given)
+            out = torch.cat([pose.to(out), out[:, last:]], 1)
+        return out
 
     @contextmanager
     def pose_search(self) -> Iterator[None]:
-        """Within it, poses with an angle are searched for from what encoders propose."""
+        """Within it, poses are searched for from what encoders propose, where the model can."""
         self._searching = True
         try:
             yield
@@ -182,10 +189,10 @@ class AmortizedGuide(nn.Module):
         x, r = self._images(x), self._masks("r", r, x.shape[0], self.config.num_experts)
         noise = self._floats("noise", noise, x.shape[0], self._latent_dim)
         out = self.encoders.forward_all(*self.view.of_all(x, r))
-        if self.find_directions is not None:
+        if self._finds:
             s = torch.ones_like(r) if s is None else s[:, None].expand_as(r)
             k = torch.arange(self.config.num_experts, device=x.device).repeat(x.shape[0])
-            flat = self._directed(out.flatten(0, 1), r.flatten(0, 1), s.flatten(0, 1), k)
+            flat = self._found(out.flatten(0, 1), r.flatten(0, 1), s.flatten(0, 1), k)
             out = flat.unflatten(0, out.shape[:2])
         return posterior(out, noise[:, None])
 
@@ -230,7 +237,7 @@ class AmortizedGuide(nn.Module):
         if given is not None and given.occluder is not None:
             images, flat_r = occlude(images, flat_r, given.occluder.flatten(0, 1))
         s = None
-        if self.find_directions is not None:
+        if self._finds:
             s = scopes(r).flatten(0, 1)
             if given is not None and given.occluder is not None:
                 s = s * (1 - given.occluder.flatten(0, 1)[:, 3:])

@@ -14,6 +14,10 @@ The logit has a gradient everywhere, so that features can move together from far
 Where regions are to be connected, pixels that no path of pixels like the seed connects with it
 have the lowest logit. Position need then not tell objects of one colour apart, and the far end of
 a long object is its own.
+
+One pixel is no good measure of an object with noise or texture. With *shifts* (mean shift:
+Fukunaga and Hostetler, 1975), the mean phi of the region that grows from the seed takes the place
+of the seed's, so many times, but never so far that the seed would be left out.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ GRADES = 1000.0  # saliences are rounded to this many levels
 START = 4.0  # logit over g of a pixel equal to the seed
 FALL = 20.0  # largest fall of the logit
 NARROW = 22.0  # weight of squared distances: a region ends at a ninth of a channel
+NEAR = START / (FALL - START) / NARROW  # the squared distance at which it ends
 
 
 @torch.no_grad()
@@ -81,25 +86,37 @@ def _box_mean(values: Tensor, height: int, width: int) -> Tensor:
 
 
 @compilable
-def grow(features: Tensor, seed: Tensor, connected: bool = False) -> Tensor:
+def grow(features: Tensor, seed: Tensor, connected: bool = False, shifts: int = 0) -> Tensor:
     """Logits of the regions that grow from seeds.
 
     Args:
         features: of the attention, ``(n, 1 + D, H, W)``: g, then phi.
         seed: index of a pixel in the flattened image, ``(n,)``.
         connected: whether regions are connected.
+        shifts: number of mean shifts.
 
     Returns:
         ``(n, 1, H, W)``.
     """
-    sharp, phi = features.flatten(2).split([1, features.shape[1] - 1], 1)
-    at_seed = phi.gather(2, seed[:, None, None].expand(-1, phi.shape[1], 1))
-    distance = (phi - at_seed).square().sum(1, keepdim=True)
+    phi = features[:, 1:]
+    index = seed[:, None, None].expand(-1, phi.shape[1], 1)
+    middle = at_seed = phi.flatten(2).gather(2, index)[..., 0]
+    logits = _grow_around(middle, features, seed, connected)
+    for _ in range(shifts):
+        moved = mean_over((logits > 0).to(phi), phi)
+        near = (moved - at_seed).square().sum(1, keepdim=True) < NEAR
+        middle = torch.where(near, moved, middle)
+        logits = _grow_around(middle, features, seed, connected)
+    return logits
+
+
+def _grow_around(middle: Tensor, features: Tensor, seed: Tensor, connected: bool) -> Tensor:
+    sharp, phi = features.split([1, features.shape[1] - 1], 1)
+    distance = (phi - middle[..., None, None]).square().sum(1, keepdim=True)
     logits = sharp * (START - FALL * (1 - 1 / (1 + NARROW * distance)))
-    logits = logits.unflatten(2, features.shape[2:])
     if not connected:
         return logits
-    return torch.where(reachable(logits > 0, seed), logits, features[:, :1] * (START - FALL))
+    return torch.where(reachable(logits > 0, seed), logits, sharp * (START - FALL))
 
 
 @torch.no_grad()
@@ -126,18 +143,21 @@ def reachable(there: Tensor, seed: Tensor) -> Tensor:
 
 
 @compilable
-def grow_all(features: Tensor, seeds: Tensor, connected: bool = False) -> tuple[Tensor, Tensor]:
+def grow_all(
+    features: Tensor, seeds: Tensor, connected: bool = False, shifts: int = 0
+) -> tuple[Tensor, Tensor]:
     """Scopes and regions of layers that grow from seeds, and of a last one that takes the rest.
 
     Args:
         features: of the attention of each layer but the last, ``(B, T - 1, 1 + D, H, W)``.
         seeds: index of a pixel in the flattened image, ``(B, T - 1)``.
         connected: whether regions are connected.
+        shifts: number of mean shifts.
 
     Returns:
         ``(B, T, 1, H, W)`` in [0, 1] each, front to back.
     """
-    logits = grow(features.flatten(0, 1), seeds.flatten(), connected)
+    logits = grow(features.flatten(0, 1), seeds.flatten(), connected, shifts)
     shares = logits.unflatten(0, seeds.shape).sigmoid()
     r = regions_of_shapes(torch.cat([shares, torch.ones_like(shares[:, :1])], 1))
     return scopes(r), r
@@ -145,7 +165,7 @@ def grow_all(features: Tensor, seeds: Tensor, connected: bool = False) -> tuple[
 
 @compilable
 def candidates(
-    features: Tensor, x: Tensor, s_t: Tensor, n: int, connected: bool = False
+    features: Tensor, x: Tensor, s_t: Tensor, n: int, connected: bool = False, shifts: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Seeds of several objects, each in what the regions of those before it leave.
 
@@ -155,6 +175,7 @@ def candidates(
         s_t: scope, ``(B, 1, H, W)``.
         n: number of seeds.
         connected: whether regions are connected.
+        shifts: number of mean shifts.
 
     Returns:
         Seeds ``(B, n)``, and the region that each expert grows from each, ``(B, n, K, 1, H, W)``.
@@ -162,7 +183,8 @@ def candidates(
     experts, left, seeds, regions = features.shape[1], s_t, [], []
     for _ in range(n):
         seed = find_seed_pixel(x, left)
-        logits = grow(features.flatten(0, 1), seed.repeat_interleave(experts), connected)
+        every = seed.repeat_interleave(experts)
+        logits = grow(features.flatten(0, 1), every, connected, shifts)
         r = region(s_t[:, None], logits.sigmoid().unflatten(0, (-1, experts)))
         seeds.append(seed)
         regions.append(r)

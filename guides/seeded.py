@@ -76,7 +76,7 @@ class SeededGuide(AmortizedGuide):
             check_seed_pixels("seed_pixel", seed_pixel, (batch[-1],), pixels, x)
             seed_pixel = seed_pixel.expand(batch).flatten()
         features = self.attentions.forward_selected(k_t, with_log(x, torch.ones_like(s_t)))
-        logits = grow(features, seed_pixel, self._connected)
+        logits = grow(features, seed_pixel, *self._growth)
         return restored(region(s_t, logits.sigmoid()), batch)
 
     def attend_all(self, x: Tensor, s_t: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class SeededGuide(AmortizedGuide):
         x, s_t = self._images(x), self._masks("s_t", s_t, x.shape[0])
         with torch.no_grad():
             features = self._logits_of_all(x, torch.ones_like(s_t))
-            return candidates(features, x, s_t, n, self._connected)
+            return candidates(features, x, s_t, n, *self._growth)
 
     def regions(
         self, x: Tensor, k: Tensor, given: Selection | None = None
@@ -114,13 +114,13 @@ class SeededGuide(AmortizedGuide):
         pixels = seed_pixel[:, :-1]
         check_seed_pixels("seed_pixel", pixels, tuple(k.shape), self.config.size**2, x)
         inputs = with_log(x, torch.ones_like(x[:, :1]))
-        return grow_all(self.attentions.forward_each(k, inputs), pixels, self._connected)
+        return grow_all(self.attentions.forward_each(k, inputs), pixels, *self._growth)
 
     @property
-    def _connected(self) -> bool:
+    def _growth(self) -> tuple[bool, int]:
         attention = self.config.expert.attention
         assert isinstance(attention, SeededAttention)
-        return attention.connected
+        return attention.connected, attention.shifts
 
     def _propose(
         self, x: Tensor, s_t: Tensor, k_t: Tensor, i: int, given: Selection | None
@@ -155,7 +155,7 @@ class SeedsAlone:
         growth, sharp = self.growth, torch.full_like(x[:, :1], SHARP)
         colour = growth.colour_weight * (chromaticity(x) if growth.chromaticity else x)
         features = torch.cat([sharp, colour, positions(x, growth.place_weight)], 1)
-        seeds, r = candidates(features[:, None], x, s_t, n, growth.connected)
+        seeds, r = candidates(features[:, None], x, s_t, n, growth.connected, growth.shifts)
         return seeds, r.expand(-1, -1, self.guide.config.num_experts, -1, -1, -1)
 
     def encode_all(

@@ -41,8 +41,8 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
     that others leave in its objects makes hidden parts cheap to leave out; one that cannot draw
     dents needs an occluder to explain them.
 
-    Where these latents are the pose alone, without a size or with an angle, all shapes are one,
-    which is drawn once, at the image's resolution, and brought to each pose by bilinear sampling.
+    Where these latents are the pose alone, all shapes are one, which is drawn once, at the image's
+    resolution, and brought to each pose by bilinear sampling.
     """
 
     def _make_layers(self, config: ExpertConfig, size: int) -> None:
@@ -109,11 +109,28 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
                 if self.one_shape
                 else self.shape(h[:, : self.shape_inputs])
             )
+        colour = colour + self._own_colour(z)
+        return at_least_float32(torch.cat([colour, m + self.bump * grid[:, 2:]], 1)).sigmoid()
+
+    def appearance_at(self, points: Tensor, z: Tensor) -> Tensor:
+        """Appearance at points in the object's own coordinates.
+
+        Args:
+            points: coordinates and bump, ``(3, N)``, as of
+                :func:`~econ_pyro.core.pose.object_coordinates`.
+            z: latents beside the pose, not whitened, ``(n, L - P)``.
+
+        Returns:
+            RGB in [0, 1], ``(n, 3, N)``.
+        """
+        h = broadcast(points[None, :, None].expand(len(z), -1, -1, -1), z)
+        return at_least_float32(self.appearance(h) + self._own_colour(z)).sigmoid()[:, :, 0]
+
+    def _own_colour(self, z: Tensor) -> Tensor:
         # sinh, which torch's compiler would compute anew at every pixel; it keeps an exponential
         # that is needed twice
         e = at_least_float32(self.colour(z)).exp()
-        colour = colour + (0.5 * (e - 1 / e))[:, :, None, None]
-        return at_least_float32(torch.cat([colour, m + self.bump * grid[:, 2:]], 1)).sigmoid()
+        return (0.5 * (e - 1 / e))[:, :, None, None]
 
     def _moved(self, grid: Tensor, shape: Tensor | None) -> Tensor:
         """The one shape at each image's position."""

@@ -1,7 +1,8 @@
 """Poses in which experts' shapes fit regions best, by search.
 
 Fit is the likelihood of the region, -L_r (Eq. 12), and the prior density of position and size: of
-all poses of a half hidden object that show the same of it, the likeliest.
+all poses of a half hidden object that show the same of it, the likeliest. Sizes and directions
+are searched for where decoders have them.
 
 A shape that is turned is another local optimum at every angle, so that gradients do not find the
 best one: :func:`fitting_directions` tries angles all around.
@@ -87,21 +88,26 @@ class _Fit:
         self._grid, self._extent = of.grid, UNIT * of.wide[0, 0, -1, -1]
         self._scale = torch.stack([d.whitening.scale for d in decoders])[k]
         self._shift = torch.stack([d.whitening.shift for d in decoders])[k]
-        self._reach, self._sizes, self._largest = of.reach, of.has_size, of.largest
+        self._reach, self._largest = of.reach, of.largest
+        self._sizes, self._angles = of.has_size, of.has_angle
         self.start = self._pose_of(z)
 
     def _pose_of(self, z: Tensor) -> Pose:
         v = z * self._scale + self._shift
-        position, log_size, direction, _ = v.tensor_split((2, 2 + self._sizes, 4 + self._sizes), 1)
+        ends = (2, 2 + self._sizes, 2 + self._sizes + 2 * self._angles)
+        position, log_size, direction, _ = v.tensor_split(ends, 1)
         if not self._sizes:
             log_size = torch.zeros_like(position[:, :1])
+        if not self._angles:
+            direction = directions(torch.zeros_like(position[:, 0]))
         return Pose(position_of(position, self._reach), log_size, direction_of(direction))
 
     def latents_of(self, pose: Pose) -> Tensor:
-        """Latents ``(n, P)`` of poses; the directions' have length RADIUS."""
+        """Latents ``(n, P)`` of poses; the directions', if any, have length RADIUS."""
         position = latents_of_position(pose.position, self._reach)
         size = [pose.log_size.clamp(max=self._largest)] if self._sizes else []
-        v = torch.cat([position, *size, RADIUS * pose.direction], 1)
+        direction = [RADIUS * pose.direction] if self._angles else []
+        v = torch.cat([position, *size, *direction], 1)
         last = v.shape[1]
         return (v - self._shift[:, :last]) / self._scale[:, :last]
 
@@ -181,14 +187,14 @@ def fitting_poses(
     a region keep their poses.
 
     Args:
-        decoders: of all experts, each with one shape and an angle.
+        decoders: of all experts, each with one shape.
         z: latents, ``(n, L)``.
         k: experts, ``(n,)``.
         r: regions, ``(n, 1, H, W)``.
         s: scopes, ``(n, 1, H, W)``.
 
     Returns:
-        Latents of the poses, ``(n, P)``, the directions' of length RADIUS.
+        Latents of the poses, ``(n, P)``, the directions', if any, of length RADIUS.
     """
     there = r.sum((1, 2, 3)) >= LEAST
     # no graph can leave out layers: an export searches for all
@@ -198,7 +204,7 @@ def fitting_poses(
     for stride, rounds in zip((STRIDE, 1), ROUNDS, strict=True):
         changes: list[tuple[float, ...]] = []
         for _ in range(rounds):
-            changes += _changes(step, decoders[0].has_size)
+            changes += _changes(step, decoders[0])
             step *= SHRINK
         pose = _best_changed(fit, pose, changes, stride)
     latents = fit.latents_of(pose).to(z)
@@ -217,13 +223,16 @@ def _best_changed(fit: _Fit, pose: Pose, changes: Iterable[Sequence[float]], str
     return Pose(*fold(better, (*pose, fit(pose, stride)), list(changes))[:-1])
 
 
-def _changes(step: float, sizes: bool) -> Iterator[tuple[float, float, float, float]]:
+def _changes(
+    step: float, decoder: ObjectCentredDecoder
+) -> Iterator[tuple[float, float, float, float]]:
     """The changes of a round, as :meth:`Pose.changed` takes them."""
     around = (-step * MOVE, 0.0, step * MOVE)
     for dy, dx in product(around, around):
         if dy or dx:
             yield dy, dx, 0.0, 0.0
     for sign in (-step, step):
-        if sizes:
+        if decoder.has_size:
             yield 0.0, 0.0, sign * GROW, 0.0
-        yield 0.0, 0.0, 0.0, sign * TURN
+        if decoder.has_angle:
+            yield 0.0, 0.0, 0.0, sign * TURN

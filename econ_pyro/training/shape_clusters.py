@@ -14,6 +14,10 @@ of their own. Of several runs from random means, the one with the smallest sum i
 then searched more finely, and the means drawn at a finer resolution: half a step of 24 would round
 corners. The experts' shapes are fitted to the means, and one more expert's to the whole image: the
 background's, behind all.
+
+Solids of different classes may have much the same outline, but are shaded otherwise. If asked to,
+views also have a map of shading: the log of a pixel's brightness over the object's median. The
+experts' appearances are then fitted to the means of the shading, in any of the objects' colours.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from econ_pyro.accel.bilinear import sample
-from econ_pyro.core.compositing import SCOPE_EPS
+from econ_pyro.core.compositing import SCOPE_EPS, mean_over
 from econ_pyro.core.pose import UNIT, centre, coordinates, directions, log_size_of, turned
 from econ_pyro.errors import EconError
 from econ_pyro.guides.object_centred_encoder import ObjectCentredEncoder
@@ -44,9 +48,12 @@ FINE_SIDE = 40  # of the grid of the means
 FINE_ROUNDS = 4  # of finer angles, each half as wide as the one before
 FINE_ANGLES = 5
 KEPT = 0.9  # of the regions: the others are like no cluster
+SHADES = 0.5  # largest shading: of gloss, it is not all that counts
+DARK = 0.02  # of white: darker pixels are as dark
 ROUNDS = 50  # of K-means, which ends earlier where nothing changes
 LEAST = 10  # regions of a cluster, on average
 FIT_STEPS, FIT_RATE = 400, 1e-2
+FIT_COLOURS, FIT_POINTS = 16, 256  # at a step
 # largest probability that is fitted: what an image's thousands of pixels cost because nobody is
 # sure of them would be saved first by the expert that learns first, which would win all objects
 SURE = 0.9995
@@ -56,7 +63,7 @@ class Clusters(NamedTuple):
     """Of regions."""
 
     means: Tensor
-    """``(K, 1, S, S)`` in [0, 1]."""
+    """``(K, C, S, S)``: regions, in [0, 1], then further maps."""
     k: Tensor
     """To which each region belongs, ``(n,)``."""
     angle: Tensor
@@ -67,16 +74,22 @@ class Clusters(NamedTuple):
     """Sum of squared distances, of the nearest nine tenths."""
 
 
-def whole_regions(region: Tensor) -> Tensor:
+class Whole(NamedTuple):
+    """Objects that are seen as a whole."""
+
+    region: Tensor
+    """``(n, 1, H, W)`` of 0 and 1."""
+    scene: Tensor
+    """To which each belongs, ``(n,)``."""
+
+
+def whole_regions(region: Tensor) -> Whole:
     """Connected regions of objects that touch neither one another nor the image's edge.
 
     The largest of each scene is its background.
 
     Args:
         region: soft regions of decomposed scenes, ``(B, T, 1, H, W)``.
-
-    Returns:
-        ``(n, 1, H, W)`` of 0 and 1.
     """
     hard = (region > 0.5).squeeze(2)
     area = hard.sum((2, 3))
@@ -89,8 +102,24 @@ def whole_regions(region: Tensor) -> Tensor:
     whole = ~touches & (inner == area) & (area >= SMALLEST)
     whole[rows, background] = False
     eight = ndimage.generate_binary_structure(2, 2)  # neighbours of a pixel
-    found = [r for r in hard[whole] if ndimage.label(r.cpu(), eight)[1] == 1]
-    return torch.stack(found)[:, None].float() if found else hard[:0, :1].float()
+    one = [i for i, r in enumerate(hard[whole]) if ndimage.label(r.cpu(), eight)[1] == 1]
+    return Whole(hard[whole][one][:, None].float(), whole.nonzero()[one, 0])
+
+
+def shading(images: Tensor, r: Tensor) -> Tensor:
+    """Log of the brightest channel over its median in a region, at most SHADES.
+
+    Args:
+        images: ``(n, 3, H, W)``.
+        r: regions of 0 and 1, ``(n, 1, H, W)``.
+
+    Returns:
+        ``(n, 1, H, W)``, 0 outside.
+    """
+    bright = images.amax(1, keepdim=True).clamp_min(DARK)
+    inside = torch.where(r > 0, bright, torch.nan).flatten(1)
+    median = inside.nanmedian(1).values[:, None, None, None]
+    return (bright / median).log().clamp(-SHADES, SHADES) * r
 
 
 class Aligned:
@@ -100,15 +129,17 @@ class Aligned:
         r: regions of 0 and 1, ``(n, 1, H, W)``.
         sized: whether they are brought to one size; otherwise each keeps its own, as decoders
             without a size would draw it.
+        maps: further maps of what they look like, 0 outside, ``(n, C - 1, H, W)``.
 
     Attributes:
         reach: how far nearly all regions reach from their middle, in units of a disc's radius.
     """
 
-    def __init__(self, r: Tensor, sized: bool = True) -> None:
+    def __init__(self, r: Tensor, sized: bool = True, maps: Tensor | None = None) -> None:
         grid = coordinates(r.shape[2], r.device).to(r)
         soft = r.clamp_min(SCOPE_EPS)
-        self._r, self._position = r, centre(soft, grid)
+        self._looks = r if maps is None else torch.cat([r, maps], 1)
+        self._position = centre(soft, grid)
         self._radius = torch.full_like(self._position[:, :1], UNIT)
         if sized:
             self._radius = self._radius * log_size_of(soft, self._position, grid).exp()
@@ -124,21 +155,22 @@ class Aligned:
             side: of the grid.
 
         Returns:
-            ``(n, A, side * side)``.
+            ``(n, A, C * side * side)``.
         """
-        own = self.reach * coordinates(side, angle.device).to(self._r)[0]  # (2, S, S)
+        own = self.reach * coordinates(side, angle.device).to(self._looks)[0]  # (2, S, S)
         views = []
-        for one, p, radius, each in zip(self._r, self._position, self._radius, angle, strict=True):
+        looks = zip(self._looks, self._position, self._radius, angle, strict=True)
+        for one, p, radius, each in looks:
             turn = directions(each).mT[None, :, :, None, None]  # (1, 2, A, 1, 1)
             where = turned(own[None, :, None], turn)[0]  # (2, A, S, S)
             at = p[:, None] + radius * where.flatten(1)
-            views.append(sample(one[None], at[None].unflatten(2, (-1, side))))
-        return torch.cat(views).view(*angle.shape, side * side)
+            views.append(sample(one[None], at[None].unflatten(2, (-1, side))))  # (1, C, A S, S)
+        return torch.cat(views).unflatten(2, (-1, side)).transpose(1, 2).flatten(2)
 
     def all_around(self, angles: int) -> Tensor:
-        """The same at so many angles of a full turn, ``(n, A, SIDE * SIDE)``."""
-        steps = torch.arange(angles, device=self._r.device).to(self._r)
-        return self.views((2 * math.pi / angles * steps).expand(len(self._r), -1))
+        """The same at so many angles of a full turn, ``(n, A, C * SIDE * SIDE)``."""
+        steps = torch.arange(angles, device=self._looks.device).to(self._looks)
+        return self.views((2 * math.pi / angles * steps).expand(len(self._looks), -1))
 
 
 def cluster(views: Tensor, clusters: int, seed: int) -> Clusters:
@@ -179,7 +211,7 @@ def _k_means(views: Tensor, means: Tensor) -> Clusters:
         means = _means(views[rows, at], k, near, means)
     radians = 2 * math.pi / views.shape[1] * at.to(views)
     loss = nearest[near].sum().item()
-    return Clusters(means.view(-1, 1, SIDE, SIDE), new, radians, near, loss)
+    return Clusters(means.view(len(means), -1, SIDE, SIDE), new, radians, near, loss)
 
 
 def _means(views: Tensor, k: Tensor, near: Tensor, before: Tensor) -> Tensor:
@@ -190,21 +222,23 @@ def _means(views: Tensor, k: Tensor, near: Tensor, before: Tensor) -> Tensor:
     )
 
 
-def sharpen(regions: Aligned, found: Clusters) -> Clusters:
-    """The same clusters, with finer angles and means of FINE_SIDE."""
+def sharpen(regions: Aligned, found: Clusters, angles: bool = True) -> Clusters:
+    """The same clusters, with means of FINE_SIDE and, if there are angles, finer ones."""
     rows, angle = torch.arange(len(found.k), device=found.k.device), found.angle
     means = F.interpolate(found.means, (FINE_SIDE, FINE_SIDE), mode="bilinear", align_corners=True)
     means = means.flatten(1)
     width = math.pi / ANGLES  # half a step
-    for _ in range(FINE_ROUNDS):
+    for _ in range(FINE_ROUNDS if angles else 1):
         offsets = width * torch.linspace(-1, 1, FINE_ANGLES, device=angle.device)
+        offsets = offsets if angles else offsets.new_zeros(1)
         tried = angle[:, None] + offsets.to(angle)
         views = regions.views(tried, FINE_SIDE)
         at = (views - means[found.k][:, None]).square().sum(2).argmin(1)
         angle = tried[rows, at]
         means = _means(views[rows, at], found.k, found.near, means)
         width /= 2
-    return found._replace(means=means.view(-1, 1, FINE_SIDE, FINE_SIDE), angle=angle)
+    means = means.view(len(means), -1, FINE_SIDE, FINE_SIDE)
+    return found._replace(means=means, angle=angle)
 
 
 def _distances(views: Tensor, means: Tensor) -> Tensor:
@@ -244,11 +278,61 @@ def fit_shapes(
     return loss.item() - F.binary_cross_entropy(target, target).item()
 
 
+def fit_shading(
+    decoders: Sequence[ObjectCentredDecoder],
+    means: Tensor,
+    colours: Tensor,
+    seed: int,
+    reach: float = REACH,
+) -> float:
+    """Make the experts' appearances, of any colour, shaded as the clusters are.
+
+    Args:
+        decoders: K of them, with an appearance apart from the shape; the last one's stays.
+        means: regions and shading, ``(K - 1, 2, S, S)``.
+        colours: of objects, of which some are drawn at random, ``(n, 3)`` in [0, 1].
+        seed: of what is drawn at random.
+        reach: of :class:`Aligned`.
+
+    Returns:
+        Mean absolute error after it, in units of white.
+    """
+    generator, last = torch.Generator().manual_seed(seed), []
+    wide = decoders[0].wide[0].flatten(1)  # (3, S * S)
+    where = decoders[0].wide[:, :2].expand(len(means), -1, -1, -1) / reach
+    region, shade = sample(means.to(wide), where).flatten(2).unbind(1)
+    light = (shade / region.clamp_min(0.5)).exp()
+    own = [(r > 0.5).nonzero()[:, 0] for r in region]
+    light = torch.stack([f / f[i].mean() for f, i in zip(light, own, strict=True)])
+    parameters = [p for d in decoders[:-1] for p in d.appearance.parameters()]
+    optim = torch.optim.Adam([p for p in parameters if p.requires_grad], lr=FIT_RATE)
+    latents = decoders[0].colour.in_features
+    for _ in range(FIT_STEPS):
+        drawn = torch.randint(len(colours), (FIT_COLOURS,), generator=generator)
+        colour = colours[drawn].to(wide).clamp(DARK, 1 - DARK)
+        z = torch.randn(FIT_COLOURS, latents, generator=generator).to(wide)
+        z = torch.cat([z[:, :-3], colour.logit().asinh()], 1)
+        loss = wide.new_zeros(())
+        for decoder, i, f in zip(decoders, own, light, strict=False):
+            some = i[torch.randint(len(i), (FIT_POINTS,), generator=generator).to(i.device)]
+            target = (colour[:, :, None] * f[some]).clamp(DARK, 1 - DARK)
+            loss = loss + (decoder.appearance_at(wide[:, some], z) - target).abs().mean()
+        optim.zero_grad(set_to_none=True)
+        loss.backward()
+        optim.step()
+        last.append(loss.item() / len(means))
+    optim.zero_grad(set_to_none=True)
+    tenth = last[-max(1, FIT_STEPS // 10) :]
+    return sum(tenth) / len(tenth)
+
+
 def start_from_clusters(
     decoders: Iterable[nn.Module],
     encoders: Iterable[nn.Module],
     region: Tensor,
+    images: Tensor,
     seed: int,
+    shaded: float = 0.0,
 ) -> Clusters:
     """Start the experts from clusters of regions, and the last one as the background.
 
@@ -256,7 +340,9 @@ def start_from_clusters(
         decoders: K of them, each with one shape.
         encoders: K of them, which will put shapes at the centres of mass of their regions.
         region: soft regions of decomposed scenes, ``(B, T, 1, H, W)``.
+        images: those scenes, ``(B, 3, H, W)``.
         seed: of the clusters.
+        shaded: weight of shading beside shape; 0: shapes alone.
 
     Returns:
         The clusters of the objects.
@@ -264,7 +350,7 @@ def start_from_clusters(
     Raises:
         EconError: too few regions are whole.
     """
-    objects = whole_regions(region)
+    objects, scene = whole_regions(region)
     shapes = [d for d in decoders if isinstance(d, ObjectCentredDecoder)]
     clusters = len(shapes) - 1
     if len(objects) < LEAST * clusters:
@@ -275,9 +361,16 @@ def start_from_clusters(
             "raise --recipe.shape-clusters, or start from blobs: --recipe.shape-clusters 0 "
             "--recipe.shapes-fixed-until 0",
         )
-    whole = Aligned(objects, shapes[0].has_size)
-    found = sharpen(whole, cluster(whole.all_around(ANGLES), clusters, seed))
-    fit_shapes(shapes, found.means, whole.reach)
+    seen = images[scene].to(objects)
+    maps = shaded * shading(seen, objects) if shaded else None
+    whole = Aligned(objects, shapes[0].has_size, maps)
+    angles = ANGLES if shapes[0].has_angle else 1
+    found = cluster(whole.all_around(angles), clusters, seed)
+    found = sharpen(whole, found, shapes[0].has_angle)
+    fit_shapes(shapes, found.means[:, :1], whole.reach)
+    if shaded:
+        means = torch.cat([found.means[:, :1], found.means[:, 1:] / shaded], 1)
+        fit_shading(shapes, means, mean_over(objects, seen), seed, whole.reach)
     for encoder in encoders:
         assert isinstance(encoder, ObjectCentredEncoder)
         encoder.start_at_centre()

@@ -121,6 +121,68 @@ def test_connected_regions_leave_out_what_is_alike_elsewhere():
     assert (plain[:, 2:] == 8).all() and (parted[:, 1:] == 2 * (4 - 20)).all()
 
 
+@pytest.mark.parametrize("connected", [False, True])
+def test_with_shifts_regions_grow_from_means(connected):
+    generator = torch.Generator().manual_seed(0)
+    phi = torch.zeros(40, 6, 8, 8)
+    phi[:, 1:4, :, 4:] = 0.2  # the right half
+    phi[:, 1:4] += 0.035 * torch.randn(40, 3, 8, 8, generator=generator)
+    phi[:, 0] = 2.0
+    seed = torch.full((40,), 8 * 3 + 2)
+    half = torch.arange(8) < 4
+    errors = [
+        ((grow(phi, seed, connected, shifts)[:, 0] > 0) != half).float().mean().item()
+        for shifts in (0, 1, 3)
+    ]
+    assert errors[0] > 0.1 and errors[2] < 0.5 * errors[0] and errors[2] <= errors[1] < errors[0]
+
+
+def test_a_shift_is_to_the_mean_of_the_region_and_has_its_gradient():
+    phi = torch.zeros(1, 6, 1, 4, dtype=torch.double)
+    phi[:, 0] = 2.0
+    phi[0, 1, 0] = torch.tensor([0.0, 0.1, 0.18, 0.6])  # a region ends at 0.107
+    phi.requires_grad_()
+    plain, shifted = (grow(phi, torch.tensor([0]), shifts=n)[0, 0, 0] for n in (0, 1))
+    assert ((plain > 0) == torch.tensor([True, True, False, False])).all()
+    distance = (phi[0, 1, 0] - phi[0, 1, 0, :2].mean()).square()
+    expected = 2 * (4 - 20 * distance / (distance + 1 / 22))
+    torch.testing.assert_close(shifted, expected)
+    given, wanted = (torch.autograd.grad(a.sum(), phi, retain_graph=True)[0][:, 1:]
+                     for a in (shifted, expected))  # fmt: skip
+    torch.testing.assert_close(given, wanted)
+
+
+def test_no_shift_leaves_out_the_seed():
+    phi = torch.zeros(1, 6, 8, 8)
+    phi[:, 0] = 2.0
+    phi[0, 1] = 0.19  # within the reach of 0.1, which is within that of 0: means move along
+    phi[0, 1, :3] = 0.1
+    phi[0, 1, 0, 0] = 0.0
+    for connected in (False, True):
+        for shifts in range(6):
+            assert grow(phi, torch.tensor([0]), connected, shifts)[0, 0, 0, 0] > 0
+
+
+def test_a_guide_shifts_if_asked(scenes):
+    attention = dataclasses.replace(SMALL.attention, shifts=2)
+    guides = []
+    for each in (SMALL.attention, attention):
+        torch.manual_seed(0)
+        expert = dataclasses.replace(SMALL, attention=each)
+        guides.append(SeededGuide(EconConfig(size=32, num_slots=3, expert=expert)))
+    x = (scenes.image + 0.1 * torch.randn(scenes.image.shape)).clamp(0, 1)
+    full = torch.ones_like(x[:, :1])
+    found = []
+    for guide in guides:
+        seeds, r = guide.candidates(x, full, 2)
+        again = guide.attend(x, full, torch.zeros(len(x), dtype=torch.long), seeds[:, 0])
+        torch.testing.assert_close(again, r[:, 0, 0])
+        alone = SeedsAlone(guide, guide.config.expert.attention).candidates(x, full, 2)[1]
+        found.append((r, alone))
+    for a, b in zip(*found, strict=True):
+        assert (a - b).abs().max() > 0.5
+
+
 def test_a_guide_grows_connected_regions_if_asked(scenes):
     attention = dataclasses.replace(SMALL.attention, place_weight=0.0, connected=True)
     config = EconConfig(

@@ -124,9 +124,24 @@ def test_where_there_is_no_size_none_is_tried(monkeypatch):
     assert found.shape == (1, 4) and sizes and not any(sizes)
 
 
-def test_decomposing_searches_and_training_does_not():
+def test_where_there_is_no_angle_none_is_tried(monkeypatch):
+    expert = small_expert(6, features=8, pose=True, size=True, shape_dim=3)
+    decoder, shape = odd_decoder(expert, monkeypatch)
+    both = torch.cat([latents((0.2, -0.1), 0.3, 0.0), latents((0.3, 0.05), 0.1, 0.0)])
+    true, guess = both[:, [0, 1, 2, 5, 6, 7]].split(1)
+    m = drawn(decoder, shape, true)
+    s = torch.ones_like(m)
+    s[..., :16] = 0.0  # its left half is behind something
+    found = fitting_poses([decoder], guess, torch.tensor([0]), s * m, s)
+    assert found.shape == (1, 3)
+    assert (position_of(found[:, :2], 1.0) - position_of(true[:, :2], 1.0)).abs().max() < 0.05
+    assert (found[0, 2] - true[0, 2]).abs() < 0.1
+
+
+@pytest.mark.parametrize("angle", [False, True])
+def test_decomposing_searches_and_training_does_not(angle):
     config = changed(TINY, model__expert=small_expert(
-        8, pose=True, size=True, angle=True, shape_dim=5, seeded=True))  # fmt: skip
+        8, pose=True, size=True, angle=angle, shape_dim=3 + 2 * angle, seeded=True))  # fmt: skip
     econ, asked = Econ(config), []
     found = econ.guide.find_poses
 

@@ -9,14 +9,23 @@ from scipy.optimize import linear_sum_assignment
 
 from econ_pyro.accel.bilinear import sample
 from econ_pyro.config import RecipeConfig
-from econ_pyro.core.pose import UNIT
+from econ_pyro.core.pose import UNIT, coordinates
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.model_config import PoseLatents
+from econ_pyro.model_config import ExpertConfig, PoseLatents
+from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder
 from econ_pyro.scene_config import SCENE_SETS, SceneConfig
 from econ_pyro.training import shape_clusters as module
-from econ_pyro.training.shape_clusters import Aligned, cluster, fit_shapes, sharpen, whole_regions
+from econ_pyro.training.shape_clusters import (
+    Aligned,
+    cluster,
+    fit_shading,
+    fit_shapes,
+    shading,
+    sharpen,
+    whole_regions,
+)
 from helpers.trainers import changed, make_trainer, seeded_tiny
 
 
@@ -36,13 +45,14 @@ def test_regions_that_touch_nothing_are_whole():
     alone = rectangle(9, 9, 14, 14)
     left, right = rectangle(2, 2, 7, 6), rectangle(2, 6, 7, 11)
     corner = rectangle(7, 6, 8, 7)  # touches both by a corner, or its side
-    objects = whole_regions(regions(alone, left, right, corner))
-    assert objects.shape == (1, 1, 16, 16) and torch.equal(objects[0, 0], alone)
     apart = rectangle(2, 2, 7, 6) + rectangle(9, 9, 14, 14)
-    assert not len(whole_regions(regions(apart)))
+    scenes = [regions(left, right, corner, 0 * alone), regions(left, right, corner, alone)]
+    objects = whole_regions(torch.cat(scenes))
+    assert objects.region.shape == (1, 1, 16, 16) and torch.equal(objects.region[0, 0], alone)
+    assert objects.scene.tolist() == [1]
     edge, small = rectangle(0, 0, 6, 6), rectangle(8, 8, 12, 12)
-    assert not len(whole_regions(regions(edge, small)))
-    assert not len(whole_regions(regions(rectangle(0, 0, 16, 16))))
+    for none in (regions(apart), regions(edge, small), regions(rectangle(0, 0, 16, 16))):
+        assert not len(whole_regions(none).region)
 
 
 def sprites(n, **options):
@@ -120,6 +130,73 @@ def test_clusters_are_classes():
     assert spread[1] < 0.95 * spread[0]
 
 
+def lit_discs(colours, angles, size=40):
+    """Discs of some colours, bright on the side to which angles point, and their regions."""
+    y, x = torch.meshgrid(*[torch.linspace(-1.3, 1.3, size)] * 2, indexing="ij")
+    disc = ((y.square() + x.square()) < 1).float()[None, None]
+    a = torch.tensor(angles)[:, None, None]
+    light = 1 + 0.3 * (y * a.sin() + x * a.cos())
+    colours = torch.tensor(colours)[:, :, None, None]
+    return colours * light[:, None] * disc + 0.2 * (1 - disc), disc.expand(len(angles), -1, -1, -1)
+
+
+def test_shading_is_brightness_relative_to_the_median():
+    image, r = torch.full((1, 3, 4, 4), 0.9), torch.zeros(1, 1, 4, 4)
+    r[..., 1, :3] = 1.0
+    image[0, :, 1, :3] = torch.tensor([[0.2, 0.3, 0.06], [0.4, 0.6, 0.12], [0.0, 0.0, 0.0]])
+    found = shading(image, r)
+    assert not found[r == 0].any()
+    expected = torch.tensor([0.0, math.log(1.5), -module.SHADES])  # the last is dark: a log of 0.3
+    torch.testing.assert_close(found[0, 0, 1, :3], expected)
+
+
+def test_discs_part_by_shading_alone():
+    generator = torch.Generator().manual_seed(0)
+    colours = (0.2 + 0.5 * torch.rand(60, 3, generator=generator)).tolist()
+    sides = [0.0, math.pi / 2]
+    images, r = lit_discs(colours, [sides[i % 2] for i in range(60)])
+    plain = cluster(Aligned(r).all_around(1), 2, seed=0)
+    lit = Aligned(r, maps=2.0 * shading(images, r))
+    found = sharpen(lit, cluster(lit.all_around(1), 2, seed=0), angles=False)
+    assert plain.loss < 1e-3 and len(found.k[::2].unique()) == 1
+    assert torch.equal(found.k[1::2], 1 - found.k[::2])
+    assert found.means.shape == (2, 2, module.FINE_SIDE, module.FINE_SIDE)
+    horizontal, vertical = found.means[found.k[:2], 1]
+    middle = module.FINE_SIDE // 2
+    assert horizontal[middle, -10] > 0.3 > -0.3 > horizontal[middle, 10]
+    assert vertical[-10, middle] > 0.3 > -0.3 > vertical[10, middle]
+    # turned by a quarter, they are the same, and views turn all maps
+    turning = lit.all_around(4)
+    torch.testing.assert_close(turning[0, 0], turning[1, 3], atol=0.2, rtol=0)
+    assert (turning[0, 0] - turning[1, 0]).abs().max() > 0.5
+
+
+def test_experts_draw_what_is_shaded_in_any_colour():
+    torch.manual_seed(0)
+    latents = PoseLatents(dim=7, size=True, shape_dim=3)
+    decoders = [ObjectCentredDecoder(ExpertConfig(latents=latents), 32) for _ in range(3)]
+    y, x = coordinates(module.FINE_SIDE).unbind(1)
+    disc = ((y.square() + x.square()) < 0.5).float()
+    means = torch.stack([torch.cat([disc, 0.4 * side * disc]) for side in (x, y)])
+    colours = 0.2 + 0.5 * torch.rand(50, 3)
+    before = [p.clone() for p in decoders[2].parameters()]
+    assert fit_shading(decoders, means, colours, seed=0) < 0.02
+    assert all(torch.equal(a, b) for a, b in zip(before, decoders[2].parameters(), strict=True))
+    z = torch.zeros(2, 7)
+    colour = torch.tensor([[0.3, 0.6, 0.4], [0.6, 0.2, 0.5]])
+    z[:, -3:] = colour.logit().asinh()
+    z[:, 3] = torch.tensor([-1.0, 1.0])  # a latent that means nothing yet
+    with torch.no_grad():
+        rows, columns = (d(z)[:, :3] for d in decoders[1::-1])
+    own = UNIT * module.REACH * 15.5  # pixels from the middle to the edge of the means
+    near, far = round(15.5 - 0.5 * own), round(15.5 + 0.5 * own)
+    for drawn in (rows, columns.mT):
+        low, high = drawn[:, :, near, 16] / colour, drawn[:, :, far, 16] / colour
+        assert (low < 0.9).all() and (high > 1.1).all()
+        torch.testing.assert_close(low, torch.full_like(low, 0.8), atol=0.08, rtol=0)
+        torch.testing.assert_close(drawn[:, :, 16, 16], colour, atol=0.05, rtol=0.05)
+
+
 def test_what_is_no_object_gets_no_cluster():
     masks, labels = sprites(120)
     n = len(masks) // 12
@@ -177,6 +254,17 @@ def test_a_new_run_starts_from_clusters(turned_tiny, tmp_path):
         assert not encoder.head[-1].weight[:2].any()
     plain = make_trainer(changed(turned_tiny, recipe__shape_clusters=0), tmp_path / "plain")
     assert plain.initialise() == "" and plain.seconds == 0
+
+
+def test_a_new_run_starts_from_shaded_clusters(turned_tiny, tmp_path):
+    upright = PoseLatents(dim=6, size=True, shape_dim=3)
+    config = changed(turned_tiny, model__expert__latents=upright, recipe__clusters_shaded=2.0)
+    econ = make_trainer(config, tmp_path / "run").learner.model
+    before = [p.clone() for p in econ.model.decoders[0].appearance.parameters()]
+    images = GeneratedScenes(config.scenes, 0, 64).images(torch.arange(64))
+    econ.initialise(lambda n: images[:n])
+    after = [*econ.model.decoders[0].appearance.parameters()]
+    assert not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_what_cannot_be_clustered_is_refused(turned_tiny, tmp_path, tiny):
