@@ -152,9 +152,12 @@ class RecipeConfig:
     """Until when each layer's appearance is one constant colour, so that no layer can explain
     objects of different colours: training steps, or a share of the run (40%)."""
     grouping_images: int = 0
-    """Before training, teach attention which pixels belong together: by objects that growth over
-    like colours finds in so many training images, as they look with the corruptions of augment;
-    0: attention learns from the ELBO alone. For attention of kind seeded."""
+    """Before training, teach attention which pixels belong together, by so many training images as
+    they look with the corruptions of augment; 0: attention learns from the ELBO alone. For
+    attention of kind seeded."""
+    grouping_from: Literal["colour", "textures"] = "colour"
+    """What that is learnt from. colour: objects that growth over like colours finds; textures:
+    leaves at random places, each of which has the texture of a small square of an image."""
     grouping_steps: int = 3000
     """Gradient steps of that, of 8 images each."""
     grouping_fixed_until: Duration = 0
@@ -169,8 +172,9 @@ class RecipeConfig:
     the same outline. Experts then start with the clusters' shading, in any colour. 0: shape
     alone."""
     shapes_fixed_until: Duration = 0
-    """Until when the experts keep the shapes that they started with, while encoders learn to find
-    the objects: training steps, or a share of the run (40%)."""
+    """Until when the experts keep the shapes that they started with, and the shading if they have
+    it from clusters, while encoders learn to find the objects: training steps, or a share of the
+    run (40%)."""
     occlusion: float = 0.0
     """Share of the layers of which the encoder sees only a part in training: another layer of the
     image is put in front, and the encoder has to infer the whole."""

@@ -52,6 +52,7 @@ from econ_pyro.training.grouping import Layers, layers_by_colour, learn_grouping
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.load_balancing import LoadBalancing, Restarts
 from econ_pyro.training.shape_clusters import start_from_clusters
+from econ_pyro.training.texture_lessons import textured_leaves
 
 ENSEMBLES = ("model.decoders", "guide.attentions", "guide.encoders")  # as expert_file.NETWORKS
 
@@ -316,19 +317,24 @@ class Econ(SceneModel):
     def _learn_grouping(self, images: Tensor) -> str:
         attention, recipe = self.sizes.expert.attention, additions(self.config)
         assert isinstance(attention, SeededAttention)
-        seeds, slots = SeedsAlone(self.guide, attention), self.sizes.num_slots
-        noise = self.model.pixel_noise
-        found = layers_by_colour(images.to(self.device), seeds, slots, noise)
-        layers = Layers(*(a.cpu() for a in found))
+        slots = self.sizes.num_slots
+        if recipe.grouping_from == "textures":
+            pieces = images.float().cpu()
+            lesson = partial(textured_leaves, pieces, slots)
+            taught = "leaves with textures out of"
+        else:
+            seeds, noise = SeedsAlone(self.guide, attention), self.model.pixel_noise
+            found = layers_by_colour(images.to(self.device), seeds, slots, noise)
+            lesson = Layers(*(a.cpu() for a in found)).some
+            taught = f"{found.labels.flatten(1).amax(1).float().mean():.1f} objects an image in"
         first, *others = self.guide.attentions
-        steps, seed = recipe.grouping_steps, self.config.seed
-        loss = learn_grouping(first, layers, self.config.augment, steps, seed)
+        given = self.config.augment, recipe.grouping_steps, self.config.seed, attention.shifts > 0
+        loss = learn_grouping(first, lesson, *given)
         for network in others:  # all group alike
             network.load_state_dict(first.state_dict())
-        objects = layers.labels.flatten(1).amax(1).float().mean()
         return (
-            f"attention learnt to group pixels from {objects:.1f} objects an image in "
-            f"{len(images)} images, to {loss:.2f} nats per pixel of a layer"
+            f"attention learnt to group pixels from {taught} {len(images)} images, "
+            f"to {loss:.2f} nats per pixel of a layer"
         )
 
     def _start_from_clusters(self, images: Tensor) -> str:
@@ -358,8 +364,11 @@ class Econ(SceneModel):
             found.append(callbacks.ConstantColour(until, self.model))
         if recipe.shapes_fixed_until:
             decoders: Any = self.model.decoders
-            shapes = (p for decoder in decoders for p in decoder.shape_parameters())
-            found.append(callbacks.Fixed(recipe.shapes_fixed_until, shapes))
+            kept = [p for decoder in decoders for p in decoder.shape_parameters()]
+            if recipe.clusters_shaded:  # the last expert's shading is no cluster's
+                *objects, _ = decoders
+                kept += [p for decoder in objects for p in decoder.appearance.parameters()]
+            found.append(callbacks.Fixed(recipe.shapes_fixed_until, kept))
         if recipe.grouping_fixed_until:
             features = self.guide.attentions.parameters()
             found.append(callbacks.Fixed(recipe.grouping_fixed_until, features))

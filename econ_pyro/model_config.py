@@ -158,6 +158,9 @@ class SeededAttention(_UNet):
     connected: bool = False
     """Regions are connected: for objects of like colours that never overlap, with a small
     place_weight."""
+    salience: Literal["colour", "features"] = "colour"
+    """A seed is a pixel that differs from what is left in colour, or in all of its features: for
+    textures, with features that group."""
     shifts: int = 0
     """Number of mean shifts: regions grow from the mean features of the region that grows from the
     seed, not from the seed's own. For noise and textures."""
@@ -208,6 +211,9 @@ class _Competition:
     refine_division: bool = False
     """Then divide the two objects most alike in colour that touch anew, from several starts, and
     keep what is likeliest: for objects of one colour that touch."""
+    refine_merging: bool = False
+    """At last leave to the background the layers that are like it in the features by which
+    attention groups pixels: for grounds in light and shadow, or textured ones."""
     outliers: float = 0.0
     """Share of the pixels that are like nothing that a layer draws, such as outlines and texture;
     refining then leaves them to the layer whose shape has them."""
@@ -299,6 +305,13 @@ class EconConfig(SceneModelConfig):
                 self.expert.attention.kind,
                 "add --model.expert.attention.kind seeded, or --model.competition.kind greedy or "
                 "savings",
+            )
+        if self.competition.refine_merging and self.expert.attention.kind != "seeded":
+            raise EconError(
+                "model.expert.attention.kind seeded, whose features "
+                "model.competition.refine-merging compares",
+                self.expert.attention.kind,
+                "add --model.competition.no-refine-merging",
             )
 
 

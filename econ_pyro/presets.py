@@ -289,16 +289,14 @@ PRESETS: dict[str, tuple[str, Config]] = {
             model=replace(
                 _TURNED_MODEL,
                 num_slots=7,
-                light=0.3,
+                light=0.2,
                 competition=replace(
-                    _TURNED_MODEL.competition, refine_rounds=2, refine_division=True
+                    _TURNED_MODEL.competition, refine_rounds=2, refine_merging=True
                 ),
                 expert=replace(
                     _TURNED_MODEL.expert,
                     # the last four are shades: the ground is no plane of one brightness
-                    latents=PoseLatents(
-                        dim=12, reach=0.85, size=True, largest=1.5, angle=True, shape_dim=5
-                    ),
+                    latents=PoseLatents(dim=10, reach=0.85, size=True, largest=1.5, shape_dim=3),
                     attention=replace(
                         _HALF,
                         colour_weight=0.25,
@@ -309,15 +307,57 @@ PRESETS: dict[str, tuple[str, Config]] = {
                     ),
                 ),
             ),
-            train=replace(_TURNED.train, steps=500, lr=1e-3),
+            train=replace(_TURNED.train, steps=400, lr=1e-3),
             recipe=replace(
                 _FROM_CLUSTERS,
                 grouping_images=1200,
                 grouping_steps=2400,
                 grouping_fixed_until="100%",
                 shape_clusters=300,
+                clusters_shaded=2.0,
+                shapes_fixed_until="100%",
             ),
             augment=AugmentConfig(share=1.0, grey=1.0),
+        ),
+    ),
+    "textured": (
+        "Patterns on patterns; attention learns to group textures from leaves cut out of images.",
+        replace(
+            _TURNED,
+            scenes=SCENE_SETS["textured"],
+            model=replace(
+                _TURNED_MODEL,
+                size=32,
+                num_slots=4,
+                sigma_x=0.15,  # of two colours
+                competition=replace(
+                    _TURNED_MODEL.competition, refine_rounds=3, refine_merging=True
+                ),
+                expert=replace(
+                    _EXPERT,
+                    latents=PoseLatents(dim=6, reach=0.85, size=True, shape_dim=3),
+                    attention=replace(
+                        _ATTENTION,
+                        colour_weight=0.1,
+                        place_weight=0.05,
+                        learnt=8,
+                        connected=True,
+                        salience="features",
+                        shifts=3,
+                    ),
+                ),
+            ),
+            objective=replace(_TURNED.objective, smallest_region=8),
+            train=replace(_TURNED.train, steps=400, minutes=60.0),
+            recipe=replace(
+                _FROM_CLUSTERS,
+                grouping_images=1500,
+                grouping_from="textures",
+                grouping_steps=14000,
+                grouping_fixed_until="100%",
+                shape_clusters=1000,
+                shapes_fixed_until="100%",
+            ),
         ),
     ),
     "single-expert": (

@@ -49,10 +49,10 @@ NEAR = START / (FALL - START) / NARROW  # the squared distance at which it ends
 
 @torch.no_grad()
 def salience(x: Tensor, s: Tensor) -> Tensor:
-    """How far each pixel is from the scope's mean colour.
+    """How far each pixel is from the scope's mean colour, or mean features.
 
     Args:
-        x: images, ``(n, 3, H, W)``.
+        x: images, or features, ``(n, C, H, W)``.
         s: scope, ``(n, 1, H, W)``, nowhere 0.
 
     Returns:
@@ -66,7 +66,7 @@ def find_seed_pixel(x: Tensor, s: Tensor) -> Tensor:
     """The most salient pixel of the scope whose neighbourhood is salient too.
 
     Args:
-        x: images, ``(n, 3, H, W)``.
+        x: images, or features, ``(n, C, H, W)``.
         s: scope, ``(n, 1, H, W)``.
 
     Returns:
@@ -101,22 +101,35 @@ def grow(features: Tensor, seed: Tensor, connected: bool = False, shifts: int = 
     phi = features[:, 1:]
     index = seed[:, None, None].expand(-1, phi.shape[1], 1)
     middle = at_seed = phi.flatten(2).gather(2, index)[..., 0]
-    logits = _grow_around(middle, features, seed, connected)
+    logits = _part_with(logits_around(middle, features), features, seed, connected)
     for _ in range(shifts):
         moved = mean_over((logits > 0).to(phi), phi)
         near = (moved - at_seed).square().sum(1, keepdim=True) < NEAR
         middle = torch.where(near, moved, middle)
-        logits = _grow_around(middle, features, seed, connected)
+        logits = _part_with(logits_around(middle, features), features, seed, connected)
     return logits
 
 
-def _grow_around(middle: Tensor, features: Tensor, seed: Tensor, connected: bool) -> Tensor:
+def logits_around(middle: Tensor, features: Tensor) -> Tensor:
+    """Logits of the regions of all pixels whose features are near given ones.
+
+    Args:
+        middle: those, phi, ``(n, D)``.
+        features: of the attention, ``(n, 1 + D, H, W)``: g, then phi.
+
+    Returns:
+        ``(n, 1, H, W)``.
+    """
     sharp, phi = features.split([1, features.shape[1] - 1], 1)
     distance = (phi - middle[..., None, None]).square().sum(1, keepdim=True)
-    logits = sharp * (START - FALL * (1 - 1 / (1 + NARROW * distance)))
+    return sharp * (START - FALL * (1 - 1 / (1 + NARROW * distance)))
+
+
+def _part_with(logits: Tensor, features: Tensor, seed: Tensor, connected: bool) -> Tensor:
+    """Without what is not connected with the seeds, if regions are connected."""
     if not connected:
         return logits
-    return torch.where(reachable(logits > 0, seed), logits, sharp * (START - FALL))
+    return torch.where(reachable(logits > 0, seed), logits, features[:, :1] * (START - FALL))
 
 
 @torch.no_grad()
@@ -171,7 +184,7 @@ def candidates(
 
     Args:
         features: of every expert's attention, ``(B, K, 1 + D, H, W)``.
-        x: images, ``(B, 3, H, W)``.
+        x: of what seeds are salient: images, or features, ``(B, C, H, W)``.
         s_t: scope, ``(B, 1, H, W)``.
         n: number of seeds.
         connected: whether regions are connected.

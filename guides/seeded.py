@@ -7,12 +7,18 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from econ_pyro.core.batch_shapes import restored
-from econ_pyro.core.compositing import region, with_log
+from econ_pyro.core.compositing import SCOPE_EPS, region, with_log
 from econ_pyro.core.selection import Selection
 from econ_pyro.core.tensors import check_seed_pixels
 from econ_pyro.guides.amortized import AmortizedGuide
 from econ_pyro.guides.attention import AttentionUNet
-from econ_pyro.guides.region_growing import candidates, find_seed_pixel, grow, grow_all
+from econ_pyro.guides.region_growing import (
+    NEAR,
+    candidates,
+    find_seed_pixel,
+    grow,
+    grow_all,
+)
 from econ_pyro.model_config import ExpertConfig, SeededAttention
 
 DARK = 0.02  # of white: pixels much darker are black, of no colour
@@ -69,13 +75,13 @@ class SeededGuide(AmortizedGuide):
             EconError: shapes do not fit, or there is no such expert or pixel.
         """
         batch, x, s_t, k_t = self._flat(x, "s_t", s_t, k_t)
+        features = self.attentions.forward_selected(k_t, with_log(x, torch.ones_like(s_t)))
         if seed_pixel is None:
-            seed_pixel = find_seed_pixel(x, s_t)
+            seed_pixel = find_seed_pixel(self._looks(x, features), s_t)
         else:
             pixels = self.config.size**2
             check_seed_pixels("seed_pixel", seed_pixel, (batch[-1],), pixels, x)
             seed_pixel = seed_pixel.expand(batch).flatten()
-        features = self.attentions.forward_selected(k_t, with_log(x, torch.ones_like(s_t)))
         logits = grow(features, seed_pixel, *self._growth)
         return restored(region(s_t, logits.sigmoid()), batch)
 
@@ -97,7 +103,27 @@ class SeededGuide(AmortizedGuide):
         x, s_t = self._images(x), self._masks("s_t", s_t, x.shape[0])
         with torch.no_grad():
             features = self._logits_of_all(x, torch.ones_like(s_t))
-            return candidates(features, x, s_t, n, *self._growth)
+            looks = self._looks(x, features.mean(1))
+            return candidates(features, looks, s_t, n, *self._growth)
+
+    def like_last(self, x: Tensor, r: Tensor) -> Tensor:
+        """Which layers a region grown from the last one's mean features would have in it.
+
+        Args:
+            x: images, ``(B, 3, H, W)``.
+            r: regions, ``(B, T, 1, H, W)``.
+
+        Returns:
+            ``(B, T)`` bool; never the last one, nor one without a region.
+        """
+        with torch.no_grad():
+            phi = self._logits_of_all(x, torch.ones_like(x[:, :1])).mean(1)[:, 1:].flatten(2)
+        shares = r.flatten(2)
+        area = shares.sum(2, keepdim=True)
+        mean = shares @ phi.mT / area.clamp_min(SCOPE_EPS)  # (B, T, D)
+        like = ((mean - mean[:, -1:]).square().sum(2) < NEAR) & (area[..., 0] > 0)
+        like[:, -1] = False
+        return like
 
     def regions(
         self, x: Tensor, k: Tensor, given: Selection | None = None
@@ -115,6 +141,12 @@ class SeededGuide(AmortizedGuide):
         check_seed_pixels("seed_pixel", pixels, tuple(k.shape), self.config.size**2, x)
         inputs = with_log(x, torch.ones_like(x[:, :1]))
         return grow_all(self.attentions.forward_each(k, inputs), pixels, *self._growth)
+
+    def _looks(self, x: Tensor, features: Tensor) -> Tensor:
+        """Of what seeds are salient, ``(n, C, H, W)``."""
+        attention = self.config.expert.attention
+        assert isinstance(attention, SeededAttention)
+        return features[:, 1:] if attention.salience == "features" else x
 
     @property
     def _growth(self) -> tuple[bool, int]:

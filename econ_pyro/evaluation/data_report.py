@@ -52,6 +52,7 @@ _MIN_SIZE_RANGE = 1.25  # size becomes a latent above this; rasterisation alone 
 _MIN_TURNING = 0.08  # gain of IoU by turning; rasterisation alone causes 0.03
 _MIN_ALIKE = 0.75  # IoU of turned objects of a class below which it has several looks
 _SHADED, _NOISY, _BLENDED, _PLAIN, _HARD = 0.2, 0.3, 0.15, 0.6, 0.5  # thresholds of traits
+_SPECKS = 2 * MAX_OBJECTS  # areas in an image, of which more are parts of patterns
 _LIT = 0.03  # spread of the ground's brightness that its chromaticity does not share
 _SMALL = 0.05  # share of objects too small to be present; slivers of hidden ones are fewer
 _MOST_COLOURS = 3.0  # exact colours of an area; objects of one colour each may touch
@@ -197,8 +198,9 @@ def advise(inspection: Inspection, fit: Fit) -> Advice:
         slots = most + 1
         reasons.append(f"T {slots}: at most {most} objects per image, and the background")
     else:
-        # specks of noise are no objects
-        seen = 0 if inspection.traits.noise > _NOISY else inspection.traits.components
+        # specks of noise and of patterns are no objects
+        specks = inspection.traits.noise > _NOISY or _is_textured(inspection.traits)
+        seen = 0 if specks else inspection.traits.components
         slots = max(DEFAULT_COUNT, seen + 1)
         reasons.append(f"T {slots}: a guess, as the number of objects is unknown; use the maximum "
                        "number of objects in an image plus 1 for the background; up to "
@@ -265,6 +267,8 @@ def _preset(inspection: Inspection) -> tuple[str, str]:
     exact = inspection.traits.hard_edges > _HARD
     if inspection.traits.lit > _LIT and not exact:
         return "clevr-like", "the ground differs in brightness, not in colour: light and shadow"
+    if _is_textured(inspection.traits):
+        return "textured", "ground and objects seem to have patterns; an hour"
     if exact:
         flat = inspection.traits.colours <= _MOST_COLOURS
     else:
@@ -288,7 +292,7 @@ def _beyond(inspection: Inspection, preset: str, size: int, slots: int) -> tuple
     if inspection.agreement is not None and inspection.agreement[1] < _MIN_ALIKE:
         found.append("several looks in a class: experts share out looks, not classes; raise "
                      "--model.expert.latents.dim and shape-dim")  # fmt: skip
-    if preset != "clevr-like":  # which is for lit grounds, shades and soft edges
+    if not additions(presets.PRESETS[preset][1]).grouping_images:  # others learn from such images
         found += _no_flat_colours(traits)
     least = smallest_area(size, size)
     small = (inspection.areas * size * size < least).float().mean().item()
@@ -298,6 +302,11 @@ def _beyond(inspection: Inspection, preset: str, size: int, slots: int) -> tuple
             "count; use a larger size, or evaluate.py with --min-area"
         )
     return tuple(found)
+
+
+def _is_textured(traits: Traits) -> bool:
+    """Whether the ground falls into more areas than there could be objects."""
+    return traits.plain < _PLAIN and traits.components > _SPECKS
 
 
 def _no_flat_colours(traits: Traits) -> list[str]:

@@ -4,6 +4,10 @@ After the rounds of :mod:`econ_pyro.infer.refinement`, one local optimum is left
 stands too far in front is drawn as small as its region, as nothing is thought to hide it, and so
 drawn it is likeliest in front. So each layer is explained once more as if all the others hid it
 (:func:`move_behind`).
+
+A part of the ground that is lighter or darker than the rest saves nats as a layer of its own. If
+attention has learnt to group pixels, it knows better, and the layer is merged with the background
+(:func:`merge_with_background`).
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.depth_order import MARGIN
 from econ_pyro.infer.division import divide_again
 from econ_pyro.infer.oracle_competition import OracleCompetition
-from econ_pyro.infer.protocols import Guide, Model
+from econ_pyro.infer.protocols import Guide, Model, SeededGuide
 from econ_pyro.infer.refinement import (
     e_step,
     in_their_scopes,
@@ -40,12 +44,14 @@ class Refined(Competition):
         rounds: how often layers are refined.
         outliers: share of the pixels that are like nothing that a layer draws.
         divide: whether objects of one colour that touch are divided anew.
+        merge: whether what is like the background in the guide's features goes to it.
     """
 
     inner: Competition | None = None
     rounds: int = 1
     outliers: float = 0.0
     divide: bool = False
+    merge: bool = False
 
     @classmethod
     def of(cls, inner: Competition, **options: Any) -> Refined:
@@ -80,7 +86,8 @@ class Refined(Competition):
         if self.divide:
             d = divide_again(model, guide, d, self.lam, self.outliers)
             d = refine(model, guide, d, draws, oracle, self.outliers)
-        return move_behind(model, guide, d, draws, self.lam, self.outliers)
+        d = move_behind(model, guide, d, draws, self.lam, self.outliers)
+        return merge_with_background(model, guide, d) if self.merge else d
 
     def _inner(self) -> Competition:
         """The competition within, at this one's temperature and with its bias."""
@@ -125,6 +132,27 @@ def move_behind(
         d = anew.where(better[:, None].expand(-1, slots), d)
         likely = torch.where(better, found, likely)
     return in_their_scopes(model, d)
+
+
+@torch.no_grad()
+def merge_with_background(model: Model, guide: SeededGuide, d: Decomposition) -> Decomposition:
+    """Leave to the last layer the regions of layers that are like it in the guide's features.
+
+    Args:
+        model: p.
+        guide: q, whose features group pixels.
+        d: refined layers.
+
+    Returns:
+        Layers as of :func:`refine`: those without a region come last but for the last one.
+    """
+    like = guide.like_last(d.image, d.region)
+    given = d.region * like[:, :, None, None, None]
+    last = (d.region[:, -1] + given.sum(1)).clamp(max=1)[:, None]
+    d = replace(d, region=torch.cat([(d.region - given)[:, :-1], last], 1))
+    empty = (d.area == 0).to(torch.int8)
+    empty[:, -1] = 2
+    return in_their_scopes(model, d.in_order(empty.argsort(dim=1, stable=True)))
 
 
 def _last_but_one(t: int, slots: int) -> Tensor:

@@ -55,4 +55,5 @@ def decomposition_of(config: Config, slots: int, evidence: bool, refine: bool) -
         rounds=options.refine_rounds,
         outliers=options.outliers,
         divide=options.refine_division,
+        merge=options.refine_merging,
     )

@@ -15,12 +15,17 @@ pixel i of it. The region a(i) that grows from i in the corrupted image is to be
 
 So features of pixels of one layer come to lie within the reach of growth from each other, and
 those of other layers outside. It is the loss of semi-convolutional embeddings (Novotny et al.,
-2018) with growth's own logit, and regions of the model's own in place of labels.
+2018) with growth's own logit, and regions of the model's own in place of labels. Where regions
+grow from means (:func:`~econ_pyro.guides.region_growing.grow`), the mean of the layer takes the
+place of every second pixel.
+
+Where all is textured, layers are leaves of textures (:mod:`econ_pyro.training.texture_lessons`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -31,7 +36,7 @@ from econ_pyro.config import AugmentConfig
 from econ_pyro.core.compositing import mean_over, with_log
 from econ_pyro.core.corruptions import augment
 from econ_pyro.core.distributions import PixelNoise, pixel_errors
-from econ_pyro.guides.region_growing import grow
+from econ_pyro.guides.region_growing import logits_around
 from econ_pyro.guides.seeded import SeedsAlone
 from econ_pyro.training.shape_clusters import SMALLEST
 
@@ -43,7 +48,7 @@ RATE, WARMUP, CLIP = 2e-3, 50, 1.0
 
 
 class Layers(NamedTuple):
-    """What colour tells apart in B images."""
+    """Images whose layers are known: what colour tells apart, or what was put there."""
 
     image: Tensor
     """``(B, 3, H, W)``."""
@@ -54,6 +59,11 @@ class Layers(NamedTuple):
         """Of so many layers, the background and what is unknown last, ``(B, count, 1, H, W)``."""
         each = F.one_hot(self.labels.clamp(min=0), count).permute(0, 3, 1, 2)[:, :, None]
         return each.roll(-1, 1).to(self.image)
+
+    def some(self, n: int, generator: torch.Generator) -> Layers:
+        """So many of the images, drawn at random."""
+        i = torch.randint(len(self.image), (n,), generator=generator)
+        return Layers(self.image[i], self.labels[i])
 
 
 @torch.no_grad()
@@ -97,17 +107,23 @@ def _labels(x: Tensor, seeds: SeedsAlone, slots: int, noise: PixelNoise) -> Tens
 
 
 def learn_grouping(
-    network: nn.Module, layers: Layers, config: AugmentConfig, steps: int, seed: int
+    network: nn.Module,
+    lesson: Callable[[int, torch.Generator], Layers],
+    config: AugmentConfig,
+    steps: int,
+    seed: int,
+    means: bool = False,
 ) -> float:
     """Have an attention network learn to group the pixels of layers, in corrupted images.
 
     Args:
         network: images and log scopes to features
             (:class:`~econ_pyro.guides.seeded.SeededUNet`).
-        layers: what it learns from, on the CPU, on which random numbers are drawn.
+        lesson: gives so many images, on the CPU, on which random numbers are drawn.
         config: the corruptions.
         steps: number of gradient steps.
         seed: of images, pixels and corruptions.
+        means: half of the regions grow from a layer's mean.
 
     Returns:
         Mean loss of the last tenth of the steps, in nats per pixel of a layer.
@@ -115,17 +131,16 @@ def learn_grouping(
     generator = torch.Generator().manual_seed(seed)
     optim = torch.optim.Adam(network.parameters(), RATE)
     like, last = next(network.parameters()), []
-    count = int(layers.labels.max()) + 1
     for step in range(steps):
         rate = min(1.0, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / steps)) / 2
         for group in optim.param_groups:
             group["lr"] = RATE * rate
-        i = torch.randint(len(layers.image), (BATCH,), generator=generator)
-        some = Layers(layers.image[i], layers.labels[i])
-        seen = augment(some.image, some.regions(count), config, generator).seen
+        some = lesson(BATCH, generator)
+        regions = some.regions(int(some.labels.max()) + 1)
+        seen = augment(some.image, regions, config, generator).seen
         pixels = draw_pixels(some.labels, generator)
         labels, pixels = some.labels.to(like.device), pixels.to(like.device)
-        loss = grouping_loss(network, seen.to(like), labels, pixels)
+        loss = grouping_loss(network, seen.to(like), labels, pixels, means)
         optim.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), CLIP)
@@ -147,7 +162,9 @@ def draw_pixels(labels: Tensor, generator: torch.Generator) -> Tensor:
     return torch.multinomial((flat >= 0) / _areas(flat), SEEDS, generator=generator)
 
 
-def grouping_loss(network: nn.Module, seen: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
+def grouping_loss(
+    network: nn.Module, seen: Tensor, labels: Tensor, pixels: Tensor, means: bool = False
+) -> Tensor:
     """KL(r || a) of the regions that grow from pixels, over the area of their layers; a scalar.
 
     Args:
@@ -155,16 +172,21 @@ def grouping_loss(network: nn.Module, seen: Tensor, labels: Tensor, pixels: Tens
         seen: images as the network sees them, ``(B, 3, H, W)``.
         labels: layer of each pixel, ``(B, H, W)``.
         pixels: from which regions grow, ``(B, n)``.
+        means: of the second half of the pixels, they grow from the mean of the pixel's layer.
     """
     features = network(with_log(seen, torch.ones_like(seen[:, :1])))
-    n = pixels.shape[1]
-    logits = grow(features.repeat_interleave(n, 0), pixels.flatten())[:, 0]  # (B n, H, W)
-    flat = labels.flatten(1)
+    n, flat, phi = pixels.shape[1], labels.flatten(1), features[:, 1:].flatten(2)
     own = flat.gather(1, pixels)  # (B, n)
-    target = (labels[:, None] == own[:, :, None, None]).flatten(0, 1).to(logits)
-    known = (labels >= 0).repeat_interleave(n, 0)
-    kl = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    kl = (kl * known).sum((1, 2))
+    target = (flat[:, None] == own[:, :, None]).to(phi)  # (B, n, H W)
+    middle = phi.mT.gather(1, pixels[..., None].expand(-1, -1, phi.shape[1]))  # (B, n, D)
+    if means:
+        first = n // 2
+        mean = target[:, first:] @ phi.mT / target[:, first:].sum(2, keepdim=True)
+        middle = torch.cat([middle[:, :first], mean], 1)
+    logits = logits_around(middle.flatten(0, 1), features.repeat_interleave(n, 0)).flatten(1)
+    known = (flat >= 0).repeat_interleave(n, 0)
+    kl = F.binary_cross_entropy_with_logits(logits, target.flatten(0, 1), reduction="none")
+    kl = (kl * known).sum(1)
     return (kl / _areas(flat).gather(1, pixels).flatten()).mean()
 
 

@@ -91,6 +91,7 @@ def test_each_kind_of_set_is_told_from_the_others(tmp_path, config, change, pres
         ("multi-dsprites-coloured", "--model.size 64 --model.num-slots 5 --model.num-experts 4"),
         ("tetrominoes", "--model.size 40 --model.num-slots 4 --model.num-experts 8"),
         ("clevr-like", "--model.size 64 --model.num-slots 7 --model.num-experts 4"),
+        ("textured", "--model.size 32 --model.num-slots 4 --model.num-experts 4"),
     ],
 )
 def test_the_fields_sets_lead_to_their_presets(tmp_path, kind, options):
@@ -101,6 +102,15 @@ def test_the_fields_sets_lead_to_their_presets(tmp_path, kind, options):
     assert words(advice) == set()
     assert "latents.angle" not in advice.command  # the presets have it
     assert "--resample" not in advice.command  # nothing is resized
+
+
+def test_patterns_are_no_objects(tmp_path):
+    images = scenes_of(SCENE_SETS["textured"])[0].image
+    np.save(tmp_path / "a.npy", (images * 255).round().byte().permute(0, 2, 3, 1).numpy())
+    seen = inspect(tmp_path / "a.npy", "crop", N)
+    assert seen.traits.components > 16
+    advice = advise(seen, "crop")
+    assert "svi_train.py textured " in advice.command and advice.slots == 4 and not advice.beyond
 
 
 def test_hard_edges_are_resized_by_nearest_pixels(tmp_path):

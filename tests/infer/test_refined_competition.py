@@ -8,15 +8,17 @@ import torch
 
 from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli, PixelNoise
 from econ_pyro.econ import Econ
+from econ_pyro.errors import EconError
 from econ_pyro.infer import refined_competition
 from econ_pyro.infer.competition import GreedyCompetition
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import Terms
 from econ_pyro.infer.joint_competition import JointCompetition
 from econ_pyro.infer.oracle_competition import OracleCompetition
-from econ_pyro.infer.refined_competition import Refined, move_behind
+from econ_pyro.infer.refined_competition import Refined, merge_with_background, move_behind
 from econ_pyro.infer.refinement import e_step, fill_spare, in_their_scopes, refine
 from helpers.selections import draws_of, same_layers
+from helpers.trainers import changed, seeded_tiny
 
 PIXEL_NOISE = PixelNoise(0.1)
 ORACLE = OracleCompetition(num_slots=3, temperature=0.0)
@@ -224,3 +226,49 @@ def test_each_layer_has_to_be_better_than_the_ones_before_left_it(monkeypatch):
         found.append(move_behind(experts, experts, d, draws, 1.0))
     assert same_layers(found[0], found[1]) and same_layers(found[0], found[2])
     assert not same_layers(found[0], found[3])
+
+
+def test_what_is_like_the_background_goes_to_it(make_pq):
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(6)).double()
+    model, guide = make_pq(seeded=True)
+    inner = JointCompetition(num_slots=4, temperature=0.0)
+    d = Refined.of(inner).decompose(model, guide, images)
+    assert (d.area[:, 0] > 0).all() and (d.area[:, 1] > 0).any()
+    like = torch.zeros(4, 4, dtype=torch.bool)
+    like[:, 0] = True
+
+    class Grouping:
+        """A guide to which all that is in front is like the background."""
+
+        def like_last(self, x, r):
+            assert torch.equal(x, images) and torch.equal(r, d.region)
+            return like
+
+    merged = merge_with_background(model, Grouping(), d)
+    torch.testing.assert_close(merged.region.sum(1), d.region.sum(1))
+    torch.testing.assert_close(merged.region[:, -1], d.region[:, -1] + d.region[:, 0])
+    torch.testing.assert_close(merged.region[:, 0], d.region[:, 1])  # it has moved forward
+    assert torch.equal(merged.k[:, 0], d.k[:, 1]) and torch.equal(merged.z[:, 0], d.z[:, 1])
+    assert (merged.area[:, -2] == 0).all()  # as a spare layer
+    expected = in_their_scopes(model, merged)
+    assert torch.equal(merged.scope, expected.scope)
+    assert torch.equal(merged.terms.x, expected.terms.x)
+    assert merged.terms.x.sum() > d.terms.x.sum()
+    like[:] = False
+    assert same_layers(merge_with_background(model, Grouping(), d), d)
+
+
+def test_merging_is_the_configurations_choice(tiny):
+    seeded = seeded_tiny(dim=4, shape_dim=2)
+    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    seen = []
+    for merging in (False, True):
+        config = changed(
+            seeded, model__competition__refine=True, model__competition__refine_merging=merging
+        )
+        econ = Econ(config)
+        econ.guide.like_last = lambda x, r: seen.append(x) or torch.zeros(r.shape[:2]).bool()
+        econ.decompose(image)
+        assert len(seen) == merging
+    with pytest.raises(EconError, match="kind seeded, whose features .*refine-merging"):
+        changed(tiny, model__competition__refine_merging=True)

@@ -12,7 +12,7 @@ from econ_pyro.core.distributions import PixelNoise
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
-from econ_pyro.guides.region_growing import grow
+from econ_pyro.guides.region_growing import grow, logits_around
 from econ_pyro.guides.seeded import SeededUNet, SeedsAlone
 from econ_pyro.scene_config import SceneConfig
 from econ_pyro.training import grouping
@@ -84,7 +84,8 @@ def network(config, seed=0):
     return SeededUNet(config.model.expert, SIZE)
 
 
-def test_the_loss_is_that_of_a_loop_over_pixels(config):
+@pytest.mark.parametrize("means", [False, True])
+def test_the_loss_is_that_of_a_loop_over_pixels(config, means):
     net = network(config).double()
     x, index = (a.repeat(2, *[1] * (a.dim() - 1)) for a in scene())
     index[:, 4:6, 4:12] = -1  # like an object, but nobody knows
@@ -92,15 +93,18 @@ def test_the_loss_is_that_of_a_loop_over_pixels(config):
         x + 0.1 * torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     ).double()
     pixels = torch.tensor([[7 * SIZE + 5, 0], [20 * SIZE + 20, 31 * SIZE + 31]])
-    loss = grouping_loss(net, x, index, pixels)
+    loss = grouping_loss(net, x, index, pixels, means)
     loss.backward()
     ours = [p.grad.clone() for p in net.parameters() if p.grad is not None]
     net.zero_grad()
     features, total = net(with_log(x, torch.ones_like(x[:, :1]))), 0.0
     for b in range(2):
-        for p in pixels[b].tolist():
+        for i, p in enumerate(pixels[b].tolist()):
             a = grow(features[b : b + 1], torch.tensor([p]))[0, 0].sigmoid()
             own = index[b] == index[b].flatten()[p]
+            if means and i == 1:
+                middle = features[b, 1:, own].mean(1)[None]
+                a = logits_around(middle, features[b : b + 1])[0, 0].sigmoid()
             for i in range(SIZE):
                 for j in range(SIZE):
                     if index[b, i, j] >= 0:
@@ -139,7 +143,7 @@ def test_objects_without_colour_are_found_once_it_is_learnt(config, seeds, monke
     pixels = draw_pixels(index, torch.Generator().manual_seed(2))
     with torch.no_grad():
         before = grouping_loss(net, grey, index, pixels)
-    learnt = learn_grouping(net, layers, augmented, 120, seed=0)
+    learnt = learn_grouping(net, layers.some, augmented, 120, seed=0)
     assert torch.equal(torch.get_rng_state(), kept)
     with torch.no_grad():
         after = grouping_loss(net, grey, index, pixels)
@@ -149,7 +153,7 @@ def test_objects_without_colour_are_found_once_it_is_learnt(config, seeds, monke
 def test_the_same_seed_teaches_the_same(config):
     layers, augmented = Layers(*scene()), AugmentConfig(share=1.0, grey=1.0, noise=0.1)
     one, other, third = (
-        learn_grouping(network(config), layers, augmented, 3, seed) for seed in (0, 0, 1)
+        learn_grouping(network(config), layers.some, augmented, 3, seed) for seed in (0, 0, 1)
     )
     assert one == other != third
 
