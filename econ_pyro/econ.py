@@ -48,7 +48,7 @@ from econ_pyro.io.scene_file import Scene
 from econ_pyro.model_config import EconConfig, JointOptions, PoseLatents, SeededAttention
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
 from econ_pyro.training import callbacks, checkpoint
-from econ_pyro.training.grouping import Layers, layers_by_colour, learn_grouping
+from econ_pyro.training.grouping import Layers, Lesson, layers_by_colour, learn_grouping
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.load_balancing import LoadBalancing, Restarts
 from econ_pyro.training.shape_clusters import start_from_clusters
@@ -319,8 +319,7 @@ class Econ(SceneModel):
         assert isinstance(attention, SeededAttention)
         slots = self.sizes.num_slots
         if recipe.grouping_from == "textures":
-            pieces = images.float().cpu()
-            lesson = partial(textured_leaves, pieces, slots)
+            lesson: Lesson = partial(textured_leaves, images.float().cpu(), slots)
             taught = "leaves with textures out of"
         else:
             seeds, noise = SeedsAlone(self.guide, attention), self.model.pixel_noise

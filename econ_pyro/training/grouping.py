@@ -66,6 +66,10 @@ class Layers(NamedTuple):
         return Layers(self.image[i], self.labels[i])
 
 
+Lesson = Callable[[int, torch.Generator], Layers]
+"""Gives so many images at random."""
+
+
 @torch.no_grad()
 def layers_by_colour(x: Tensor, seeds: SeedsAlone, slots: int, noise: PixelNoise) -> Layers:
     """Objects that growth over colour finds, each of which saves nats.
@@ -108,7 +112,7 @@ def _labels(x: Tensor, seeds: SeedsAlone, slots: int, noise: PixelNoise) -> Tens
 
 def learn_grouping(
     network: nn.Module,
-    lesson: Callable[[int, torch.Generator], Layers],
+    lesson: Lesson,
     config: AugmentConfig,
     steps: int,
     seed: int,

@@ -55,7 +55,8 @@ def _scene(images: Tensor, leaves: int, generator: torch.Generator) -> tuple[Ten
 def _texture(images: Tensor, generator: torch.Generator) -> Tensor:
     """A square of an image in mirrored tiles, turned, half of the time in other colours."""
     size = images.shape[-1]
-    side = _whole(*(max(1, round(size * tile)) for tile in TILES), generator)
+    least, most = (max(1, round(size * tile)) for tile in TILES)
+    side = _whole(least, most, generator)
     image = images[_whole(0, len(images) - 1, generator)]
     y, x, dy, dx = (
         _whole(0, most, generator) for most in (size - side,) * 2 + (2 * side - 1,) * 2
