@@ -20,6 +20,7 @@ from econ_pyro.core.pose import (
 from econ_pyro.model_config import ExpertConfig, PoseLatents
 from econ_pyro.models.decoder import ConvStack, SpatialBroadcastDecoder, broadcast, run_stacks
 
+FAR = 4.0  # log sizes are drawn no further from 0: noise of an unused one would overflow
 BUMP = 6.0  # logit that a new shape has in its middle, relative to far away
 
 
@@ -49,7 +50,7 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
         latents = config.latents
         assert isinstance(latents, PoseLatents)
         self.has_size, self.has_angle, self.reach = latents.size, latents.angle, latents.reach
-        self.largest = math.log(latents.largest or math.inf)
+        self.largest = min(math.log(latents.largest or math.inf), FAR)
         self.shape_dim, self.one_shape = latents.shape_dim, latents.one_shape
         own = latents.dim - latents.pose_dim  # latents beside the pose
         if self.shape_dim is None:
@@ -93,7 +94,7 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
         position, z = z.tensor_split((2,), 1)
         if self.has_size:
             log_size, z = z.tensor_split((1,), 1)
-            log_size = log_size.clamp(max=self.largest)
+            log_size = log_size.clamp(-FAR, self.largest)
         if self.has_angle:
             direction, z = z.tensor_split((2,), 1)
             direction = direction_of(direction)

@@ -34,7 +34,7 @@ from econ_pyro.core.pose import (
     position_of,
     turned,
 )
-from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder, draw_shapes
+from econ_pyro.models.object_centred_decoder import FAR, ObjectCentredDecoder, draw_shapes
 
 COARSE_ANGLES = 24  # of a full turn
 FINE_ANGLES = 7  # between the neighbours of the best
@@ -105,7 +105,7 @@ class _Fit:
     def latents_of(self, pose: Pose) -> Tensor:
         """Latents ``(n, P)`` of poses; the directions', if any, have length RADIUS."""
         position = latents_of_position(pose.position, self._reach)
-        size = [pose.log_size.clamp(max=self._largest)] if self._sizes else []
+        size = [pose.log_size.clamp(-FAR, self._largest)] if self._sizes else []
         direction = [RADIUS * pose.direction] if self._angles else []
         v = torch.cat([position, *size, *direction], 1)
         last = v.shape[1]
@@ -126,7 +126,7 @@ class _Fit:
 
     def _own(self, pose: Pose, grid: Tensor) -> Tensor:
         """Pixels in the objects' own coordinates, ``(n, 2, h, w)``, in units of the extent."""
-        size = pose.log_size.clamp(max=self._largest).exp()
+        size = pose.log_size.clamp(-FAR, self._largest).exp()
         c, s = (pose.direction / (self._extent * size)).unbind(1)
         turn = torch.stack([torch.stack([c, -s], 1), torch.stack([s, c], 1)], 1)  # (n, 2, 2)
         own = turn @ grid.flatten(2) - turn @ pose.position[:, :, None]

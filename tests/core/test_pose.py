@@ -400,6 +400,20 @@ def test_what_is_drawn_grows_with_its_size():
     assert (a - b).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("shape_dim", [None, 3])
+def test_no_size_is_so_far_out_that_drawing_overflows(shape_dim):
+    torch.manual_seed(0)
+    decoder = ObjectCentredDecoder(pose_expert(5, size=True, shape_dim=shape_dim), 32)
+    z = torch.zeros(4, 5)
+    z[:, 2] = torch.tensor([-100.0, -5.0, 5.0, 100.0])
+    z.requires_grad_()
+    drawn = decoder(z)
+    assert drawn.isfinite().all()
+    assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[2], drawn[3])
+    drawn.sum().backward()
+    assert all(p.grad.isfinite().all() for p in [z, *decoder.parameters()])
+
+
 def test_a_new_encoder_is_about_the_size():
     torch.manual_seed(0)
     encoder, grid = ObjectCentredEncoder(SIZED, 32), coordinates(32)

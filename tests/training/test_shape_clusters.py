@@ -309,6 +309,27 @@ def test_shapes_stay_until_encoders_have_learnt(turned_tiny, tmp_path):
     assert not same(values(d.appearance.parameters() for d in decoders), looks)
 
 
+def test_shading_from_clusters_stays_as_long(turned_tiny, tmp_path):
+    upright = PoseLatents(dim=6, size=True, shape_dim=3)
+    config = changed(turned_tiny, model__expert__latents=upright, recipe__clusters_shaded=2.0,
+                     recipe__shapes_fixed_until="50%", train__steps=4)  # fmt: skip
+    learner = make_trainer(config, tmp_path / "run").learner
+    images = torch.rand(4, 3, 32, 32)
+    *objects, ground = learner.model.model.decoders
+
+    def values(decoders):
+        return [p.clone() for d in decoders for p in d.appearance.parameters()]
+
+    def same(a, b):
+        return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+    start, of_ground = values(objects), values([ground])
+    for step in range(4):
+        learner.step(images, None, step)
+        assert same(values(objects), start) == (step < 2)
+    assert not same(values([ground]), of_ground)
+
+
 def test_experts_with_shapes_do_not_start_from_clusters_again(turned_tiny):
     econ = Econ(turned_tiny)
     one = econ.with_experts([1])
