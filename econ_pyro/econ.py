@@ -366,7 +366,7 @@ class Econ(SceneModel):
             kept = [p for decoder in decoders for p in decoder.shape_parameters()]
             if recipe.clusters_shaded:  # the last expert's shading is no cluster's
                 *objects, _ = decoders
-                kept += [p for decoder in objects for p in decoder.appearance.parameters()]
+                kept += [p for decoder in objects for p in decoder.appearance_parameters()]
             found.append(callbacks.Fixed(recipe.shapes_fixed_until, kept))
         if recipe.grouping_fixed_until:
             features = self.guide.attentions.parameters()

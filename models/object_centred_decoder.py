@@ -79,6 +79,10 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
         own = [] if self.shape_dim is None else [*self.shape.parameters()]
         return [*own, self.bump]
 
+    def appearance_parameters(self) -> list[nn.Parameter]:
+        """What the appearance depends on and the shape does not, but for its own colour."""
+        return [] if self.shape_dim is None else [*self.appearance.parameters()]
+
     def forward(self, z: Tensor, shape: Tensor | None = None) -> Tensor:
         """Appearance mu and shape probability m: Eqs. 4 and 5.
 

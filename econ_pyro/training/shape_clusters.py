@@ -302,9 +302,9 @@ def fit_shading(
     where = decoders[0].wide[:, :2].expand(len(means), -1, -1, -1) / reach
     region, shade = sample(means.to(wide), where).flatten(2).unbind(1)
     light = (shade / region.clamp_min(0.5)).exp()
-    own = [(r > 0.5).nonzero()[:, 0] for r in region]
+    own = [(r > 0.5 * r.max()).nonzero()[:, 0] for r in region]
     light = torch.stack([f / f[i].mean() for f, i in zip(light, own, strict=True)])
-    parameters = [p for d in decoders[:-1] for p in d.appearance.parameters()]
+    parameters = [p for d in decoders[:-1] for p in d.appearance_parameters()]
     optim = torch.optim.Adam([p for p in parameters if p.requires_grad], lr=FIT_RATE)
     latents = decoders[0].colour.in_features
     for _ in range(FIT_STEPS):
