@@ -79,8 +79,8 @@ def config():
 
 def test_textures_part_once_it_is_learnt(config):
     scenes = SceneConfig(kind="textured", background="any", size=SIZE)
-    images = GeneratedScenes(scenes, 0, 100).images(torch.arange(100))
-    unseen = GeneratedScenes(scenes, 1, 40).scenes(torch.arange(40))
+    images = GeneratedScenes(scenes, 0, 60).images(torch.arange(60))
+    unseen = GeneratedScenes(scenes, 1, 20).scenes(torch.arange(20))
     torch.manual_seed(0)
     net = SeededUNet(config.model.expert, SIZE)
 
@@ -90,7 +90,7 @@ def test_textures_part_once_it_is_learnt(config):
             x = torch.cat([unseen.image, torch.zeros_like(unseen.image[:, :1])], 1)
             features = net(x)
         found = []
-        for b in range(40):
+        for b in range(20):
             for r in unseen.region[b].bool():
                 if r.sum() > 60:
                     middle = r.nonzero()[r.sum() // 2]
@@ -103,8 +103,8 @@ def test_textures_part_once_it_is_learnt(config):
         return textured_leaves(images, 3, n, random)
 
     before = overlap()
-    learn_grouping(net, lesson, config.augment, 200, seed=0, means=True)
-    assert before < 0.35 and overlap() > 1.25 * before
+    learn_grouping(net, lesson, config.augment, 100, seed=0, means=True)
+    assert before < 0.15 and overlap() > 0.3
 
 
 def test_a_run_learns_from_textures_if_asked(config, tmp_path):
