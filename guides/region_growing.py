@@ -103,7 +103,9 @@ def grow(features: Tensor, seed: Tensor, connected: bool = False, shifts: int = 
     middle = at_seed = phi.flatten(2).gather(2, index)[..., 0]
     logits = _part_with(logits_around(middle, features), features, seed, connected)
     for _ in range(shifts):
-        moved = mean_over((logits > 0).to(phi), phi)
+        # the seed, too: where rounding leaves it out, a connected region is empty
+        inside = (logits > 0).flatten(1).scatter(1, seed[:, None], True).view_as(logits)
+        moved = mean_over(inside.to(phi), phi)
         near = (moved - at_seed).square().sum(1, keepdim=True) < NEAR
         middle = torch.where(near, moved, middle)
         logits = _part_with(logits_around(middle, features), features, seed, connected)

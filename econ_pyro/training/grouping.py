@@ -38,7 +38,7 @@ from econ_pyro.core.corruptions import augment
 from econ_pyro.core.distributions import PixelNoise, pixel_errors
 from econ_pyro.guides.region_growing import logits_around
 from econ_pyro.guides.seeded import SeedsAlone
-from econ_pyro.training.shape_clusters import SMALLEST
+from econ_pyro.training.shape_clusters import SMALLEST, mean_of_last
 
 WORTH = 50.0  # nats that an object saves beside the background's colour: latents cost about 20
 THICK = 0.15  # share of an object's pixels of which all neighbours are its own
@@ -151,8 +151,7 @@ def learn_grouping(
         optim.step()
         last.append(loss.item())
     optim.zero_grad(set_to_none=True)
-    tenth = last[-max(1, steps // 10) :]
-    return sum(tenth) / len(tenth)
+    return mean_of_last(last)
 
 
 def draw_pixels(labels: Tensor, generator: torch.Generator) -> Tensor:

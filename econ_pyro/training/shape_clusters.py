@@ -36,6 +36,7 @@ from econ_pyro.core.compositing import SCOPE_EPS, mean_over
 from econ_pyro.core.pose import UNIT, centre, coordinates, directions, log_size_of, turned
 from econ_pyro.errors import EconError
 from econ_pyro.guides.object_centred_encoder import ObjectCentredEncoder
+from econ_pyro.guides.seeded import DARK
 from econ_pyro.models.object_centred_decoder import ObjectCentredDecoder, draw_shapes
 
 SMALLEST = 20  # pixels of a region, of which fewer show no shape
@@ -49,7 +50,6 @@ FINE_ROUNDS = 4  # of finer angles, each half as wide as the one before
 FINE_ANGLES = 5
 KEPT = 0.9  # of the regions: the others are like no cluster
 SHADES = 0.5  # largest shading: of gloss, it is not all that counts
-DARK = 0.02  # of white: darker pixels are as dark
 ROUNDS = 50  # of K-means, which ends earlier where nothing changes
 LEAST = 10  # regions of a cluster, on average
 FIT_STEPS, FIT_RATE = 400, 1e-2
@@ -322,7 +322,12 @@ def fit_shading(
         optim.step()
         last.append(loss.item() / len(means))
     optim.zero_grad(set_to_none=True)
-    tenth = last[-max(1, FIT_STEPS // 10) :]
+    return mean_of_last(last)
+
+
+def mean_of_last(losses: Sequence[float]) -> float:
+    """Mean of the last tenth of some losses: those of single steps scatter."""
+    tenth = losses[-max(1, len(losses) // 10) :]
     return sum(tenth) / len(tenth)
 
 

@@ -11,6 +11,7 @@ from econ_pyro.core.ensemble import Ensemble
 from econ_pyro.core.selection import Selection
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
+from econ_pyro.guides import region_growing
 from econ_pyro.guides.region_growing import (
     SALIENT,
     candidates,
@@ -161,6 +162,20 @@ def test_no_shift_leaves_out_the_seed():
     for connected in (False, True):
         for shifts in range(6):
             assert grow(phi, torch.tensor([0]), connected, shifts)[0, 0, 0, 0] > 0
+
+
+def test_a_region_that_rounding_has_emptied_has_a_mean(monkeypatch):
+    """As if the seed were near enough to a mean whose region it is not in."""
+    monkeypatch.setattr(region_growing, "NEAR", 1.0)
+    phi = torch.zeros(1, 6, 8, 8)
+    phi[:, 0] = 2.0
+    phi[0, 1] = 0.19
+    phi[0, 1, :3] = 0.1
+    phi[0, 1, 0, 0] = 0.0
+    phi.requires_grad_()
+    logits = grow(phi, torch.tensor([0]), True, 4)
+    logits.sum().backward()
+    assert logits.isfinite().all() and phi.grad.isfinite().all()
 
 
 def test_a_guide_shifts_if_asked(scenes):
