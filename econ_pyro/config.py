@@ -155,9 +155,10 @@ class RecipeConfig:
     """Before training, teach attention which pixels belong together, by so many training images as
     they look with the corruptions of augment; 0: attention learns from the ELBO alone. For
     attention of kind seeded."""
-    grouping_from: Literal["colour", "textures"] = "colour"
+    grouping_from: Literal["colour", "textures", "cutouts"] = "colour"
     """What that is learnt from. colour: objects that growth over like colours finds; textures:
-    leaves at random places, each of which has the texture of a small square of an image."""
+    leaves at random places, each of which has the texture of a small square of an image; cutouts:
+    objects that nothing touches on a ground of one colour, cut out and put together anew."""
     grouping_steps: int = 3000
     """Gradient steps of that, of 8 images each."""
     grouping_fixed_until: Duration = 0
@@ -166,15 +167,19 @@ class RecipeConfig:
     shape_clusters: int = 0
     """Before training, take so many images apart, cluster the shapes of the objects that are
     whole, whatever the place, size and angle that decoders have, and start each expert with one of
-    them, the last with the background; 0: experts start alike. For experts with one shape each."""
+    them, the last with the background; 0: experts start alike. For experts with shape_dim.
+    With grouping_from cutouts, the objects that were cut out are clustered in place of these."""
     clusters_shaded: float = 0.0
     """Weight of shading in those clusters, beside shape: solids of different classes may have much
     the same outline. Experts then start with the clusters' shading, in any colour. 0: shape
     alone."""
+    clusters_coloured: float = 0.0
+    """Weight of colours in those clusters, beside shape, for classes that have colours of their
+    own. Experts then start with the appearance of the clusters' objects. 0: shape alone."""
     shapes_fixed_until: Duration = 0
-    """Until when the experts keep the shapes that they started with, and the shading if they have
-    it from clusters, while encoders learn to find the objects: training steps, or a share of the
-    run (40%)."""
+    """Until when the experts keep the shapes that they started with, and the appearance if they
+    have it from clusters, while encoders learn to find the objects: training steps, or a share of
+    the run (40%)."""
     occlusion: float = 0.0
     """Share of the layers of which the encoder sees only a part in training: another layer of the
     image is put in front, and the encoder has to infer the whole."""
@@ -348,11 +353,12 @@ class Config:
         if not additions(self).shape_clusters:
             return
         latents = getattr(getattr(self.model, "expert", None), "latents", None)
-        if not getattr(latents, "one_shape", False):
+        if getattr(latents, "shape_dim", None) is None:
             raise EconError(
-                "experts with one shape each, which recipe.shape-clusters starts",
-                f"model.expert.latents.shape-dim {getattr(latents, 'shape_dim', None)}",
-                "set it to the number of latents of the pose, or --recipe.shape-clusters 0",
+                "experts whose shapes depend on latents of their own, which recipe.shape-clusters "
+                "starts",
+                "model.expert.latents.shape-dim None",
+                "set it to the number of the pose's latents or more, or --recipe.shape-clusters 0",
             )
         if self.gt_masks or experts_of(self) < 2:
             raise EconError(

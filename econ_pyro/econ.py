@@ -48,11 +48,9 @@ from econ_pyro.io.scene_file import Scene
 from econ_pyro.model_config import EconConfig, JointOptions, PoseLatents, SeededAttention
 from econ_pyro.models.dead_leaves import Canvas, DeadLeaves
 from econ_pyro.training import callbacks, checkpoint
-from econ_pyro.training.grouping import Layers, Lesson, layers_by_colour, learn_grouping
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.load_balancing import LoadBalancing, Restarts
-from econ_pyro.training.shape_clusters import start_from_clusters
-from econ_pyro.training.texture_lessons import textured_leaves
+from econ_pyro.training.start import Start
 
 ENSEMBLES = ("model.decoders", "guide.attentions", "guide.encoders")  # as expert_file.NETWORKS
 
@@ -308,44 +306,8 @@ class Econ(SceneModel):
 
         Each if the recipe says so.
         """
-        recipe = additions(self.config)
-        done = [self._learn_grouping(images(n))] if (n := recipe.grouping_images) else []
-        if n := recipe.shape_clusters:
-            done.append(self._start_from_clusters(images(n)))
-        return "; ".join(done)
-
-    def _learn_grouping(self, images: Tensor) -> str:
-        attention, recipe = self.sizes.expert.attention, additions(self.config)
-        assert isinstance(attention, SeededAttention)
-        slots = self.sizes.num_slots
-        if recipe.grouping_from == "textures":
-            lesson: Lesson = partial(textured_leaves, images.float().cpu(), slots)
-            taught = "leaves with textures out of"
-        else:
-            seeds, noise = SeedsAlone(self.guide, attention), self.model.pixel_noise
-            found = layers_by_colour(images.to(self.device), seeds, slots, noise)
-            lesson = Layers(*(a.cpu() for a in found)).some
-            taught = f"{found.labels.flatten(1).amax(1).float().mean():.1f} objects an image in"
-        first, *others = self.guide.attentions
-        given = self.config.augment, recipe.grouping_steps, self.config.seed, attention.shifts > 0
-        loss = learn_grouping(first, lesson, *given)
-        for network in others:  # all group alike
-            network.load_state_dict(first.state_dict())
-        return (
-            f"attention learnt to group pixels from {taught} {len(images)} images, "
-            f"to {loss:.2f} nats per pixel of a layer"
-        )
-
-    def _start_from_clusters(self, images: Tensor) -> str:
-        # half of the regions that no refinement has seen are parts of objects
-        region, seed = self.decompose(images).region, self.config.seed
-        shaded = additions(self.config).clusters_shaded
-        networks = self.model.decoders, self.guide.encoders
-        objects = start_from_clusters(*networks, region, images, seed, shaded)
-        return (
-            f"experts start from {len(self.names) - 1} clusters of the shapes of {len(objects.k)} "
-            f"whole objects in {len(images)} images"
-        )
+        start = Start(self.config, self.model, self.guide, lambda x: self.decompose(x).region)
+        return start(images)
 
     def callbacks(self, learner: Learner) -> list[callbacks.Callback]:
         """The competition's schedules, the class prior, and what the recipe adds."""
@@ -364,7 +326,7 @@ class Econ(SceneModel):
         if recipe.shapes_fixed_until:
             decoders: Any = self.model.decoders
             kept = [p for decoder in decoders for p in decoder.shape_parameters()]
-            if recipe.clusters_shaded:  # the last expert's shading is no cluster's
+            if recipe.clusters_shaded or recipe.clusters_coloured:  # the last is no cluster
                 *objects, _ = decoders
                 kept += [p for decoder in objects for p in decoder.appearance_parameters()]
             found.append(callbacks.Fixed(recipe.shapes_fixed_until, kept))

@@ -152,6 +152,7 @@ RECIPE: dict[str, Bounds] = {
     "grouping_fixed_until": (None, MAX_COUNT),
     "shape_clusters": (0, 100_000),
     "clusters_shaded": (0.0, 100.0),
+    "clusters_coloured": (0.0, 100.0),
     "shapes_fixed_until": (None, MAX_COUNT),
     "occlusion": (0.0, 1.0),
 }

@@ -135,6 +135,36 @@ _TURNED = replace(
     recipe=_FROM_CLUSTERS,
 )
 
+# attention learns from objects cut out of the images, and experts start as clusters of them
+_CUT_EXPERT = replace(
+    _EXPERT,
+    latents=PoseLatents(dim=6, reach=0.7, shape_dim=2),
+    attention=replace(
+        _ATTENTION, colour_weight=0.25, place_weight=0.05, learnt=8, salience="features", shifts=3
+    ),
+)
+_CUT_MODEL = replace(
+    _SMALL,
+    sigma_x=0.15,
+    competition=replace(_COMPETITION, temperature_until="120%", refine_rounds=3),
+    expert=_CUT_EXPERT,
+)
+_CUT_RECIPE = replace(
+    _FROM_CLUSTERS,
+    grouping_images=6000,
+    grouping_from="cutouts",
+    grouping_steps=9000,
+    grouping_fixed_until="100%",
+    clusters_coloured=1.0,
+)
+_CUT_OUT = Config(
+    scenes=SceneConfig(background="grey", object_size=(0.4375, 0.4375)),
+    model=_CUT_MODEL,
+    objective=replace(_OBJECTIVE, gamma_until="120%"),
+    train=_TRAIN,
+    recipe=_CUT_RECIPE,
+)
+
 # of quick's width: 16 feature maps, 16-32-32-32 channels of attention
 _MONET = MonetConfig(
     sigma=0.18, sigma_background=0.15, latent_dim=8, features=16, channels=(16, 32, 32, 32)
@@ -232,6 +262,27 @@ PRESETS: dict[str, tuple[str, Config]] = {
                     latents=replace(_LATENTS, dim=6),
                     attention=replace(_ATTENTION, colour_weight=0.2, place_weight=0.2),
                 ),
+            ),
+        ),
+    ),
+    "emoji": (
+        "Objects of several colours on a ground of one, with --scenes.sprites or --data.",
+        _CUT_OUT,
+    ),
+    "mnist": (
+        "Handwritten digits, with --scenes.sprites or --data: many looks of each class.",
+        replace(
+            _CUT_OUT,
+            scenes=SceneConfig(kind="random-colours", object_size=(0.5, 0.625)),
+            model=replace(
+                _CUT_MODEL,
+                sigma_x=0.1,
+                # shapes are too blurred to tell strokes apart, which grouping can
+                competition=replace(_CUT_MODEL.competition, refine=False),
+                expert=replace(_CUT_EXPERT, latents=PoseLatents(dim=8, reach=0.7, shape_dim=5)),
+            ),
+            recipe=replace(
+                _CUT_RECIPE, grouping_steps=14000, clusters_coloured=0.0, shapes_fixed_until=0
             ),
         ),
     ),

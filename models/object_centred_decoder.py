@@ -67,7 +67,7 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
             shape_head.bias[-1] = config.shape_bias  # type: ignore[index]
             appearance_head.weight[:3] = 0.0
             appearance_head.bias[:3] = 0.0  # type: ignore[index]
-        if self.one_shape:  # as far as pixels may be from a position
+        if self.shape_dim is not None:  # as far as pixels may be from a position
             pixels = math.ceil((1 + latents.reach) * (size - 1) / 2)
             wide = 2 * pixels / (size - 1) * coordinates(2 * pixels + 1)
             wide = object_coordinates(wide.new_zeros(1, 2), wide)
@@ -145,11 +145,18 @@ class ObjectCentredDecoder(SpatialBroadcastDecoder):
         return sample(shape, grid[:, :2] / self.wide[0, 0, -1, -1], border=True)
 
 
-def draw_shapes(decoders: Sequence[ObjectCentredDecoder]) -> Sequence[Tensor]:
-    """The one shape of each of several decoders, which does not depend on latents.
+def draw_shapes(
+    decoders: Sequence[ObjectCentredDecoder], z: Tensor | None = None
+) -> Sequence[Tensor]:
+    """The shape of each of several decoders, about a position.
+
+    Args:
+        decoders: that have shapes apart from appearances.
+        z: latents of shapes beside the pose, ``(n, D)``, if decoders have such.
 
     Returns:
-        Logits of each, ``(1, 1, S, S)`` in float32 or better.
+        Logits of each, ``(n, 1, S, S)`` in float32 or better; n = 1 without latents.
     """
-    logits = run_stacks([decoder.shape for decoder in decoders], decoders[0].wide)
-    return at_least_float32(logits).split(1, dim=1)
+    wide = decoders[0].wide
+    h = wide if z is None else broadcast(wide.expand(len(z), -1, -1, -1), z)
+    return at_least_float32(run_stacks([decoder.shape for decoder in decoders], h)).split(1, dim=1)

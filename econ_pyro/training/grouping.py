@@ -20,6 +20,8 @@ grow from means (:func:`~econ_pyro.guides.region_growing.grow`), the mean of the
 place of every second pixel.
 
 Where all is textured, layers are leaves of textures (:mod:`econ_pyro.training.texture_lessons`).
+Where objects have several colours on a ground of one, they are objects cut out of images
+(:mod:`econ_pyro.training.cutout_lessons`).
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ THICK = 0.15  # share of an object's pixels of which all neighbours are its own
 AT_ONCE = 64  # images
 BATCH, SEEDS = 8, 8  # images of a step, pixels of each
 RATE, WARMUP, CLIP = 2e-3, 50, 1.0
+SLIVER = 12  # pixels: less of a layer is no layer of a scene put together
 
 
 class Layers(NamedTuple):
@@ -197,3 +200,8 @@ def _areas(flat: Tensor) -> Tensor:
     """Pixels of the layer to which each pixel belongs, ``(B, H W)``."""
     count = F.one_hot(flat + 1).sum(1)  # of unknown pixels first
     return count.gather(1, flat + 1).float()
+
+
+def whole_number(least: int, most: int, generator: torch.Generator) -> int:
+    """A random whole number, uniform from the least to the most."""
+    return int(torch.randint(least, most + 1, (), generator=generator))

@@ -18,6 +18,8 @@ background's, behind all.
 Solids of different classes may have much the same outline, but are shaded otherwise. If asked to,
 views also have a map of shading: the log of a pixel's brightness over the object's median. The
 experts' appearances are then fitted to the means of the shading, in any of the objects' colours.
+Or classes have colours of their own: views then have the colours themselves, and appearances are
+fitted to those of each cluster's objects.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ ROUNDS = 50  # of K-means, which ends earlier where nothing changes
 LEAST = 10  # regions of a cluster, on average
 FIT_STEPS, FIT_RATE = 400, 1e-2
 FIT_COLOURS, FIT_POINTS = 16, 256  # at a step
+LOOK_STEPS = 1500  # eyes and outlines take longer than shading
 # largest probability that is fitted: what an image's thousands of pixels cost because nobody is
 # sure of them would be saved first by the expert that learns first, which would win all objects
 SURE = 0.9995
@@ -79,17 +82,18 @@ class Whole(NamedTuple):
 
     region: Tensor
     """``(n, 1, H, W)`` of 0 and 1."""
-    scene: Tensor
-    """To which each belongs, ``(n,)``."""
+    image: Tensor
+    """In which each is seen, ``(n, 3, H, W)``."""
 
 
-def whole_regions(region: Tensor) -> Whole:
+def whole_regions(region: Tensor, images: Tensor) -> Whole:
     """Connected regions of objects that touch neither one another nor the image's edge.
 
     The largest of each scene is its background.
 
     Args:
         region: soft regions of decomposed scenes, ``(B, T, 1, H, W)``.
+        images: those scenes, ``(B, 3, H, W)``.
     """
     hard = (region > 0.5).squeeze(2)
     area = hard.sum((2, 3))
@@ -103,7 +107,8 @@ def whole_regions(region: Tensor) -> Whole:
     whole[rows, background] = False
     eight = ndimage.generate_binary_structure(2, 2)  # neighbours of a pixel
     one = [i for i, r in enumerate(hard[whole]) if ndimage.label(r.cpu(), eight)[1] == 1]
-    return Whole(hard[whole][one][:, None].float(), whole.nonzero()[one, 0])
+    found = hard[whole][one][:, None].float()
+    return Whole(found, images[whole.nonzero()[one, 0]].to(found))
 
 
 def shading(images: Tensor, r: Tensor) -> Tensor:
@@ -254,7 +259,9 @@ def fit_shapes(
     """Make the experts' shapes those of the clusters.
 
     Args:
-        decoders: K of them, each with one shape; the last one's becomes the whole image.
+        decoders: K of them, with shapes apart from appearances; the last one's becomes the whole
+            image. If shapes have latents beside the pose, these change nothing until training
+            gives them a meaning.
         means: ``(K - 1, 1, S, S)`` in [0, 1].
         reach: of :class:`Aligned`.
 
@@ -267,9 +274,16 @@ def fit_shapes(
     target = torch.cat([target, torch.full_like(target[:1], SURE)])
     parameters = [p for d in decoders for p in d.shape_parameters()]
     optim = torch.optim.Adam([p for p in parameters if p.requires_grad], lr=FIT_RATE)
+    more = decoders[0].shape_inputs - 3
+    z = wide.new_zeros(1, more) if more else None
+    for decoder in decoders:
+        first = decoder.shape.blocks[0]
+        assert isinstance(first, nn.Conv2d)
+        with torch.no_grad():
+            first.weight[:, 3:] = 0.0
     for _ in range(FIT_STEPS):
         bump = torch.stack([d.bump for d in decoders])[:, None, None, None]
-        logits = torch.cat(list(draw_shapes(decoders))) + bump * wide[:, 2:]
+        logits = torch.cat(list(draw_shapes(decoders, z))) + bump * wide[:, 2:]
         loss = F.binary_cross_entropy_with_logits(logits, target)
         optim.zero_grad(set_to_none=True)
         loss.backward()
@@ -325,6 +339,58 @@ def fit_shading(
     return mean_of_last(last)
 
 
+def fit_looks(
+    decoders: Sequence[ObjectCentredDecoder],
+    views: Tensor,
+    k: Tensor,
+    colours: Tensor,
+    seed: int,
+    reach: float = REACH,
+) -> float:
+    """Make the experts' appearances those of the objects of their clusters.
+
+    Args:
+        decoders: K of them, with an appearance apart from the shape; the last one's stays.
+        views: regions and colours of objects, ``(n, 4, S, S)``.
+        k: the cluster of each, ``(n,)``.
+        colours: the mean colour of each, ``(n, 3)`` in [0, 1].
+        seed: of what is drawn at random.
+        reach: of :class:`Aligned`.
+
+    Returns:
+        Mean absolute error after it, in units of white.
+    """
+    generator, last = torch.Generator().manual_seed(seed), []
+    points = decoders[0].wide[0].flatten(1)  # (3, S * S)
+    latents = decoders[0].colour.in_features
+    parameters = [p for d in decoders[:-1] for p in d.appearance_parameters()]
+    optim = torch.optim.Adam([p for p in parameters if p.requires_grad], lr=FIT_RATE)
+    members = [(k == i).nonzero()[:, 0] for i in range(len(decoders) - 1)]
+    for step in range(LOOK_STEPS):
+        optim.param_groups[0]["lr"] = FIT_RATE * (1 + math.cos(math.pi * step / LOOK_STEPS)) / 2
+        loss = points.new_zeros(())
+        for decoder, own in zip(decoders, members, strict=False):
+            some = own[torch.randint(len(own), (FIT_COLOURS,), generator=generator).to(own.device)]
+            at = torch.randint(points.shape[1], (8 * FIT_POINTS,), generator=generator)
+            where = points[:, at.to(points.device)]
+            near = where[:2].abs().amax(0) < reach
+            where = where[:, near]
+            grid = (where[:2] / reach)[None, :, None].expand(len(some), -1, -1, -1)
+            region, target = sample(views[some].to(points), grid)[:, :, 0].tensor_split([1], 1)
+            colour = colours[some].to(points).clamp(DARK, 1 - DARK)
+            z = torch.randn(len(some), latents, generator=generator).to(points)
+            z = torch.cat([z[:, :-3], colour.logit().asinh()], 1)
+            inside = (region > 0.5).to(target)
+            error = (decoder.appearance_at(where, z) - target).abs() * inside
+            loss = loss + error.sum() / (3 * inside.sum()).clamp_min(1)
+        optim.zero_grad(set_to_none=True)
+        loss.backward()
+        optim.step()
+        last.append(loss.item() / len(members))
+    optim.zero_grad(set_to_none=True)
+    return mean_of_last(last)
+
+
 def mean_of_last(losses: Sequence[float]) -> float:
     """Mean of the last tenth of some losses: those of single steps scatter."""
     tenth = losses[-max(1, len(losses) // 10) :]
@@ -334,48 +400,53 @@ def mean_of_last(losses: Sequence[float]) -> float:
 def start_from_clusters(
     decoders: Iterable[nn.Module],
     encoders: Iterable[nn.Module],
-    region: Tensor,
-    images: Tensor,
+    objects: Whole,
     seed: int,
     shaded: float = 0.0,
+    coloured: float = 0.0,
 ) -> Clusters:
     """Start the experts from clusters of regions, and the last one as the background.
 
     Args:
-        decoders: K of them, each with one shape.
+        decoders: K of them, with shapes apart from appearances.
         encoders: K of them, which will put shapes at the centres of mass of their regions.
-        region: soft regions of decomposed scenes, ``(B, T, 1, H, W)``.
-        images: those scenes, ``(B, 3, H, W)``.
+        objects: which are clustered.
         seed: of the clusters.
         shaded: weight of shading beside shape; 0: shapes alone.
+        coloured: weight of colours beside shape, likewise.
 
     Returns:
         The clusters of the objects.
 
     Raises:
-        EconError: too few regions are whole.
+        EconError: they are too few.
     """
-    objects, scene = whole_regions(region)
     shapes = [d for d in decoders if isinstance(d, ObjectCentredDecoder)]
-    clusters = len(shapes) - 1
-    if len(objects) < LEAST * clusters:
+    clusters, region = len(shapes) - 1, objects.region
+    if len(region) < LEAST * clusters:
         raise EconError(
             f"at least {LEAST * clusters} objects that touch neither one another nor the "
-            f"image's edge in the {len(region)} images of recipe.shape-clusters",
-            str(len(objects)),
+            f"image's edge in the images of recipe.shape-clusters",
+            str(len(region)),
             "raise --recipe.shape-clusters, or start from blobs: --recipe.shape-clusters 0 "
             "--recipe.shapes-fixed-until 0",
         )
-    seen = images[scene].to(objects)
-    maps = shaded * shading(seen, objects) if shaded else None
-    whole = Aligned(objects, shapes[0].has_size, maps)
+    maps = shaded * shading(objects.image, region) if shaded else None
+    if coloured:
+        maps = coloured * objects.image * region
+    whole = Aligned(region, shapes[0].has_size, maps)
     angles = ANGLES if shapes[0].has_angle else 1
     found = cluster(whole.all_around(angles), clusters, seed)
     found = sharpen(whole, found, shapes[0].has_angle)
     fit_shapes(shapes, found.means[:, :1], whole.reach)
+    colours = mean_over(region, objects.image)
     if shaded:
         means = torch.cat([found.means[:, :1], found.means[:, 1:] / shaded], 1)
-        fit_shading(shapes, means, mean_over(objects, seen), seed, whole.reach)
+        fit_shading(shapes, means, colours, seed, whole.reach)
+    if coloured:
+        views = whole.views(found.angle[:, None], FINE_SIDE).view(len(region), 4, FINE_SIDE, -1)
+        views = torch.cat([views[:, :1], views[:, 1:] / coloured], 1)[found.near]
+        fit_looks(shapes, views, found.k[found.near], colours[found.near], seed, whole.reach)
     for encoder in encoders:
         assert isinstance(encoder, ObjectCentredEncoder)
         encoder.start_at_centre()

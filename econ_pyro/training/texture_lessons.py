@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from econ_pyro.training.grouping import Layers
+from econ_pyro.training.grouping import SLIVER, Layers, whole_number
 
 TILES = (3 / 16, 3 / 8)  # smallest and largest square of an image, of its side
 RADII = (0.12, 0.28)  # of leaves, of the side
@@ -24,7 +24,6 @@ WOBBLE = 0.3  # of the angle between two sides
 NEAREST = 0.5  # side of a leaf, of its radius
 WITHIN = 1.3  # its farthest corner, likewise
 INSIDE = 0.1  # distance of a leaf's middle from the edge of the image, of its side
-SLIVER = 12  # pixels: less of a layer is no layer
 
 
 def textured_leaves(images: Tensor, leaves: int, count: int, generator: torch.Generator) -> Layers:
@@ -44,7 +43,7 @@ def textured_leaves(images: Tensor, leaves: int, count: int, generator: torch.Ge
 def _scene(images: Tensor, leaves: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     size = images.shape[-1]
     image, labels = _texture(images, generator), torch.zeros(size, size, dtype=torch.long)
-    for leaf in range(1, 1 + _whole(1, leaves, generator)):
+    for leaf in range(1, 1 + whole_number(1, leaves, generator)):
         inside = _leaf(size, generator)
         image = torch.where(inside, _texture(images, generator), image)
         labels[inside] = leaf
@@ -56,17 +55,17 @@ def _texture(images: Tensor, generator: torch.Generator) -> Tensor:
     """A square of an image in mirrored tiles, turned, half of the time in other colours."""
     size = images.shape[-1]
     least, most = (max(1, round(size * tile)) for tile in TILES)
-    side = _whole(least, most, generator)
-    image = images[_whole(0, len(images) - 1, generator)]
+    side = whole_number(least, most, generator)
+    image = images[whole_number(0, len(images) - 1, generator)]
     y, x, dy, dx = (
-        _whole(0, most, generator) for most in (size - side,) * 2 + (2 * side - 1,) * 2
+        whole_number(0, most, generator) for most in (size - side,) * 2 + (2 * side - 1,) * 2
     )
     at = torch.arange(size)
     rows, columns = (((at + shift) % (2 * side) - side).add(0.5).abs().sub(0.5).long()
                      for shift in (dy, dx))  # fmt: skip
     tiled = image[:, y + rows[:, None], x + columns]
-    tiled = torch.rot90(tiled, _whole(0, 3, generator), (1, 2))
-    if _whole(0, 1, generator):
+    tiled = torch.rot90(tiled, whole_number(0, 3, generator), (1, 2))
+    if whole_number(0, 1, generator):
         tiled = tiled[torch.randperm(3, generator=generator)]
     return tiled
 
@@ -78,7 +77,7 @@ def _leaf(size: int, generator: torch.Generator) -> Tensor:
     r = size * (RADII[0] + (RADII[1] - RADII[0]) * radius.item())
     at = torch.arange(size) + 0.5
     y, x = at[:, None] - y0, at - x0
-    corners = _whole(*CORNERS, generator)
+    corners = whole_number(*CORNERS, generator)
     if corners == CORNERS[1]:
         return y.square() + x.square() < r**2
     sides = torch.arange(corners) + WOBBLE * torch.rand(corners, generator=generator)
@@ -87,8 +86,3 @@ def _leaf(size: int, generator: torch.Generator) -> Tensor:
     along = angles.sin()[:, None, None] * y + angles.cos()[:, None, None] * x
     within = y.square() + x.square() < (WITHIN * r) ** 2
     return (along < far[:, None, None]).all(0) & within
-
-
-def _whole(least: int, most: int, generator: torch.Generator) -> int:
-    """A whole number, uniform from the least to the most."""
-    return int(torch.randint(least, most + 1, (), generator=generator))

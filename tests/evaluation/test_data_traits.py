@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from econ_pyro.data.readers.numpy_files import save_npz
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.data.synthetic.renderer import Scenes
+from econ_pyro.evaluation import data_report
 from econ_pyro.evaluation.data_report import advise, inspect, report
 from econ_pyro.evaluation.data_traits import traits_of, turning
 from econ_pyro.scene_config import SCENE_SETS, SceneConfig
@@ -102,6 +103,28 @@ def test_the_fields_sets_lead_to_their_presets(tmp_path, kind, options):
     assert words(advice) == set()
     assert "latents.angle" not in advice.command  # the presets have it
     assert "--resample" not in advice.command  # nothing is resized
+
+
+def spotted(images):
+    """Objects with spots: their background is below one half in every channel."""
+    spots = torch.rand(len(images), 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    return torch.where(images > 0.5, images * F.interpolate(spots, images.shape[2:]), images)
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_objects_of_several_colours_are_cut_out_of_plain_grounds(tmp_path, looks, monkeypatch):
+    assert "svi_train.py sprites " in look(tmp_path, FLAT, spotted)[1].command  # too few images
+    monkeypatch.setattr(data_report, "_ENOUGH", N)
+    shapes = ("cross", "circle", "ellipse")
+    scenes, classes = scenes_of(dataclasses.replace(FLAT, classes=shapes), spotted)
+    if looks:  # all are of one class
+        scenes = dataclasses.replace(scenes, label=scenes.label.clamp(max=0))
+        classes = ("object",)
+    save_npz(tmp_path / "b.npz", scenes, classes)
+    advice = advise(inspect(tmp_path / "b.npz", "crop", N), "crop")
+    assert f"svi_train.py {'mnist' if looks else 'emoji'} " in advice.command
+    assert "several looks in a class" not in words(advice)
+    assert "latents.angle" not in advice.command
 
 
 def test_patterns_are_no_objects(tmp_path):

@@ -46,6 +46,8 @@ ALIKE = (
     "multi-dsprites-coloured",
     "turned-random-colours",
     "clevr-like",
+    "emoji",
+    "mnist",
 )
 # chains of Gibbs sampling amplify rounding
 CHAINS = ("mrbm", "mrbm-softmax", "mrbm-16")

@@ -47,12 +47,13 @@ def test_regions_that_touch_nothing_are_whole():
     corner = rectangle(7, 6, 8, 7)  # touches both by a corner, or its side
     apart = rectangle(2, 2, 7, 6) + rectangle(9, 9, 14, 14)
     scenes = [regions(left, right, corner, 0 * alone), regions(left, right, corner, alone)]
-    objects = whole_regions(torch.cat(scenes))
+    images = torch.rand(2, 3, 16, 16)
+    objects = whole_regions(torch.cat(scenes), images)
     assert objects.region.shape == (1, 1, 16, 16) and torch.equal(objects.region[0, 0], alone)
-    assert objects.scene.tolist() == [1]
+    assert torch.equal(objects.image, images[1:])
     edge, small = rectangle(0, 0, 6, 6), rectangle(8, 8, 12, 12)
     for none in (regions(apart), regions(edge, small), regions(rectangle(0, 0, 16, 16))):
-        assert not len(whole_regions(none).region)
+        assert not len(whole_regions(none, images[:1]).region)
 
 
 def sprites(n, **options):
@@ -243,6 +244,55 @@ def test_experts_draw_the_clusters(turned_tiny, reach):
     assert econ.model.decoders[2](z)[0, 3].min() > 0.97  # the background
 
 
+def test_latents_of_shapes_change_nothing_until_they_are_trained(turned_tiny, monkeypatch):
+    monkeypatch.setattr(module, "FIT_STEPS", 2)
+    upright = PoseLatents(dim=8, size=True, shape_dim=5)
+    econ = Econ(changed(turned_tiny, model__expert__latents=upright))
+    fit_shapes(list(econ.model.decoders), torch.ones(2, 1, 24, 24))
+    z = torch.zeros(9, 8)
+    z[1:, 3:5] = torch.randn(8, 2, generator=torch.Generator().manual_seed(1))
+    for decoder in econ.model.decoders:
+        drawn = decoder(z)[:, 3]
+        torch.testing.assert_close(drawn, drawn[:1].expand_as(drawn))
+        optim = torch.optim.Adam(decoder.parameters(), 0.03)
+        (drawn[1:] * z[1:, 3, None, None]).sum().backward()
+        optim.step()
+        drawn = decoder(z)[:, 3]
+        assert not torch.allclose(drawn, drawn[:1].expand_as(drawn), atol=1e-3)
+
+
+def test_experts_start_with_the_looks_of_their_clusters_objects(turned_tiny, monkeypatch):
+    """Left halves are red, right ones green or blue."""
+    monkeypatch.setattr(module, "FIT_STEPS", 1)
+    monkeypatch.setattr(module, "LOOK_STEPS", 200)
+    monkeypatch.setattr(module, "RESTARTS", 3)
+    n, size = 40, 32
+    red, green, blue = (torch.eye(3) * 0.8 + 0.1)[:, :, None, None]
+    k = torch.arange(n) % 2
+    region = torch.zeros(n, 1, size, size)
+    region[k == 0, :, 10:22, 12:20] = 1.0
+    region[k == 1, :, 12:20, 8:24] = 1.0
+    left = torch.arange(size) < 16
+    image = torch.where(left, red, torch.where(k[:, None, None, None] == 0, green, blue))
+    objects = module.Whole(region, image.expand(n, 3, size, size).clone())
+    upright = PoseLatents(dim=6, size=True, shape_dim=3)
+    config = changed(turned_tiny, model__expert__latents=upright)
+    econ = Econ(changed(config, model__expert__layers=3, model__expert__features=16))
+    decoders = list(econ.model.decoders)
+    last = [p.clone() for p in decoders[-1].appearance_parameters()]
+    found = module.start_from_clusters(decoders, econ.guide.encoders, objects, 0, coloured=1.0)
+    assert len(found.k[::2].unique()) == 1 == len(found.k[1::2].unique())
+    for i in (0, 1):
+        decoder, mine = decoders[found.k[i]], region[i, 0].bool()
+        mean = objects.image[i][:, mine].mean(1)
+        area = (mine.sum() / math.pi).sqrt().mul(2 / 31 / UNIT).log()
+        z = torch.cat([torch.zeros(2), area[None], mean.logit().asinh()])[None]
+        drawn = decoder(z)[0, :3]
+        assert (drawn - objects.image[i]).abs()[:, mine].mean() < 0.06
+    for before, after in zip(last, decoders[-1].appearance_parameters(), strict=True):
+        assert torch.equal(before, after)
+
+
 def test_a_new_run_starts_from_clusters(turned_tiny, tmp_path):
     trainer = make_trainer(turned_tiny, tmp_path / "run")
     before = [p.clone() for p in trainer.learner.model.model.decoders.parameters()]
@@ -275,11 +325,11 @@ def test_what_cannot_be_clustered_is_refused(turned_tiny, tmp_path, tiny):
     for wrong, words in [
         ({"gt_masks": True}, "no true regions"),
         (one, "2 experts or more"),
-        ({"model__expert__latents": PoseLatents(dim=8, shape_dim=5)}, "one shape each"),
+        ({"model__expert__latents": PoseLatents(dim=8)}, "latents of their own"),
     ]:
         with pytest.raises(EconError, match=words):
             changed(turned_tiny, **wrong)
-    with pytest.raises(EconError, match="one shape each"):
+    with pytest.raises(EconError, match="latents of their own"):
         dataclasses.replace(tiny, recipe=RecipeConfig(shape_clusters=8))
 
 
