@@ -18,6 +18,8 @@ background's, behind all.
 Solids of different classes may have much the same outline, but are shaded otherwise. If asked to,
 views also have a map of shading: the log of a pixel's brightness over the object's median. The
 experts' appearances are then fitted to the means of the shading, in any of the objects' colours.
+Where shapes have latents beside the pose, objects of a class differ in slant, for one: they are
+clustered at their best angles, and experts start with means of the objects as they are seen.
 Or classes have colours of their own: views then have the colours themselves, and appearances are
 fitted to those of each cluster's objects.
 """
@@ -370,6 +372,8 @@ def fit_looks(
         optim.param_groups[0]["lr"] = FIT_RATE * (1 + math.cos(math.pi * step / LOOK_STEPS)) / 2
         loss = points.new_zeros(())
         for decoder, own in zip(decoders, members, strict=False):
+            if not len(own):  # a mean that no object is near
+                continue
             some = own[torch.randint(len(own), (FIT_COLOURS,), generator=generator).to(own.device)]
             at = torch.randint(points.shape[1], (8 * FIT_POINTS,), generator=generator)
             where = points[:, at.to(points.device)]
@@ -435,8 +439,11 @@ def start_from_clusters(
     if coloured:
         maps = coloured * objects.image * region
     whole = Aligned(region, shapes[0].has_size, maps)
-    angles = ANGLES if shapes[0].has_angle else 1
+    looks = shapes[0].shape_inputs > 3  # latents of shape, which may be slants
+    angles = ANGLES if shapes[0].has_angle or looks else 1
     found = cluster(whole.all_around(angles), clusters, seed)
+    if looks:  # clusters hold at any angle, their means as objects are seen
+        found = found._replace(angle=torch.zeros_like(found.angle))
     found = sharpen(whole, found, shapes[0].has_angle)
     fit_shapes(shapes, found.means[:, :1], whole.reach)
     colours = mean_over(region, objects.image)
