@@ -282,7 +282,15 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 expert=replace(_CUT_EXPERT, latents=PoseLatents(dim=8, reach=0.7, shape_dim=5)),
             ),
             recipe=replace(
-                _CUT_RECIPE, grouping_steps=14000, clusters_coloured=0.0, shapes_fixed_until=0
+                _CUT_RECIPE,
+                grouping_steps=14000,
+                clusters_coloured=0.0,
+                shapes_fixed_until=0,
+                # shapes that change can be of two classes
+                load_balancing=_RECIPE.load_balancing,
+                load_balancing_limit=_RECIPE.load_balancing_limit,
+                load_balancing_until="70%",
+                restart_below=_RECIPE.restart_below,
             ),
         ),
     ),
