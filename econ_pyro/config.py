@@ -350,8 +350,15 @@ class Config:
             )
 
     def _check_clusters(self) -> None:
-        if not additions(self).shape_clusters:
+        recipe = additions(self)
+        if not recipe.shape_clusters:
             return
+        if recipe.clusters_shaded and recipe.clusters_coloured:
+            raise EconError(
+                "recipe.clusters-shaded or recipe.clusters-coloured",
+                "both",
+                "colours show shading, too: set one of them to 0",
+            )
         latents = getattr(getattr(self.model, "expert", None), "latents", None)
         if getattr(latents, "shape_dim", None) is None:
             raise EconError(

@@ -165,8 +165,9 @@ def test_examples_run(page, here):
 @pytest.mark.parametrize("page", PARSED, ids=name_of)
 def test_commands_that_take_long_parse(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for sprite in ("apple", "frog", "butterfly"):
-        write_image(Path(f"sprites/{sprite}.png"), torch.rand(4, 24, 24))
+    stand_ins = {"sprites": ("apple", "frog", "butterfly"), "digits": "014"}
+    for path in (f"{folder}/{name}.png" for folder, names in stand_ins.items() for name in names):
+        write_image(Path(path), torch.rand(4, 24, 24))
     for name, args in commands(page):
         parses(name, args)
 

@@ -430,7 +430,7 @@ def start_from_clusters(
     if len(region) < LEAST * clusters:
         raise EconError(
             f"at least {LEAST * clusters} objects that touch neither one another nor the "
-            f"image's edge in the images of recipe.shape-clusters",
+            "image's edge in the images of recipe.shape-clusters",
             str(len(region)),
             "raise --recipe.shape-clusters, or start from blobs: --recipe.shape-clusters 0 "
             "--recipe.shapes-fixed-until 0",

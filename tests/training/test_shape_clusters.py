@@ -354,6 +354,7 @@ def test_what_cannot_be_clustered_is_refused(turned_tiny, tmp_path, tiny):
         ({"gt_masks": True}, "no true regions"),
         (one, "2 experts or more"),
         ({"model__expert__latents": PoseLatents(dim=8)}, "latents of their own"),
+        ({"recipe__clusters_shaded": 1.0, "recipe__clusters_coloured": 1.0}, "got both"),
     ]:
         with pytest.raises(EconError, match=words):
             changed(turned_tiny, **wrong)
