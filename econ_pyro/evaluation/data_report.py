@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from econ_pyro import presets
 from econ_pyro.config import additions
+from econ_pyro.core.image_edge import background_colour
 from econ_pyro.data.base import Source, SourceInfo
 from econ_pyro.data.ground_truth import Truth
 from econ_pyro.data.readers.detect import open_images
@@ -32,7 +33,6 @@ from econ_pyro.errors import check_positive, command, printable
 from econ_pyro.evaluation.data_traits import (
     TOLERANCE,
     Traits,
-    background_colour,
     traits_of,
     turning,
 )

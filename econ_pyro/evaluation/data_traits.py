@@ -15,6 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from econ_pyro.core.image_edge import background_colour, edge_pixels
 from econ_pyro.data.ground_truth import Truth
 from econ_pyro.data.resize import has_hard_edges
 from econ_pyro.evaluation.matching import MIN_AREA
@@ -77,18 +78,8 @@ def traits_of(images: Tensor) -> Traits:
     )
 
 
-def background_colour(images: Tensor) -> Tensor:
-    """Median colour of each image's edge, ``(B, 3)``."""
-    return _edge(images).median(2).values
-
-
-def _edge(images: Tensor) -> Tensor:
-    """Pixels of each image's edge, side by side, ``(B, 3, n)``."""
-    return torch.cat([a[:, :, [0, -1]].flatten(2) for a in (images, images.mT)], 2)
-
-
 def _lit(images: Tensor) -> float:
-    edge = _edge(images)
+    edge = edge_pixels(images)
     value = edge.amax(1)
     steps = value.diff(dim=1).abs().mean(1)
     brightness = (value.std(1) - 4 * steps) / (value.mean(1) + TOLERANCE)

@@ -26,6 +26,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from econ_pyro.core.image_edge import background_colour, edge_pixels
 from econ_pyro.errors import EconError
 from econ_pyro.training.grouping import AT_ONCE, SLIVER, Layers, whole_number
 from econ_pyro.training.shape_clusters import SMALLEST
@@ -141,10 +142,8 @@ def cut_out(images: Tensor, most: int) -> Cutouts:
 
 def _ground(images: Tensor) -> tuple[Tensor, Tensor]:
     """Colour of the ground, ``(B, 3)``, and how far its pixels may be from it, ``(B,)``."""
-    rows, columns = images[:, :, [0, -1]], images[:, :, 1:-1, [0, -1]]
-    border = torch.cat([rows.flatten(2), columns.flatten(2)], 2)
-    ground = border.median(2).values
-    deviation = (border - ground[:, :, None]).abs().amax(1).median(1).values
+    ground = background_colour(images)
+    deviation = (edge_pixels(images) - ground[:, :, None]).abs().amax(1).median(1).values
     return ground, (NOISE * deviation).clamp_min(DIFFERENT)
 
 

@@ -27,7 +27,7 @@ fitted to those of each cluster's objects.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -313,32 +313,26 @@ def fit_shading(
     Returns:
         Mean absolute error after it, in units of white.
     """
-    generator, last = torch.Generator().manual_seed(seed), []
+    generator = torch.Generator().manual_seed(seed)
     wide = decoders[0].wide[0].flatten(1)  # (3, S * S)
     where = decoders[0].wide[:, :2].expand(len(means), -1, -1, -1) / reach
     region, shade = sample(means.to(wide), where).flatten(2).unbind(1)
     light = (shade / region.clamp_min(0.5)).exp()
     own = [(r > 0.5 * r.max()).nonzero()[:, 0] for r in region]
     light = torch.stack([f / f[i].mean() for f, i in zip(light, own, strict=True)])
-    parameters = [p for d in decoders[:-1] for p in d.appearance_parameters()]
-    optim = torch.optim.Adam([p for p in parameters if p.requires_grad], lr=FIT_RATE)
-    latents = decoders[0].colour.in_features
-    for _ in range(FIT_STEPS):
+
+    def error() -> Tensor:
         drawn = torch.randint(len(colours), (FIT_COLOURS,), generator=generator)
         colour = colours[drawn].to(wide).clamp(DARK, 1 - DARK)
-        z = torch.randn(FIT_COLOURS, latents, generator=generator).to(wide)
-        z = torch.cat([z[:, :-3], colour.logit().asinh()], 1)
+        z = _latents_of(colour, decoders[0], generator)
         loss = wide.new_zeros(())
         for decoder, i, f in zip(decoders, own, light, strict=False):
             some = i[torch.randint(len(i), (FIT_POINTS,), generator=generator).to(i.device)]
             target = (colour[:, :, None] * f[some]).clamp(DARK, 1 - DARK)
             loss = loss + (decoder.appearance_at(wide[:, some], z) - target).abs().mean()
-        optim.zero_grad(set_to_none=True)
-        loss.backward()
-        optim.step()
-        last.append(loss.item() / len(means))
-    optim.zero_grad(set_to_none=True)
-    return mean_of_last(last)
+        return loss
+
+    return _fit_appearances(decoders, error, [FIT_RATE] * FIT_STEPS)
 
 
 def fit_looks(
@@ -362,14 +356,11 @@ def fit_looks(
     Returns:
         Mean absolute error after it, in units of white.
     """
-    generator, last = torch.Generator().manual_seed(seed), []
+    generator = torch.Generator().manual_seed(seed)
     points = decoders[0].wide[0].flatten(1)  # (3, S * S)
-    latents = decoders[0].colour.in_features
-    parameters = [p for d in decoders[:-1] for p in d.appearance_parameters()]
-    optim = torch.optim.Adam([p for p in parameters if p.requires_grad], lr=FIT_RATE)
     members = [(k == i).nonzero()[:, 0] for i in range(len(decoders) - 1)]
-    for step in range(LOOK_STEPS):
-        optim.param_groups[0]["lr"] = FIT_RATE * (1 + math.cos(math.pi * step / LOOK_STEPS)) / 2
+
+    def error() -> Tensor:
         loss = points.new_zeros(())
         for decoder, own in zip(decoders, members, strict=False):
             if not len(own):  # a mean that no object is near
@@ -382,15 +373,46 @@ def fit_looks(
             grid = (where[:2] / reach)[None, :, None].expand(len(some), -1, -1, -1)
             region, target = sample(views[some].to(points), grid)[:, :, 0].tensor_split([1], 1)
             colour = colours[some].to(points).clamp(DARK, 1 - DARK)
-            z = torch.randn(len(some), latents, generator=generator).to(points)
-            z = torch.cat([z[:, :-3], colour.logit().asinh()], 1)
+            z = _latents_of(colour, decoder, generator)
             inside = (region > 0.5).to(target)
-            error = (decoder.appearance_at(where, z) - target).abs() * inside
-            loss = loss + error.sum() / (3 * inside.sum()).clamp_min(1)
+            off = (decoder.appearance_at(where, z) - target).abs() * inside
+            loss = loss + off.sum() / (3 * inside.sum()).clamp_min(1)
+        return loss
+
+    cosine = [(1 + math.cos(math.pi * step / LOOK_STEPS)) / 2 for step in range(LOOK_STEPS)]
+    return _fit_appearances(decoders, error, [FIT_RATE * share for share in cosine])
+
+
+def _latents_of(
+    colours: Tensor, decoder: ObjectCentredDecoder, generator: torch.Generator
+) -> Tensor:
+    """Latents beside the pose of objects of these colours, ``(n, 3)``; the others are random."""
+    z = torch.randn(len(colours), decoder.colour.in_features, generator=generator).to(colours)
+    return torch.cat([z[:, :-3], colours.logit().asinh()], 1)
+
+
+def _fit_appearances(
+    decoders: Sequence[ObjectCentredDecoder], error: Callable[[], Tensor], rates: Sequence[float]
+) -> float:
+    """Fit all appearances but the last one's, a step for each learning rate.
+
+    Args:
+        decoders: K of them.
+        error: sum of the experts' errors on a new sample.
+        rates: of learning.
+
+    Returns:
+        Mean error of an expert in the last tenth of the steps.
+    """
+    parameters = [p for d in decoders[:-1] for p in d.appearance_parameters()]
+    optim, last = torch.optim.Adam([p for p in parameters if p.requires_grad]), []
+    for rate in rates:
+        optim.param_groups[0]["lr"] = rate
+        loss = error()
         optim.zero_grad(set_to_none=True)
         loss.backward()
         optim.step()
-        last.append(loss.item() / len(members))
+        last.append(loss.item() / (len(decoders) - 1))
     optim.zero_grad(set_to_none=True)
     return mean_of_last(last)
 

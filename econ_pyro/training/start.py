@@ -114,9 +114,8 @@ class Start:
         """Regions that grow from as many seeds as there are layers, ``(B, T, 1, H, W)``."""
         assert isinstance(self.guide, SeededGuide)
         x = images.to(self._device)
-        return self.guide.candidates(x, torch.ones_like(x[:, :1]), self.sizes.num_slots)[1][
-            :, :, 0
-        ]
+        _, grown = self.guide.candidates(x, torch.ones_like(x[:, :1]), self.sizes.num_slots)
+        return grown[:, :, 0]
 
     @property
     def _device(self) -> torch.device:
