@@ -454,8 +454,8 @@ def start_from_clusters(
             f"at least {LEAST * clusters} objects that touch neither one another nor the "
             "image's edge in the images of recipe.shape-clusters",
             str(len(region)),
-            "raise --recipe.shape-clusters, or start from blobs: --recipe.shape-clusters 0 "
-            "--recipe.shapes-fixed-until 0",
+            "raise --recipe.shape-clusters (of cutouts, --recipe.grouping-images), or start from "
+            "blobs: --recipe.shape-clusters 0 --recipe.shapes-fixed-until 0",
         )
     maps = shaded * shading(objects.image, region) if shaded else None
     if coloured:
