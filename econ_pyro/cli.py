@@ -95,8 +95,11 @@ def of_preset(
         data = {name: getattr(recorded, name) for name in ("data", "fit", "limit") if name in has}
     configs: dict[str, tuple[str, Any]] = {}
     for name, (text, config) in known.items():
-        chosen = _of_kinds(config, given) if name in given[:1] else config
-        configs[name] = text, cls(**vars(chosen), preset=name, **data)
+        own = cls(**vars(config), preset=name, **data)
+        if name in given[:1]:
+            # options that are read later may be what makes the chosen kinds fit
+            own = _unchecked(own, **vars(_of_kinds(config, given)))
+        configs[name] = text, own
     if given and not given[0].startswith("-"):
         if given[0] not in configs:
             hint = did_you_mean(given[0], [*configs, *presets.ALIASES])
@@ -148,7 +151,7 @@ def _of_kinds(config: Config, args: Sequence[str]) -> Config:
         kind = value if equals else args[i + 1] if i + 1 < len(args) else ""
         config = _with_kind(config, name[2:].replace("-", "_").split(".")[:-1], kind)
     if not isinstance(config.model, EconConfig):  # to which the recipe means nothing
-        config = _unchecked(config, "recipe", NoRecipe())
+        config = _unchecked(config, recipe=NoRecipe())
     return config
 
 
@@ -222,7 +225,7 @@ def _with_kind(config: Any, path: Sequence[str], kind: str, above: str = "") -> 
         return config  # tyro reports this error
     part, where = getattr(config, name), f"{above}{name}"
     if rest:
-        return _unchecked(config, name, _with_kind(part, rest, kind, f"{where}."))
+        return _unchecked(config, **{name: _with_kind(part, rest, kind, f"{where}.")})
     classes = kinds_of(type(config), name)
     if not classes:
         return config
@@ -232,13 +235,13 @@ def _with_kind(config: Any, path: Sequence[str], kind: str, above: str = "") -> 
     common = {f.name for f in dataclasses.fields(cls)} & {f.name for f in dataclasses.fields(part)}
     kept = {name: getattr(part, name) for name in common - {"kind"}}
     # checks that involve several parts follow when all options are known
-    return _unchecked(config, name, cls(**kept))
+    return _unchecked(config, **{name: cls(**kept)})
 
 
-def _unchecked(config: T, name: str, part: Any) -> T:
+def _unchecked(config: T, **parts: Any) -> T:
     """``dataclasses.replace`` without validation."""
     changed = object.__new__(type(config))
-    changed.__dict__.update(vars(config), **{name: part})
+    changed.__dict__.update(vars(config), **parts)
     return changed
 
 

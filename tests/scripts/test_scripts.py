@@ -450,6 +450,17 @@ def test_mistyped_presets_and_options_are_one_line(capsys, args, message):
     assert message in fails(capsys, "svi_train", *args.split())
 
 
+def test_a_kind_is_checked_with_the_options_beside_it(tmp_path, capsys):
+    """The error's own advice is taken, in either order."""
+    kind = "--teaching.kind none".split()
+    assert "--augment.share 0" in fails(capsys, "svi_train", "learnt-random-colours", *kind)
+    share = "--augment.share 0".split()
+    for args in (kind + share, share + kind):
+        script("svi_train", "learnt-random-colours", *args, "--run", tmp_path / "r", "--dry-run")
+        taken = json.loads(capsys.readouterr().out.split("\nrun: ")[0])
+        assert taken["teaching"] == {"kind": "none"} and taken["augment"]["share"] == 0
+
+
 def test_every_option_of_a_preset_is_known(tmp_path, capsys):
     for name, (_, config) in presets.PRESETS.items():
         args = []
