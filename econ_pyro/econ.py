@@ -306,8 +306,16 @@ class Econ(SceneModel):
 
         Each if the recipe says so.
         """
-        start = Start(self.config, self.model, self.guide, lambda x: self.decompose(x).region)
-        return start(images)
+        # experts that draw nothing yet have no latents to move, and no noise about what they draw
+        options = replace(self.sizes.competition, refine_steps=0, background_noise=False)
+        config = replace(self.config, model=replace(self.sizes, competition=options))
+        slots = self.sizes.num_slots
+        competition = decomposition_of(config, slots, evidence=False, refine=True)
+
+        def regions(x: Tensor) -> Tensor:
+            return self._explain(x.to(self.dtype), competition).region
+
+        return Start(self.config, self.model, self.guide, regions)(images)
 
     def callbacks(self, learner: Learner) -> list[callbacks.Callback]:
         """The competition's schedules, the class prior, and what the recipe adds."""
@@ -387,7 +395,16 @@ class Econ(SceneModel):
         slots = arguments.as_int("slots", slots, maximum=arguments.MAX_LAYERS)
         evidence = as_regions(evidence, len(images), slots, size, self.dtype)
         competition = decomposition_of(self.config, slots, evidence is not None, refine)
-        batch = min(batch, len(images))
+        return self._explain(images, competition, min(batch, len(images)), evidence)
+
+    def _explain(
+        self,
+        images: Tensor,
+        competition: Competition,
+        batch: int = 32,
+        evidence: Tensor | None = None,
+    ) -> Decomposition:
+        """What a competition makes of images."""
         pieces = images.split(batch)
         given = [None] * len(pieces) if evidence is None else evidence.split(batch)
 

@@ -53,6 +53,7 @@ COMPETITION: dict[str, Bounds] = {
     "temperature_end": (POSITIVE, 1e6),
     "temperature_until": (None, MAX_COUNT),
     "refine_rounds": (1, 100),
+    "refine_steps": (0, 1000),
     "outliers": (0.0, 0.5),
     "depth_order_from": (None, MAX_COUNT),
 }

@@ -208,6 +208,9 @@ class _Competition:
     refine_rounds: int = 1
     """How often to do so; from the second time on, a spare layer goes to what the others explain
     worst."""
+    refine_steps: int = 0
+    """Each time, the latents of all layers take so many steps up the gradient of the likelihood,
+    which encoders see one layer of at a time: for shapes and colours that vary."""
     refine_division: bool = False
     """Then divide the two objects most alike in colour that touch anew, from several starts, and
     keep what is likeliest: for objects of one colour that touch."""
@@ -217,6 +220,9 @@ class _Competition:
     outliers: float = 0.0
     """Share of the pixels that are like nothing that a layer draws, such as outlines and texture;
     refining then leaves them to the layer whose shape has them."""
+    background_noise: bool = False
+    """Refining estimates the noise of the background in each image: for objects of several colours
+    on a ground of one, from which their edges hardly differ."""
 
     def __post_init__(self) -> None:
         group = "model.competition"

@@ -145,8 +145,14 @@ _CUT_EXPERT = replace(
 )
 _CUT_MODEL = replace(
     _SMALL,
-    sigma_x=0.15,
-    competition=replace(_COMPETITION, temperature_until="120%", refine_rounds=3),
+    sigma_x=0.2,
+    competition=replace(
+        _COMPETITION,
+        temperature_until="120%",
+        refine_rounds=3,
+        refine_steps=10,
+        background_noise=True,
+    ),
     expert=_CUT_EXPERT,
 )
 _CUT_RECIPE = replace(
@@ -350,7 +356,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 num_slots=7,
                 light=0.2,
                 competition=replace(
-                    _TURNED_MODEL.competition, refine_rounds=2, refine_merging=True
+                    _TURNED_MODEL.competition,
+                    refine_rounds=2,
+                    refine_steps=20,
+                    refine_merging=True,
                 ),
                 expert=replace(
                     _TURNED_MODEL.expert,
@@ -390,7 +399,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 num_slots=4,
                 sigma_x=0.15,  # of two colours
                 competition=replace(
-                    _TURNED_MODEL.competition, refine_rounds=3, refine_merging=True
+                    _TURNED_MODEL.competition,
+                    refine_rounds=3,
+                    refine_steps=10,
+                    refine_merging=True,
+                    background_noise=True,
                 ),
                 expert=replace(
                     _EXPERT,

@@ -78,7 +78,8 @@ class Args:
     """Also evaluate on the same scenes with each corruption of a standard set."""
     baselines: bool = False
     """Also evaluate baselines on the same scenes: the untrained model, connected components of one
-    colour, clusters of colours, and a fixed partition of the image."""
+    colour, clusters of colours, a fixed partition of the image and, with scikit-image,
+    Felzenszwalb's segmentation."""
     samples: bool = False
     """Also evaluate samples of the prior with a classifier trained on rendered shapes."""
     json: bool = False

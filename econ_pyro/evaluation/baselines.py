@@ -1,6 +1,7 @@
 r"""Baselines that learn nothing: the scores to exceed before training is worth anything.
 
-A segmentation baseline divides an image into T regions by colour or by position alone. The
+A segmentation baseline divides an image into T regions by colour or by position alone, or by both
+(Felzenszwalb and Huttenlocher, 2004; if scikit-image is installed). The
 background is the segment with the most pixels on the image's border; of several, the largest. It
 is the last layer, as in a :class:`~econ_pyro.infer.decomposition.Decomposition`. The T - 1 largest
 other segments are the layers before it, by decreasing area, which is no depth order. Any further
@@ -12,6 +13,8 @@ segment joins the background.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 
 import torch
 from scipy.sparse import coo_array
@@ -31,6 +34,8 @@ Segmentation = Callable[[Tensor, int], Tensor]
 _RESTARTS = 5  # of k-means; the restart with the smallest squared distances counts
 _ITERATIONS = 50
 _BATCH = 256  # images that are clustered at a time
+_BLUR = 0.5  # pixels, of images before Felzenszwalb's segmentation
+_LEAST = 20  # pixels of its segments
 
 
 def one_colour_components(images: Tensor, slots: int) -> Tensor:
@@ -83,12 +88,36 @@ def position_only(images: Tensor, slots: int) -> Tensor:
     return _layers(labels, slots).repeat(len(images), 1, 1, 1, 1)
 
 
+def felzenszwalb(images: Tensor, slots: int, scale: float = 1000.0) -> Tensor:
+    """Graph-based segmentation (Felzenszwalb and Huttenlocher, 2004), by scikit-image.
+
+    Args:
+        images: as of :func:`one_colour_components`, as are result and errors.
+        slots: number of layers T.
+        scale: the larger, the larger the segments; differences between colours are of 255.
+
+    Raises:
+        ModuleNotFoundError: scikit-image is not installed.
+    """
+    from skimage.segmentation import felzenszwalb as segments
+
+    images, slots = _checked(images, slots)
+    labels = torch.empty(len(images), *images.shape[2:], dtype=torch.long)
+    for b, image in enumerate(images.permute(0, 2, 3, 1).double().numpy()):
+        labels[b] = torch.from_numpy(segments(image, scale, _BLUR, _LEAST))
+    return _layers(labels, slots)
+
+
 SEGMENTATIONS: dict[str, Segmentation] = {
     "one-colour components": one_colour_components,
     "colour clusters": colour_clusters,
     "position only": position_only,
 }
 """Segmentation baselines by name."""
+if find_spec("skimage") is not None:
+    # objects of several colours are found with small segments, shaded ones with large ones
+    SEGMENTATIONS["felzenszwalb, scale 100"] = partial(felzenszwalb, scale=100.0)
+    SEGMENTATIONS["felzenszwalb, scale 1000"] = felzenszwalb
 
 
 def untrained(model: SceneModel) -> SceneModel:

@@ -23,8 +23,9 @@ from econ_pyro.core.pose import centre, coordinates, directions
 from econ_pyro.infer.competition import Proposals, propose
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.depth_order import MARGIN
+from econ_pyro.infer.mixture import PLAIN, Mixture, log_evidence
 from econ_pyro.infer.protocols import Guide, Model
-from econ_pyro.infer.refinement import log_evidence, replaced
+from econ_pyro.infer.refinement import replaced
 
 DIRECTIONS = 16  # of the half planes
 ALIKE = 0.25  # distance of two mean colours, black to white 1 a channel
@@ -56,7 +57,7 @@ def most_alike(d: Decomposition) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def divide_again(
-    model: Model, guide: Guide, d: Decomposition, lam: float, outliers: float = 0.0
+    model: Model, guide: Guide, d: Decomposition, lam: float, mixture: Mixture = PLAIN
 ) -> Decomposition:
     """Explain the two most alike of the layers that touch anew, from DIRECTIONS half planes.
 
@@ -65,7 +66,7 @@ def divide_again(
         guide: q; its attention plays no part.
         d: refined layers.
         lam: weight of L_x in the competition.
-        outliers: share of the pixels that are like nothing that a layer draws.
+        mixture: what the pixels are.
 
     Returns:
         The layers, those two anew in images that become likelier.
@@ -74,12 +75,12 @@ def divide_again(
         return d
     pair, alike = most_alike(d)
     if torch.compiler.is_compiling():  # an export is of all images, whatever they show
-        return _likeliest(model, guide, d, pair, alike, lam, outliers)
+        return _likeliest(model, guide, d, pair, alike, lam, mixture)
     found = alike.nonzero()[:, 0]
     if not found.numel():
         return d
     parts = [
-        _likeliest(model, guide, d[i], pair[i], alike[i], lam, outliers)
+        _likeliest(model, guide, d[i], pair[i], alike[i], lam, mixture)
         for i in found.split(AT_ONCE)
     ]
     rows = torch.arange(len(d), device=d.k.device)
@@ -94,7 +95,7 @@ def _likeliest(
     pair: Tensor,
     alike: Tensor,
     lam: float,
-    outliers: float,
+    mixture: Mixture,
 ) -> Decomposition:
     """What :func:`divide_again` returns, of images whose pairs are given: all starts at once."""
     slots, tries = d.k.shape[1], DIRECTIONS + 1
@@ -110,7 +111,7 @@ def _likeliest(
     start = torch.arange(every.shape[0], device=pair.device) % tries == DIRECTIONS
     tried = anew.where((~start)[:, None].expand(-1, slots), many)  # the last is as it was
     kept = (many.area > 0) | ((first | second) & ~start[:, None])
-    likely = log_evidence(tried, kept, model.pixel_noise, outliers) + MARGIN * start
+    likely = log_evidence(tried, kept, model.pixel_noise, mixture) + MARGIN * start
     likely = likely.unflatten(0, (-1, tries))
     best = torch.where(alike, likely.argmax(1), DIRECTIONS)
     row = torch.arange(pair.shape[0], device=pair.device) * tries + best

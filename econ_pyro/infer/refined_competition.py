@@ -23,16 +23,10 @@ from econ_pyro.infer.competition import Competition, Contest, propose
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.depth_order import MARGIN
 from econ_pyro.infer.division import divide_again
+from econ_pyro.infer.mixture import PLAIN, Mixture, log_evidence
 from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.protocols import Guide, Model, SeededGuide
-from econ_pyro.infer.refinement import (
-    e_step,
-    in_their_scopes,
-    log_evidence,
-    refine,
-    refine_rounds,
-    replaced,
-)
+from econ_pyro.infer.refinement import e_step, in_their_scopes, refine, refine_rounds, replaced
 
 
 @dataclass
@@ -42,14 +36,16 @@ class Refined(Competition):
     Args:
         inner: any competition.
         rounds: how often layers are refined.
-        outliers: share of the pixels that are like nothing that a layer draws.
+        steps: of gradient ascent on the latents in each round.
+        mixture: what the pixels are.
         divide: whether objects of one colour that touch are divided anew.
         merge: whether what is like the background in the guide's features goes to it.
     """
 
     inner: Competition | None = None
     rounds: int = 1
-    outliers: float = 0.0
+    steps: int = 0
+    mixture: Mixture = PLAIN
     divide: bool = False
     merge: bool = False
 
@@ -82,11 +78,12 @@ class Refined(Competition):
         d, noise = self.contest(model, guide, x, draws, evidence)
         oracle = OracleCompetition(self.num_slots, self.lam, self.temperature)
         draws = draws._replace(noise=noise)
-        d = refine_rounds(model, guide, d, draws, oracle, self.rounds, self.outliers)
+        how = (self.mixture, self.steps)
+        d = refine_rounds(model, guide, d, draws, oracle, self.rounds, *how)
         if self.divide:
-            d = divide_again(model, guide, d, self.lam, self.outliers)
-            d = refine(model, guide, d, draws, oracle, self.outliers)
-        d = move_behind(model, guide, d, draws, self.lam, self.outliers)
+            d = divide_again(model, guide, d, self.lam, self.mixture)
+            d = refine(model, guide, d, draws, oracle, *how)
+        d = move_behind(model, guide, d, draws, self.lam, self.mixture)
         return merge_with_background(model, guide, d) if self.merge else d
 
     def _inner(self) -> Competition:
@@ -97,7 +94,12 @@ class Refined(Competition):
 
 @torch.no_grad()
 def move_behind(
-    model: Model, guide: Guide, d: Decomposition, draws: Draws, lam: float, outliers: float = 0.0
+    model: Model,
+    guide: Guide,
+    d: Decomposition,
+    draws: Draws,
+    lam: float,
+    mixture: Mixture = PLAIN,
 ) -> Decomposition:
     """Explain each layer as if all other objects were in front of it, and keep what is likelier.
 
@@ -110,14 +112,14 @@ def move_behind(
         d: refined layers.
         draws: noise of the latents; the likeliest expert is taken.
         lam: weight of L_x in the competition.
-        outliers: share of the pixels that are like nothing that a layer draws.
+        mixture: what the pixels are.
 
     Returns:
         Layers as of :func:`refine`.
     """
     slots = d.k.shape[1]
     index = torch.arange(slots, device=d.k.device)
-    likely = log_evidence(d, d.area > 0, model.pixel_noise, outliers)
+    likely = log_evidence(d, d.area > 0, model.pixel_noise, mixture)
     for t in reversed(range(slots - 1)):  # those that move back have had their turn
         r = d.region[:, t]
         s = (r + d.region[:, -1]).clamp(max=1)
@@ -126,8 +128,8 @@ def move_behind(
         won = proposals.of(losses.argmin(1))
         last = _last_but_one(t, slots).to(d.k.device).expand_as(d.k)
         anew = replaced(d, index == t, losses, won).in_order(last)
-        anew, kept = e_step(anew, model.pixel_noise, outliers)
-        found = log_evidence(anew, kept, model.pixel_noise, outliers)
+        anew, kept = e_step(anew, model.pixel_noise, mixture)
+        found = log_evidence(anew, kept, model.pixel_noise, mixture)
         better = found > likely + MARGIN
         d = anew.where(better[:, None].expand(-1, slots), d)
         likely = torch.where(better, found, likely)

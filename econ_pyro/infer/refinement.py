@@ -8,35 +8,29 @@ pixel and the shape of every layer; and the experts compete once more for the re
 In further rounds, a layer that turned out to be spare goes to what the others explain worst
 (:func:`fill_spare`).
 
-Some pixels are like nothing that a layer draws: outlines, texture, the traces of a camera. With a
-share of outliers, each layer's density has a uniform component,
-
-.. math:: (1 - \epsilon) \, N(x_i; \mu_{ti}, \sigma^2) + \epsilon,
-
-so that no pixel costs more than :math:`-\log \epsilon - \frac{3}{2} \log 2 \pi \sigma^2` nats on
-the scale of pixel errors: 9 for a share of 0.01 and sigma 0.1. Such pixels go where the shapes
-have them.
+Some pixels are like nothing that a layer draws, and some grounds have less noise than objects
+(:mod:`econ_pyro.infer.mixture`). Encoders see one layer at a time: in each round, the latents of
+all layers can take some steps together (:mod:`econ_pyro.infer.latent_ascent`).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from econ_pyro.core.compositing import scopes
-from econ_pyro.core.distributions import PixelNoise, pixel_errors
+from econ_pyro.core.distributions import PixelNoise
 from econ_pyro.core.selection import Draws
 from econ_pyro.infer.competition import Proposals, propose
 from econ_pyro.infer.decomposition import Decomposition, in_order
 from econ_pyro.infer.depth_order import arrange, log_joint, log_likelihood, only
 from econ_pyro.infer.elbo import decoded_terms
+from econ_pyro.infer.latent_ascent import ascend
+from econ_pyro.infer.mixture import PLAIN, Mixture, corrected_errors, uniform_cost, with_outliers
 from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.protocols import Guide, Model
-
-WIDE = 2.5  # standard deviations of a pixel: a layer's colour may be so far from what is drawn
 
 
 @torch.no_grad()
@@ -46,7 +40,8 @@ def refine(
     d: Decomposition,
     draws: Draws,
     oracle: OracleCompetition,
-    outliers: float = 0.0,
+    mixture: Mixture = PLAIN,
+    steps: int = 0,
 ) -> Decomposition:
     """Order and regions by the likelihood, and new explanations where they are likelier.
 
@@ -56,17 +51,20 @@ def refine(
         d: what a competition found.
         draws: of the competition for the new regions.
         oracle: the competition for the new regions.
-        outliers: share of the pixels that are like nothing that a layer draws.
+        mixture: what the pixels are.
+        steps: of gradient ascent on the latents.
 
     Returns:
         The same objects. Layers that explain less than their latents cost come last but for the
         last one and have no region.
     """
-    d, kept = e_step(d, model.pixel_noise, outliers)
+    d, kept = e_step(d, model.pixel_noise, mixture)
     anew = oracle.explain(model, guide, d.image, draws, d.region)
     anew = replace(anew, seed_pixel=d.seed_pixel)
-    better = anew.where(_likelier(anew, d, kept, model.pixel_noise, outliers), d)
-    d, _ = e_step(better, model.pixel_noise, outliers)
+    d = anew.where(_likelier(anew, d, kept, model.pixel_noise, mixture), d)
+    d, kept = e_step(d, model.pixel_noise, mixture)
+    if steps:
+        d, _ = e_step(ascend(model, d, kept, mixture, steps), model.pixel_noise, mixture)
     return in_their_scopes(model, d)
 
 
@@ -84,19 +82,20 @@ def refine_rounds(
     draws: Draws,
     oracle: OracleCompetition,
     rounds: int,
-    outliers: float = 0.0,
+    mixture: Mixture = PLAIN,
+    steps: int = 0,
 ) -> Decomposition:
     """:func:`refine`, and so many rounds less one of :func:`fill_spare` and :func:`refine`."""
-    d = refine(model, guide, d, draws, oracle, outliers)
+    d = refine(model, guide, d, draws, oracle, mixture, steps)
     for _ in range(1, rounds):
-        filled = fill_spare(model, guide, d, oracle.lam, outliers)
-        d = refine(model, guide, filled, draws, oracle, outliers)
+        filled = fill_spare(model, guide, d, oracle.lam, mixture)
+        d = refine(model, guide, filled, draws, oracle, mixture, steps)
     return d
 
 
 @torch.no_grad()
 def fill_spare(
-    model: Model, guide: Guide, d: Decomposition, lam: float, outliers: float = 0.0
+    model: Model, guide: Guide, d: Decomposition, lam: float, mixture: Mixture = PLAIN
 ) -> Decomposition:
     """Give a spare layer of each image to the expert that explains best what is explained worst.
 
@@ -109,7 +108,7 @@ def fill_spare(
         guide: q.
         d: refined layers.
         lam: weight of L_x in the competition.
-        outliers: share of the pixels that are like nothing that a layer draws.
+        mixture: what the pixels are.
 
     Returns:
         The layers, where the last one without a region, but for the background's, is that
@@ -120,12 +119,12 @@ def fill_spare(
         return d
     spare = d.area[:, -2] == 0  # as refined layers have it, (B,)
     kept = d.area > 0
-    joint = log_joint(corrected_errors(d, model.pixel_noise, outliers), only(kept, d.shape))
+    joint = log_joint(corrected_errors(d, model.pixel_noise, mixture), only(kept, d.shape))
     joint = joint.masked_fill(~kept[:, :, None, None, None], -torch.inf)
     cost = -joint.logsumexp(1)  # nats per pixel, (B, 1, H, W)
     scope = (cost - uniform_cost(model.pixel_noise.sigma)).sigmoid()
     proposals = propose(model, guide, d.image, scope, torch.zeros_like(d.z[:, 0]))
-    errors = with_outliers(proposals.errors, model.pixel_noise, outliers)
+    errors = with_outliers(proposals.errors, model.pixel_noise, mixture.outliers)
     saved = lam * (proposals.r * (cost[:, None] - errors)).sum((2, 3, 4)) - proposals.terms.r
     k = saved.argmax(1)
     won = proposals.of(k)
@@ -152,20 +151,20 @@ def fill_spare(
 
 @torch.no_grad()
 def e_step(
-    d: Decomposition, noise: PixelNoise, outliers: float = 0.0
+    d: Decomposition, noise: PixelNoise, mixture: Mixture = PLAIN
 ) -> tuple[Decomposition, Tensor]:
     """Regions that are optimal for what is drawn, in the order that makes the image likeliest.
 
     Args:
         d: layers as decoded, in any order.
         noise: of the pixels.
-        outliers: share of the pixels that are like nothing that a layer draws.
+        mixture: what the pixels are.
 
     Returns:
         The layers in that order, each region its share in the mixture of the layers, and which of
         them explain more than their latents cost, ``(B, T)`` bool. The others have no region.
     """
-    errors = corrected_errors(d, noise, outliers)
+    errors = corrected_errors(d, noise, mixture)
     order, kept = arrange(errors, d.shape, d.terms.z)
     joint = log_joint(in_order(errors, order), only(kept, in_order(d.shape, order)))
     r = joint.masked_fill(~kept[:, :, None, None, None], -torch.inf).softmax(1)
@@ -173,7 +172,7 @@ def e_step(
 
 
 def _likelier(
-    anew: Decomposition, d: Decomposition, kept: Tensor, noise: PixelNoise, outliers: float
+    anew: Decomposition, d: Decomposition, kept: Tensor, noise: PixelNoise, mixture: Mixture
 ) -> Tensor:
     """Which layers make the image likelier anew, one after the other, ``(B, T)`` bool.
 
@@ -182,7 +181,7 @@ def _likelier(
 
     def evidence(chosen: Tensor) -> Tensor:
         e = anew.where(chosen, d)
-        errors = with_outliers(pixel_errors(e.image, e.mean, noise), noise, outliers)
+        errors = mixture.errors(e, e.mean, noise)
         return log_likelihood(errors, only(kept, e.shape)) - (e.terms.z * kept).sum(1)
 
     slots, taken = kept.shape[1], torch.zeros_like(kept)
@@ -193,56 +192,6 @@ def _likelier(
         taken = taken | (better[:, None] & (index == t))
         likely = torch.where(better, evidence_anew, likely)
     return taken
-
-
-def uniform_cost(sigma: float) -> float:
-    """Nats of a uniform density of colours, on the scale of pixel errors.
-
-    They leave out the constant of the normal density.
-    """
-    return -1.5 * math.log(2 * math.pi * sigma**2)
-
-
-def with_outliers(errors: Tensor, noise: PixelNoise, outliers: float) -> Tensor:
-    """Pixel errors in nats, if that share of the pixels has a uniform density."""
-    if not outliers:
-        return errors
-    uniform = errors.new_tensor(math.log(outliers) - uniform_cost(noise.sigma))
-    return -torch.logaddexp(math.log1p(-outliers) - errors, uniform)
-
-
-def corrected_errors(d: Decomposition, noise: PixelNoise, outliers: float = 0.0) -> Tensor:
-    """Pixel errors in nats, by each layer's mean colour in the image, ``(B, T, 1, H, W)``.
-
-    An object of a colour that no expert has learnt is decoded in another one; that must not give
-    its pixels away.
-    """
-    mean = mean_colour_corrected(d, noise if outliers else None)
-    return with_outliers(pixel_errors(d.image, mean, noise), noise, outliers)
-
-
-def mean_colour_corrected(d: Decomposition, noise: PixelNoise | None = None) -> Tensor:
-    """Appearances shifted to each layer's mean colour in the image, ``(B, T, 3, H, W)``.
-
-    Args:
-        d: layers as decoded.
-        noise: if given, pixels count less the further they are from what is drawn, by the density
-            of noise that is WIDE times as large: outliers are not to change a layer's colour.
-    """
-    off = d.image[:, None] - d.mean
-    weight = d.region
-    if noise is not None:
-        weight = weight * (-pixel_errors(d.image, d.mean, noise) / WIDE**2).exp()
-    shift = (weight * off).sum((3, 4), keepdim=True)
-    return d.mean + shift / (weight.sum((3, 4), keepdim=True) + 1)
-
-
-def log_evidence(
-    d: Decomposition, kept: Tensor, noise: PixelNoise, outliers: float = 0.0
-) -> Tensor:
-    """Log p(x | z, k), regions summed out, less what the latents cost, ``(B,)``."""
-    errors = corrected_errors(d, noise, outliers)
-    return log_likelihood(errors, only(kept, d.shape)) - (d.terms.z * kept).sum(1)
 
 
 def replaced(d: Decomposition, chosen: Tensor, losses: Tensor, won: Proposals) -> Decomposition:

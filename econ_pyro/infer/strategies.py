@@ -5,6 +5,7 @@ from __future__ import annotations
 from econ_pyro.config import Config, additions
 from econ_pyro.infer.competition import Competition, GreedyCompetition
 from econ_pyro.infer.joint_competition import JointCompetition
+from econ_pyro.infer.mixture import Mixture
 from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.refined_competition import Refined
 from econ_pyro.infer.savings import SavingsCompetition
@@ -53,7 +54,8 @@ def decomposition_of(config: Config, slots: int, evidence: bool, refine: bool) -
     return Refined.of(
         competition,
         rounds=options.refine_rounds,
-        outliers=options.outliers,
+        steps=options.refine_steps,
+        mixture=Mixture(options.outliers, options.background_noise),
         divide=options.refine_division,
         merge=options.refine_merging,
     )

@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
 from econ_pyro.files.storage import write_atomically
+from econ_pyro.infer.refined_competition import Refined
 from econ_pyro.infer.strategies import decomposition_of
 from econ_pyro.scene_config import SceneConfig
 
@@ -54,6 +55,8 @@ class Decompose(nn.Module):
         self.model, self.guide = econ.model, econ.guide
         slots = slots or econ.config.model.num_slots
         self.competition = decomposition_of(econ.config, slots, evidence=False, refine=True)
+        if isinstance(self.competition, Refined):
+            self.competition.steps = 0  # a graph has no gradients
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Decompose images ``(B, 3, H, W)`` in [0, 1]."""

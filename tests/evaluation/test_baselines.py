@@ -13,6 +13,7 @@ from econ_pyro.errors import EconError
 from econ_pyro.evaluation.baselines import (
     SEGMENTATIONS,
     colour_clusters,
+    felzenszwalb,
     one_colour_components,
     position_only,
     untrained,
@@ -136,6 +137,22 @@ def test_positions_are_a_fixed_partition_into_quadrants():
             assert tuple((rows[:, None] & columns).flatten().float().tolist()) in quadrants
     areas = position_only(torch.rand(1, 3, 32, 32), 5)[0].sum((1, 2, 3))
     assert areas.min() > 100 and areas.sum() == 32 * 32
+
+
+@pytest.mark.needs("skimage")
+def test_shading_is_within_the_segments_of_a_graph():
+    """Where a colour changes slowly and where it jumps; small scales part what large ones join."""
+    x = torch.full((1, 3, 32, 32), 0.2)
+    x[0, 0, 8:24, 8:24] = torch.linspace(0.6, 1, 16)  # a gradient: of no two columns one colour
+    there = torch.zeros(32, 32, dtype=torch.bool)
+    there[8:24, 8:24] = True
+    (object_, ground) = masks(felzenszwalb(x, 2))
+    assert torch.equal(object_, ~ground)
+    assert (object_ & there).sum() > 0.9 * there.sum() and (object_ & ~there).sum() < 32
+    (object_, _) = masks(one_colour_components(x, 2))
+    assert (object_ & there).sum() < 0.1 * there.sum()
+    areas = [felzenszwalb(x, 9, scale)[0, 0].sum() for scale in (1.0, 1000.0)]
+    assert areas[0] < areas[1]
 
 
 @pytest.mark.parametrize("segment", SEGMENTATIONS.values(), ids=list(SEGMENTATIONS))

@@ -11,9 +11,10 @@ from econ_pyro.infer import division
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.division import divide_again, most_alike
 from econ_pyro.infer.elbo import Terms
+from econ_pyro.infer.mixture import log_evidence
 from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.refined_competition import Refined
-from econ_pyro.infer.refinement import e_step, log_evidence, refine
+from econ_pyro.infer.refinement import e_step, refine
 from econ_pyro.infer.strategies import decomposition_of
 from econ_pyro.training import shape_clusters
 from econ_pyro.training.shape_clusters import REACH, SIDE, fit_shapes

@@ -14,6 +14,7 @@ from econ_pyro.infer.competition import GreedyCompetition
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import Terms
 from econ_pyro.infer.joint_competition import JointCompetition
+from econ_pyro.infer.mixture import Mixture
 from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.refined_competition import Refined, merge_with_background, move_behind
 from econ_pyro.infer.refinement import e_step, fill_spare, in_their_scopes, refine
@@ -98,14 +99,15 @@ def test_rounds_of_refinement_one_by_one(make_pq, rounds, outliers):
     def by_hand(outliers_in_refining, outliers_in_filling):
         d = refine(
             model, guide, inner.decompose(model, guide, images), draws, oracle,
-            outliers_in_refining,
+            Mixture(outliers_in_refining),
         )  # fmt: skip
         for _ in range(rounds - 1):
-            d = fill_spare(model, guide, d, 0.7, outliers_in_filling)
-            d = refine(model, guide, d, draws, oracle, outliers_in_refining)
-        return move_behind(model, guide, d, draws, 0.7, outliers_in_refining)
+            d = fill_spare(model, guide, d, 0.7, Mixture(outliers_in_filling))
+            d = refine(model, guide, d, draws, oracle, Mixture(outliers_in_refining))
+        return move_behind(model, guide, d, draws, 0.7, Mixture(outliers_in_refining))
 
-    found = Refined.of(inner, rounds=rounds, outliers=outliers).decompose(model, guide, images)
+    refined = Refined.of(inner, rounds=rounds, mixture=Mixture(outliers))
+    found = refined.decompose(model, guide, images)
     expected = by_hand(outliers, outliers)
     assert same_layers(found, expected) and torch.equal(found.terms.x, expected.terms.x)
     if outliers:

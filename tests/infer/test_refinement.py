@@ -19,14 +19,9 @@ from econ_pyro.infer.depth_order import (
     log_likelihood,
 )
 from econ_pyro.infer.elbo import Terms
+from econ_pyro.infer.mixture import Mixture, mean_colour_corrected, with_outliers
 from econ_pyro.infer.oracle_competition import OracleCompetition
-from econ_pyro.infer.refinement import (
-    e_step,
-    fill_spare,
-    mean_colour_corrected,
-    refine,
-    with_outliers,
-)
+from econ_pyro.infer.refinement import e_step, fill_spare, refine
 from helpers.selections import draws_of, same_layers
 
 SIGMA = 0.1
@@ -455,15 +450,6 @@ def test_without_other_layers_there_is_no_spare_one():
     assert fill_spare(expert, expert, alone, 1.0) is alone
 
 
-def test_outliers_have_a_uniform_density():
-    errors = torch.tensor([0.0, 1.0, 5.0, 50.0]).double()
-    normal = (-errors).exp() / (2 * math.pi * SIGMA**2) ** 1.5  # of three channels
-    density = 0.98 * normal + 0.02
-    expected = -density.log() - 1.5 * math.log(2 * math.pi * SIGMA**2)
-    torch.testing.assert_close(with_outliers(errors, PIXEL_NOISE, 0.02), expected)
-    assert with_outliers(errors, PIXEL_NOISE, 0.0) is errors
-
-
 def test_a_refinement_with_outliers_step_by_step(make_pq):
     images = torch.rand(40, 3, 16, 16, generator=torch.Generator().manual_seed(6)).double()
     model, guide = make_pq()
@@ -471,7 +457,7 @@ def test_a_refinement_with_outliers_step_by_step(make_pq):
     d = GreedyCompetition(3, 1.0, 0.0).decompose(model, guide, images)
 
     def by_hand(first, between, last):
-        found, kept = e_step(d, PIXEL_NOISE, first)
+        found, kept = e_step(d, PIXEL_NOISE, Mixture(first))
         anew = ORACLE.explain(model, guide, images, draws, found.region)
 
         def evidence(taken):
@@ -486,9 +472,9 @@ def test_a_refinement_with_outliers_step_by_step(make_pq):
             further[:, t] = True
             better = evidence(further) > evidence(taken)
             taken = torch.where(better[:, None], further, taken)
-        return e_step(anew.where(taken, found), PIXEL_NOISE, last)[0]
+        return e_step(anew.where(taken, found), PIXEL_NOISE, Mixture(last))[0]
 
-    refined = refine(model, guide, d, draws, ORACLE, 0.2)
+    refined = refine(model, guide, d, draws, ORACLE, Mixture(0.2))
     expected = by_hand(0.2, 0.2, 0.2)
     torch.testing.assert_close(refined.region, expected.region)
     torch.testing.assert_close(refined.mean, expected.mean)
@@ -527,5 +513,5 @@ def test_an_outline_goes_to_the_layer_whose_shape_has_it():
     terms, losses = Terms(zero, zero, zero), zero[:, :, None]
     d = Decomposition(x, k, region, region, mean, shape, losses, terms, losses, k - 1)
     without = e_step(d, PIXEL_NOISE)[0].region[0, 0, 0, inside, inside]
-    found = e_step(d, PIXEL_NOISE, outliers=0.01)[0].region[0, 0, 0, inside, inside]
+    found = e_step(d, PIXEL_NOISE, Mixture(0.01))[0].region[0, 0, 0, inside, inside]
     assert found.min() > 0.5 and without.min() < 0.1

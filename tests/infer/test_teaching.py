@@ -9,7 +9,8 @@ from econ_pyro.core.compositing import regions_of_shapes, scopes
 from econ_pyro.core.distributions import PixelNoise, pixel_errors
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import Terms
-from econ_pyro.infer.refinement import e_step, mean_colour_corrected
+from econ_pyro.infer.mixture import mean_colour_corrected
+from econ_pyro.infer.refinement import e_step
 from econ_pyro.infer.teaching import (
     RECOLOURED,
     Lesson,

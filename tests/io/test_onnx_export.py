@@ -12,6 +12,7 @@ from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.infer.depth_order import explains_enough, likeliest_order
+from econ_pyro.infer.mixture import Mixture
 from econ_pyro.infer.refinement import fill_spare
 from econ_pyro.infer.strategies import competition_of
 from econ_pyro.io.onnx_export import (
@@ -129,7 +130,7 @@ class _Filled(torch.nn.Module):
         model, guide = self.econ.model, self.econ.guide
         d = self.competition.decompose(model, guide, images)
         spare = torch.cat([0 * d.region[:, :1], 0 * d.region[:, :1] + 1], 1)
-        filled = fill_spare(model, guide, dataclasses.replace(d, region=spare), 1.0, 0.01)
+        filled = fill_spare(model, guide, dataclasses.replace(d, region=spare), 1.0, Mixture(0.01))
         return d.k, d.region, d.competition_losses, filled.k, filled.region, filled.mean
 
 

@@ -1,0 +1,124 @@
+r"""The likelihood of an image given all that its layers draw, each pixel a mixture of them.
+
+Some pixels are like nothing that a layer draws: outlines, texture, the traces of a camera. With a
+share of outliers, each layer's density has a uniform component,
+
+.. math:: (1 - \epsilon) \, N(x_i; \mu_{ti}, \sigma^2) + \epsilon,
+
+so that no pixel costs more than :math:`-\log \epsilon - \frac{3}{2} \log 2 \pi \sigma^2` nats on
+the scale of pixel errors: 9 for a share of 0.01 and sigma 0.1. Such pixels go where the shapes
+have them.
+
+A ground of one colour hardly differs from what is drawn, objects of several colours do. With a
+background noise of its own, the last layer's variance is estimated in each image (the M-step of
+the mixture, as if BEFOREHAND more pixels had the common one), and a pixel at an object's blended
+edge is no longer as likely the ground's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from econ_pyro.core.distributions import PixelNoise, pixel_errors
+from econ_pyro.infer.decomposition import Decomposition
+from econ_pyro.infer.depth_order import log_likelihood, only
+
+BEFOREHAND = 50.0  # pixels that count for the common noise when the background's is estimated
+FACTORS = (0.01, 4.0)  # least and largest variance of the background over the common one
+WIDE = 2.5  # standard deviations of a pixel: a layer's colour may be so far from what is drawn
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What refinement takes the pixels of an image to be, beside the noise of the model."""
+
+    outliers: float = 0.0
+    """Share of the pixels that are like nothing that a layer draws."""
+    background_noise: bool = False
+    """Whether the variance of the last layer's pixels is estimated in each image."""
+
+    def errors(self, d: Decomposition, mean: Tensor, noise: PixelNoise) -> Tensor:
+        """Pixel errors of layers that are drawn as ``mean``, in nats, ``(B, T, 1, H, W)``.
+
+        Args:
+            d: layers, whose regions decide which pixels are the background's.
+            mean: appearances, ``(B, T, 3, H, W)``.
+            noise: of the pixels.
+        """
+        errors = pixel_errors(d.image, mean, noise)
+        if self.background_noise:
+            errors = torch.cat(
+                [errors[:, :-1], _at_own_noise(errors[:, -1:], d.region[:, -1:])], 1
+            )
+        return with_outliers(errors, noise, self.outliers)
+
+
+PLAIN = Mixture()
+
+
+def uniform_cost(sigma: float) -> float:
+    """Nats of a uniform density of colours, on the scale of pixel errors.
+
+    They leave out the constant of the normal density.
+    """
+    return -1.5 * math.log(2 * math.pi * sigma**2)
+
+
+def with_outliers(errors: Tensor, noise: PixelNoise, outliers: float) -> Tensor:
+    """Pixel errors in nats, if that share of the pixels has a uniform density."""
+    if not outliers:
+        return errors
+    uniform = errors.new_tensor(math.log(outliers) - uniform_cost(noise.sigma))
+    return -torch.logaddexp(math.log1p(-outliers) - errors, uniform)
+
+
+def _at_own_noise(errors: Tensor, region: Tensor) -> Tensor:
+    """Errors of layers at the variance of their own pixels, ``(B, T, 1, H, W)`` each.
+
+    Args:
+        errors: at the common variance: 3/2 is expected of a pixel of three channels.
+        region: whose pixels they are.
+    """
+    axes = (2, 3, 4)
+    expected = 1.5 * (region.sum(axes, keepdim=True) + BEFOREHAND)
+    factor = ((region * errors).sum(axes, keepdim=True) + 1.5 * BEFOREHAND) / expected
+    factor = factor.clamp(*FACTORS)
+    return errors / factor + 1.5 * factor.log()
+
+
+def corrected_errors(d: Decomposition, noise: PixelNoise, mixture: Mixture = PLAIN) -> Tensor:
+    """Pixel errors in nats, by each layer's mean colour in the image, ``(B, T, 1, H, W)``.
+
+    An object of a colour that no expert has learnt is decoded in another one; that must not give
+    its pixels away.
+    """
+    mean = mean_colour_corrected(d, noise if mixture.outliers else None)
+    return mixture.errors(d, mean, noise)
+
+
+def mean_colour_corrected(d: Decomposition, noise: PixelNoise | None = None) -> Tensor:
+    """Appearances shifted to each layer's mean colour in the image, ``(B, T, 3, H, W)``.
+
+    Args:
+        d: layers as decoded.
+        noise: if given, pixels count less the further they are from what is drawn, by the density
+            of noise that is WIDE times as large: outliers are not to change a layer's colour.
+    """
+    off = d.image[:, None] - d.mean
+    weight = d.region
+    if noise is not None:
+        weight = weight * (-pixel_errors(d.image, d.mean, noise) / WIDE**2).exp()
+    shift = (weight * off).sum((3, 4), keepdim=True)
+    return d.mean + shift / (weight.sum((3, 4), keepdim=True) + 1)
+
+
+def log_evidence(
+    d: Decomposition, kept: Tensor, noise: PixelNoise, mixture: Mixture = PLAIN
+) -> Tensor:
+    """Log p(x | z, k), regions summed out, less what the latents cost, ``(B,)``."""
+    errors = corrected_errors(d, noise, mixture)
+    return log_likelihood(errors, only(kept, d.shape)) - (d.terms.z * kept).sum(1)

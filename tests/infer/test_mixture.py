@@ -1,0 +1,71 @@
+"""The likelihood of pixels: outliers, and a background with a noise of its own."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from econ_pyro.core.distributions import PixelNoise, pixel_errors
+from econ_pyro.infer.mixture import BEFOREHAND, FACTORS, Mixture, corrected_errors, with_outliers
+from econ_pyro.infer.refinement import e_step
+from helpers.decompositions import explained
+
+SIGMA = 0.1
+PIXEL_NOISE = PixelNoise(SIGMA)
+OWN = Mixture(background_noise=True)
+
+
+def test_outliers_have_a_uniform_density():
+    errors = torch.tensor([0.0, 1.0, 5.0, 50.0]).double()
+    normal = (-errors).exp() / (2 * math.pi * SIGMA**2) ** 1.5  # of three channels
+    density = 0.98 * normal + 0.02
+    expected = -density.log() - 1.5 * math.log(2 * math.pi * SIGMA**2)
+    torch.testing.assert_close(with_outliers(errors, PIXEL_NOISE, 0.02), expected)
+    assert with_outliers(errors, PIXEL_NOISE, 0.0) is errors
+
+
+def on_noise(sigma, edge=0.0):
+    """A box on a noisy ground, whose upper edge is so much of the ground's colour."""
+    d = explained([(4, 4, 12, 12), None], [1, 0])
+    colours = torch.tensor([0.7, 0.2]).double()[None, :, None, None, None]
+    noise = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+    image = (d.region * colours).sum(1) + d.region[:, 1] * sigma * noise
+    image[..., 4, 4:12] = edge * 0.2 + (1 - edge) * 0.7
+    shape = d.shape.clamp(0.2, 0.8)
+    return replace(d, mean=colours.expand_as(d.mean), shape=shape, image=image)
+
+
+@pytest.mark.parametrize("sigma", [0.03, 0.1, 0.16])
+def test_the_backgrounds_variance_is_that_of_its_pixels(sigma):
+    d = on_noise(sigma)
+    ground = d.region[0, 1, 0] > 0.5
+    off = (d.image[0] - d.mean[0, 1])[:, ground]
+    common = BEFOREHAND * SIGMA**2
+    variance = (off.square().sum() / 3 + common) / (ground.sum() + BEFOREHAND)
+    errors = OWN.errors(d, d.mean, PIXEL_NOISE)
+    normal = torch.distributions.Normal(d.mean[0, 1], variance.sqrt())
+    density = -normal.log_prob(d.image[0]).sum(0) - 1.5 * math.log(2 * math.pi * SIGMA**2)
+    torch.testing.assert_close(errors[0, 1, 0], density)
+    plain = pixel_errors(d.image, d.mean, PIXEL_NOISE)
+    assert torch.equal(errors[:, :1], plain[:, :1])  # objects have the common noise
+    assert torch.equal(Mixture().errors(d, d.mean, PIXEL_NOISE), plain)
+
+
+def test_a_ground_without_any_noise_still_has_some():
+    d = on_noise(0.0)
+    d.region[:] = torch.tensor([0.0, 1.0])[None, :, None, None, None]
+    d.image[:] = d.mean[:, 1]
+    least = OWN.errors(d, d.mean, PIXEL_NOISE)[0, 1].unique()
+    factor = max(FACTORS[0], BEFOREHAND / (BEFOREHAND + 256))
+    torch.testing.assert_close(least, torch.tensor([1.5 * math.log(factor)]).double())
+
+
+def test_edges_that_blend_into_an_even_ground_are_the_objects():
+    d = on_noise(0.01, edge=0.6)  # nearer the ground than the box
+    common, _ = e_step(d, PIXEL_NOISE)
+    own, _ = e_step(d, PIXEL_NOISE, OWN)
+    edge = (0, 0, 0, 4, slice(5, 11))
+    assert own.region[edge].min() > 0.9 > 0.1 > common.region[edge].max()
+    ground = corrected_errors(d, PIXEL_NOISE, OWN)[0, 1, 0, 4, 5:11]
+    assert (ground > corrected_errors(d, PIXEL_NOISE)[0, 1, 0, 4, 5:11]).all()
