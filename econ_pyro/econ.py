@@ -200,6 +200,11 @@ class Econ(SceneModel):
         won = torch.stack(probs, 1).clamp_min(1e-6)  # a dropped expert may have won them all
         new.model.class_probs.copy_(won / won.sum(1, keepdim=True))
         new.model.constant_colour = self.model.constant_colour
+        if isinstance(self.guide, SeededGuide) and self.guide.pretrained is not None:
+            # experts are used to the features that these are fitted to
+            new.guide.get_submodule("pretrained").load_state_dict(
+                self.guide.pretrained.state_dict()
+            )
         return new
 
     def add(self, *experts: int | str | Expert) -> Econ:
@@ -302,9 +307,9 @@ class Econ(SceneModel):
         )
 
     def initialise(self, images: Callable[[int], Tensor]) -> str:
-        """Teach attention to group pixels, and start experts from clusters of shapes.
+        """Fit pretrained features, teach attention to group pixels, start experts from clusters.
 
-        Each if the recipe says so.
+        Each if the configuration says so.
         """
         start = Start(self.config, self.model, self.guide, lambda x: self.decompose(x).region)
         return start(images)
