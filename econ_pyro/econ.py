@@ -30,6 +30,7 @@ from econ_pyro.errors import EconError, describe
 from econ_pyro.evaluation.specialisation import distinct_names
 from econ_pyro.files import storage
 from econ_pyro.guides.amortized import AmortizedGuide
+from econ_pyro.guides.pretrained_features import keep_fitted
 from econ_pyro.guides.seeded import SeededGuide, SeedsAlone
 from econ_pyro.infer import scene_model
 from econ_pyro.infer.competition import Competition
@@ -200,11 +201,7 @@ class Econ(SceneModel):
         won = torch.stack(probs, 1).clamp_min(1e-6)  # a dropped expert may have won them all
         new.model.class_probs.copy_(won / won.sum(1, keepdim=True))
         new.model.constant_colour = self.model.constant_colour
-        if isinstance(self.guide, SeededGuide) and self.guide.pretrained is not None:
-            # experts are used to the features that these are fitted to
-            new.guide.get_submodule("pretrained").load_state_dict(
-                self.guide.pretrained.state_dict()
-            )
+        keep_fitted(self, new)
         return new
 
     def add(self, *experts: int | str | Expert) -> Econ:

@@ -176,6 +176,15 @@ class PretrainedFeatures(nn.Module):
             return network
 
 
+def keep_fitted(old: nn.Module, new: nn.Module) -> None:
+    """Have a new model use features as they were fitted for another one of the same options."""
+    features = (
+        [m for m in net.modules() if isinstance(m, PretrainedFeatures)] for net in (old, new)
+    )
+    for own, other in zip(*features, strict=True):
+        other.load_state_dict(own.state_dict())
+
+
 def _last_hidden_state(network: Any, seen: Tensor) -> Tensor:
     options = {"interpolate_pos_encoding": True}  # those without the argument always do it
     if "interpolate_pos_encoding" not in inspect.signature(network.forward).parameters:

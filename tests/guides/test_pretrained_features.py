@@ -14,6 +14,7 @@ from econ_pyro.config import AugmentConfig, RecipeConfig, from_dict, to_dict
 from econ_pyro.core.selection import Selection
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
+from econ_pyro.evaluation.baselines import untrained
 from econ_pyro.guides.pretrained_features import PretrainedFeatures
 from econ_pyro.guides.region_growing import NEAR
 from econ_pyro.io.expert_file import save_expert
@@ -291,6 +292,7 @@ def test_experts_keep_what_their_features_were_fitted_to(econ, tmp_path):
     assert equal(same.guide.state_dict(), econ.guide.state_dict())
     assert torch.equal(same.decompose(x).region, econ.decompose(x).region)
     assert econ.sample(2, seed=0).image.shape == x.shape
+    assert untrained(econ).decompose(x).region.shape == (2, 3, 1, 16, 16)
     with pytest.raises(EconError, match="expert.attention.pretrained"):
         Econ(seeded_tiny()).put(0, expert)
     with pytest.raises(EconError, match="a model without pretrained features, to export"):
