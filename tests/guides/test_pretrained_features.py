@@ -384,15 +384,27 @@ def test_what_is_no_such_network_is_one_clear_line(tmp_path, make, message):
 
 
 @pytest.mark.needs("transformers")
-def test_sizes_and_reports_of_the_library_are_kept_in(folder, capfd):
+def test_loading_is_silent_and_draws_no_random_numbers(folder, monkeypatch):
+    import transformers as t
+
+    logging, load, states = t.utils.logging, t.AutoModel.from_pretrained, []
+
+    def state():
+        states.append((logging.get_verbosity(), logging.is_progress_bar_enabled()))
+
+    monkeypatch.setattr(
+        t.AutoModel, "from_pretrained", lambda *a, **k: [state(), load(*a, **k)][1]
+    )
+    logging.enable_progress_bar()
+    state()
+    kept = torch.get_rng_state()
+    PretrainedFeatures(attention_of(folder), 16).fit(torch.eye(16).expand(2, 3, -1, -1))
+    assert torch.equal(torch.get_rng_state(), kept)  # resumed runs draw what unbroken ones draw
+    state()
+    assert states == [states[0], (logging.ERROR, False), states[0]] and states[0][1]
+    logging.disable_progress_bar()
     with pytest.raises(EconError, match="at most 16 for model.expert.attention.pretrained-dim"):
         PretrainedFeatures(attention_of(folder, pretrained_dim=17), 16)
-    kept = torch.get_rng_state()
-    PretrainedFeatures(attention_of(folder), 16).fit(
-        torch.rand(2, 3, 16, 16, generator=torch.Generator())
-    )
-    assert torch.equal(torch.get_rng_state(), kept)  # resumed runs draw what unbroken ones draw
-    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.needs("transformers", "huggingface_hub")
