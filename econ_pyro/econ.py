@@ -30,6 +30,7 @@ from econ_pyro.errors import EconError, describe
 from econ_pyro.evaluation.specialisation import distinct_names
 from econ_pyro.files import storage
 from econ_pyro.guides.amortized import AmortizedGuide
+from econ_pyro.guides.pretrained_features import keep_fitted
 from econ_pyro.guides.seeded import SeededGuide, SeedsAlone
 from econ_pyro.infer import scene_model
 from econ_pyro.infer.competition import Competition
@@ -200,6 +201,7 @@ class Econ(SceneModel):
         won = torch.stack(probs, 1).clamp_min(1e-6)  # a dropped expert may have won them all
         new.model.class_probs.copy_(won / won.sum(1, keepdim=True))
         new.model.constant_colour = self.model.constant_colour
+        keep_fitted(self, new)
         return new
 
     def add(self, *experts: int | str | Expert) -> Econ:
@@ -302,9 +304,9 @@ class Econ(SceneModel):
         )
 
     def initialise(self, images: Callable[[int], Tensor]) -> str:
-        """Teach attention to group pixels, and start experts from clusters of shapes.
+        """Fit pretrained features, teach attention to group pixels, start experts from clusters.
 
-        Each if the recipe says so.
+        Each if the configuration says so.
         """
         # experts that draw nothing yet have no latents to move, and no noise about what they draw
         options = replace(self.sizes.competition, refine_steps=0, background_noise=False)

@@ -38,6 +38,8 @@ ATTENTION: dict[str, Bounds] = {
     "hidden": (1, 8192),
     "learnt": (0, 256),
     "shifts": (0, 100),
+    "pretrained_weight": (0.0, 1000.0),
+    "pretrained_dim": (1, 256),
     "bias": (-100.0, 100.0),
     "colour_weight": (0.0, 1000.0),
     "place_weight": (0.0, 1000.0),

@@ -164,6 +164,15 @@ class SeededAttention(_UNet):
     shifts: int = 0
     """Number of mean shifts: regions grow from the mean features of the region that grows from the
     seed, not from the seed's own. For noise and textures."""
+    pretrained: str = ""
+    """Further features: the patch tokens of a frozen vision transformer that was trained without
+    labels. hf:OWNER/NAME on the Hugging Face hub, with @REVISION if it is to stay the same, or a
+    folder (extra: features); none if empty."""
+    pretrained_weight: float = 0.15
+    """Weight of these. A region ends where they differ by a ninth of their standard deviation over
+    the training images, divided by this weight."""
+    pretrained_dim: int = 8
+    """Number of their principal components that count."""
 
 
 @dataclass(frozen=True)

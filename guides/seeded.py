@@ -12,6 +12,7 @@ from econ_pyro.core.selection import Selection
 from econ_pyro.core.tensors import check_seed_pixels
 from econ_pyro.guides.amortized import AmortizedGuide
 from econ_pyro.guides.attention import AttentionUNet
+from econ_pyro.guides.pretrained_features import PretrainedFeatures
 from econ_pyro.guides.region_growing import (
     NEAR,
     candidates,
@@ -19,7 +20,7 @@ from econ_pyro.guides.region_growing import (
     grow,
     grow_all,
 )
-from econ_pyro.model_config import ExpertConfig, SeededAttention
+from econ_pyro.model_config import EconConfig, ExpertConfig, SeededAttention
 
 DARK = 0.02  # of white: pixels much darker are black, of no colour
 SHARP = 2.0  # at first: regions leave one part in 3,000 of an object to others
@@ -57,6 +58,33 @@ class SeededGuide(AmortizedGuide):
 
     attention = SeededUNet
 
+    def __init__(self, config: EconConfig) -> None:
+        super().__init__(config)
+        attention = config.expert.attention
+        assert isinstance(attention, SeededAttention)
+        self.pretrained = (
+            PretrainedFeatures(attention, config.size) if attention.pretrained else None
+        )
+
+    def with_pretrained(self, features: Tensor, x: Tensor) -> Tensor:
+        """Features of the attention, and those of the pretrained network if there is one.
+
+        The one place where phi is put together. The network runs once for each image, whatever the
+        number of experts.
+
+        Args:
+            features: of the attention, ``(B, ..., 1 + D, H, W)``: g, then phi.
+            x: images, ``(B, 3, H, W)``.
+
+        Returns:
+            ``(B, ..., 1 + D', H, W)``.
+        """
+        if self.pretrained is None:
+            return features
+        more = self.pretrained(x)  # (B, D' - D, H, W)
+        more = more[(slice(None), *[None] * (features.dim() - more.dim()))]
+        return torch.cat([features, more.expand(*features.shape[:-3], -1, -1, -1)], -3)
+
     def attend(
         self, x: Tensor, s_t: Tensor, k_t: Tensor, seed_pixel: Tensor | None = None
     ) -> Tensor:
@@ -76,6 +104,7 @@ class SeededGuide(AmortizedGuide):
         """
         batch, x, s_t, k_t = self._flat(x, "s_t", s_t, k_t)
         features = self.attentions.forward_selected(k_t, with_log(x, torch.ones_like(s_t)))
+        features = self.with_pretrained(features, x)
         if seed_pixel is None:
             seed_pixel = find_seed_pixel(self._looks(x, features), s_t)
         else:
@@ -102,7 +131,7 @@ class SeededGuide(AmortizedGuide):
         """
         x, s_t = self._images(x), self._masks("s_t", s_t, x.shape[0])
         with torch.no_grad():
-            features = self._logits_of_all(x, torch.ones_like(s_t))
+            features = self.with_pretrained(self._logits_of_all(x, torch.ones_like(s_t)), x)
             looks = self._looks(x, features.mean(1))
             return candidates(features, looks, s_t, n, *self._growth)
 
@@ -117,7 +146,8 @@ class SeededGuide(AmortizedGuide):
             ``(B, T)`` bool; never the last one, nor one without a region.
         """
         with torch.no_grad():
-            phi = self._logits_of_all(x, torch.ones_like(x[:, :1])).mean(1)[:, 1:].flatten(2)
+            features = self._logits_of_all(x, torch.ones_like(x[:, :1])).mean(1)
+            phi = self.with_pretrained(features, x)[:, 1:].flatten(2)
         shares = r.flatten(2)
         area = shares.sum(2, keepdim=True)
         mean = shares @ phi.mT / area.clamp_min(SCOPE_EPS)  # (B, T, D)
@@ -140,7 +170,8 @@ class SeededGuide(AmortizedGuide):
         pixels = seed_pixel[:, :-1]
         check_seed_pixels("seed_pixel", pixels, tuple(k.shape), self.config.size**2, x)
         inputs = with_log(x, torch.ones_like(x[:, :1]))
-        return grow_all(self.attentions.forward_each(k, inputs), pixels, *self._growth)
+        features = self.with_pretrained(self.attentions.forward_each(k, inputs), x)
+        return grow_all(features, pixels, *self._growth)
 
     def _looks(self, x: Tensor, features: Tensor) -> Tensor:
         """Of what seeds are salient, ``(n, C, H, W)``."""
@@ -170,7 +201,8 @@ class SeededGuide(AmortizedGuide):
 class SeedsAlone:
     """Regions that grow from seed pixels over colour and position, without an attention network.
 
-    All experts grow the same regions, and encode them as those of another guide. It is what a
+    Features of a pretrained network play no part, either: these are what colour tells apart. All
+    experts grow the same regions, and encode them as those of another guide. It is what a
     competition needs of a guide (:class:`~econ_pyro.infer.protocols.SeededGuide`), not a program.
 
     Args:

@@ -44,7 +44,7 @@ from econ_pyro.infer import scene_model
 from econ_pyro.infer.scene_model import SceneModel
 from econ_pyro.io.expert_file import Expert, check_fits, custom_names, save_expert
 from econ_pyro.io.pretrained import load_model
-from econ_pyro.model_config import EconConfig
+from econ_pyro.model_config import EconConfig, SceneModelConfig, SeededAttention
 from econ_pyro.training import checkpoint, progress
 from econ_pyro.training.run_config import RunConfig, read_config, write_config
 from econ_pyro.training.run_files import Row
@@ -84,6 +84,9 @@ class TrainArgs(Config):
     """Short for --train.steps; also applies with --resume."""
     minutes: float | None = None
     """Short for --train.minutes; also applies with --resume."""
+    features: str | None = None
+    """Short for --model.expert.attention.pretrained: hf:OWNER/NAME, or a folder (extra:
+    features)."""
     until: int | None = None
     """Stop after that step with a checkpoint. --resume continues as if there had been no stop."""
     resume: bool = False
@@ -245,8 +248,14 @@ def _initial_experts(parsed: TrainArgs) -> list[Expert]:
         raise EconError("experts to --freeze", "no --init-experts", "name their files")
     if parsed.resume:  # the checkpoint contains them
         return []
-    experts = _load_experts(paths)
     model = parsed.model
+    if paths and (pretrained := _pretrained(_with_features(model, parsed.features))):
+        raise EconError(
+            "a model without pretrained features, for --init-experts",
+            pretrained,
+            "econ.with_experts combines experts that were trained with them",
+        )
+    experts = _load_experts(paths)
     if experts and not isinstance(model, EconConfig):
         raise EconError("a model with experts, for --init-experts", type(model).__name__)
     assert isinstance(model, EconConfig) or not experts
@@ -286,9 +295,36 @@ def _resolve(parsed: TrainArgs, run: Path, given: Sequence[Expert] = ()) -> Conf
     scenes = config.scenes
     if scenes.sprites and not parsed.resume:  # record the classes, as the folder may change later
         scenes = dataclasses.replace(scenes, classes=sprite_classes(scenes))
+    kept, model = _pretrained(config.model), _with_features(config.model, parsed.features)
+    if parsed.resume and _pretrained(model) != kept:
+        expected = f"the features of the run in {run}, {kept or 'none'}"
+        raise EconError(expected, f"--features {parsed.features}", "leave the option out")
     return dataclasses.replace(
-        config, scenes=scenes, train=dataclasses.replace(config.train, **limits)
+        config, scenes=scenes, model=model, train=dataclasses.replace(config.train, **limits)
     )
+
+
+def _with_features(model: SceneModelConfig, features: str | None) -> SceneModelConfig:
+    """The model with what ``--features`` sets."""
+    if features is None:
+        return model
+    attention = model.expert.attention if isinstance(model, EconConfig) else None
+    if not isinstance(attention, SeededAttention):
+        raise EconError(
+            "model.expert.attention.kind seeded, for --features",
+            "a model without it" if attention is None else attention.kind,
+            "presets such as random-colours have it",
+        )
+    assert isinstance(model, EconConfig)
+    attention = dataclasses.replace(attention, pretrained=features)
+    expert = dataclasses.replace(model.expert, attention=attention)
+    return dataclasses.replace(model, expert=expert)
+
+
+def _pretrained(model: SceneModelConfig) -> str:
+    """Of which network the model has features; empty if none."""
+    attention = model.expert.attention if isinstance(model, EconConfig) else None
+    return attention.pretrained if isinstance(attention, SeededAttention) else ""
 
 
 def _check_kept(args: Sequence[str] | None, parsed: TrainArgs, config: Config, run: Path) -> None:

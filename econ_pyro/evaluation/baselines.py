@@ -25,6 +25,7 @@ from torch.nn.functional import one_hot
 from econ_pyro import arguments
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.matching import hard_regions
+from econ_pyro.guides.pretrained_features import keep_fitted
 from econ_pyro.infer import scene_model
 from econ_pyro.infer.scene_model import SceneModel
 
@@ -121,8 +122,13 @@ if find_spec("skimage") is not None:
 
 
 def untrained(model: SceneModel) -> SceneModel:
-    """The model of the same configuration, on the same device, with its initial weights."""
-    return scene_model.build(model.config, next(model.parameters()).device)
+    """The model of the same configuration, on the same device, with its initial weights.
+
+    Pretrained features stay as they were fitted: they are what such a model starts with.
+    """
+    new = scene_model.build(model.config, next(model.parameters()).device)
+    keep_fitted(model, new)
+    return new
 
 
 def _checked(images: Tensor, slots: int) -> tuple[Tensor, int]:

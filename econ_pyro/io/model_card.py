@@ -81,7 +81,7 @@ econ.sample(4, experts={list(range(len(names)))[:2]}, seed=0).image  # back to f
 
 The commands of econ-pyro accept this folder in place of a run:
 `econ-pyro decompose FOLDER pictures --out layers`.
-
+{_pretrained(config)}
 ## Experts
 
 {experts}
@@ -118,6 +118,17 @@ def _scenes(config: Config) -> str:
         f"synthetic scenes ({scenes.kind}: up to {scenes.objects} objects, "
         f"{', '.join(scenes.classes)})"
     )
+
+
+def _pretrained(config: Config) -> str:
+    """What else loading needs, if regions grow over the features of another network."""
+    attention = getattr(getattr(config.model, "expert", None), "attention", None)
+    if not (source := getattr(attention, "pretrained", "")):
+        return ""
+    return f"""
+Loading them needs `pip install 'econ-pyro[features]'` and a pretrained network, which these files
+do not contain: {_plain(source)}.
+"""
 
 
 def _table(reports: Mapping[str, Mapping[str, Any]] | None) -> str:

@@ -111,8 +111,11 @@ def export_onnx(econ: Any, folder: Path, slots: int | None = None) -> dict[str, 
         exceeds 1.
 
     Raises:
-        EconError: onnx, onnxruntime or onnxscript is not installed.
+        EconError: onnx, onnxruntime or onnxscript is not installed, or regions grow over the
+            features of a pretrained network, which a file would have to contain.
     """
+    if source := getattr(econ.sizes.expert.attention, "pretrained", ""):
+        raise EconError("a model without pretrained features, to export", f"one with {source}")
     _require()
     latent, generator = econ.sizes.expert.latents.dim, torch.Generator().manual_seed(0)
     scenes = SceneConfig(size=econ.config.model.size)

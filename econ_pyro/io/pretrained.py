@@ -22,6 +22,7 @@ from econ_pyro._version import __version__
 from econ_pyro.config import FORMAT, Config, additions, to_dict
 from econ_pyro.errors import EconError, check_choice, command, did_you_mean, printable
 from econ_pyro.files import storage
+from econ_pyro.files.hub import HUB, download
 from econ_pyro.files.tensor_file import read_tensors, write_tensors
 from econ_pyro.files.untrusted import parse_json
 from econ_pyro.infer import scene_model
@@ -34,7 +35,6 @@ from econ_pyro.training.schedules import steps_of
 
 WEIGHTS, CARD, EVALUATION = "model.safetensors", "README.md", "evaluation.json"
 SHIPPED = Path(__file__).parent / "weights"
-HUB = "hf:"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -70,7 +70,8 @@ def find(source: str | Path) -> Path:
     if os.path.exists(source):
         raise EconError("a run's folder", f"the file {name}", "name the folder of a run")
     if name.startswith(HUB):
-        return _download(name.removeprefix(HUB).strip("/"))
+        files = [checkpoint.CONFIG, checkpoint.NAMES, WEIGHTS, CARD, EVALUATION]
+        return download(name.removeprefix(HUB).strip("/"), files)
     if name in shipped():
         return SHIPPED / name
     known = f" or shipped weights ({', '.join(shipped())})" if shipped() else ""
@@ -221,24 +222,3 @@ def _names(path: Path, experts: int) -> list[str]:
         raise EconError(f"{experts} different names in {path}", got)
     check_names(names, str(path))
     return names
-
-
-def _download(repository: str) -> Path:
-    try:
-        import huggingface_hub
-        from huggingface_hub.errors import HFValidationError, HTTPError
-    except ImportError:
-        raise EconError(
-            f"the package huggingface_hub, for {HUB}{repository}",
-            "none installed",
-            "pip install 'econ-pyro[hub]'",
-        ) from None
-    patterns: list[Any] = [checkpoint.CONFIG, checkpoint.NAMES, WEIGHTS, CARD, EVALUATION]
-    try:
-        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
-    except (HFValidationError, HTTPError, OSError) as error:
-        raise EconError(
-            "a model on the Hugging Face hub, or in its cache, as OWNER/NAME",
-            f"{repository} ({str(error).splitlines()[0][:150]})",
-            "check the name and the network; HF_HUB_OFFLINE=1 restricts the search to the cache",
-        ) from None

