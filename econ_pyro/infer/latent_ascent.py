@@ -37,11 +37,16 @@ def ascend(
         steps: number of steps.
     """
     z, best = d.z.clone().requires_grad_(), d.z
-    likely = log_evidence(d, kept, model.pixel_noise, mixture)
+
+    def evidence(d: Decomposition) -> Tensor:
+        # corrected colours would leave those that are drawn to the prior alone
+        return log_evidence(d, kept, model.pixel_noise, mixture, as_drawn=True)
+
+    likely = evidence(d)
     optim = torch.optim.Adam([z], RATE)
     for _ in range(steps + 1):
         with torch.enable_grad():
-            found = log_evidence(_drawn_at(model, d, z), kept, model.pixel_noise, mixture)
+            found = evidence(_drawn_at(model, d, z))
             (gradient,) = torch.autograd.grad(-found.sum(), z)
         z.grad = gradient * kept[:, :, None]  # Adam makes large steps of small gradients
         found = found.detach()

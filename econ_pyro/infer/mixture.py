@@ -117,8 +117,21 @@ def mean_colour_corrected(d: Decomposition, noise: PixelNoise | None = None) -> 
 
 
 def log_evidence(
-    d: Decomposition, kept: Tensor, noise: PixelNoise, mixture: Mixture = PLAIN
+    d: Decomposition,
+    kept: Tensor,
+    noise: PixelNoise,
+    mixture: Mixture = PLAIN,
+    as_drawn: bool = False,
 ) -> Tensor:
-    """Log p(x | z, k), regions summed out, less what the latents cost, ``(B,)``."""
-    errors = corrected_errors(d, noise, mixture)
+    """Log p(x | z, k), regions summed out, less what the latents cost, ``(B,)``.
+
+    Args:
+        d: layers front to back.
+        kept: which of them explain something, ``(B, T)`` bool.
+        noise: of the pixels.
+        mixture: what the pixels are.
+        as_drawn: by colours as they are decoded, in place of those in the image, so that what
+            draws the right ones is preferred.
+    """
+    errors = mixture.errors(d, d.mean, noise) if as_drawn else corrected_errors(d, noise, mixture)
     return log_likelihood(errors, only(kept, d.shape)) - (d.terms.z * kept).sum(1)

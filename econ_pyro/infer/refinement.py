@@ -25,10 +25,17 @@ from econ_pyro.core.distributions import PixelNoise
 from econ_pyro.core.selection import Draws
 from econ_pyro.infer.competition import Proposals, propose
 from econ_pyro.infer.decomposition import Decomposition, in_order
-from econ_pyro.infer.depth_order import arrange, log_joint, log_likelihood, only
+from econ_pyro.infer.depth_order import arrange, log_joint, only
 from econ_pyro.infer.elbo import decoded_terms
 from econ_pyro.infer.latent_ascent import ascend
-from econ_pyro.infer.mixture import PLAIN, Mixture, corrected_errors, uniform_cost, with_outliers
+from econ_pyro.infer.mixture import (
+    PLAIN,
+    Mixture,
+    corrected_errors,
+    log_evidence,
+    uniform_cost,
+    with_outliers,
+)
 from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.protocols import Guide, Model
 
@@ -174,15 +181,10 @@ def e_step(
 def _likelier(
     anew: Decomposition, d: Decomposition, kept: Tensor, noise: PixelNoise, mixture: Mixture
 ) -> Tensor:
-    """Which layers make the image likelier anew, one after the other, ``(B, T)`` bool.
-
-    By colours as they are decoded, so that an expert that fits better is preferred.
-    """
+    """Which layers make the image likelier anew, one after the other, ``(B, T)`` bool."""
 
     def evidence(chosen: Tensor) -> Tensor:
-        e = anew.where(chosen, d)
-        errors = mixture.errors(e, e.mean, noise)
-        return log_likelihood(errors, only(kept, e.shape)) - (e.terms.z * kept).sum(1)
+        return log_evidence(anew.where(chosen, d), kept, noise, mixture, as_drawn=True)
 
     slots, taken = kept.shape[1], torch.zeros_like(kept)
     likely, index = evidence(taken), torch.arange(slots, device=kept.device)

@@ -42,12 +42,9 @@ def test_one_layer_goes_to_the_mode_of_its_posterior():
     d = layers_at(model, x, z, k)
     kept = torch.ones(1, 1).bool()
     found = ascend(model, d, kept, PLAIN, 400)
-    # the mean that is drawn is moved to the image's by n / (n + 1): by hand
-    n = SIZE**2
-    left = 1 - n / (n + 1)  # of an error that the correction leaves
-    precision = n * left**2 / NOISE.sigma**2
-    torch.testing.assert_close(found.z[0, 0, :3], colour * precision / (precision + 1), atol=1e-3,
-                               rtol=0.0)  # fmt: skip
+    precision = SIZE**2 / NOISE.sigma**2  # by the colour that is drawn, not a corrected one
+    mode = colour * precision / (precision + 1)
+    torch.testing.assert_close(found.z[0, 0, :3], mode, atol=1e-3, rtol=0.0)
     torch.testing.assert_close(found.z[0, 0, 3], z[0, 0, 3])  # of no use: stays at the prior's
     torch.testing.assert_close(found.terms.z, found.z.square().sum(2) / 2)
 
@@ -77,17 +74,21 @@ def test_shapes_move_to_where_the_image_has_them_and_each_image_for_itself():
     assert torch.equal(found.mean, drawn.mean) and torch.equal(found.shape, drawn.shape)
 
 
+def evidence(d, kept):
+    return log_evidence(d, kept, NOISE, as_drawn=True)
+
+
 def test_no_image_becomes_less_likely_however_far_steps_go():
     model, d, kept = Linear(), started([4, 2, 3]), torch.ones(3, 2).bool()
-    before = likely = log_evidence(d, kept, NOISE)
+    before = likely = evidence(d, kept)
     for steps in (1, 2, 5, 20):
-        found = log_evidence(ascend(model, d, kept, PLAIN, steps), kept, NOISE)
+        found = evidence(ascend(model, d, kept, PLAIN, steps), kept)
         assert (found >= likely).all()
         likely = found
     assert (likely > before + 0.1)[:2].all()
     best = ascend(model, d, kept, PLAIN, 400)
     again = ascend(model, best, kept, PLAIN, 3)  # Adam's first steps go past the top
-    assert (log_evidence(again, kept, NOISE) >= log_evidence(best, kept, NOISE)).all()
+    assert (evidence(again, kept) >= evidence(best, kept)).all()
 
 
 def test_layers_that_explain_nothing_stay_and_gradients_are_left_to_nobody():
