@@ -356,10 +356,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 num_slots=7,
                 light=0.2,
                 competition=replace(
-                    _TURNED_MODEL.competition,
-                    refine_rounds=2,
-                    refine_steps=20,
-                    refine_merging=True,
+                    _TURNED_MODEL.competition, refine_rounds=2, refine_merging=True
                 ),
                 expert=replace(
                     _TURNED_MODEL.expert,
