@@ -20,6 +20,7 @@ import tyro
 
 from econ_pyro import cli
 from econ_pyro.io.layer_files import write_image
+from econ_pyro.training import shape_clusters
 from helpers.paths import ROOT
 from helpers.scripts import TINY_ARGS, script
 
@@ -90,6 +91,9 @@ def tiny_run(tmp_path_factory):
 @pytest.fixture
 def here(tmp_path, monkeypatch, tiny_run):
     """A folder with pictures, scenes and runs, called as the pages have them."""
+    # half of the time of such short runs; tests/scripts/test_scripts.py draws them
+    monkeypatch.setattr("econ_pyro.scripts.svi_train.training_curves", lambda *_: None)
+    monkeypatch.setattr(shape_clusters, "FIT_STEPS", 3)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_run, "runs/quick")
     rng = np.random.default_rng(0)
@@ -128,11 +132,15 @@ def run_command(name, args):
         # the stand-ins for data have no whole objects, and small solids are none
         if large and ("--data" in args or (GROUPING | CUT_OUT) & set(args)):
             args += ["--recipe.shape-clusters", "0", "--recipe.shapes-fixed-until", "0"]
+        elif large:  # whose clusters are wrong, but found in seconds
+            args += ["--recipe.shape-clusters", "48"]
         if "runs/quick" in args:
             args[args.index("runs/quick")] = "runs/other"
     elif name == "make_dataset":
         args[args.index("--n") + 1] = "12"
         args += ["--size", side, "--n-valid", "4"]
+    elif name == "figures":
+        args += ["--random", "runs/quick"]
     elif name in ("evaluate", "publish"):
         args += ["--n", "4"]
     script(name, *args)

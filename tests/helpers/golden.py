@@ -34,7 +34,7 @@ from helpers.trainers import changed
 
 WEIGHTS = ("quick", "random-colours", "single-expert")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-SIZE, BATCH, STEPS = 16, 4, 20
+SIZE, BATCH, STEPS = 16, 4, 10
 SIZES = {"multi-dsprites": 32, "tetrominoes": 32}
 """Of presets whose scenes cannot be that small; their batches are half as large."""
 SCENES, SCORED = 64, 200
@@ -78,7 +78,7 @@ def losses(preset: str, dtype: torch.dtype) -> list[float]:
     In float32 there are no late ones: it is the same code, and rounding adds up.
     """
     config = small(preset)
-    batch, steps = config.train.batch, STEPS if dtype == torch.float64 else STEPS // 4
+    batch, steps = config.train.batch, STEPS if dtype == torch.float64 else STEPS // 2
     model, device = scene_model.build(config).to(dtype), torch.device("cpu")
     learner = Learner(config, model, device, ProcessGroup())
     source = GeneratedScenes(config.scenes, config.seed, STEPS * batch)

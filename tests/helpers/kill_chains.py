@@ -63,7 +63,7 @@ def start(
         environment: further variables.
         interrupt: a signal that the process of that rank sends itself in the step of that age:
             rank, age and number.
-        script: name of the script.
+        script: name of the script, or of another module with a ``main``.
     """
     given = script, args, log, environment or {}, interrupt
     process = SERVER.Process(target=_run, args=given)
@@ -90,7 +90,8 @@ def _run(
         torch.set_num_threads(1)
         if interrupt is not None:
             _interrupt(*interrupt)
-        module = importlib.import_module(f"econ_pyro.scripts.{script}")
+        name = script if "." in script else f"econ_pyro.scripts.{script}"
+        module = importlib.import_module(name)
         cli.run(lambda: module.main(args))
         status = 0
     except SystemExit as stop:
