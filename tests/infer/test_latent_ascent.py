@@ -1,12 +1,17 @@
 """Steps of latents against what is known in closed form, and images that do not share them."""
 
+import pytest
 import torch
 
 from econ_pyro.core.distributions import PixelNoise
+from econ_pyro.econ import Econ
+from econ_pyro.errors import EconError
+from econ_pyro.infer import refinement
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import Terms
 from econ_pyro.infer.latent_ascent import ascend
 from econ_pyro.infer.mixture import Mixture, log_evidence
+from helpers.trainers import changed, seeded_tiny
 
 SIZE, NOISE, PLAIN = 8, PixelNoise(0.5), Mixture()
 
@@ -47,6 +52,28 @@ def test_one_layer_goes_to_the_mode_of_its_posterior():
     torch.testing.assert_close(found.z[0, 0, :3], mode, atol=1e-3, rtol=0.0)
     torch.testing.assert_close(found.z[0, 0, 3], z[0, 0, 3])  # of no use: stays at the prior's
     torch.testing.assert_close(found.terms.z, found.z.square().sum(2) / 2)
+
+
+def test_options_say_how_many_steps_decomposing_takes_and_a_start_takes_none(monkeypatch):
+    sizes = {"refine": True, "refine_steps": 2, "background_noise": True}
+    options = {f"model__competition__{name}": value for name, value in sizes.items()}
+    econ = Econ(changed(seeded_tiny(), **options, recipe__shape_clusters=4))
+    seen = []
+
+    def noted(model, d, kept, mixture, steps):
+        seen.append((mixture, steps))
+        return d
+
+    monkeypatch.setattr(refinement, "ascend", noted)
+    images = torch.rand(8, 3, 16, 16)
+    econ.decompose(images)
+    assert set(seen) == {(Mixture(background_noise=True), 2)}
+    seen.clear()
+    with pytest.raises(EconError, match="objects that touch"):  # noise has none
+        econ.initialise(lambda n: images)
+    assert not seen
+    Econ(changed(econ.config, model__competition__refine_steps=0)).decompose(images)
+    assert not seen
 
 
 def edges(rows):

@@ -61,6 +61,14 @@ def test_a_ground_without_any_noise_still_has_some():
     torch.testing.assert_close(least, torch.tensor([1.5 * math.log(factor)]).double())
 
 
+def test_a_ground_that_is_drawn_quite_wrong_has_twice_the_common_noise_at_most():
+    d = on_noise(0.4)
+    errors = OWN.errors(d, d.mean, PIXEL_NOISE)[:, 1]
+    plain = pixel_errors(d.image, d.mean, PIXEL_NOISE)[:, 1]
+    most = FACTORS[1]
+    torch.testing.assert_close(errors, plain / most + 1.5 * math.log(most))
+
+
 def test_edges_that_blend_into_an_even_ground_are_the_objects():
     d = on_noise(0.01, edge=0.6)  # nearer the ground than the box
     common, _ = e_step(d, PIXEL_NOISE)

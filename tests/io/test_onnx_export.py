@@ -24,6 +24,7 @@ from econ_pyro.io.onnx_export import (
     export_onnx,
 )
 from econ_pyro.scene_config import SceneConfig
+from econ_pyro.scripts import export_onnx as command
 from helpers.paths import ROOT
 from helpers.scripts import script
 from helpers.trainers import TINY, changed, seeded_tiny, small_expert, taught_tiny
@@ -117,6 +118,18 @@ def test_the_extra_is_named(econ, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(EconError, match=r"no onnxscript: pip install 'econ-pyro\[onnx\]'"):
         export_onnx(econ, tmp_path)
+
+
+def test_gradient_steps_are_left_out_and_the_command_says_so(econ, tmp_path, capsys, monkeypatch):
+    config = changed(econ.config, model__competition__refine_steps=3)
+    assert Decompose(Econ(config)).competition.steps == 0
+    Econ(config).save_pretrained(tmp_path / "weights")
+    monkeypatch.setattr(command, "export_onnx", lambda *_: {})
+    script("export_onnx", tmp_path / "weights", "--out", tmp_path / "onnx")
+    assert "leaves out model.competition.refine-steps" in capsys.readouterr().out
+    econ.save_pretrained(tmp_path / "others")
+    script("export_onnx", tmp_path / "others", "--out", tmp_path / "other")
+    assert "leaves out" not in capsys.readouterr().out
 
 
 class _Filled(torch.nn.Module):
