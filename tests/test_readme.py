@@ -91,8 +91,6 @@ def tiny_run(tmp_path_factory):
 @pytest.fixture
 def here(tmp_path, monkeypatch, tiny_run):
     """A folder with pictures, scenes and runs, called as the pages have them."""
-    # half of the time of such short runs; tests/scripts/test_scripts.py draws them
-    monkeypatch.setattr("econ_pyro.scripts.svi_train.training_curves", lambda *_: None)
     monkeypatch.setattr(shape_clusters, "FIT_STEPS", 3)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_run, "runs/quick")

@@ -8,6 +8,7 @@ import torch
 from econ_pyro.config import Config
 from econ_pyro.data.synthetic.renderer import SceneRenderer
 from econ_pyro.econ import Econ
+from econ_pyro.evaluation import sample_quality
 from econ_pyro.evaluation.sample_quality import (
     NO_OBJECT,
     ShapeClassifier,
@@ -21,7 +22,11 @@ from econ_pyro.scene_config import SceneConfig
 
 @pytest.fixture(scope="module")
 def classifier():
-    return train_classifier(SceneConfig())
+    """One of as many steps as always, of half as many images: it needs no more to pass."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample_quality, "_SCENES", 10_000)
+        patch.setattr(sample_quality, "_BATCH", 64)
+        return train_classifier(SceneConfig())
 
 
 @pytest.fixture(scope="module")
