@@ -85,8 +85,8 @@ class TrainArgs(Config):
     minutes: float | None = None
     """Short for --train.minutes; also applies with --resume."""
     features: str | None = None
-    """Short for --model.expert.attention.pretrained: hf:OWNER/NAME, or a folder (extra:
-    features)."""
+    """A pretrained network over whose features regions grow, too: hf:OWNER/NAME, or a folder
+    (extra: features). Short for the option pretrained of seeded attention."""
     until: int | None = None
     """Stop after that step with a checkpoint. --resume continues as if there had been no stop."""
     resume: bool = False

