@@ -308,7 +308,8 @@ class Econ(SceneModel):
 
         Each if the configuration says so.
         """
-        # experts that draw nothing yet have no latents to move, and no noise about what they draw
+        # what experts draw means nothing yet: neither the gradient of their latents, nor how far
+        # the ground is from it
         options = replace(self.sizes.competition, refine_steps=0, background_noise=False)
         config = replace(self.config, model=replace(self.sizes, competition=options))
         slots = self.sizes.num_slots

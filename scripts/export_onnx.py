@@ -44,7 +44,8 @@ def main(args: Sequence[str] | None = None) -> None:
     econ = load(parsed.run)
     with outputs.merged_folder(parsed.out, parsed.overwrite, LAYOUT) as out:
         differences = export_onnx(econ, out, parsed.slots)
-    if getattr(getattr(econ.sizes, "competition", None), "refine_steps", 0):
+    options = econ.sizes.competition  # only models that have one are exported
+    if options.refine and options.refine_steps:
         print("decompose.onnx leaves out model.competition.refine-steps: a graph has no gradients")
     for name, difference in differences.items():
         path = parsed.out / name

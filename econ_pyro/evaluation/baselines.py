@@ -95,7 +95,7 @@ def felzenszwalb(images: Tensor, slots: int, scale: float = 1000.0) -> Tensor:
     Args:
         images: as of :func:`one_colour_components`, as are result and errors.
         slots: number of layers T.
-        scale: the larger, the larger the segments; differences between colours are of 255.
+        scale: the larger, the larger the segments, as for colours from 0 to 255.
 
     Raises:
         ModuleNotFoundError: scikit-image is not installed.

@@ -25,13 +25,12 @@ def ascend(
 ) -> Decomposition:
     """The layers at latents that have taken steps up the gradient of the log evidence.
 
-    Semi-amortised inference (Kim et al., 2018): encoders see one layer each, and all layers
-    together explain the image. Adam's steps need no common scale of the latents. Of all latents on
-    the way, the first ones included, the likeliest are kept.
+    Adam's steps need no common scale of the latents. Of all latents on the way, the first ones
+    included, the likeliest are kept in each image.
 
     Args:
         model: p.
-        d: layers front to back, with their regions, from which colours are corrected.
+        d: layers front to back; the regions stay as they are.
         kept: which of them explain something, ``(B, T)`` bool.
         mixture: what the pixels are.
         steps: number of steps.

@@ -127,9 +127,11 @@ def test_gradient_steps_are_left_out_and_the_command_says_so(econ, tmp_path, cap
     monkeypatch.setattr(command, "export_onnx", lambda *_: {})
     script("export_onnx", tmp_path / "weights", "--out", tmp_path / "onnx")
     assert "leaves out model.competition.refine-steps" in capsys.readouterr().out
-    econ.save_pretrained(tmp_path / "others")
-    script("export_onnx", tmp_path / "others", "--out", tmp_path / "other")
-    assert "leaves out" not in capsys.readouterr().out
+    unrefined = Econ(changed(config, model__competition__refine=False))  # takes none, either
+    for i, other in enumerate((econ, unrefined)):
+        other.save_pretrained(tmp_path / f"others{i}")
+        script("export_onnx", tmp_path / f"others{i}", "--out", tmp_path / f"other{i}")
+        assert "leaves out" not in capsys.readouterr().out
 
 
 class _Filled(torch.nn.Module):
