@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-
 # what `make ui` serves: weights that are installed, or a run's folder
 RUN ?= quick
 
-.PHONY: train test test-all test-rest lint docs clean setup setup-all ui dist \
+.PHONY: train test test-all test-rest lint pytest docs clean setup setup-all ui dist \
 	test-wheel
 
 setup: .venv/requirements
@@ -50,13 +50,15 @@ lint: setup
 		build/typed/econ_pyro/
 	cd build/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p econ_pyro
 
-# lint and tests; those of optional packages that are missing are skipped
-test: lint
+# lint and tests, side by side; those of optional packages that are missing are skipped
+test: setup
+	$(MAKE) -j2 lint pytest
+
+pytest: setup
 	$(PYTEST)
 
 # the same with all optional packages
-test-all: setup-all lint
-	$(PYTEST)
+test-all: setup-all test
 
 # only the tests of optional packages: what `make test` skips in a new clone
 test-rest: setup-all

@@ -232,6 +232,9 @@ class _Competition:
     background_noise: bool = False
     """Refining estimates the noise of the background in each image: for objects of several colours
     on a ground of one, from which their edges hardly differ."""
+    feature_weight: float = 0.0
+    """How much refining counts the features by which attention groups pixels, beside colours: for
+    attention that has learnt to, and objects that are not drawn in their colours."""
 
     def __post_init__(self) -> None:
         group = "model.competition"
@@ -321,13 +324,17 @@ class EconConfig(SceneModelConfig):
                 "add --model.expert.attention.kind seeded, or --model.competition.kind greedy or "
                 "savings",
             )
-        if self.competition.refine_merging and self.expert.attention.kind != "seeded":
-            raise EconError(
-                "model.expert.attention.kind seeded, whose features "
-                "model.competition.refine-merging compares",
-                self.expert.attention.kind,
-                "add --model.competition.no-refine-merging",
-            )
+        for wanted, option, without in (
+            (self.competition.refine_merging, "refine-merging", "no-refine-merging"),
+            (self.competition.feature_weight, "feature-weight", "feature-weight 0"),
+        ):
+            if wanted and self.expert.attention.kind != "seeded":
+                raise EconError(
+                    "model.expert.attention.kind seeded, whose features "
+                    f"model.competition.{option} compares",
+                    self.expert.attention.kind,
+                    f"add --model.competition.{without}",
+                )
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,7 @@ _CUT_MODEL = replace(
         refine_rounds=3,
         refine_steps=10,
         background_noise=True,
+        feature_weight=0.5,
     ),
     expert=_CUT_EXPERT,
 )
@@ -401,6 +402,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                     refine_steps=10,
                     refine_merging=True,
                     background_noise=True,
+                    feature_weight=0.5,
                 ),
                 expert=replace(
                     _EXPERT,

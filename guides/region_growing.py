@@ -2,14 +2,10 @@ r"""Regions that grow from a seed pixel over similar pixels (as in GENESIS-V2's 
 
 Attention must choose an object and delineate it at the same time. A seed settles the choice: the
 most salient pixel of the scope that lies among other salient ones. An expert's attention gives
-each pixel features phi: its colour, its position, and learnt ones. The logit of the region is
-
-.. math:: g \left(4 - 20 \frac{d_i^2}{d_i^2 + 1/22}\right),
-    \qquad d_i = \|\phi_i - \phi_{seed}\|,
-
-so that objects separate before anything is learnt, whatever their colours. A region always
-contains its seed: if experts could refuse a seed, the same one would be chosen again and again.
-The logit has a gradient everywhere, so that features can move together from far apart.
+each pixel features phi: its colour, its position, and learnt ones. The region has the pixels whose
+features are near the seed's (:func:`~econ_pyro.core.pixel_features.logits_around`), so that
+objects separate before anything is learnt, whatever their colours. A region always contains its
+seed: if experts could refuse a seed, the same one would be chosen again and again.
 
 Where regions are to be connected, pixels that no path of pixels like the seed connects with it
 have the lowest logit. Position need then not tell objects of one colour apart, and the far end of
@@ -36,15 +32,12 @@ from econ_pyro.core.compositing import (
     regions_of_shapes,
     scopes,
 )
+from econ_pyro.core.pixel_features import FALL, NEAR, START, logits_around
 
 SALIENT = 4.0  # largest salience: a small bright spot counts no more than an object
 EVEN = 0.01  # squared distance below which colours hardly differ: a scope of one colour
 MIDDLE = 4  # a pixel's neighbourhood is a box of the image's side divided by this
 GRADES = 1000.0  # saliences are rounded to this many levels
-START = 4.0  # logit over g of a pixel equal to the seed
-FALL = 20.0  # largest fall of the logit
-NARROW = 22.0  # weight of squared distances: a region ends at a ninth of a channel
-NEAR = START / (FALL - START) / NARROW  # the squared distance at which it ends
 
 
 @torch.no_grad()
@@ -110,21 +103,6 @@ def grow(features: Tensor, seed: Tensor, connected: bool = False, shifts: int = 
         middle = torch.where(near, moved, middle)
         logits = _part_with(logits_around(middle, features), features, seed, connected)
     return logits
-
-
-def logits_around(middle: Tensor, features: Tensor) -> Tensor:
-    """Logits of the regions of all pixels whose features are near given ones.
-
-    Args:
-        middle: those, phi, ``(n, D)``.
-        features: of the attention, ``(n, 1 + D, H, W)``: g, then phi.
-
-    Returns:
-        ``(n, 1, H, W)``.
-    """
-    sharp, phi = features.split([1, features.shape[1] - 1], 1)
-    distance = (phi - middle[..., None, None]).square().sum(1, keepdim=True)
-    return sharp * (START - FALL * (1 - 1 / (1 + NARROW * distance)))
 
 
 def _part_with(logits: Tensor, features: Tensor, seed: Tensor, connected: bool) -> Tensor:

@@ -7,19 +7,13 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from econ_pyro.core.batch_shapes import restored
-from econ_pyro.core.compositing import SCOPE_EPS, region, with_log
+from econ_pyro.core.compositing import region, with_log
 from econ_pyro.core.selection import Selection
 from econ_pyro.core.tensors import check_seed_pixels
 from econ_pyro.guides.amortized import AmortizedGuide
 from econ_pyro.guides.attention import AttentionUNet
 from econ_pyro.guides.pretrained_features import PretrainedFeatures
-from econ_pyro.guides.region_growing import (
-    NEAR,
-    candidates,
-    find_seed_pixel,
-    grow,
-    grow_all,
-)
+from econ_pyro.guides.region_growing import candidates, find_seed_pixel, grow, grow_all
 from econ_pyro.model_config import EconConfig, ExpertConfig, SeededAttention
 
 DARK = 0.02  # of white: pixels much darker are black, of no colour
@@ -135,25 +129,18 @@ class SeededGuide(AmortizedGuide):
             looks = self._looks(x, features.mean(1))
             return candidates(features, looks, s_t, n, *self._growth)
 
-    def like_last(self, x: Tensor, r: Tensor) -> Tensor:
-        """Which layers a region grown from the last one's mean features would have in it.
+    def pixel_features(self, x: Tensor) -> Tensor:
+        """Features of each pixel, the mean of all experts', without gradients.
 
         Args:
             x: images, ``(B, 3, H, W)``.
-            r: regions, ``(B, T, 1, H, W)``.
 
         Returns:
-            ``(B, T)`` bool; never the last one, nor one without a region.
+            g, then phi, ``(B, 1 + D, H, W)``, for :mod:`econ_pyro.core.pixel_features`.
         """
         with torch.no_grad():
             features = self._logits_of_all(x, torch.ones_like(x[:, :1])).mean(1)
-            phi = self.with_pretrained(features, x)[:, 1:].flatten(2)
-        shares = r.flatten(2)
-        area = shares.sum(2, keepdim=True)
-        mean = shares @ phi.mT / area.clamp_min(SCOPE_EPS)  # (B, T, D)
-        like = ((mean - mean[:, -1:]).square().sum(2) < NEAR) & (area[..., 0] > 0)
-        like[:, -1] = False
-        return like
+            return self.with_pretrained(features, x)
 
     def regions(
         self, x: Tensor, k: Tensor, given: Selection | None = None

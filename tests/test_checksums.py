@@ -270,7 +270,7 @@ def test_why_there_is_no_checkpoint(tiny, tmp_path, capsys):
     storage.write_json(run / checkpoint.CONFIG, {"format": FORMAT, "config": to_dict(tiny)})
     (run / checkpoint.BEST).unlink()
     line = fails(capsys, "evaluate", run, "--n", 2)
-    assert "before its first validation" in line and "svi_train.py --resume" in line
+    assert "before its first validation" in line and f"PRESET --run {run} --resume" in line
     (run / checkpoint.LAST).unlink()
     line = fails(capsys, "sample", run, "--out", tmp_path / "o")
     assert "before its first checkpoint" in line and "--overwrite" in line

@@ -13,6 +13,13 @@ A ground of one colour hardly differs from what is drawn, objects of several col
 background noise of its own, the last layer's variance is estimated in each image (the M-step of
 the mixture, as if BEFOREHAND more pixels had the common one), and a pixel at an object's blended
 edge is no longer as likely the ground's.
+
+Colours say little of objects with a pattern, which decoders draw in a colour between those that
+the pattern has. Features by which attention has learnt to group pixels say more. They give log
+odds that a pixel is of a layer, by its distance from the layer's mean
+(:mod:`econ_pyro.core.pixel_features`): by Bayes' rule, and but for a constant, how much likelier
+its features are in the layer than elsewhere. They count for less than that, as neighbouring
+pixels have their features from the same pixels of the image.
 """
 
 from __future__ import annotations
@@ -24,6 +31,7 @@ import torch
 from torch import Tensor
 
 from econ_pyro.core.distributions import PixelNoise, pixel_errors
+from econ_pyro.core.pixel_features import logits_of_layers
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.depth_order import log_likelihood, only
 
@@ -40,6 +48,10 @@ class Mixture:
     """Share of the pixels that are like nothing that a layer draws."""
     background_noise: bool = False
     """Whether the variance of the last layer's pixels is estimated in each image."""
+    feature_weight: float = 0.0
+    """Of the pixels' features beside their colours."""
+    features: Tensor | None = None
+    """Those of the images, ``(B, 1 + D, H, W)``: g, then phi; colours alone if not given."""
 
     def errors(self, d: Decomposition, mean: Tensor, noise: PixelNoise) -> Tensor:
         """Pixel errors of layers that are drawn as ``mean``, in nats, ``(B, T, 1, H, W)``.
@@ -54,7 +66,10 @@ class Mixture:
             errors = torch.cat(
                 [errors[:, :-1], _at_own_noise(errors[:, -1:], d.region[:, -1:])], 1
             )
-        return with_outliers(errors, noise, self.outliers)
+        errors = with_outliers(errors, noise, self.outliers)
+        if self.features is None:
+            return errors
+        return errors - self.feature_weight * logits_of_layers(self.features, d.region)
 
 
 PLAIN = Mixture()

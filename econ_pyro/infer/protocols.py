@@ -63,8 +63,8 @@ class SeededGuide(Guide, Protocol):
     def candidates(self, x: Tensor, s_t: Tensor, n: int) -> tuple[Tensor, Tensor]:
         """Seed pixels of n layers, and the region that every expert grows from each."""
 
-    def like_last(self, x: Tensor, r: Tensor) -> Tensor:
-        """Which of the layers are like the last one, in the features by which regions grow."""
+    def pixel_features(self, x: Tensor) -> Tensor:
+        """Features by which regions grow, of each pixel."""
 
 
 class GivenGuide(Protocol):

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from econ_pyro.core.pixel_features import like_last
 from econ_pyro.core.selection import Draws, Selection
 from econ_pyro.infer.competition import Competition, Contest, propose
 from econ_pyro.infer.decomposition import Decomposition
@@ -25,7 +26,7 @@ from econ_pyro.infer.depth_order import MARGIN
 from econ_pyro.infer.division import divide_again
 from econ_pyro.infer.mixture import PLAIN, Mixture, log_evidence
 from econ_pyro.infer.oracle_competition import OracleCompetition
-from econ_pyro.infer.protocols import Guide, Model, SeededGuide
+from econ_pyro.infer.protocols import Guide, Model
 from econ_pyro.infer.refinement import e_step, in_their_scopes, refine, refine_rounds, replaced
 
 
@@ -78,13 +79,18 @@ class Refined(Competition):
         d, noise = self.contest(model, guide, x, draws, evidence)
         oracle = OracleCompetition(self.num_slots, self.lam, self.temperature)
         draws = draws._replace(noise=noise)
-        how = (self.mixture, self.steps)
+        weight = self.mixture.feature_weight
+        features = guide.pixel_features(x) if weight or self.merge else None
+        mixture = replace(self.mixture, features=features if weight else None)
+        how = (mixture, self.steps)
         d = refine_rounds(model, guide, d, draws, oracle, self.rounds, *how)
         if self.divide:
             d = divide_again(model, guide, d, self.lam, self.mixture)
             d = refine(model, guide, d, draws, oracle, *how)
-        d = move_behind(model, guide, d, draws, self.lam, self.mixture)
-        return merge_with_background(model, guide, d) if self.merge else d
+        d = move_behind(model, guide, d, draws, self.lam, mixture)
+        return (
+            d if features is None or not self.merge else merge_with_background(model, d, features)
+        )
 
     def _inner(self) -> Competition:
         """The competition within, at this one's temperature and with its bias."""
@@ -137,18 +143,18 @@ def move_behind(
 
 
 @torch.no_grad()
-def merge_with_background(model: Model, guide: SeededGuide, d: Decomposition) -> Decomposition:
-    """Leave to the last layer the regions of layers that are like it in the guide's features.
+def merge_with_background(model: Model, d: Decomposition, features: Tensor) -> Decomposition:
+    """Leave to the last layer the regions of layers that are like it in their pixels' features.
 
     Args:
         model: p.
-        guide: q, whose features group pixels.
         d: refined layers.
+        features: by which the guide groups pixels, ``(B, 1 + D, H, W)``.
 
     Returns:
         Layers as of :func:`refine`: those without a region come last but for the last one.
     """
-    like = guide.like_last(d.image, d.region)
+    like = like_last(features, d.region)
     given = d.region * like[:, :, None, None, None]
     last = (d.region[:, -1] + given.sum(1)).clamp(max=1)[:, None]
     d = replace(d, region=torch.cat([(d.region - given)[:, :-1], last], 1))

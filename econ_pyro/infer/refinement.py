@@ -107,8 +107,8 @@ def fill_spare(
     """Give a spare layer of each image to the expert that explains best what is explained worst.
 
     To the mixture of the layers at each pixel, one more component is added: a uniform density of
-    colours. Its share of the pixels is the scope in which the experts' attention proposes regions.
-    The region that saves most nats is taken.
+    colours, which alone count here. Its share of the pixels is the scope in which the experts'
+    attention proposes regions. The region that saves most nats is taken.
 
     Args:
         model: p.
@@ -126,6 +126,7 @@ def fill_spare(
         return d
     spare = d.area[:, -2] == 0  # as refined layers have it, (B,)
     kept = d.area > 0
+    mixture = replace(mixture, features=None)
     joint = log_joint(corrected_errors(d, model.pixel_noise, mixture), only(kept, d.shape))
     joint = joint.masked_fill(~kept[:, :, None, None, None], -torch.inf)
     cost = -joint.logsumexp(1)  # nats per pixel, (B, 1, H, W)

@@ -88,7 +88,7 @@ def read_expert(path: Path) -> StoredExpert:
             f"the name and configuration of an expert in {path}",
             f"a file without {missing[0]}",
             "runs have files of experts in experts/; for an old run, "
-            f"{command('train')} --resume rewrites them",
+            f"{command('train')} PRESET --resume rewrites them",
         )
     check_names([metadata["name"]], str(path))
     stated = metadata.get(FORMAT_FIELD)

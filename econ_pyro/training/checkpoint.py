@@ -65,7 +65,7 @@ def _hint_if_missing(path: Path) -> str:
     if (run / other).exists():
         return (
             f"{run / other} exists: the run was stopped before its first validation, or the "
-            f"file was moved; resume with {command('train')} --resume"
+            f"file was moved; resume it with {command('train')} PRESET --run {run} --resume"
         )
     if (run / CONFIG).exists():
         return (

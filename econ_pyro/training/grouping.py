@@ -38,7 +38,7 @@ from econ_pyro.config import AugmentConfig
 from econ_pyro.core.compositing import mean_over, with_log
 from econ_pyro.core.corruptions import augment
 from econ_pyro.core.distributions import PixelNoise, pixel_errors
-from econ_pyro.guides.region_growing import logits_around
+from econ_pyro.core.pixel_features import logits_around
 from econ_pyro.guides.seeded import SeedsAlone
 from econ_pyro.training.shape_clusters import SMALLEST, mean_of_last
 

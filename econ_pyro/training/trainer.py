@@ -157,6 +157,7 @@ class Trainer:
 
         Raises:
             Diverged: the loss is not finite; the last checkpoint from before is kept.
+            EconError: what a model learns before its first step took all the time that there is.
             OSError: a file could not be written; the last checkpoint is kept.
         """
         try:
@@ -168,6 +169,12 @@ class Trainer:
         losses = deque[HostCopy]()
         state = self.state()
         self._lead(lambda: self._files.begin(self.rows, state))
+        if not self.step and (over := self.done()):
+            raise EconError(
+                "time for a step of training",
+                f"{over}: the model's start took {self.seconds / 60:.1f}",
+                "it is kept: go on with the same command, --resume and more --minutes",
+            )
         while not (reason := self.done()):
             before, began = self.seconds, time.perf_counter()
             batch = self._batches.training(self.step)

@@ -140,7 +140,7 @@ def test_the_network_sees_each_image_once_for_all_experts(econ, passes, images):
     s = torch.ones(5, 1, 16, 16)
     seeds, r = econ.guide.candidates(x, s, 2)
     assert passes == [5]
-    econ.guide.like_last(x, r.mean(2))
+    last = econ.guide.pixel_features(x)
     econ.guide.attend(x, s, k[:, 0])
     assert passes == [5, 5, 5]
     rest, nothing = torch.full((5, 1), -1), torch.zeros(0)
@@ -152,6 +152,7 @@ def test_the_network_sees_each_image_once_for_all_experts(econ, passes, images):
     own = econ.guide.pretrained(x)
     assert torch.equal(both[:, :, :-3], features)
     assert all(torch.equal(both[:, e, -3:], own) for e in range(3))
+    torch.testing.assert_close(last, both.mean(1))
 
 
 @pytest.mark.needs("transformers")

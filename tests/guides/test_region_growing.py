@@ -198,26 +198,6 @@ def test_a_guide_shifts_if_asked(scenes):
         assert (a - b).abs().max() > 0.5
 
 
-def test_layers_like_the_last_are_those_within_its_reach():
-    torch.manual_seed(0)
-    attention = dataclasses.replace(SMALL.attention, place_weight=0.0)
-    expert = dataclasses.replace(SMALL, attention=attention)
-    guide = SeededGuide(EconConfig(size=32, num_slots=5, expert=expert))
-    for network in guide.attentions:
-        network.head.weight.data.zero_()  # features are colours
-    x = torch.full((2, 3, 32, 32), 0.5)
-    r = torch.zeros(2, 5, 1, 32, 32)
-    boxes = [(0, 0), (0, 16), (16, 0)]
-    for t, (row, column) in enumerate(boxes):  # the fourth layer has no region
-        r[:, t, :, row : row + 8, column : column + 8] = 1.0
-    r[:, 4] = 1 - r[:, :4].sum(1)
-    x[:, 0, :8, :8] += 0.1  # a region ends at 0.107
-    x[:, 0, :8, 16:24] += 0.12
-    x[1, 0, 16:24, :4] += 0.4  # half of the layer, whose mean is 0.2 away
-    like = guide.like_last(x, r)
-    assert like.tolist() == [[True, False, True, False, False], [True, False, False, False, False]]
-
-
 def test_seeds_are_salient_in_features_if_asked():
     torch.manual_seed(0)
     x = torch.full((1, 3, 32, 32), 0.5)

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from econ_pyro.core.distributions import PixelNoise, pixel_errors
+from econ_pyro.core.pixel_features import logits_of_layers
+from econ_pyro.infer.joint_competition import JointCompetition
 from econ_pyro.infer.mixture import BEFOREHAND, FACTORS, Mixture, corrected_errors, with_outliers
-from econ_pyro.infer.refinement import e_step
+from econ_pyro.infer.refined_competition import Refined
+from econ_pyro.infer.refinement import e_step, fill_spare
 from helpers.decompositions import explained
 
 SIGMA = 0.1
@@ -77,3 +80,51 @@ def test_edges_that_blend_into_an_even_ground_are_the_objects():
     assert own.region[edge].min() > 0.9 > 0.1 > common.region[edge].max()
     ground = corrected_errors(d, PIXEL_NOISE, OWN)[0, 1, 0, 4, 5:11]
     assert (ground > corrected_errors(d, PIXEL_NOISE)[0, 1, 0, 4, 5:11]).all()
+
+
+def patterned(d, where):
+    """Features 0 but in a box of an image of 16 x 16, of sharpness 2, ``(1, 2, 16, 16)``."""
+    features = torch.zeros(1, 2, 16, 16).double()
+    features[:, 0] = 2.0
+    features[:, 1, where[0] : where[2], where[1] : where[3]] = 1.0
+    return features
+
+
+def test_features_count_beside_colours():
+    d = on_noise(0.05)
+    features = patterned(d, (4, 4, 12, 12))
+    plain = OWN.errors(d, d.mean, PIXEL_NOISE)
+    with_features = replace(OWN, feature_weight=0.25, features=features)
+    saved = plain - with_features.errors(d, d.mean, PIXEL_NOISE)
+    torch.testing.assert_close(saved, 0.25 * logits_of_layers(features, d.region))
+    assert (saved[:, 0, :, 4:12, 4:12] == 2.0).all()  # a quarter of 4 g
+    assert torch.equal(replace(OWN, feature_weight=0.25).errors(d, d.mean, PIXEL_NOISE), plain)
+
+
+def test_pixels_of_a_pattern_go_to_their_object():
+    """Stripes of the ground's colour, which colours alone give to the ground."""
+    d = on_noise(0.0)
+    stripe = torch.zeros(16, 16, dtype=torch.bool)
+    stripe[5:11:2, 5:11] = True
+    image = torch.where(stripe, torch.tensor(0.2).double(), d.image)
+    d = replace(d, image=image)
+    features = patterned(d, (4, 4, 12, 12))
+    for weight, least, most in ((0.0, 0.0, 0.01), (0.1, 0.0, 0.1), (1.0, 0.9, 1.0)):
+        found, kept = e_step(d, PIXEL_NOISE, Mixture(feature_weight=weight, features=features))
+        share = found.region[0, 0, 0, stripe]
+        assert kept.all() and least <= share.min() and share.max() <= most
+
+
+def test_a_spare_layer_is_filled_by_colours_alone(make_pq):
+    """Shadows are like no layer in their features, and no objects."""
+    model, guide = make_pq(seeded=True)
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    d = Refined.of(JointCompetition(num_slots=4, temperature=0.0)).decompose(model, guide, images)
+    keep = torch.tensor([True, False, False, True])[None, :, None, None, None]
+    left = d.region * keep
+    d = replace(d, region=torch.cat([left[:, :-1], 1 - left[:, :-1].sum(1, keepdim=True)], 1))
+    features = torch.rand(4, 5, 16, 16, generator=torch.Generator().manual_seed(2))
+    mixture = Mixture(feature_weight=0.5, features=features)
+    plain, found = (fill_spare(model, guide, d, 1.0, m) for m in (Mixture(), mixture))
+    assert (plain.area[:, -2] > 0).any()
+    assert torch.equal(found.region, plain.region) and torch.equal(found.k, plain.k)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from econ_pyro.core.distributions import FixedNoiseNormal, MeanBernoulli, PixelNoise
+from econ_pyro.core.pixel_features import like_last
 from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.infer import refined_competition
@@ -236,17 +237,11 @@ def test_what_is_like_the_background_goes_to_it(make_pq):
     inner = JointCompetition(num_slots=4, temperature=0.0)
     d = Refined.of(inner).decompose(model, guide, images)
     assert (d.area[:, 0] > 0).all() and (d.area[:, 1] > 0).any()
-    like = torch.zeros(4, 4, dtype=torch.bool)
-    like[:, 0] = True
-
-    class Grouping:
-        """A guide to which all that is in front is like the background."""
-
-        def like_last(self, x, r):
-            assert torch.equal(x, images) and torch.equal(r, d.region)
-            return like
-
-    merged = merge_with_background(model, Grouping(), d)
+    # one feature, by which what is in front is like the background, and all else like nothing
+    each = torch.tensor([0.0, 1.0, 2.0, 0.0])[:, None, None, None]
+    features = torch.cat([torch.ones_like(images[:, :1]), (d.region * each).sum(1)], 1)
+    assert like_last(features, d.region)[:, 0].all()
+    merged = merge_with_background(model, d, features)
     torch.testing.assert_close(merged.region.sum(1), d.region.sum(1))
     torch.testing.assert_close(merged.region[:, -1], d.region[:, -1] + d.region[:, 0])
     torch.testing.assert_close(merged.region[:, 0], d.region[:, 1])  # it has moved forward
@@ -256,21 +251,36 @@ def test_what_is_like_the_background_goes_to_it(make_pq):
     assert torch.equal(merged.scope, expected.scope)
     assert torch.equal(merged.terms.x, expected.terms.x)
     assert merged.terms.x.sum() > d.terms.x.sum()
-    like[:] = False
-    assert same_layers(merge_with_background(model, Grouping(), d), d)
+    features[:, 1] += d.region[:, 0, 0]
+    assert same_layers(merge_with_background(model, d, features), d)
 
 
-def test_merging_is_the_configurations_choice(tiny):
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+@pytest.mark.parametrize("merging", [False, True])
+def test_features_are_asked_for_once_if_the_configuration_says_so(merging, weight):
     seeded = seeded_tiny(dim=4, shape_dim=2)
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    seen = []
-    for merging in (False, True):
-        config = changed(
-            seeded, model__competition__refine=True, model__competition__refine_merging=merging
+    options = {"refine": True, "refine_merging": merging, "feature_weight": weight}
+    options |= {"refine_rounds": 2, "refine_division": True}
+    config = changed(seeded, **{f"model__competition__{k}": v for k, v in options.items()})
+    econ, seen, of = Econ(config), [], []
+    found = econ.guide.pixel_features(image)
+    econ.guide.pixel_features = lambda x: seen.append(x) or found
+    errors = Mixture.errors
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Mixture, "errors", lambda self, *a: of.append(self.features) or errors(self, *a)
         )
-        econ = Econ(config)
-        econ.guide.like_last = lambda x, r: seen.append(x) or torch.zeros(r.shape[:2]).bool()
         econ.decompose(image)
-        assert len(seen) == merging
-    with pytest.raises(EconError, match="kind seeded, whose features .*refine-merging"):
-        changed(tiny, model__competition__refine_merging=True)
+    assert len(seen) == (merging or weight > 0)
+    assert {None if f is None else id(f) for f in of} == ({None, id(found)} if weight else {None})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "without"),
+    [("refine_merging", True, "no-refine-merging"), ("feature_weight", 0.5, "feature-weight 0")],
+)
+def test_features_are_those_of_seeded_attention(tiny, option, value, without):
+    name = option.replace("_", "-")
+    with pytest.raises(EconError, match=f"kind seeded, whose features .*{name}.*{without}"):
+        changed(tiny, **{f"model__competition__{option}": value})

@@ -85,6 +85,21 @@ def test_training_stops_when_the_minutes_are_up(tiny, tmp_path):
     assert checkpoint.load_checkpoint(tmp_path / "run" / checkpoint.LAST)["step"] == 1
 
 
+def test_a_start_that_takes_all_minutes_is_kept_and_told(tiny, tmp_path):
+    """It once ended as if training had, without weights to read, and so did each --resume."""
+    limited = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, minutes=1.0))
+    trainer = make_trainer(limited, tmp_path / "run")
+    trainer.seconds = 90.0
+    for _ in range(2):
+        with pytest.raises(EconError, match="the model's start took 1.5.*--resume and more"):
+            trainer.fit()
+        trainer = make_trainer(limited, tmp_path / "run")
+        trainer.resume()
+    more = make_trainer(tiny, tmp_path / "run", 2)
+    more.resume()
+    assert "2 steps" in more.fit() and more.seconds > 90.0
+
+
 def test_minutes_are_of_sixty_seconds(tiny, tmp_path):
     limited = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, minutes=2.0))
     trainer = make_trainer(limited, tmp_path / "run")
