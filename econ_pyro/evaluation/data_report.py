@@ -57,6 +57,7 @@ _LIT = 0.03  # spread of the ground's brightness that its chromaticity does not 
 _SMALL = 0.05  # share of objects too small to be present; slivers of hidden ones are fewer
 _MOST_COLOURS = 3.0  # exact colours of an area; objects of one colour each may touch
 _ENOUGH = 200  # images, in which whole objects can be clustered by shape
+_CLUSTERED = 1000  # images of which more are clustered only if they are small
 _LARGE, _SMALL_BATCH = 64, 8  # from this size on, the presets' batch takes too long
 _MIN_FLAT_SHARE = 0.33  # objects count as unicoloured above this, at SIZES[0] pixels
 
@@ -246,9 +247,14 @@ def advise(inspection: Inspection, fit: Fit) -> Advice:
         words += [
             word for name, n in counts for word in (f"--model.expert.latents.{name}", str(n))
         ]
-    if additions(presets.PRESETS[preset][1]).shape_clusters and len(inspection.source) < _ENOUGH:
+    clusters = additions(presets.PRESETS[preset][1]).shape_clusters
+    fewer = max(clusters * model.size**2 // size**2, min(clusters, _CLUSTERED))
+    if clusters and len(inspection.source) < _ENOUGH:
         words += ["--recipe.shape-clusters", "0", "--recipe.shapes-fixed-until", "0"]
         reasons.append(f"no clusters of shapes: they take {_ENOUGH} images or more")
+    elif fewer < clusters:
+        words += ["--recipe.shape-clusters", str(fewer)]
+        reasons.append(f"clusters out of {fewer} images: each takes long to take apart")
     if size >= _LARGE and presets.PRESETS[preset][1].train.batch > _SMALL_BATCH:
         words += ["--train.batch", str(_SMALL_BATCH)]
         reasons.append(f"batch {_SMALL_BATCH}: a scene takes {size**2 // 32**2} times the work")

@@ -134,6 +134,14 @@ def test_patterns_are_no_objects(tmp_path):
     assert seen.traits.components > 16
     advice = advise(seen, "crop")
     assert "svi_train.py textured " in advice.command and advice.slots == 4 and not advice.beyond
+    # of images four times as large, an hour would not be enough for as many
+    many = np.tile(np.load(tmp_path / "a.npy"), (4, 1, 1, 1))
+    np.save(tmp_path / "b.npy", many.repeat(2, 1).repeat(2, 2))
+    large = advise(inspect(tmp_path / "b.npy", "crop", 4 * N), "crop")
+    assert "svi_train.py textured " in large.command and "--model.size 64 " in large.command
+    assert "--recipe.shape-clusters 1000 " in large.command
+    np.save(tmp_path / "b.npy", many)
+    assert "clusters" not in advise(inspect(tmp_path / "b.npy", "crop", 4 * N), "crop").command
 
 
 def test_hard_edges_are_resized_by_nearest_pixels(tmp_path):
