@@ -88,9 +88,9 @@ class Refined(Competition):
             d = divide_again(model, guide, d, self.lam, self.mixture)
             d = refine(model, guide, d, draws, oracle, *how)
         d = move_behind(model, guide, d, draws, self.lam, mixture)
-        return (
-            d if features is None or not self.merge else merge_with_background(model, d, features)
-        )
+        if self.merge and features is not None:
+            d = merge_with_background(model, d, features)
+        return d
 
     def _inner(self) -> Competition:
         """The competition within, at this one's temperature and with its bias."""

@@ -172,7 +172,7 @@ class Trainer:
         if not self.step and (over := self.done()):
             raise EconError(
                 "time for a step of training",
-                f"{over}: the model's start took {self.seconds / 60:.1f}",
+                f"none: {over}, of which the model's start took {self.seconds / 60:.1f}",
                 "it is kept: go on with the same command, --resume and more --minutes",
             )
         while not (reason := self.done()):

@@ -271,7 +271,17 @@ def test_features_are_asked_for_once_if_the_configuration_says_so(merging, weigh
         patch.setattr(
             Mixture, "errors", lambda self, *a: of.append(self.features) or errors(self, *a)
         )
+        steps = {}
+        for step in ("divide_again", "move_behind"):  # what they take the pixels to be comes last
+            plain = getattr(refined_competition, step)
+            patch.setattr(
+                refined_competition,
+                step,
+                lambda *a, step=step, plain=plain: [steps.update({step: a[-1]}), plain(*a)][1],
+            )
         econ.decompose(image)
+    assert steps["divide_again"].features is None  # of two objects of one colour
+    assert steps["move_behind"].features is (found if weight else None)
     assert len(seen) == (merging or weight > 0)
     assert {None if f is None else id(f) for f in of} == ({None, id(found)} if weight else {None})
 
