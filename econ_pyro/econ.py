@@ -310,7 +310,9 @@ class Econ(SceneModel):
         """
         # what experts draw means nothing yet: neither the gradient of their latents, nor how far
         # the ground is from it
-        options = replace(self.sizes.competition, refine_steps=0, background_noise=False)
+        options = replace(
+            self.sizes.competition, refine_steps=0, background_noise=False, layer_covariance=0.0
+        )
         config = replace(self.config, model=replace(self.sizes, competition=options))
         slots = self.sizes.num_slots
         competition = decomposition_of(config, slots, evidence=False, refine=True)

@@ -403,7 +403,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                     refine_rounds=3,
                     refine_steps=10,
                     refine_merging=True,
-                    background_noise=True,
+                    layer_covariance=0.05,
                     feature_weight=0.5,
                 ),
                 expert=replace(

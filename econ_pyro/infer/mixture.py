@@ -14,6 +14,10 @@ background noise of its own, the last layer's variance is estimated in each imag
 the mixture, as if BEFOREHAND more pixels had the common one), and a pixel at an object's blended
 edge is no longer as likely the ground's.
 
+Objects and grounds with a pattern are drawn in one colour, from which their pixels differ much in
+some directions (those between the pattern's colours) and little in others. With covariances, each
+layer's noise has that of its own pixels (the M-step of a Gaussian mixture, with a prior).
+
 Colours say little of objects with a pattern, which decoders draw in a colour between those that
 the pattern has. Features by which attention has learnt to group pixels say more. They give log
 odds that a pixel is of a layer, by its distance from the layer's mean
@@ -36,6 +40,8 @@ from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.depth_order import log_likelihood, only
 
 BEFOREHAND = 50.0  # pixels that count for the common noise when the background's is estimated
+PRIOR = 20.0  # likewise, of a layer's covariance
+LEAST = 0.02**2  # variance in any direction of colours: noise and edges, which no pattern has
 FACTORS = (0.01, 4.0)  # least and largest variance of the background over the common one
 WIDE = 2.5  # standard deviations of a pixel: a layer's colour may be so far from what is drawn
 
@@ -48,6 +54,9 @@ class Mixture:
     """Share of the pixels that are like nothing that a layer draws."""
     background_noise: bool = False
     """Whether the variance of the last layer's pixels is estimated in each image."""
+    covariance: float = 0.0
+    """Standard deviation of the PRIOR pixels with which the covariance of each layer's pixels is
+    estimated in each image; 0: all have the common noise."""
     feature_weight: float = 0.0
     """Of the pixels' features beside their colours."""
     features: Tensor | None = None
@@ -61,7 +70,10 @@ class Mixture:
             mean: appearances, ``(B, T, 3, H, W)``.
             noise: of the pixels.
         """
-        errors = pixel_errors(d.image, mean, noise)
+        if self.covariance:
+            errors = _at_own_covariance(d, mean, noise, self.covariance)
+        else:
+            errors = pixel_errors(d.image, mean, noise)
         if self.background_noise:
             errors = torch.cat(
                 [errors[:, :-1], _at_own_noise(errors[:, -1:], d.region[:, -1:])], 1
@@ -103,6 +115,34 @@ def _at_own_noise(errors: Tensor, region: Tensor) -> Tensor:
     factor = ((region * errors).sum(axes, keepdim=True) + 1.5 * BEFOREHAND) / expected
     factor = factor.clamp(*FACTORS)
     return errors / factor + 1.5 * factor.log()
+
+
+def _at_own_covariance(
+    d: Decomposition, mean: Tensor, noise: PixelNoise, deviation: float
+) -> Tensor:
+    """Errors of layers at the covariance of their own pixels, ``(B, T, 1, H, W)``.
+
+    Args:
+        d: layers, whose regions decide which pixels are theirs.
+        mean: appearances, ``(B, T, 3, H, W)``.
+        noise: on whose scale errors are.
+        deviation: of PRIOR more pixels.
+    """
+    off = (d.image[:, None] - mean).flatten(3)  # (B, T, 3, N)
+    own, identity = off.detach(), torch.eye(3).to(off)
+    weight = d.region.flatten(3).detach()  # (B, T, 1, N)
+    scatter = (weight * own) @ own.mT + PRIOR * deviation**2 * identity
+    covariance = scatter / (weight.sum(3, keepdim=True) + PRIOR) + LEAST * identity
+    # whitened by Cholesky's method, channel by channel: ONNX has none
+    errors, rest = off.new_zeros(()), off
+    for _ in range(3):
+        variance = covariance[:, :, :1, :1]
+        slope = covariance[:, :, 1:, :1] / variance
+        first = rest[:, :, :1]
+        errors = errors + first.square() / variance / 2 + (variance / noise.sigma**2).log() / 2
+        rest = rest[:, :, 1:] - slope * first
+        covariance = covariance[:, :, 1:, 1:] - slope * covariance[:, :, :1, 1:]
+    return errors.unflatten(3, mean.shape[3:])
 
 
 def corrected_errors(d: Decomposition, noise: PixelNoise, mixture: Mixture = PLAIN) -> Tensor:

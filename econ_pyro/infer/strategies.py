@@ -55,7 +55,12 @@ def decomposition_of(config: Config, slots: int, evidence: bool, refine: bool) -
         competition,
         rounds=options.refine_rounds,
         steps=options.refine_steps,
-        mixture=Mixture(options.outliers, options.background_noise, options.feature_weight),
+        mixture=Mixture(
+            options.outliers,
+            options.background_noise,
+            options.layer_covariance,
+            options.feature_weight,
+        ),
         divide=options.refine_division,
         merge=options.refine_merging,
     )

@@ -54,24 +54,39 @@ def test_one_layer_goes_to_the_mode_of_its_posterior():
     torch.testing.assert_close(found.terms.z, found.z.square().sum(2) / 2)
 
 
-def test_options_say_how_many_steps_decomposing_takes_and_a_start_takes_none(monkeypatch):
-    sizes = {"refine": True, "refine_steps": 2, "background_noise": True}
+@pytest.mark.parametrize(
+    ("option", "value", "mixture"),
+    [
+        ("background_noise", True, Mixture(background_noise=True)),
+        ("layer_covariance", 0.05, Mixture(covariance=0.05)),
+    ],
+)
+def test_options_say_how_decomposing_refines_and_a_start_does_less(
+    monkeypatch, option, value, mixture
+):
+    sizes = {"refine": True, "refine_steps": 2, option: value}
     options = {f"model__competition__{name}": value for name, value in sizes.items()}
     econ = Econ(changed(seeded_tiny(), **options, recipe__shape_clusters=4))
-    seen = []
+    seen, mixtures, plain = [], set(), refinement.e_step
 
     def noted(model, d, kept, mixture, steps):
         seen.append((mixture, steps))
         return d
 
+    def stepped(d, noise, mixture):
+        mixtures.add(mixture)
+        return plain(d, noise, mixture)
+
     monkeypatch.setattr(refinement, "ascend", noted)
+    monkeypatch.setattr(refinement, "e_step", stepped)
     images = torch.rand(8, 3, 16, 16)
     econ.decompose(images)
-    assert set(seen) == {(Mixture(background_noise=True), 2)}
+    assert set(seen) == {(mixture, 2)} and mixtures == {mixture}
     seen.clear()
+    mixtures.clear()
     with pytest.raises(EconError, match="objects that touch"):  # noise has none
         econ.initialise(lambda n: images)
-    assert not seen
+    assert not seen and mixtures == {Mixture()}
     Econ(changed(econ.config, model__competition__refine_steps=0)).decompose(images)
     assert not seen
 

@@ -8,11 +8,21 @@ import torch
 
 from econ_pyro.core.distributions import PixelNoise, pixel_errors
 from econ_pyro.core.pixel_features import logits_of_layers
+from econ_pyro.errors import EconError
 from econ_pyro.infer.joint_competition import JointCompetition
-from econ_pyro.infer.mixture import BEFOREHAND, FACTORS, Mixture, corrected_errors, with_outliers
+from econ_pyro.infer.mixture import (
+    BEFOREHAND,
+    FACTORS,
+    LEAST,
+    PRIOR,
+    Mixture,
+    corrected_errors,
+    with_outliers,
+)
 from econ_pyro.infer.refined_competition import Refined
 from econ_pyro.infer.refinement import e_step, fill_spare
 from helpers.decompositions import explained
+from helpers.trainers import changed
 
 SIGMA = 0.1
 PIXEL_NOISE = PixelNoise(SIGMA)
@@ -82,6 +92,65 @@ def test_edges_that_blend_into_an_even_ground_are_the_objects():
     assert (ground > corrected_errors(d, PIXEL_NOISE)[0, 1, 0, 4, 5:11]).all()
 
 
+def striped(angle):
+    """A box and its ground, each with stripes of two colours about the colour that is drawn."""
+    d = on_noise(0.0)
+    y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    stripe = (math.cos(angle) * y + math.sin(angle) * x) % 4 < 2
+    ways = torch.tensor([[0.25, -0.25, 0.0], [0.0, 0.15, 0.15]]).double()  # of colours
+    colour = torch.tensor([0.5, 0.4]).double()
+    off = ways[:, :, None, None] * (2.0 * stripe.double() - 1)  # (2, 3, 16, 16)
+    image = (d.region[0] * (colour[:, None, None, None] + off)).sum(0)
+    image = image + 0.01 * torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(1))
+    mean = colour[None, :, None, None, None].expand_as(d.mean)
+    return replace(d, image=image[None], mean=mean, shape=torch.full_like(d.shape, 0.5))
+
+
+def test_each_layers_covariance_is_that_of_its_pixels():
+    d = striped(0.5)
+    region = 0.8 * d.region + 0.1  # soft
+    d = replace(d, region=region)
+    found = Mixture(covariance=0.05).errors(d, d.mean, PIXEL_NOISE)
+    for t in (0, 1):
+        off = (d.image[0] - d.mean[0, t]).flatten(1)
+        weight = region[0, t].flatten()
+        scatter = (weight * off) @ off.mT + PRIOR * 0.05**2 * torch.eye(3).double()
+        covariance = scatter / (weight.sum() + PRIOR) + LEAST * torch.eye(3).double()
+        normal = torch.distributions.MultivariateNormal(off.new_zeros(3), covariance)
+        expected = -normal.log_prob(off.mT) - 1.5 * math.log(2 * math.pi * SIGMA**2)
+        torch.testing.assert_close(found[0, t].flatten(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.7, 1.5])
+def test_covariances_tell_patterns_apart_that_have_one_mean(angle):
+    d = striped(angle)
+    truth = d.region[0, 0, 0] > 0.5
+    blurred = torch.nn.functional.avg_pool2d(d.region[:, 0].float(), 5, 1, 2).double()[:, None]
+    start = replace(d, region=torch.cat([blurred, 1 - blurred], 1))
+    for mixture, least in ((Mixture(), 0.0), (Mixture(covariance=0.05), 0.9)):
+        found = start
+        for _ in range(3):
+            found, _ = e_step(found, PIXEL_NOISE, mixture)
+        # by their area, as e_step may change their order
+        box = found.region[0, :, 0].flatten(1)[found.area[0].argmin()].view(16, 16) > 0.5
+        overlap = (box & truth).sum() / (box | truth).sum()
+        assert overlap > least if least else overlap < 0.8, overlap
+
+
+def test_gradients_take_the_covariance_as_it_is():
+    d = striped(0.3)
+    mean = (d.mean + 0.05).requires_grad_()
+    errors = Mixture(covariance=0.05).errors(d, mean, PIXEL_NOISE)
+    (gradient,) = torch.autograd.grad(errors.sum(), mean)
+    for t in (0, 1):
+        off = (d.image[0] - mean.detach()[0, t]).flatten(1)
+        weight = d.region[0, t].flatten()
+        scatter = (weight * off) @ off.mT + PRIOR * 0.05**2 * torch.eye(3).double()
+        covariance = scatter / (weight.sum() + PRIOR) + LEAST * torch.eye(3).double()
+        expected = -torch.linalg.solve(covariance, off)
+        torch.testing.assert_close(gradient[0, t].flatten(1), expected, rtol=1e-4, atol=1e-4)
+
+
 def patterned(d, where):
     """Features 0 but in a box of an image of 16 x 16, of sharpness 2, ``(1, 2, 16, 16)``."""
     features = torch.zeros(1, 2, 16, 16).double()
@@ -128,3 +197,12 @@ def test_a_spare_layer_is_filled_by_colours_alone(make_pq):
     plain, found = (fill_spare(model, guide, d, 1.0, m) for m in (Mixture(), mixture))
     assert (plain.area[:, -2] > 0).any()
     assert torch.equal(found.region, plain.region) and torch.equal(found.k, plain.k)
+
+
+def test_the_background_has_its_own_noise_or_its_own_covariance(tiny):
+    with pytest.raises(EconError, match="background-noise and .*layer-covariance, got both"):
+        changed(
+            tiny,
+            model__competition__background_noise=True,
+            model__competition__layer_covariance=0.05,
+        )

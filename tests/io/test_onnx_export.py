@@ -40,6 +40,7 @@ def econ():
         model__num_slots=2,
         model__competition__depth_order_from=0,
         model__competition__refine=True,
+        model__competition__layer_covariance=0.05,
         seed=5,
     )
     return Econ(config, names=["circle", "background"])
