@@ -235,7 +235,7 @@ class _Competition:
     layer_covariance: float = 0.0
     """If above 0, refining estimates the covariance of the colours of each layer's pixels in each
     image, as if some more pixels had this standard deviation, in units of white: for objects and
-    grounds with patterns."""
+    grounds with patterns; with background_noise, for objects alone."""
     feature_weight: float = 0.0
     """How much refining counts the features by which attention groups pixels, beside colours: for
     attention that has learnt to, and objects that are not drawn in their colours."""
@@ -247,10 +247,6 @@ class _Competition:
         check_duration(f"{group}.temperature-until", self.temperature_until, least=1)
         if self.temperature == 0 and self.temperature_end is not None:
             raise EconError(f"a {group}.temperature above 0, as it is to change", "0")
-        if self.background_noise and self.layer_covariance:
-            expected = f"one of {group}.background-noise and {group}.layer-covariance"
-            hint = f"the background is a layer, too: --{group}.no-background-noise"
-            raise EconError(expected, "both", hint)
 
 
 @dataclass(frozen=True)

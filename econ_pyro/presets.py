@@ -152,6 +152,7 @@ _CUT_MODEL = replace(
         refine_rounds=3,
         refine_steps=10,
         background_noise=True,
+        layer_covariance=0.2,
         feature_weight=0.5,
     ),
     expert=_CUT_EXPERT,
@@ -286,7 +287,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 sigma_x=0.15,
                 # shapes are too blurred to tell strokes apart, which features can
                 competition=replace(
-                    _CUT_MODEL.competition, background_noise=False, feature_weight=1.0
+                    _CUT_MODEL.competition,
+                    background_noise=False,
+                    layer_covariance=0.0,
+                    feature_weight=1.0,
                 ),
                 expert=replace(_CUT_EXPERT, latents=PoseLatents(dim=8, reach=0.7, shape_dim=5)),
             ),

@@ -15,8 +15,9 @@ the mixture, as if BEFOREHAND more pixels had the common one), and a pixel at an
 edge is no longer as likely the ground's.
 
 Objects and grounds with a pattern are drawn in one colour, from which their pixels differ much in
-some directions (those between the pattern's colours) and little in others. With covariances, each
-layer's noise has that of its own pixels (the M-step of a Gaussian mixture, with a prior).
+some directions (those between the pattern's colours) and little in others. With covariances, the
+noise of a layer is estimated from its own pixels in each image, light included (the M-step of a
+Gaussian mixture, with a prior).
 
 Colours say little of objects with a pattern, which decoders draw in a colour between those that
 the pattern has. Features by which attention has learnt to group pixels say more. They give log
@@ -56,7 +57,8 @@ class Mixture:
     """Whether the variance of the last layer's pixels is estimated in each image."""
     covariance: float = 0.0
     """Standard deviation of the PRIOR pixels with which the covariance of each layer's pixels is
-    estimated in each image; 0: all have the common noise."""
+    estimated in each image, but of the last layer's if its variance is; 0: all have the common
+    noise."""
     feature_weight: float = 0.0
     """Of the pixels' features beside their colours."""
     features: Tensor | None = None
@@ -70,14 +72,12 @@ class Mixture:
             mean: appearances, ``(B, T, 3, H, W)``.
             noise: of the pixels.
         """
+        errors = plain = pixel_errors(d.image, mean, noise)
         if self.covariance:
             errors = _at_own_covariance(d, mean, noise, self.covariance)
-        else:
-            errors = pixel_errors(d.image, mean, noise)
         if self.background_noise:
-            errors = torch.cat(
-                [errors[:, :-1], _at_own_noise(errors[:, -1:], d.region[:, -1:])], 1
-            )
+            ground = _at_own_noise(plain[:, -1:], d.region[:, -1:])
+            errors = torch.cat([errors[:, :-1], ground], 1)
         errors = with_outliers(errors, noise, self.outliers)
         if self.features is None:
             return errors
@@ -133,7 +133,7 @@ def _at_own_covariance(
     weight = d.region.flatten(3).detach()  # (B, T, 1, N)
     scatter = (weight * own) @ own.mT + PRIOR * deviation**2 * identity
     covariance = scatter / (weight.sum(3, keepdim=True) + PRIOR) + LEAST * identity
-    # whitened by Cholesky's method, channel by channel: ONNX has none
+    # Cholesky's method, channel by channel: no ONNX operator does it
     errors, rest = off.new_zeros(()), off
     for _ in range(3):
         variance = covariance[:, :, :1, :1]

@@ -8,7 +8,6 @@ import torch
 
 from econ_pyro.core.distributions import PixelNoise, pixel_errors
 from econ_pyro.core.pixel_features import logits_of_layers
-from econ_pyro.errors import EconError
 from econ_pyro.infer.joint_competition import JointCompetition
 from econ_pyro.infer.mixture import (
     BEFOREHAND,
@@ -22,7 +21,6 @@ from econ_pyro.infer.mixture import (
 from econ_pyro.infer.refined_competition import Refined
 from econ_pyro.infer.refinement import e_step, fill_spare
 from helpers.decompositions import explained
-from helpers.trainers import changed
 
 SIGMA = 0.1
 PIXEL_NOISE = PixelNoise(SIGMA)
@@ -106,6 +104,13 @@ def striped(angle):
     return replace(d, image=image[None], mean=mean, shape=torch.full_like(d.shape, 0.5))
 
 
+def covariance_of(off, region):
+    """Of an image's pixels ``(3, N)`` by their weights, with the prior of a deviation of 0.05."""
+    weight = region.flatten()
+    scatter = (weight * off) @ off.mT + PRIOR * 0.05**2 * torch.eye(3).double()
+    return scatter / (weight.sum() + PRIOR) + LEAST * torch.eye(3).double()
+
+
 def test_each_layers_covariance_is_that_of_its_pixels():
     d = striped(0.5)
     region = 0.8 * d.region + 0.1  # soft
@@ -113,9 +118,7 @@ def test_each_layers_covariance_is_that_of_its_pixels():
     found = Mixture(covariance=0.05).errors(d, d.mean, PIXEL_NOISE)
     for t in (0, 1):
         off = (d.image[0] - d.mean[0, t]).flatten(1)
-        weight = region[0, t].flatten()
-        scatter = (weight * off) @ off.mT + PRIOR * 0.05**2 * torch.eye(3).double()
-        covariance = scatter / (weight.sum() + PRIOR) + LEAST * torch.eye(3).double()
+        covariance = covariance_of(off, region[0, t])
         normal = torch.distributions.MultivariateNormal(off.new_zeros(3), covariance)
         expected = -normal.log_prob(off.mT) - 1.5 * math.log(2 * math.pi * SIGMA**2)
         torch.testing.assert_close(found[0, t].flatten(), expected, rtol=1e-5, atol=1e-5)
@@ -144,10 +147,7 @@ def test_gradients_take_the_covariance_as_it_is():
     (gradient,) = torch.autograd.grad(errors.sum(), mean)
     for t in (0, 1):
         off = (d.image[0] - mean.detach()[0, t]).flatten(1)
-        weight = d.region[0, t].flatten()
-        scatter = (weight * off) @ off.mT + PRIOR * 0.05**2 * torch.eye(3).double()
-        covariance = scatter / (weight.sum() + PRIOR) + LEAST * torch.eye(3).double()
-        expected = -torch.linalg.solve(covariance, off)
+        expected = -torch.linalg.solve(covariance_of(off, d.region[0, t]), off)
         torch.testing.assert_close(gradient[0, t].flatten(1), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -199,10 +199,9 @@ def test_a_spare_layer_is_filled_by_colours_alone(make_pq):
     assert torch.equal(found.region, plain.region) and torch.equal(found.k, plain.k)
 
 
-def test_the_background_has_its_own_noise_or_its_own_covariance(tiny):
-    with pytest.raises(EconError, match="background-noise and .*layer-covariance, got both"):
-        changed(
-            tiny,
-            model__competition__background_noise=True,
-            model__competition__layer_covariance=0.05,
-        )
+def test_with_both_an_even_ground_has_its_own_noise_and_objects_their_covariance():
+    d = striped(0.5)
+    both = Mixture(background_noise=True, covariance=0.05).errors(d, d.mean, PIXEL_NOISE)
+    objects, ground = (m.errors(d, d.mean, PIXEL_NOISE) for m in (Mixture(covariance=0.05), OWN))
+    assert torch.equal(both[:, :-1], objects[:, :-1]) and torch.equal(both[:, -1:], ground[:, -1:])
+    assert not torch.equal(objects[:, -1:], ground[:, -1:])
