@@ -173,6 +173,52 @@ _CUT_OUT = Config(
     recipe=_CUT_RECIPE,
 )
 
+# patterns on patterns: attention learns to group from leaves with textures out of the images
+_LEAVES = replace(
+    _ATTENTION,
+    channels=(32, 48, 48, 48),
+    colour_weight=0.1,
+    place_weight=0.05,
+    learnt=8,
+    connected=True,
+    salience="features",
+    shifts=3,
+)
+_TEXTURED_EXPERT = replace(
+    _EXPERT, latents=PoseLatents(dim=6, reach=0.85, size=True, shape_dim=3), attention=_LEAVES
+)
+_LEAVES_RECIPE = replace(
+    _FROM_CLUSTERS,
+    grouping_images=1500,
+    grouping_from="textures",
+    grouping_steps=20000,
+    grouping_fixed_until="100%",
+    shape_clusters=4000,
+    shapes_fixed_until="100%",
+)
+_TEXTURED = replace(
+    _TURNED,
+    scenes=SCENE_SETS["textured"],
+    model=replace(
+        _TURNED_MODEL,
+        size=32,
+        num_slots=4,
+        sigma_x=0.15,  # of two colours
+        competition=replace(
+            _TURNED_MODEL.competition,
+            refine_rounds=3,
+            refine_steps=10,
+            refine_merging=True,
+            layer_covariance=0.05,
+            feature_weight=0.5,
+        ),
+        expert=_TEXTURED_EXPERT,
+    ),
+    objective=replace(_TURNED.objective, smallest_region=8),
+    train=replace(_TURNED.train, steps=400, minutes=60.0),
+    recipe=_LEAVES_RECIPE,
+)
+
 # of quick's width: 16 feature maps, 16-32-32-32 channels of attention
 _MONET = MonetConfig(
     sigma=0.18, sigma_background=0.15, latent_dim=8, features=16, channels=(16, 32, 32, 32)
@@ -394,47 +440,23 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "textured": (
         "Patterns on patterns; attention learns to group textures from leaves cut out of images.",
+        _TEXTURED,
+    ),
+    "freedoom": (
+        "Creatures of many looks on textures, with --scenes.sprites and --scenes.backgrounds.",
         replace(
-            _TURNED,
-            scenes=SCENE_SETS["textured"],
+            _TEXTURED,
+            scenes=SceneConfig(size=64, background="any", object_size=(0.4, 0.55)),
             model=replace(
-                _TURNED_MODEL,
-                size=32,
-                num_slots=4,
-                sigma_x=0.15,  # of two colours
-                competition=replace(
-                    _TURNED_MODEL.competition,
-                    refine_rounds=3,
-                    refine_steps=10,
-                    refine_merging=True,
-                    layer_covariance=0.05,
-                    feature_weight=0.5,
-                ),
+                _TEXTURED.model,
+                size=64,
                 expert=replace(
-                    _EXPERT,
-                    latents=PoseLatents(dim=6, reach=0.85, size=True, shape_dim=3),
-                    attention=replace(
-                        _ATTENTION,
-                        channels=(32, 48, 48, 48),
-                        colour_weight=0.1,
-                        place_weight=0.05,
-                        learnt=8,
-                        connected=True,
-                        salience="features",
-                        shifts=3,
-                    ),
+                    _TEXTURED_EXPERT,
+                    attention=replace(_LEAVES, channels=(16, 32, 32, 32), patch=2),
                 ),
             ),
-            objective=replace(_TURNED.objective, smallest_region=8),
-            train=replace(_TURNED.train, steps=400, minutes=60.0),
             recipe=replace(
-                _FROM_CLUSTERS,
-                grouping_images=1500,
-                grouping_from="textures",
-                grouping_steps=20000,
-                grouping_fixed_until="100%",
-                shape_clusters=4000,
-                shapes_fixed_until="100%",
+                _LEAVES_RECIPE, grouping_steps=8000, shape_clusters=800, clusters_coloured=1.0
             ),
         ),
     ),

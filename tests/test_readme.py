@@ -37,13 +37,14 @@ PARSED_ONLY = ("composer", "seeds", "search", "export_onnx")
 LARGE = {
     "clevr-like",
     "emoji",
+    "freedoom",
     "mnist",
     "multi-dsprites",
     "tetrominoes",
     "textured",
     "turned-random-colours",
 }
-GROUPING = {"clevr-like", "textured"}  # attention learns it first
+GROUPING = {"clevr-like", "freedoom", "textured"}  # attention learns it first
 CUT_OUT = {"emoji", "mnist"}  # from objects, of which stand-ins have none
 LATENTS = ["--model.expert.latents.dim", "6"]
 # packages that may be missing

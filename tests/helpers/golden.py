@@ -49,6 +49,7 @@ ALIKE = (
     "clevr-like",
     "emoji",
     "mnist",
+    "freedoom",
 )
 # chains of Gibbs sampling amplify rounding
 CHAINS = ("mrbm", "mrbm-softmax", "mrbm-16")
