@@ -196,24 +196,25 @@ _LEAVES_RECIPE = replace(
     shape_clusters=4000,
     shapes_fixed_until="100%",
 )
+_TEXTURED_MODEL = replace(
+    _TURNED_MODEL,
+    size=32,
+    num_slots=4,
+    sigma_x=0.15,  # of two colours
+    competition=replace(
+        _TURNED_MODEL.competition,
+        refine_rounds=3,
+        refine_steps=10,
+        refine_merging=True,
+        layer_covariance=0.05,
+        feature_weight=0.5,
+    ),
+    expert=_TEXTURED_EXPERT,
+)
 _TEXTURED = replace(
     _TURNED,
     scenes=SCENE_SETS["textured"],
-    model=replace(
-        _TURNED_MODEL,
-        size=32,
-        num_slots=4,
-        sigma_x=0.15,  # of two colours
-        competition=replace(
-            _TURNED_MODEL.competition,
-            refine_rounds=3,
-            refine_steps=10,
-            refine_merging=True,
-            layer_covariance=0.05,
-            feature_weight=0.5,
-        ),
-        expert=_TEXTURED_EXPERT,
-    ),
+    model=_TEXTURED_MODEL,
     objective=replace(_TURNED.objective, smallest_region=8),
     train=replace(_TURNED.train, steps=400, minutes=60.0),
     recipe=_LEAVES_RECIPE,
@@ -448,7 +449,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             _TEXTURED,
             scenes=SceneConfig(size=64, background="any", object_size=(0.4, 0.55)),
             model=replace(
-                _TEXTURED.model,
+                _TEXTURED_MODEL,
                 size=64,
                 expert=replace(
                     _TEXTURED_EXPERT,

@@ -178,7 +178,12 @@ def test_examples_run(page, here):
 @pytest.mark.parametrize("page", PARSED, ids=name_of)
 def test_commands_that_take_long_parse(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    stand_ins = {"sprites": ("apple", "frog", "butterfly"), "digits": "014"}
+    stand_ins = {
+        "sprites": ("apple", "frog", "butterfly"),
+        "digits": "014",
+        "creatures": ("zombie", "serpentipede", "trilobite"),
+        "floors": ("floor",),
+    }
     for path in (f"{folder}/{name}.png" for folder, names in stand_ins.items() for name in names):
         write_image(Path(path), torch.rand(4, 24, 24))
     for name, args in commands(page):
