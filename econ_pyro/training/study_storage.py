@@ -218,6 +218,7 @@ def _journal(path: Path) -> Any:
 
 
 def _database(url: str) -> Any:
+    from optuna.exceptions import StorageInternalError
     from optuna.storages import RDBStorage
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
@@ -240,8 +241,9 @@ def _database(url: str) -> Any:
         raise EconError(f"the driver of {url}", str(error).splitlines()[0], hint) from None
     except NoSuchModuleError:
         raise EconError(expected, url) from None
-    except DBAPIError as error:
-        reason = str(error.orig).splitlines()[0]
+    except (DBAPIError, StorageInternalError) as error:  # the latter if it goes away meanwhile
+        cause = error if isinstance(error, DBAPIError) else error.__cause__ or error
+        reason = str(getattr(cause, "orig", cause)).splitlines()[0]
         hint = "is the server up, and the password in PGPASSWORD or ~/.pgpass?"
         raise EconError(f"a database at {url}", reason, hint) from None
 

@@ -104,6 +104,7 @@ def toy_worker(folder, url, done, seconds, suicide):
     """Train nothing; write down what was done."""
     study.BEAT, study.GRACE = 0.2, 5.0
     worker = study.Study(Path(folder), url)
+    Path(done).with_name(f"opened-{os.getpid()}").touch()
     while True:
         with worker.claim() as job:
             if job is not None:
@@ -137,7 +138,10 @@ def test_eight_workers_and_a_server_that_restarts_do_each_of_64_once(server, tmp
     assert new == 64
     workers = [work(server, tmp_path, i, 0.05) for i in range(8)]
     deadline = time.monotonic() + 60
-    while sum(len(t.values) for t in made.trials()) < 16 and time.monotonic() < deadline:
+    while time.monotonic() < deadline and (
+        sum(len(t.values) for t in made.trials()) < 16
+        or len([*tmp_path.glob("opened-*")]) < len(workers)  # no server: no study to open
+    ):
         time.sleep(0.2)
     server.control("restart", "-m", "fast", "-w", "-l", os.devnull)
     assert [finish(w, 300) for w in workers] == [0] * 8
@@ -178,3 +182,16 @@ def test_a_server_that_is_not_there(tmp_path):
     url = f"postgresql+psycopg://econ@127.0.0.1:{port}/postgres"
     with pytest.raises(EconError, match="a database at .*: is the server up"):
         study.Study(tmp_path, url, create=True)
+
+
+def test_a_server_that_goes_away_while_a_study_is_opened_is_named(server, tmp_path, monkeypatch):
+    import optuna
+    from sqlalchemy.exc import OperationalError
+
+    def refused(*args, **options):
+        gone = OperationalError("COMMIT", {}, Exception("terminating connection\nDETAIL"))
+        raise optuna.exceptions.StorageInternalError("An exception is raised") from gone
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", refused)
+    with pytest.raises(EconError, match="database at .*terminating connection: is the server up"):
+        study.Study(tmp_path, server.url, create=True)
