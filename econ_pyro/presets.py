@@ -135,13 +135,13 @@ _TURNED = replace(
     recipe=_FROM_CLUSTERS,
 )
 
+# attention groups by features that it has learnt, more than by colours and places
+_GROUPING = replace(_ATTENTION, place_weight=0.05, learnt=8, salience="features", shifts=3)
 # attention learns from objects cut out of the images, and experts start as clusters of them
 _CUT_EXPERT = replace(
     _EXPERT,
     latents=PoseLatents(dim=6, reach=0.7, shape_dim=2),
-    attention=replace(
-        _ATTENTION, colour_weight=0.25, place_weight=0.05, learnt=8, salience="features", shifts=3
-    ),
+    attention=replace(_GROUPING, colour_weight=0.25),
 )
 _CUT_MODEL = replace(
     _SMALL,
@@ -174,16 +174,7 @@ _CUT_OUT = Config(
 )
 
 # patterns on patterns: attention learns to group from leaves with textures out of the images
-_LEAVES = replace(
-    _ATTENTION,
-    channels=(32, 48, 48, 48),
-    colour_weight=0.1,
-    place_weight=0.05,
-    learnt=8,
-    connected=True,
-    salience="features",
-    shifts=3,
-)
+_LEAVES = replace(_GROUPING, channels=(32, 48, 48, 48), colour_weight=0.1, connected=True)
 _TEXTURED_EXPERT = replace(
     _EXPERT, latents=PoseLatents(dim=6, reach=0.85, size=True, shape_dim=3), attention=_LEAVES
 )

@@ -72,12 +72,13 @@ class Mixture:
             mean: appearances, ``(B, T, 3, H, W)``.
             noise: of the pixels.
         """
-        errors = plain = pixel_errors(d.image, mean, noise)
         if self.covariance:
             errors = _at_own_covariance(d, mean, noise, self.covariance)
+        else:
+            errors = pixel_errors(d.image, mean, noise)
         if self.background_noise:
-            ground = _at_own_noise(plain[:, -1:], d.region[:, -1:])
-            errors = torch.cat([errors[:, :-1], ground], 1)
+            plain = pixel_errors(d.image, mean[:, -1:], noise)
+            errors = torch.cat([errors[:, :-1], _at_own_noise(plain, d.region[:, -1:])], 1)
         errors = with_outliers(errors, noise, self.outliers)
         if self.features is None:
             return errors
