@@ -164,6 +164,13 @@ class RecipeConfig:
     grouping_fixed_until: Duration = 0
     """Until when attention keeps what it has learnt so, as the ELBO would soon unlearn it:
     training steps, or a share of the run (40%)."""
+    self_training_images: int = 0
+    """After that, teach attention by what refinement makes of so many training images, beside
+    what grouping_from says; 0: do not."""
+    self_training_rounds: int = 1
+    """How many times, each with what attention has learnt before."""
+    self_training_steps: int = 2500
+    """Gradient steps of each time, of 8 images each."""
     shape_clusters: int = 0
     """Before training, take so many images apart, cluster the shapes of the objects that are
     whole, whatever the place, size and angle that decoders have, and start each expert with one of
@@ -339,7 +346,14 @@ class Config:
         self._check_grouping()
 
     def _check_grouping(self) -> None:
-        if not additions(self).grouping_images:
+        recipe = additions(self)
+        if not recipe.grouping_images:
+            if recipe.self_training_images:
+                raise EconError(
+                    "recipe.grouping-images, which comes before recipe.self-training-images",
+                    "0",
+                    "set it, as presets such as textured do, or --recipe.self-training-images 0",
+                )
             return
         attention = getattr(getattr(self.model, "expert", None), "attention", None)
         if not isinstance(attention, SeededAttention):
@@ -347,6 +361,13 @@ class Config:
                 "model.expert.attention.kind seeded, which recipe.grouping-images teaches",
                 getattr(attention, "kind", "a model without it"),
                 "add --recipe.grouping-images 0",
+            )
+        competition = getattr(self.model, "competition", None)
+        if recipe.self_training_images and not getattr(competition, "refine", False):
+            raise EconError(
+                "model.competition.refine, of which recipe.self-training-images learns",
+                "no-refine",
+                "add --model.competition.refine or --recipe.self-training-images 0",
             )
 
     def _check_clusters(self) -> None:

@@ -175,7 +175,7 @@ class Econ(SceneModel):
         recipe, augmented = self.config.recipe, self.config.augment
         if isinstance(recipe, RecipeConfig):
             # the experts have features and shapes already
-            recipe = replace(recipe, grouping_images=0, shape_clusters=0)
+            recipe = replace(recipe, grouping_images=0, self_training_images=0, shape_clusters=0)
             if not isinstance(self.config.teaching, TeachingConfig):
                 augmented = AugmentConfig()
         config = replace(
@@ -308,19 +308,18 @@ class Econ(SceneModel):
 
         Each if the configuration says so.
         """
-        # what experts draw means nothing yet: neither the gradient of their latents, nor how far
-        # the ground is from it
-        options = replace(
-            self.sizes.competition, refine_steps=0, background_noise=False, layer_covariance=0.0
-        )
-        config = replace(self.config, model=replace(self.sizes, competition=options))
-        slots = self.sizes.num_slots
-        competition = decomposition_of(config, slots, evidence=False, refine=True)
 
-        def regions(x: Tensor) -> Tensor:
+        def regions(x: Tensor, **options: Any) -> Tensor:
+            # what experts draw means nothing yet, nor does the gradient of their latents
+            changed = replace(self.sizes.competition, refine_steps=0, **options)
+            config = replace(self.config, model=replace(self.sizes, competition=changed))
+            slots = self.sizes.num_slots
+            competition = decomposition_of(config, slots, evidence=False, refine=True)
             return self._explain(x.to(self.dtype), competition).region
 
-        return Start(self.config, self.model, self.guide, regions)(images)
+        # layers that are as wide as what is in them leave fewer whole objects
+        whole = partial(regions, background_noise=False, layer_covariance=0.0)
+        return Start(self.config, self.model, self.guide, whole, regions)(images)
 
     def callbacks(self, learner: Learner) -> list[callbacks.Callback]:
         """The competition's schedules, the class prior, and what the recipe adds."""

@@ -37,6 +37,7 @@ HEADLINE = {
     "msc": "mean segmentation covering",
     "visible_iou": "visible mean IoU",
     "amodal_iou": "amodal mean IoU",
+    "completed_iou": "  completed where hidden",
     "oca": "counting accuracy (OCA)",
     "ooa": "depth-order accuracy (OOA)",
     "spare": "spare layers that are empty",

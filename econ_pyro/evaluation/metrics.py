@@ -3,7 +3,8 @@ r"""Scores of decompositions, per scene and averaged.
 Scores of segmentations are in :mod:`econ_pyro.evaluation.segmentation`; those of objects, amodal
 masks, counts and depth order in :mod:`econ_pyro.evaluation.matching`; those of classes in
 :mod:`econ_pyro.evaluation.specialisation`. Scores whose ground truth is missing are left out:
-``amodal_iou`` and ``ooa`` need amodal masks, scores of classes need labels and experts.
+``amodal_iou``, ``completed_iou`` and ``ooa`` need amodal masks, scores of classes need labels and
+experts.
 
 ======================  ==========================================================  ==========
 score                   meaning                                                     NaN if
@@ -14,7 +15,8 @@ layers                  number of present layers                                
 ari, ari_fg             adjusted Rand index of all pixels, of pixels of objects     no object
 msc, sc                 segmentation covering of objects, plain and by area         no object
 visible_iou             IoU of visible regions, 0 for unmatched objects             no object
-amodal_iou              IoU of amodal masks, same assignment                        no object
+amodal_iou              IoU of amodal masks, which are the shapes as drawn          no object
+completed_iou           the same of masks as seen, and as drawn where hidden        no object
 found                   share of objects with a layer                               no object
 oca                     1 if the number of objects is right                         never
 spare                   share of spare layers that are empty                        none spare
@@ -138,6 +140,7 @@ def evaluate_scenes(
     scores |= _scores_of_regions(segments, d.shape, found, scenes)
     if scenes.mask is not None:
         scores["ooa"] = matching.order_right(found, scenes.mask.cpu())
+        scores["completed_iou"] = matching.amodal_iou(found, d.completed, scenes.mask.cpu())
     if scenes.label is None or not experts:
         return SceneMetrics(scores, usage)
     label = scenes.label.cpu()

@@ -65,6 +65,15 @@ class Decomposition:
         return self.region.squeeze(2).argmax(dim=1)
 
     @property
+    def completed(self) -> Tensor:
+        """Posterior mean of each layer's whole mask, r_t + (1 - s_t) m_t, ``(B, T, 1, H, W)``.
+
+        A pixel that is in the scope is seen to be of the layer or not; where others hide the
+        layer, its shape is as drawn.
+        """
+        return self.region + (1 - self.scope) * self.shape
+
+    @property
     def experts(self) -> int:
         """Number of experts K that competed; 0 of a model without experts."""
         return self.competition_losses.shape[-1]

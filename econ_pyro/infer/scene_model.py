@@ -42,6 +42,8 @@ BUILT_IN = {
     "mrbm-softmax": "econ_pyro.training.mrbm:register_softmax_mrbm",
 }
 """This package's own models, each with a function that calls :func:`register`."""
+NEED_ORDER = frozenset({"ooa", "completed_iou"})
+"""Scores that mean nothing of models whose layers have no depth order."""
 GROUP = "econ_pyro.scene_models"
 """Entry points of installed packages: each a function that calls :func:`register`."""
 

@@ -17,7 +17,7 @@ from econ_pyro.core.slot_masks import fractions
 from econ_pyro.guides.mrbm import Chain, MrbmSampler
 from econ_pyro.infer.decomposition import Decomposition, in_order
 from econ_pyro.infer.elbo import Terms
-from econ_pyro.infer.scene_model import Drawn, SceneModel, register
+from econ_pyro.infer.scene_model import NEED_ORDER, Drawn, SceneModel, register
 from econ_pyro.infer.slot_model import SlotModel
 from econ_pyro.model_config import MrbmConfig, SoftmaxMrbmConfig
 from econ_pyro.models.mrbm import Mrbm, SoftmaxMrbm, all_orders
@@ -158,7 +158,7 @@ class MrbmModel(SlotModel):
 class SoftmaxMrbmModel(MrbmModel):
     """The softmax variant."""
 
-    undefined = frozenset({"ooa", "amodal_iou"})
+    undefined = NEED_ORDER | {"amodal_iou"}
     weights = staticmethod(softmax_mrbm_weights)
 
     @staticmethod

@@ -14,8 +14,9 @@ from econ_pyro.guides.amortized import AmortizedGuide
 from econ_pyro.guides.seeded import SeededGuide, SeedsAlone
 from econ_pyro.model_config import EconConfig, SeededAttention
 from econ_pyro.models.dead_leaves import DeadLeaves
-from econ_pyro.training.cutout_lessons import Cutouts, covered, cut_out
+from econ_pyro.training.cutout_lessons import covered, cut_out
 from econ_pyro.training.grouping import Layers, Lesson, layers_by_colour, learn_grouping
+from econ_pyro.training.self_training import self_training
 from econ_pyro.training.shape_clusters import Whole, start_from_clusters, whole_regions
 from econ_pyro.training.texture_lessons import textured_leaves
 
@@ -29,7 +30,9 @@ class Start:
         config: of the run.
         model: whose decoders start from clusters.
         guide: whose attention learns to group.
-        regions: takes images apart, ``(B, 3, H, W)`` to ``(B, T, 1, H, W)``.
+        regions: takes images apart, ``(B, 3, H, W)`` to ``(B, T, 1, H, W)``, so that many objects
+            are whole.
+        refined: the same, with all that refines regions.
     """
 
     def __init__(
@@ -38,10 +41,12 @@ class Start:
         model: DeadLeaves,
         guide: AmortizedGuide,
         regions: Callable[[Tensor], Tensor],
+        refined: Callable[[Tensor], Tensor],
     ) -> None:
         assert isinstance(config.model, EconConfig)
         self.config, self.recipe, self.sizes = config, additions(config), config.model
-        self.model, self.guide, self.regions = model, guide, regions
+        self.model, self.guide = model, guide
+        self.regions, self.refined = regions, refined
 
     def __call__(self, images: Callable[[int], Tensor]) -> str:
         """Do all that the recipe asks for, and say what was done.
@@ -62,53 +67,75 @@ class Start:
             )
         if n := recipe.grouping_images:
             x = images(n)
-            how, loss, whole = self._learn_grouping(x)
+            lesson, how, loss, whole = self._learn_grouping(x)
             done.append(
                 f"attention learnt to group pixels from {how} {len(x)} images, "
                 f"to {loss:.2f} nats per pixel of a layer"
             )
-        if n := recipe.shape_clusters:
-            if whole is None:
-                # half of the regions that no refinement has seen are parts of objects
-                x = images(n)
-                whole = whole_regions(self.regions(x), x)
-            networks = self.model.decoders, self.guide.encoders
-            weights = recipe.clusters_shaded, recipe.clusters_coloured
-            start_from_clusters(*networks, whole, self.config.seed, *weights)
-            done.append(
-                f"experts start from {self.sizes.num_experts - 1} clusters of the shapes of "
-                f"{len(whole.region)} whole objects"
-            )
+            if whole is not None:  # experts that draw objects refine better
+                done += self._start_from_clusters(images, whole)
+            if n := recipe.self_training_images:
+                done.append(self._teach_itself(images(n), lesson))
+        if whole is None:
+            done += self._start_from_clusters(images)
         return "; ".join(done)
 
-    def _learn_grouping(self, images: Tensor) -> tuple[str, float, Whole | None]:
-        """From what, to which loss, and the whole objects if they were cut out."""
+    def _start_from_clusters(
+        self, images: Callable[[int], Tensor], whole: Whole | None = None
+    ) -> list[str]:
+        """Of whole objects, which are looked for if they are not given."""
+        recipe, n = self.recipe, self.recipe.shape_clusters
+        if not n:
+            return []
+        if whole is None:
+            # half of the regions that no refinement has seen are parts of objects
+            x = images(n)
+            whole = whole_regions(self.regions(x), x)
+        networks = self.model.decoders, self.guide.encoders
+        weights = recipe.clusters_shaded, recipe.clusters_coloured
+        start_from_clusters(*networks, whole, self.config.seed, *weights)
+        clusters = f"{self.sizes.num_experts - 1} clusters of the shapes"
+        return [f"experts start from {clusters} of {len(whole.region)} whole objects"]
+
+    def _teach_itself(self, images: Tensor, lesson: Lesson) -> str:
+        recipe, rounds, loss = self.recipe, self.recipe.self_training_rounds, 0.0
+        for i in range(rounds):
+            own = self_training(images, self.refined, lesson)
+            loss = self._learn(own, recipe.self_training_steps, self.config.seed + 2 + i)
+        times = "once" if rounds == 1 else f"{rounds} times"
+        return (
+            f"attention learnt {times} more from what refinement made of {len(images)} images, "
+            f"to {loss:.2f} nats"
+        )
+
+    def _learn_grouping(self, images: Tensor) -> tuple[Lesson, str, float, Whole | None]:
+        """The lesson, from what it is, to which loss, and the whole objects if they were cut out.
+
+        What attention has learnt from cutouts of which each is most probably an object decides
+        which of the others are.
+        """
         recipe, slots, seed = self.recipe, self.sizes.num_slots, self.config.seed
-        steps = recipe.grouping_steps
+        steps, objects, whole = recipe.grouping_steps, self.sizes.num_slots - 1, None
         if recipe.grouping_from == "textures":
             lesson: Lesson = partial(textured_leaves, images.float().cpu(), slots)
-            return "leaves with textures out of", self._learn(lesson, steps, seed), None
-        if recipe.grouping_from == "cutouts":
-            loss, whole = self._learn_from_cutouts(images.float().cpu())
-            how = f"{len(whole.image)} objects cut out of"
-            return how, loss, Whole((whole.opacity > 0.5).float()[:, None], whole.colour)
-        attention, noise = self.sizes.expert.attention, self.model.pixel_noise
-        assert isinstance(attention, SeededAttention)
-        seeds = SeedsAlone(self.guide, attention)
-        found = layers_by_colour(images.to(self._device), seeds, slots, noise)
-        objects = found.labels.flatten(1).amax(1).float().mean()
-        loss = self._learn(Layers(*(a.cpu() for a in found)).some, steps, seed)
-        return f"{objects:.1f} objects an image in", loss, None
-
-    def _learn_from_cutouts(self, images: Tensor) -> tuple[float, Cutouts]:
-        """A lesson of what is most probably one object, and one of what then is."""
-        objects, steps = self.sizes.num_slots - 1, self.recipe.grouping_steps
-        seed, first = self.config.seed, steps // 3
-        cut = cut_out(images, objects)
-        sure = cut.some(cut.sure)
-        self._learn(partial(sure.scenes, objects), first, seed)
-        whole = cut.some(covered(cut, lambda i: self._grown(images[i])))
-        return self._learn(partial(whole.scenes, objects), steps - first, seed + 1), whole
+            how = "leaves with textures out of"
+        elif recipe.grouping_from == "cutouts":
+            images, first = images.float().cpu(), max(1, steps // 3)
+            cut = cut_out(images, objects)
+            sure = cut.some(cut.sure)
+            self._learn(partial(sure.scenes, objects), first, seed)
+            cut = cut.some(covered(cut, lambda i: self._grown(images[i])))
+            lesson, steps, seed = partial(cut.scenes, objects), max(1, steps - first), seed + 1
+            how = f"{len(cut.image)} objects cut out of"
+            whole = Whole((cut.opacity > 0.5).float()[:, None], cut.colour)
+        else:
+            attention, noise = self.sizes.expert.attention, self.model.pixel_noise
+            assert isinstance(attention, SeededAttention)
+            seeds = SeedsAlone(self.guide, attention)
+            found = layers_by_colour(images.to(self._device), seeds, slots, noise)
+            lesson = Layers(*(a.cpu() for a in found)).some
+            how = f"{found.labels.flatten(1).amax(1).float().mean():.1f} objects an image in"
+        return lesson, how, self._learn(lesson, steps, seed), whole
 
     def _learn(self, lesson: Lesson, steps: int, seed: int) -> float:
         first, *others = self.guide.attentions

@@ -157,9 +157,15 @@ def patiently(call: Callable[[], T]) -> T:
             return call()
         except (StorageInternalError, DBAPIError) as error:
             if time.monotonic() > deadline:
-                reason = str(error).splitlines()[0]
+                reason = _reason(error)
                 raise EconError("a database that answers", reason, "start it again") from None
             time.sleep(_WAIT)
+
+
+def _reason(error: Exception) -> str:
+    """What the database's driver said, in one line: SQLAlchemy wraps it, and Optuna that."""
+    cause = error if hasattr(error, "orig") else error.__cause__ or error
+    return str(getattr(cause, "orig", cause)).splitlines()[0]
 
 
 class _FileLock:
@@ -242,10 +248,8 @@ def _database(url: str) -> Any:
     except NoSuchModuleError:
         raise EconError(expected, url) from None
     except (DBAPIError, StorageInternalError) as error:  # the latter if it goes away meanwhile
-        cause = error if isinstance(error, DBAPIError) else error.__cause__ or error
-        reason = str(getattr(cause, "orig", cause)).splitlines()[0]
         hint = "is the server up, and the password in PGPASSWORD or ~/.pgpass?"
-        raise EconError(f"a database at {url}", reason, hint) from None
+        raise EconError(f"a database at {url}", _reason(error), hint) from None
 
 
 def _distribution(alike: list[Parameter]) -> Any:

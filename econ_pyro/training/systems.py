@@ -21,7 +21,7 @@ from econ_pyro.guides.iodine import IodineGuide
 from econ_pyro.guides.monet import MonetGuide
 from econ_pyro.guides.slot_attention import SlotAttentionGuide
 from econ_pyro.infer.elbo import Terms
-from econ_pyro.infer.scene_model import register
+from econ_pyro.infer.scene_model import NEED_ORDER, register
 from econ_pyro.infer.slot_elbo import refined_terms
 from econ_pyro.infer.slot_model import SlotModel
 from econ_pyro.model_config import (
@@ -100,7 +100,7 @@ class GenesisV2Model(_GecoModel):
     """GENESIS-V2 of a run's configuration."""
 
     # slots come in the random order of their seed pixels
-    undefined = frozenset({"ooa"})
+    undefined = NEED_ORDER
     weights = staticmethod(genesis_v2_weights)
 
     @staticmethod
@@ -118,7 +118,7 @@ class SlotAttentionModel(SlotModel):
     """Slot Attention of a run's configuration."""
 
     # slots come in the random order of their starts, and have no prior
-    undefined = frozenset({"ooa"})
+    undefined = NEED_ORDER
     generative = False
     weights = staticmethod(slot_attention_weights)
 
@@ -137,7 +137,7 @@ def iodine_weights(config: IodineConfig) -> dict[str, Tensor]:
 class IodineModel(SlotModel):
     """IODINE of a run's configuration."""
 
-    undefined = frozenset({"ooa"})  # slots have no order
+    undefined = NEED_ORDER  # slots have no order
     weights = staticmethod(iodine_weights)
 
     @staticmethod

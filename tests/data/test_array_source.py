@@ -355,7 +355,7 @@ def test_only_what_the_truth_allows_is_measured():
         known = SimpleNamespace(region=TRUE.region, mask=mask, label=label)
         part = metrics.evaluate_scenes(d, known, () if label is None else CLASSES)
         missing = set(full.scores) - set(part.scores)
-        assert missing == (set() if mask is not None else {"amodal_iou", "ooa"})
+        assert missing == (set() if mask is not None else {"amodal_iou", "completed_iou", "ooa"})
         for name, score in part.scores.items():
             torch.testing.assert_close(score, full.scores[name], rtol=0, atol=0, equal_nan=True)
         assert (part.confusion is None) == (label is None)

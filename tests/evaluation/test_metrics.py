@@ -23,7 +23,18 @@ def scores_of(d: Decomposition, true: SimpleNamespace = TRUE) -> dict[str, float
     return {k: v.item() for k, v in metrics.evaluate_scenes(d, true, CLASSES).scores.items()}
 
 
-PERFECT = ("ari", "ari_fg", "msc", "sc", "visible_iou", "amodal_iou", "found", "oca", "ooa")
+PERFECT = (
+    "ari",
+    "ari_fg",
+    "msc",
+    "sc",
+    "visible_iou",
+    "amodal_iou",
+    "completed_iou",
+    "found",
+    "oca",
+    "ooa",
+)
 
 labels = hnp.arrays(np.int64, (2, 4, 5), elements=st.integers(-1, 4))
 
@@ -118,7 +129,9 @@ def test_a_background_in_front_is_still_the_background():
     # Its hard region, not its place, makes it the background; objects behind it are in order.
     d = explained([*BOXES, None], [0, 1, 2, 3])
     order = [3, 0, 1, 2]
-    moved = {name: getattr(d, name)[:, order] for name in ("k", "region", "mean", "shape")}
+    moved = {
+        name: getattr(d, name)[:, order] for name in ("k", "scope", "region", "mean", "shape")
+    }
     d = dataclasses.replace(d, **moved)
     scores = scores_of(d)
     assert [scores[name] for name in PERFECT] == [1] * len(PERFECT)
@@ -183,6 +196,16 @@ def test_amodal_masks_are_scored_apart_from_visible_ones():
     d = dataclasses.replace(d, shape=shape)
     assert scores_of(d)["visible_iou"] == 1
     assert scores_of(d)["amodal_iou"] == pytest.approx((1 + 27 / 36 + 1) / 3)
+    assert scores_of(d)["completed_iou"] == pytest.approx((1 + 27 / 36 + 1) / 3)
+
+
+def test_completed_masks_are_as_seen_and_as_drawn_where_hidden():
+    d = explained([*BOXES, None], [0, 1, 2, 3])
+    drawn = dataclasses.replace(d, shape=d.shape * (1 - d.scope))  # hidden pixels alone
+    assert scores_of(drawn)["completed_iou"] == 1
+    assert scores_of(drawn)["amodal_iou"] == pytest.approx((0 + 9 / 36 + 0) / 3)
+    full = dataclasses.replace(d, shape=torch.ones_like(d.shape))  # more than is hidden
+    assert full.completed.sum((2, 3, 4)).tolist() == [[36, 27 + 36, 16 + 36 + 27, 256]]
 
 
 def test_an_amodal_mask_is_where_the_shape_is_likelier_than_not():

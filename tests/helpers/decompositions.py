@@ -35,8 +35,9 @@ def explained(boxes: list[Box | None], k: list[int], experts: int = 4) -> Decomp
     shape = torch.stack(
         [torch.ones(SIZE, SIZE, dtype=torch.bool) if b is None else box(*b) for b in boxes]
     )
-    free, region = torch.ones(SIZE, SIZE, dtype=torch.bool), []
+    free, scope, region = torch.ones(SIZE, SIZE, dtype=torch.bool), [], []
     for m in [*shape[:-1], torch.ones_like(free)]:
+        scope.append(free)
         region.append(m & free)
         free = free & ~m
     r, layers = torch.stack(region)[None, :, None].double(), len(boxes)
@@ -45,7 +46,7 @@ def explained(boxes: list[Box | None], k: list[int], experts: int = 4) -> Decomp
     return Decomposition(
         image=(r * mean).sum(1),
         k=torch.tensor([k]),
-        scope=torch.ones_like(r),
+        scope=torch.stack(scope)[None, :, None].double(),
         region=r,
         mean=mean,
         shape=shape[None, :, None].double(),

@@ -144,10 +144,11 @@ def test_no_objects_to_cut_out(many):
     assert len(chosen.colour) == len(chosen.opacity) == 2 and len(chosen.ground) == 6
 
 
-def test_a_run_learns_from_cutouts_if_asked(tmp_path, monkeypatch):
+@pytest.mark.parametrize("steps", [1, 6])
+def test_a_run_learns_from_cutouts_if_asked(tmp_path, monkeypatch, steps):
     monkeypatch.setattr(cutout_lessons, "LEAST", 1)
     monkeypatch.setattr(cutout_lessons, "COVERED", 0.0)
-    recipe = RecipeConfig(grouping_images=30, grouping_steps=6, grouping_from="cutouts")
+    recipe = RecipeConfig(grouping_images=30, grouping_steps=steps, grouping_from="cutouts")
     scenes = SceneConfig(background="grey", size=SIZE)
     config = seeded_tiny(shifts=1, learnt=2, salience="features")
     config = changed(config, model__size=SIZE, model__num_slots=4)

@@ -261,6 +261,14 @@ def test_latents_of_shapes_change_nothing_until_they_are_trained(turned_tiny, mo
         assert not torch.allclose(drawn, drawn[:1].expand_as(drawn), atol=1e-3)
 
 
+def test_clusters_at_a_single_angle_are_sought_from_more_starts(monkeypatch):
+    monkeypatch.setattr(module, "RESTARTS", 1)
+    monkeypatch.setattr(module, "SIDE", 2)
+    views = torch.rand(60, 1, 4, generator=torch.Generator().manual_seed(0))
+    one, two = cluster(views, 10, 0), cluster(views.expand(-1, 2, -1), 10, 0)
+    assert one.loss < 0.95 * two.loss
+
+
 def test_experts_start_with_the_looks_of_their_clusters_objects(turned_tiny, monkeypatch):
     """Left halves are red, right ones green or blue."""
     monkeypatch.setattr(module, "FIT_STEPS", 1)

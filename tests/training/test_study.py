@@ -279,6 +279,18 @@ def test_a_database_that_is_away_is_waited_for(planned, monkeypatch):
     with pytest.raises(EconError, match="a database that answers, got gone: "):
         study_storage.patiently(away)
 
+    def wrapped():
+        from sqlalchemy.exc import OperationalError
+
+        driver = OSError("the server closed the connection\nmore")
+        try:
+            raise OperationalError("SELECT 1", {}, driver)
+        except OperationalError as error:
+            raise StorageInternalError("An exception is raised during the commit.") from error
+
+    with pytest.raises(EconError, match="got the server closed the connection: start it again"):
+        study_storage.patiently(wrapped)
+
 
 def test_a_report_whose_answer_is_lost_takes_nothing_from_the_next_worker(planned, monkeypatch):
     monkeypatch.setattr(study.study_storage, "_WAIT", 0.0)

@@ -9,7 +9,7 @@ import torch
 from econ_pyro.config import Config, ObjectiveConfig, TrainConfig
 from econ_pyro.data.synthetic.generated import GeneratedScenes
 from econ_pyro.errors import EconError
-from econ_pyro.evaluation.evaluate import evaluate, format_report
+from econ_pyro.evaluation.evaluate import HEADLINE, evaluate, format_report
 from econ_pyro.infer import scene_model
 from econ_pyro.io.layer_files import write_image
 from econ_pyro.io.pretrained import load_model
@@ -221,4 +221,6 @@ def test_scores_of_a_model_without_experts_have_none_of_classes(kind):
     assert "ari" in metrics.summary()
     assert ("amodal_iou" in metrics.summary()) == (kind != "mrbm-softmax")
     assert ("ooa" in metrics.summary()) == (kind not in UNORDERED)
+    assert ("completed_iou" in metrics.summary()) == (kind not in UNORDERED)
     assert "experts" not in format_report(metrics, "scenes")
+    assert all(len(label) < 28 for label in HEADLINE.values())  # the width of its column
