@@ -63,10 +63,10 @@ def self_training(images: Tensor, regions: Callable[[Tensor], Tensor], first: Le
     known = (own.labels >= 0).flatten(1).sum(1) >= SEEDS
     if known.sum() < LEAST:
         raise EconError(
-            f"at least {LEAST} of {len(images)} images (recipe.self-training-images) in which "
-            "pixels are surely of one layer",
-            str(int(known.sum())),
-            "raise --recipe.grouping-steps, or set --recipe.self-training-images 0",
+            f"at least {LEAST} images in which pixels are surely of one layer",
+            f"{int(known.sum())} of {len(images)}",
+            "raise --recipe.self-training-images or --recipe.grouping-steps, or set "
+            "--recipe.self-training-images 0",
         )
     return partial(_mixed, Layers(own.image[known], own.labels[known]), first)
 

@@ -70,7 +70,7 @@ def test_most_scenes_of_a_lesson_are_the_images_own():
 
 
 def test_images_of_which_nothing_is_sure():
-    with pytest.raises(EconError, match=r"at least 8 of 10 images .* got 0: raise"):
+    with pytest.raises(EconError, match=r"at least 8 images in which .* got 0 of 10: raise"):
         self_training(torch.rand(10, 3, 8, 8), lambda x: torch.full((10, 2, 1, 8, 8), 0.5), leaves)
 
 
