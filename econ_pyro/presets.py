@@ -137,6 +137,14 @@ _TURNED = replace(
 
 # attention groups by features that it has learnt, more than by colours and places
 _GROUPING = replace(_ATTENTION, place_weight=0.05, learnt=8, salience="features", shifts=3)
+# and refinement counts these features, too
+_BY_FEATURES = replace(
+    _COMPETITION,
+    temperature_until="120%",
+    refine_rounds=3,
+    refine_steps=10,
+    feature_weight=0.5,
+)
 # attention learns from objects cut out of the images, and experts start as clusters of them
 _CUT_EXPERT = replace(
     _EXPERT,
@@ -146,15 +154,7 @@ _CUT_EXPERT = replace(
 _CUT_MODEL = replace(
     _SMALL,
     sigma_x=0.2,
-    competition=replace(
-        _COMPETITION,
-        temperature_until="120%",
-        refine_rounds=3,
-        refine_steps=10,
-        background_noise=True,
-        layer_covariance=0.2,
-        feature_weight=0.5,
-    ),
+    competition=replace(_BY_FEATURES, background_noise=True, layer_covariance=0.2),
     expert=_CUT_EXPERT,
 )
 _CUT_RECIPE = replace(
@@ -193,12 +193,7 @@ _TEXTURED_MODEL = replace(
     num_slots=4,
     sigma_x=0.15,  # of two colours
     competition=replace(
-        _TURNED_MODEL.competition,
-        refine_rounds=3,
-        refine_steps=10,
-        refine_merging=True,
-        layer_covariance=0.05,
-        feature_weight=0.5,
+        _BY_FEATURES, depth_order_from=0, refine_merging=True, layer_covariance=0.05
     ),
     expert=_TEXTURED_EXPERT,
 )

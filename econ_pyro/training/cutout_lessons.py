@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from econ_pyro.core.image_edge import background_colour, edge_pixels
 from econ_pyro.errors import EconError
-from econ_pyro.training.grouping import AT_ONCE, SLIVER, Layers, whole_number
+from econ_pyro.training.grouping import AT_ONCE, Layers, whole_number, without_slivers
 from econ_pyro.training.shape_clusters import SMALLEST
 
 DIFFERENT = 0.06  # of white: a channel's least difference between a figure and the ground
@@ -79,7 +79,7 @@ class Cutouts(NamedTuple):
         """
         scenes = [self._scene(most, generator) for _ in range(count)]
         image, labels = zip(*scenes, strict=True)
-        return Layers(torch.stack(image), torch.stack(labels))
+        return Layers(torch.stack(image), without_slivers(torch.stack(labels)))
 
     def _scene(self, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         def draw(below: int) -> int:
@@ -97,8 +97,7 @@ class Cutouts(NamedTuple):
             labels[opacity > 0.5] = i
         if draw(2):  # half of the scenes are in other colours
             image = image[torch.randperm(3, generator=generator)]
-        area = torch.bincount(labels.flatten(), minlength=most + 1)
-        return image, labels.masked_fill(area[labels] < SLIVER, -1)
+        return image, labels
 
 
 def _moved(there: Tensor, draw: Callable[[int], int]) -> int:

@@ -217,6 +217,16 @@ def _areas(flat: Tensor) -> Tensor:
     return count.gather(1, flat + 1).float()
 
 
+def without_slivers(labels: Tensor) -> Tensor:
+    """Layers of fewer than SLIVER pixels become unknown.
+
+    Args:
+        labels: as of :class:`Layers`, ``(B, H, W)``.
+    """
+    small = _areas(labels.flatten(1)) < SLIVER
+    return labels.masked_fill(small.view_as(labels), -1)
+
+
 def whole_number(least: int, most: int, generator: torch.Generator) -> int:
     """A random whole number, uniform from the least to the most."""
     return int(torch.randint(least, most + 1, (), generator=generator))

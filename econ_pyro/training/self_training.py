@@ -17,10 +17,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from econ_pyro.errors import EconError
-from econ_pyro.training.grouping import SEEDS, SLIVER, Layers, Lesson
+from econ_pyro.training.grouping import SEEDS, Layers, Lesson, without_slivers
 
 SURE = 0.8  # share of a pixel that its layer has, if that is to be its label
 OWN = 0.75  # share of a lesson's scenes that are the model's own images
@@ -39,12 +38,9 @@ def pseudo_labels(region: Tensor) -> Tensor:
     Returns:
         ``(B, H, W)`` int64.
     """
-    layers = region.shape[1]
     most, layer = region[:, :, 0].max(1)
-    labels = torch.where(most > SURE, (layer + 1) % layers, -1)
-    area = F.one_hot(labels + 1, layers + 1).sum((1, 2))  # (B, T + 1), of unknown pixels first
-    small = area.gather(1, labels.flatten(1) + 1).view_as(labels) < SLIVER
-    return labels.masked_fill(small, -1)
+    labels = torch.where(most > SURE, (layer + 1) % region.shape[1], -1)
+    return without_slivers(labels)
 
 
 def self_training(images: Tensor, regions: Callable[[Tensor], Tensor], first: Lesson) -> Lesson:

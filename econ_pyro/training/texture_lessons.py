@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from econ_pyro.training.grouping import SLIVER, Layers, whole_number
+from econ_pyro.training.grouping import Layers, whole_number, without_slivers
 
 TILES = (3 / 16, 3 / 8)  # smallest and largest square of an image, of its side
 RADII = (0.12, 0.28)  # of leaves, of the side
@@ -37,7 +37,7 @@ def textured_leaves(images: Tensor, leaves: int, count: int, generator: torch.Ge
     """
     scenes = [_scene(images, leaves, generator) for _ in range(count)]
     image, labels = zip(*scenes, strict=True)
-    return Layers(torch.stack(image), torch.stack(labels))
+    return Layers(torch.stack(image), without_slivers(torch.stack(labels)))
 
 
 def _scene(images: Tensor, leaves: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -47,8 +47,7 @@ def _scene(images: Tensor, leaves: int, generator: torch.Generator) -> tuple[Ten
         inside = _leaf(size, generator)
         image = torch.where(inside, _texture(images, generator), image)
         labels[inside] = leaf
-    area = torch.bincount(labels.flatten(), minlength=leaves + 1)
-    return image, labels.masked_fill(area[labels] < SLIVER, -1)
+    return image, labels
 
 
 def _texture(images: Tensor, generator: torch.Generator) -> Tensor:

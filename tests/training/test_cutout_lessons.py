@@ -10,6 +10,7 @@ from econ_pyro.errors import EconError
 from econ_pyro.scene_config import SceneConfig
 from econ_pyro.training import cutout_lessons
 from econ_pyro.training.cutout_lessons import covered, cut_out
+from econ_pyro.training.grouping import SLIVER
 from helpers.trainers import changed, make_trainer, seeded_tiny
 
 SIZE = 32
@@ -112,7 +113,7 @@ def test_scenes_are_objects_over_one_another_on_a_ground(many):
             turned += bool((known - own[:, 0]).abs().sum(1).min() > 1e-3)
             if layer:
                 shown = int((labels == layer).sum())
-                assert cutout_lessons.SLIVER <= shown <= area
+                assert SLIVER <= shown <= area
                 hidden += shown < area
                 places.add(tuple((labels == layer).nonzero().float().mean(0).int().tolist()))
         top = int(labels.max())

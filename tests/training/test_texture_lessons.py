@@ -11,8 +11,8 @@ from econ_pyro.guides.region_growing import grow
 from econ_pyro.guides.seeded import SeededUNet
 from econ_pyro.scene_config import SceneConfig
 from econ_pyro.training import texture_lessons
-from econ_pyro.training.grouping import learn_grouping
-from econ_pyro.training.texture_lessons import SLIVER, textured_leaves
+from econ_pyro.training.grouping import SLIVER, learn_grouping
+from econ_pyro.training.texture_lessons import textured_leaves
 from helpers.trainers import changed, make_trainer, seeded_tiny
 
 SIZE = 32
