@@ -77,6 +77,8 @@ def test_images_of_which_nothing_is_sure():
 def test_each_round_learns_from_what_is_refined_after_the_one_before(
     config, tmp_path, monkeypatch
 ):
+    # patterns, of which covariances change the regions
+    config = changed(config, scenes__kind="textured")
     trainer = make_trainer(config, tmp_path / "run")
     model = trainer.learner.model
     found, weights = [], []
