@@ -234,8 +234,8 @@ def _with_kind(config: Any, path: Sequence[str], kind: str, above: str = "") -> 
         return config
     common = {f.name for f in dataclasses.fields(cls)} & {f.name for f in dataclasses.fields(part)}
     kept = {name: getattr(part, name) for name in common - {"kind"}}
-    # checks that involve several parts follow when all options are known
-    return _unchecked(config, **{name: cls(**kept)})
+    # checks follow when all options are known, of which later ones may make the kept values fit
+    return _unchecked(config, **{name: _unchecked(cls(), **kept)})
 
 
 def _unchecked(config: T, **parts: Any) -> T:

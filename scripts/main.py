@@ -28,6 +28,7 @@ COMMANDS = {
     "publish": "publish",
     "figures": "figures",
     "seeds": "seeds",
+    "ablate": "ablate",
     "table1": "table1",
     "search": "search",
     "benchmark": "benchmark",

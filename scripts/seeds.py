@@ -7,6 +7,7 @@ median and range, and the number of successes (:mod:`econ_pyro.evaluation.succes
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from econ_pyro.training import child_runs
 from econ_pyro.training.child_runs import ChildProcesses
 
 DONE = "held-out.json"
+OPTIONS = "options"
+"""Key of the preset and the options in that file."""
 
 
 @dataclass(frozen=True)
@@ -44,46 +47,111 @@ class Args:
     """Further options of svi_train.py, as one string: --options="--train.lr 1e-3 --no-amp"."""
 
 
+@dataclass(frozen=True)
+class SeedRun:
+    """A run of one seed."""
+
+    preset: str
+    seed: int
+    folder: Path
+    options: tuple[str, ...] = ()
+    """Further options of svi_train.py."""
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
     cli.check_preset(parsed.preset)
-    errors.check_positive("--jobs", parsed.jobs)
-    errors.check_positive("--n", parsed.n)
-    seeds = child_runs.parse_seeds(parsed.seeds)
-    children = ChildProcesses(cpu_cores.available_cores() // parsed.jobs)
-    with ThreadPoolExecutor(parsed.jobs) as pool:
-        futures = [pool.submit(_run, parsed, seed, children) for seed in seeds]
-        try:
-            scores = dict(zip(seeds, (f.result() for f in futures), strict=True))
-        except BaseException as error:  # after a signal or the failure of a run, stop the others
-            pool.shutdown(wait=False, cancel_futures=True)
-            if isinstance(error, KeyboardInterrupt):
-                children.stop()
-            raise
+    seeds, options = child_runs.parse_seeds(parsed.seeds), tuple(parsed.options.split())
+    label = cli.label(parsed.preset)
+    runs = [SeedRun(parsed.preset, s, parsed.out / f"{label}-seed-{s}", options) for s in seeds]
+    scores = dict(zip(seeds, train_all(runs, parsed.jobs, parsed.n), strict=True))
     print(table(scores, extra=("visible_iou", "oca", "minutes")))
     for seed, score in scores.items():
         if "training" in score:
             print(f"seed {seed}: {score['training']}")
 
 
-def _run(args: Args, seed: int, children: ChildProcesses) -> dict[str, Any]:
-    """Train and evaluate one seed in child processes."""
-    run = args.out / f"{cli.label(args.preset)}-seed-{seed}"
-    done = run / DONE
+def train_all(
+    runs: Sequence[SeedRun], jobs: int, n: int, tolerant: bool = False
+) -> list[dict[str, Any]]:
+    """Train and evaluate runs, in child processes. Complete ones are only read.
+
+    Args:
+        runs: the runs.
+        jobs: number of runs at a time, among which the CPU cores are divided.
+        n: number of held-out scenes.
+        tolerant: whether a run that fails is reported, and has no scores; else it stops all.
+
+    Returns:
+        Scores of each run, and ``minutes``; ``training`` says where a run was stopped early.
+
+    Raises:
+        EconError: a run failed, or was trained with other options.
+    """
+    errors.check_positive("--jobs", jobs)
+    errors.check_positive("--n", n)
+    children = ChildProcesses(cpu_cores.available_cores() // jobs)
+
+    def scores_of(run: SeedRun) -> dict[str, Any]:
+        try:
+            return _train(run, n, children)
+        except child_runs.ChildError as error:
+            if not tolerant:
+                raise
+            print(f"warning: {run.folder.name}: {error}", file=sys.stderr, flush=True)
+            return {}
+
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(scores_of, run) for run in runs]
+        try:
+            return [f.result() for f in futures]
+        except BaseException as error:  # after a signal or the failure of a run, stop the others
+            pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, KeyboardInterrupt):
+                children.stop()
+            raise
+
+
+def _train(run: SeedRun, n: int, children: ChildProcesses) -> dict[str, Any]:
+    """Train and evaluate one run in child processes, unless that has been done."""
+    folder, done = run.folder, run.folder / DONE
     if not done.exists():
         here = Path(__file__).parent
-        train = [str(here / "svi_train.py"), args.preset, "--seed", str(seed), "--run", str(run)]
-        children.call([*train, *args.options.split(), *child_runs.resume_options(run)], run)
-        children.call([str(here / "evaluate.py"), str(run), "--n", str(args.n)], run)
-        minutes = child_runs.minutes_of(run)
-        training = storage.read_json(run / "evaluation.json").get("training")
+        train = [str(here / "svi_train.py"), run.preset, "--seed", str(run.seed)]
+        train += ["--run", str(folder), *run.options, *child_runs.resume_options(folder)]
+        children.call(train, folder)
+        children.call([str(here / "evaluate.py"), str(folder), "--n", str(n)], folder)
+        minutes = child_runs.minutes_of(folder)
+        training = storage.read_json(folder / "evaluation.json").get("training")
         short = {"training": training} if isinstance(training, str) else {}
-        scores = {**_held_out(run / "evaluation.json"), "minutes": minutes, **short}
-        storage.write_json(done, scores, checksum=True)
+        scores = {**_held_out(folder / "evaluation.json"), "minutes": minutes, **short}
+        stored = {**scores, OPTIONS: [run.preset, *run.options]}
+        storage.write_json(done, stored, checksum=True)
     scores = storage.read_json(done)
+    _check_options(run, scores.pop(OPTIONS, None))
     _check_scores(scores, done)
     return scores
+
+
+def _check_options(run: SeedRun, before: Any) -> None:
+    """Check that a complete run was trained with the options that are given, if any are.
+
+    Raises:
+        EconError: it was trained with others.
+    """
+    given = [run.preset, *run.options]
+    if not run.options or not isinstance(before, list) or before == given:
+        return
+    same = 0  # what both begin with is not worth reading
+    while same < min(len(before), len(given)) and before[same] == given[same]:
+        same += 1
+    was, now = (" ".join(map(str, words[same:])) or "nothing more" for words in (before, given))
+    raise EconError(
+        f"the options with which {run.folder} was trained ({was})",
+        now,
+        "give these, or another --out",
+    )
 
 
 def _held_out(path: Path) -> dict[str, Any]:

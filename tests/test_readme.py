@@ -32,7 +32,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NOT_RUN = ("git clone ", "cd ", "export ", ". .venv/", "pip install ")  # to install
 # serves until it is stopped; trains in processes of its own; tests/scripts/test_search.py;
 # tests/io/test_onnx_export.py
-PARSED_ONLY = ("composer", "seeds", "search", "export_onnx")
+PARSED_ONLY = ("ablate", "composer", "seeds", "search", "export_onnx")
 # the objects of these scenes are too small at 16 pixels
 LARGE = {
     "clevr-like",

@@ -21,6 +21,10 @@ MAX_SEEDS = 10_000
 """Maximum number of seeds in a range."""
 
 
+class ChildError(EconError):
+    """A child process failed."""
+
+
 class ChildProcesses:
     """Child processes, which are terminated when this process is stopped; runs can be resumed.
 
@@ -41,7 +45,7 @@ class ChildProcesses:
             run: folder of the run. The log is beside it.
 
         Raises:
-            EconError: the script failed.
+            ChildError: the script failed.
         """
         environment = {**os.environ, cpu_cores.THREADS_VARIABLE: str(self._cores)}
         log = log_of(run)
@@ -51,7 +55,8 @@ class ChildProcesses:
         if code:
             last = log.read_text().strip().splitlines()[-1:]
             name = Path(command[0]).name
-            raise EconError(f"{name} to end well", f"status {code}: {''.join(last)}", f"see {log}")
+            got = f"status {code}: {''.join(last)}"
+            raise ChildError(f"{name} to end well", got, f"see {log}")
 
     def stop(self) -> None:
         """Terminate all processes."""

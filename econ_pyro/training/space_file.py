@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +75,11 @@ def parse(value: Any, where: str) -> Space:
     Raises:
         EconError: a field is missing, unknown or of another kind.
     """
-    _check_object(value, where, {"preset", "parameters"}, {"options", "rungs", "factor"})
+    check_object(value, where, {"preset", "parameters"}, {"options", "rungs", "factor"})
     preset, options = value["preset"], value.get("options", "")
-    if not isinstance(preset, str) or not isinstance(options, str):
-        raise EconError(f"text as preset and as options in {where}", describe((preset, options)))
-    try:
-        words = shlex.split(options)
-    except ValueError as error:
-        raise EconError(f"options in {where}", f"{options!r} ({error})") from None
-    if own := [w for w in words if w.split("=")[0].replace("_", "-") in OWN]:
-        raise EconError(
-            f"options in {where} that a search does not set itself", own[0], "leave it out"
-        )
+    if not isinstance(preset, str):
+        raise EconError(f"text as preset in {where}", describe(preset))
+    words_of(options, where, OWN)
     parameters = _parameters(value["parameters"], where, inner=False)
     if not 1 <= len(parameters) <= MAX_PARAMETERS:
         raise EconError(f"1 to {MAX_PARAMETERS} parameters in {where}", str(len(parameters)))
@@ -144,15 +138,15 @@ def _parameter(value: Any, where: str, inner: bool) -> Parameter:
     if isinstance(value, dict) and "cases" in value:
         if inner:
             raise EconError(f"ranges and choices alone within a case, for {where}", "cases")
-        _check_object(value, where, {"cases"}, set())
+        check_object(value, where, {"cases"}, set())
         cases = value["cases"]
         if not isinstance(cases, dict) or len(cases) < 2:
             raise EconError(f"at least two cases as {where}", describe(cases))
         return Cases({name: _parameters(p, where, inner=True) for name, p in cases.items()})
     if isinstance(value, dict) and "choices" in value:
-        _check_object(value, where, {"choices"}, set())
+        check_object(value, where, {"choices"}, set())
         return Choice(_choices(value["choices"], where))
-    _check_object(value, where, {"low", "high"}, {"log"})
+    check_object(value, where, {"low", "high"}, {"log"})
     low, high, log = value["low"], value["high"], value.get("log", False)
     numbers = all(type(v) in (int, float) and abs(v) < 1e15 for v in (low, high))
     if not numbers or not low < high or type(log) is not bool:
@@ -189,7 +183,36 @@ def _check_alike(space: Space, where: str) -> None:
             raise EconError(f"one kind of range or the same choices for {name} in {where}", "two")
 
 
-def _check_object(value: Any, where: str, needed: set[str], optional: set[str]) -> None:
+def words_of(options: Any, where: str, own: Sequence[str]) -> list[str]:
+    """The words of options as one text.
+
+    Args:
+        options: the text.
+        where: name of the file, for error messages.
+        own: options that who reads the file sets itself.
+
+    Raises:
+        EconError: it is no text, a quote is not closed, or it has one of those options.
+    """
+    if not isinstance(options, str):
+        raise EconError(f"text as options in {where}", describe(options))
+    try:
+        words = shlex.split(options)
+    except ValueError as error:
+        raise EconError(f"options in {where}", f"{options!r} ({error})") from None
+    if taken := [w for w in words if w.split("=")[0].replace("_", "-") in own]:
+        raise EconError(
+            f"options in {where} that are not set by this command itself", taken[0], "leave it out"
+        )
+    return words
+
+
+def check_object(value: Any, where: str, needed: set[str], optional: set[str]) -> None:
+    """Check that a value is an object with these fields.
+
+    Raises:
+        EconError: it is none, lacks a field or has an unknown one.
+    """
     if not isinstance(value, dict):
         raise EconError(f"an object as {where}", describe(value))
     if missing := sorted(needed - set(value)):

@@ -555,6 +555,13 @@ def test_seeds_are_trained_once_and_counted(tmp_path, capsys, monkeypatch):
     assert "svi_train.py" in error and "train.batch" in error and "quick-seed-4.log" in error
 
 
+def test_a_kind_may_need_options_that_follow(capsys):
+    pose = ["paper-unique-colours", "--model.expert.latents.kind", "pose"]  # of 2 latents
+    script("svi_train", *pose, "--model.expert.latents.dim", 5, "--dry-run")
+    assert '"dim": 5' in capsys.readouterr().out
+    assert "at least 3 latents, 2 of them a pose, got 2" in fails(capsys, "svi_train", *pose)
+
+
 def test_composer_of_bad_addresses(tmp_path, capsys):
     for option, value, words in [
         ("--port", 0, "--port from 1 to 65,535, got 0"),

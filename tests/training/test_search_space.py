@@ -124,7 +124,7 @@ def test_corners_have_both_ends_each_choice_and_each_case():
         (space(ruungs=[3]), "did you mean rungs?"),
         (space(preset=3), "text as preset"),
         (space(options='--data "a'), "No closing quotation"),
-        (space(options="--resume"), "that a search does not set itself, got --resume"),
+        (space(options="--resume"), "that are not set by this command itself, got --resume"),
         (space(options="--steps=3"), "got --steps=3"),
         (space(parameters={}), "1 to 100 parameters"),
         (space(parameters=3), "an object as parameters"),

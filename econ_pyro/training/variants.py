@@ -1,0 +1,135 @@
+"""Variants of a preset that are trained beside each other: ablations, and ladders of changes.
+
+Variants are a JSON file::
+
+    {"preset": "quick",
+     "options": "--steps 500",
+     "cumulative": false,
+     "variants": {
+       "all of it": "",
+       "no whitening": "--recipe.no-whitening",
+       "no occluded examples": "--recipe.occlusion 0"}}
+
+Options are those of ``svi_train.py``. ``options`` are common to all variants. With ``cumulative``,
+each variant has the options of all variants before it as well. Where an option is given twice, the
+later one counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from econ_pyro import presets
+from econ_pyro.errors import EconError, describe, did_you_mean
+from econ_pyro.files import untrusted
+from econ_pyro.training.space_file import check_object, words_of
+
+MAX_VARIANTS = 100
+OWN = ("--run", "--resume", "--overwrite", "--until", "--dry-run", "--seed")
+"""Options that are set for each run."""
+
+
+@dataclass(frozen=True)
+class Variants:
+    """A preset, and options of variants by name."""
+
+    preset: str
+    variants: Mapping[str, tuple[str, ...]]
+    """Options of each, the common ones included."""
+
+    @staticmethod
+    def folder(name: str) -> str:
+        """A variant's name, as part of a folder's name."""
+        return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+# ``paper-*`` at the size of ``quick``
+_SMALL = (
+    "--model.expert.features 16 --model.expert.attention.channels 16 32 32 32 --train.batch 16"
+)
+_LADDER = {
+    "as published": "",
+    "Adam with 2e-3, cosine": "--train.lr 2e-3 --train.schedule.kind cosine",
+    "beta 1, gamma 0.5 to 1": "--objective.beta 1 --objective.gamma 0.5 --objective.gamma-end 1 "
+    "--objective.gamma-until 60%",
+    "temperature 2 to 1": "--model.competition.lam 1 --model.competition.temperature 2 "
+    "--model.competition.temperature-end 1 --model.competition.temperature-until 60%",
+    "attention and shapes start near 0": "--model.expert.attention.bias -3 "
+    "--model.expert.shape-bias -3",
+    "competition for savings": "--model.competition.kind savings",
+    "load balancing and restarts": "--recipe.kind econ --recipe.load-balancing 3 "
+    "--recipe.load-balancing-limit 300 --recipe.load-balancing-until 35% "
+    "--recipe.restart-below 0.2 --recipe.restart-until 100%",
+    "occluded examples, whitening": "--recipe.occlusion 0.5 --recipe.whitening",
+    "refined regions": "--model.competition.refine --model.competition.refine-rounds 3",
+    "taught attention, no seeds": "--teaching.kind e-step --teaching.start 0 "
+    "--teaching.seeds-until 0 --teaching.recomposed 0.5",
+    "decoders about a place": "--model.expert.latents.kind pose --model.expert.latents.dim 5 "
+    "--model.expert.latents.reach 0.7 --model.expert.latents.shape-dim 2 --model.expert.layers 3",
+    "seeds as the first teacher": "--teaching.start 5% --teaching.seeds-until 60%",
+}
+BUILT_IN: dict[str, dict[str, Any]] = {
+    f"ladder-{data}": {
+        "preset": f"paper-{data}",
+        "options": f"{_SMALL} --train.steps {steps}",
+        "cumulative": True,
+        "variants": _LADDER,
+    }
+    for data, steps in (("unique-colours", 1000), ("random-colours", 2000))
+}
+"""From the paper's presets, at the size of ``quick``, to the ``learnt-`` ones, which the last
+variant is but for its number of steps and, of random colours, its corrupted images."""
+
+
+def read_variants(name: str) -> Variants:
+    """Variants by their name in :data:`BUILT_IN` or by the path of their file.
+
+    Raises:
+        EconError: there are none, or they are damaged.
+    """
+    if name in BUILT_IN:
+        return parse(BUILT_IN[name], name)
+    if not name.endswith(".json"):
+        hint = did_you_mean(name, BUILT_IN) or "docs/guides/training.md explains such files"
+        raise EconError(f"a .json file or one of {', '.join(BUILT_IN)}, as variants", name, hint)
+    hint = "see docs/guides/training.md"
+    return parse(untrusted.read_json(Path(name), "variants of a preset", hint=hint), name)
+
+
+def parse(value: Any, where: str) -> Variants:
+    """Variants from the content of their file.
+
+    Args:
+        value: the content.
+        where: name of the file, for error messages.
+
+    Raises:
+        EconError: a field is missing, unknown or of another kind.
+    """
+    check_object(value, where, {"preset", "variants"}, {"options", "cumulative"})
+    preset, cumulative = value["preset"], value.get("cumulative", False)
+    if not isinstance(preset, str):
+        raise EconError(f"text as preset in {where}", describe(preset))
+    if type(cumulative) is not bool:
+        raise EconError(f"true or false as cumulative in {where}", describe(cumulative))
+    given = value["variants"]
+    if not isinstance(given, dict) or not 1 <= len(given) <= MAX_VARIANTS:
+        expected = f"an object of 1 to {MAX_VARIANTS} variants in {where}"
+        raise EconError(expected, describe(given))
+    common, found = words_of(value.get("options", ""), where, OWN), dict[str, tuple[str, ...]]()
+    folders = dict[str, str]()
+    for name, options in given.items():
+        folder = Variants.folder(name)
+        if not folder or folder in folders:
+            other = f"{name!r} beside {folders[folder]!r}" if folder else repr(name)
+            raise EconError(f"names of variants in {where} that differ in letters and digits",
+                            other)  # fmt: skip
+        folders[folder] = name
+        found[name] = (*common, *words_of(options, f"{name!r} of {where}", OWN))
+        if cumulative:
+            common = list(found[name])
+    return Variants(presets.ALIASES.get(preset, preset), found)
