@@ -188,6 +188,10 @@ class ExpertConfig:
     """Initial logit of the shape. 0 is the paper; with attention of kind unet, change both biases
     together."""
     attention: UNetAttention | SeededAttention = field(default_factory=UNetAttention)
+    kaiming: bool = False
+    """Start the decoder's convolutions with He initialisation, with which shapes are learnt in a
+    fraction of the steps. The paper names none; torch's own lets what is drawn, and its gradients,
+    fade with depth. Decoders of pose latents always start with it."""
 
     def __post_init__(self) -> None:
         limits.check_fields(ExpertConfig, self, "model.expert", limits.EXPERT)

@@ -33,7 +33,8 @@ class SpatialBroadcastDecoder(nn.Module):
         self._make_layers(config, size)
 
     def _make_layers(self, config: ExpertConfig, size: int) -> None:
-        self.layers = ConvStack(2 + config.latents.dim, config, outputs=4)
+        inputs = 2 + config.latents.dim
+        self.layers = ConvStack(inputs, config, outputs=4, kaiming=config.kaiming)
         with torch.no_grad():
             self.layers.head.bias[-1] = config.shape_bias  # type: ignore[index]
 

@@ -54,6 +54,7 @@ _SMALL = (
 _LADDER = {
     "as published": "",
     "Adam with 2e-3, cosine": "--train.lr 2e-3 --train.schedule.kind cosine",
+    "He initialisation": "--model.expert.kaiming",
     "beta 1, gamma 0.5 to 1": "--objective.beta 1 --objective.gamma 0.5 --objective.gamma-end 1 "
     "--objective.gamma-until 60%",
     "temperature 2 to 1": "--model.competition.lam 1 --model.competition.temperature 2 "
@@ -69,7 +70,8 @@ _LADDER = {
     "taught attention, no seeds": "--teaching.kind e-step --teaching.start 0 "
     "--teaching.seeds-until 0 --teaching.recomposed 0.5",
     "decoders about a place": "--model.expert.latents.kind pose --model.expert.latents.dim 5 "
-    "--model.expert.latents.reach 0.7 --model.expert.latents.shape-dim 2 --model.expert.layers 3",
+    "--model.expert.latents.reach 0.7 --model.expert.latents.shape-dim 2 --model.expert.layers 3 "
+    "--model.expert.no-kaiming",
     "seeds as the first teacher": "--teaching.start 5% --teaching.seeds-until 60%",
 }
 BUILT_IN: dict[str, dict[str, Any]] = {
