@@ -6,7 +6,8 @@ None and no optimiser moves it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -188,3 +189,16 @@ def freeze(ensembles: Sequence[nn.ModuleList], experts: Iterable[int]) -> None:
     for k in experts:
         for ensemble in ensembles:
             ensemble[k].requires_grad_(False)
+
+
+@contextmanager
+def thawed(ensembles: Sequence[nn.ModuleList]) -> Iterator[None]:
+    """Have all experts' networks learn for a while, those that training leaves as they are, too."""
+    fixed = [p for e in ensembles for p in e.parameters() if not p.requires_grad]
+    for p in fixed:
+        p.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for p in fixed:
+            p.requires_grad_(False)

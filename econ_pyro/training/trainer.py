@@ -15,6 +15,7 @@ from torch import Tensor
 from econ_pyro.accel.overlap import HostCopy
 from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.config import FORMAT, Config, PlateauSchedule
+from econ_pyro.core.ensemble import thawed
 from econ_pyro.data.base import Source
 from econ_pyro.errors import EconError
 from econ_pyro.infer.scene_model import SceneModel
@@ -75,6 +76,8 @@ class Trainer:
     def initialise(self) -> str:
         """Let the model set its weights by training images; of new runs, before the first step.
 
+        Experts that stay fixed in training start like the others.
+
         Returns:
             What it did, in one line; empty if nothing.
 
@@ -82,7 +85,8 @@ class Trainer:
             EconError: it could not.
         """
         began, model = time.perf_counter(), self.learner.model
-        done = model.initialise(self._batches.some)
+        with thawed(model.expert_groups()):
+            done = model.initialise(self._batches.some)
         if done:
             for value in model.state_dict().values():
                 self.group.broadcast(value)

@@ -158,10 +158,12 @@ def test_the_same_seed_teaches_the_same(config):
     assert one == other != third
 
 
-def test_all_experts_group_alike(config, tmp_path):
+@pytest.mark.parametrize("frozen", [0, 2])
+def test_all_experts_group_alike(config, tmp_path, frozen):
+    """Those that stay fixed in training, too."""
     recipe = RecipeConfig(grouping_images=16, grouping_steps=3)
     config = dataclasses.replace(config, recipe=recipe, augment=AugmentConfig(grey=1.0))
-    config = changed(config, scenes__size=SIZE)
+    config = changed(config, scenes__size=SIZE, train__frozen=frozen)
     trainer = make_trainer(config, tmp_path / "run")
     first = [p.clone() for p in trainer.learner.model.guide.attentions[0].parameters()]
     done = trainer.initialise()
@@ -171,6 +173,8 @@ def test_all_experts_group_alike(config, tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(attentions[0], others, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(attentions[0], first, strict=True))
     assert all(p.grad is None for p in attentions[0])
+    fixed = [not any(p.requires_grad for p in a) for a in attentions]
+    assert fixed == [k < frozen for k in range(3)]
 
 
 def test_what_was_learnt_stays_as_long_as_it_is_asked_to(config, tmp_path):

@@ -327,9 +327,10 @@ def test_classes_of_several_slants_are_clustered_whatever_these_are(turned_tiny,
     assert mean[12, 12] > 0.2
 
 
-def test_a_new_run_starts_from_clusters(turned_tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("frozen", [0, 2])
+def test_a_new_run_starts_from_clusters(turned_tiny, tmp_path, monkeypatch, frozen):
     monkeypatch.setattr(module, "FIT_STEPS", 3)
-    trainer = make_trainer(turned_tiny, tmp_path / "run")
+    trainer = make_trainer(changed(turned_tiny, train__frozen=frozen), tmp_path / "run")
     before = [p.clone() for p in trainer.learner.model.model.decoders.parameters()]
     assert "from 2 clusters of the shapes of" in trainer.initialise()
     after = [*trainer.learner.model.model.decoders.parameters()]
