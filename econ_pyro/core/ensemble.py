@@ -193,7 +193,7 @@ def freeze(ensembles: Sequence[nn.ModuleList], experts: Iterable[int]) -> None:
 
 @contextmanager
 def thawed(ensembles: Sequence[nn.ModuleList]) -> Iterator[None]:
-    """Have all experts' networks learn for a while, those that training leaves as they are, too."""
+    """Have all experts' networks learn for a while, those that training leaves alone, too."""
     fixed = [p for e in ensembles for p in e.parameters() if not p.requires_grad]
     for p in fixed:
         p.requires_grad_(True)
