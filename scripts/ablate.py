@@ -21,7 +21,7 @@ from econ_pyro.errors import EconError, did_you_mean
 from econ_pyro.evaluation.success_criteria import failures
 from econ_pyro.evaluation.system_table import cell
 from econ_pyro.files import storage
-from econ_pyro.scripts.seeds import SeedRun, train_all
+from econ_pyro.scripts.seeds import NOTE, SeedRun, check_same, complete, train_all
 from econ_pyro.training import child_runs
 from econ_pyro.training.variants import Variants, read_variants
 
@@ -64,15 +64,34 @@ def main(args: Sequence[str] | None = None) -> None:
     cli.check_preset(variants.preset)
     names, seeds = _chosen(variants, parsed.only), child_runs.parse_seeds(parsed.seeds)
     # all variants have their first seed before one has its second
-    wanted = [(name, seed) for seed in seeds for name in names]
-    runs = [_run(parsed.out, variants, name, seed) for name, seed in wanted]
-    results = dict(zip(wanted, train_all(runs, parsed.jobs, parsed.n, tolerant=True), strict=True))
-    scores = {name: {s: results[name, s] for s in seeds} for name in names}
-    stored = {name: {str(s): v for s, v in found.items()} for name, found in scores.items()}
-    storage.write_json(parsed.out / "variants.json", stored)
-    text = table(scores)
-    storage.write_text(parsed.out / "variants.md", text + "\n")
+    runs = {
+        (name, seed): _run(parsed.out, variants, name, seed)
+        for seed in seeds
+        for name in variants.variants
+    }
+    check_same([*runs.values()])
+    wanted = [key for key in runs if key[0] in names]
+    trained = train_all([runs[key] for key in wanted], parsed.jobs, parsed.n, tolerant=True)
+    results = dict(zip(wanted, trained, strict=True))
+    # of the others, what there is
+    for key in runs.keys() - results.keys():
+        if (scores := complete(runs[key], parsed.n)) is not None:
+            results[key] = scores
+    found = {
+        name: {s: results[name, s] for s in seeds if (name, s) in results}
+        for name in variants.variants
+    }
+    text = table({name: scores for name, scores in found.items() if scores})
     print(text)
+    for (name, seed), scores in sorted(results.items()):
+        if note := scores.get(NOTE):
+            print(f"{name}, seed {seed}: {note}")
+    stored = {name: {str(s): v for s, v in scores.items()} for name, scores in found.items()}
+    storage.write_json(parsed.out / "scores.json", stored)
+    storage.write_text(parsed.out / "table.md", text + "\n")
+    if failed := [runs[key].folder.name for key in wanted if not results[key]]:
+        names_of = ", ".join(failed)
+        raise EconError(f"{len(wanted)} runs to end well", f"{len(failed)} failures: {names_of}")
 
 
 def _chosen(variants: Variants, only: Sequence[str]) -> list[str]:
@@ -103,8 +122,10 @@ def table(scores: dict[str, dict[int, dict[str, Any]]]) -> str:
     lines.append("|---" * (len(COLUMNS) + 2) + "|")
     for name, runs in scores.items():
         good = sum(not failures(run) for run in runs.values())
-        cells = [cell([run[c] for run in runs.values() if c in run]) for c in COLUMNS]
-        lines.append(f"| {name} | {good} of {len(runs)} | {' | '.join(cells)} |")
+        ended = [run for run in runs.values() if run]
+        failed = f" ({len(runs) - len(ended)} failed)" if len(ended) < len(runs) else ""
+        cells = [cell([run.get(c) for run in ended]) for c in COLUMNS]
+        lines.append(f"| {name} | {good} of {len(runs)}{failed} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -1,8 +1,9 @@
 """Train a preset with several seeds and count successes: ``python scripts/seeds.py quick``.
 
 Each seed is a separate run, which is trained and evaluated on held-out scenes. Existing runs are
-resumed, or only read if they are complete. The table shows the scores of each run with their
-median and range, and the number of successes (:mod:`econ_pyro.evaluation.success_criteria`).
+resumed, or only read if they are complete; they have to be of the same options. The table shows
+the scores of each run with their median and range, and the number of successes
+(:mod:`econ_pyro.evaluation.success_criteria`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,17 @@ from econ_pyro.accel import cpu_cores
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.success_criteria import table
 from econ_pyro.files import storage
-from econ_pyro.training import child_runs
+from econ_pyro.scripts import svi_train
+from econ_pyro.training import checkpoint, child_runs
 from econ_pyro.training.child_runs import ChildProcesses
+from econ_pyro.training.run_config import RunConfig, read_config
 
 DONE = "held-out.json"
-OPTIONS = "options"
-"""Key of the preset and the options in that file."""
+ASKED = "n"
+"""Key of the number of scenes that were asked for in that file."""
+NOTE = "training"
+"""Key of what is to be said of a training that was stopped early."""
+MAX_SHOWN = 5  # options of a configuration in an error message
 
 
 @dataclass(frozen=True)
@@ -62,14 +68,15 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     parsed = tyro.cli(Args, args=args, description=__doc__)
     cli.check_preset(parsed.preset)
-    seeds, options = child_runs.parse_seeds(parsed.seeds), tuple(parsed.options.split())
+    seeds = child_runs.parse_seeds(parsed.seeds)
+    options = tuple(child_runs.words_of(parsed.options, "--options"))
     label = cli.label(parsed.preset)
     runs = [SeedRun(parsed.preset, s, parsed.out / f"{label}-seed-{s}", options) for s in seeds]
     scores = dict(zip(seeds, train_all(runs, parsed.jobs, parsed.n), strict=True))
     print(table(scores, extra=("visible_iou", "oca", "minutes")))
     for seed, score in scores.items():
-        if "training" in score:
-            print(f"seed {seed}: {score['training']}")
+        if note := score.get(NOTE):
+            print(f"seed {seed}: {note}")
 
 
 def train_all(
@@ -84,13 +91,14 @@ def train_all(
         tolerant: whether a run that fails is reported, and has no scores; else it stops all.
 
     Returns:
-        Scores of each run, and ``minutes``; ``training`` says where a run was stopped early.
+        Scores of each run, and ``minutes``; :data:`NOTE` says where a run was stopped early.
 
     Raises:
-        EconError: a run failed, or was trained with other options.
+        EconError: the options are wrong, a run has another configuration, or one failed.
     """
     errors.check_positive("--jobs", jobs)
     errors.check_positive("--n", n)
+    check_same(runs)
     children = ChildProcesses(cpu_cores.available_cores() // jobs)
 
     def scores_of(run: SeedRun) -> dict[str, Any]:
@@ -113,45 +121,74 @@ def train_all(
             raise
 
 
+def check_same(runs: Sequence[SeedRun]) -> None:
+    """Check the options of runs, and that those that exist were begun with the same configuration.
+
+    Raises:
+        EconError: an option is wrong, or a run has another configuration.
+    """
+    planned = dict[tuple[str, ...], RunConfig]()
+    for run in runs:
+        arguments = run.preset, *run.options
+        if arguments not in planned:
+            planned[arguments] = svi_train.planned(arguments)
+        if not (run.folder / checkpoint.CONFIG).exists():
+            continue
+        wanted, found = planned[arguments], read_config(run.folder)
+        wanted = wanted._replace(config=replace(wanted.config, seed=run.seed))
+        own, other = _as_options(wanted), _as_options(found)
+        differing = [name for name in own | other if own.get(name) != other.get(name)]
+        if differing:
+            raise EconError(
+                f"the configuration of {run.folder}, {_listed(other, differing)}",
+                _listed(own, differing),
+                "give the same options, delete that folder, or choose another --out",
+            )
+
+
+def _as_options(recorded: RunConfig) -> dict[str, Any]:
+    """What a run is trained with, by option."""
+    data = recorded._replace(data=recorded.data and recorded.data.absolute())._asdict()
+    data["init_experts"] = [*data["init_experts"]]
+    return cli.options(data.pop("config")) | {f"--{name}": value for name, value in data.items()}
+
+
+def _listed(values: dict[str, Any], names: Sequence[str]) -> str:
+    shown = [f"{name} {values[name]}" for name in names if name in values][:MAX_SHOWN]
+    return ", ".join(shown) or "none of its options"
+
+
+def complete(run: SeedRun, n: int) -> dict[str, Any] | None:
+    """The scores of a complete run on so many scenes; None of another.
+
+    Raises:
+        EconError: they are damaged.
+    """
+    path = run.folder / DONE
+    if not path.exists():
+        return None
+    scores = storage.read_json(path)
+    asked = scores.pop(ASKED, scores.get("scenes"))
+    _check_scores(scores, path)
+    return scores if asked == n else None
+
+
 def _train(run: SeedRun, n: int, children: ChildProcesses) -> dict[str, Any]:
-    """Train and evaluate one run in child processes, unless that has been done."""
-    folder, done = run.folder, run.folder / DONE
-    if not done.exists():
-        here = Path(__file__).parent
+    """Train and evaluate one run in child processes, as far as that has not been done."""
+    if (scores := complete(run, n)) is not None:
+        return scores
+    folder, here = run.folder, Path(__file__).parent
+    if not (folder / DONE).exists():
         train = [str(here / "svi_train.py"), run.preset, "--seed", str(run.seed)]
         train += ["--run", str(folder), *run.options, *child_runs.resume_options(folder)]
         children.call(train, folder)
-        children.call([str(here / "evaluate.py"), str(folder), "--n", str(n)], folder)
-        minutes = child_runs.minutes_of(folder)
-        training = storage.read_json(folder / "evaluation.json").get("training")
-        short = {"training": training} if isinstance(training, str) else {}
-        scores = {**_held_out(folder / "evaluation.json"), "minutes": minutes, **short}
-        stored = {**scores, OPTIONS: [run.preset, *run.options]}
-        storage.write_json(done, stored, checksum=True)
-    scores = storage.read_json(done)
-    _check_options(run, scores.pop(OPTIONS, None))
-    _check_scores(scores, done)
+    children.call([str(here / "evaluate.py"), str(folder), "--n", str(n)], folder)
+    minutes = child_runs.minutes_of(folder)
+    training = storage.read_json(folder / "evaluation.json").get(NOTE)
+    short = {NOTE: training} if isinstance(training, str) else {}
+    scores = {**_held_out(folder / "evaluation.json"), "minutes": minutes, **short}
+    storage.write_json(folder / DONE, {**scores, ASKED: n}, checksum=True)
     return scores
-
-
-def _check_options(run: SeedRun, before: Any) -> None:
-    """Check that a complete run was trained with the options that are given, if any are.
-
-    Raises:
-        EconError: it was trained with others.
-    """
-    given = [run.preset, *run.options]
-    if not run.options or not isinstance(before, list) or before == given:
-        return
-    same = 0  # what both begin with is not worth reading
-    while same < min(len(before), len(given)) and before[same] == given[same]:
-        same += 1
-    was, now = (" ".join(map(str, words[same:])) or "nothing more" for words in (before, given))
-    raise EconError(
-        f"the options with which {run.folder} was trained ({was})",
-        now,
-        "give these, or another --out",
-    )
 
 
 def _held_out(path: Path) -> dict[str, Any]:
@@ -169,7 +206,7 @@ def _held_out(path: Path) -> dict[str, Any]:
 
 
 def _check_scores(scores: dict[str, Any], path: Path) -> None:
-    numbers = {name: v for name, v in scores.items() if name != "training"}
+    numbers = {name: v for name, v in scores.items() if name != NOTE}
     if not all(v is None or isinstance(v, int | float) for v in numbers.values()):
         raise EconError(f"numbers as scores in {path}", "others", "delete it and start again")
 

@@ -185,6 +185,17 @@ def _recorded(parsed: TrainArgs, run: Path, config: Config) -> RunConfig:
     )
 
 
+def planned(args: Sequence[str]) -> RunConfig:
+    """What ``config.json`` of a new run says, by its command line.
+
+    Raises:
+        EconError: the command line is wrong.
+    """
+    parsed = cli.of_preset(TrainArgs, args, __doc__)
+    run = parsed.run or Path()
+    return _recorded(parsed, run, _resolve(parsed, run, _initial_experts(parsed)))
+
+
 def open_recorded(recorded: RunConfig, strict: bool = False) -> Split:
     """Training and validation images."""
     config, data, fit, limit, _, resample = recorded

@@ -152,15 +152,23 @@ def parse_json(text: bytes | str, where: str) -> Any:
         where: source of the text, for the error message.
 
     Raises:
-        EconError: the text is not JSON, is nested too deeply, or has a number of thousands of
-            digits.
+        EconError: the text is not JSON, is nested too deeply, has a number of thousands of
+            digits, or an object with two fields of one name.
     """
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_object)
     except RecursionError:
         raise EconError(f"JSON in {where}", "lists or objects nested too deep") from None
     except ValueError as error:  # including UnicodeDecodeError and JSONDecodeError
         raise EconError(f"JSON in {where}", f"a damaged file ({first_line(error)})") from None
+
+
+def _object(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(fields)
+    if len(found) < len(fields):
+        names = [name for name, _ in fields]
+        raise ValueError(f"{max(names, key=names.count)!r} twice in an object")
+    return found
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -28,7 +28,7 @@ from econ_pyro.training.format1 import upgraded_expert, upgraded_weights
 FORMAT_FIELD = "config_format"  # "format" is safetensors' own: pt
 NETWORKS = ("decoder", "attention", "encoder")
 # options that only set the initial weights, so that they may differ between experts of a model
-INITIAL_ONLY = {"attention.bias", "shape_bias", "attention.place_weight"}
+INITIAL_ONLY = {"attention.bias", "shape_bias", "attention.place_weight", "kaiming"}
 
 
 @dataclass(frozen=True)

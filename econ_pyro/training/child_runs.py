@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from econ_pyro import errors
 from econ_pyro.accel import cpu_cores
@@ -19,10 +20,14 @@ from econ_pyro.training import checkpoint
 
 MAX_SEEDS = 10_000
 """Maximum number of seeds in a range."""
+OWN = ("--run", "--resume", "--overwrite", "--until", "--dry-run", "--seed", "--help", "-h")
+"""Options of ``svi_train.py`` that are set for each run, or train nothing."""
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
+"""Exit statuses of a script that was stopped."""
 
 
 class ChildError(EconError):
-    """A child process failed."""
+    """A child process failed, of itself; not one that was stopped."""
 
 
 class ChildProcesses:
@@ -46,6 +51,7 @@ class ChildProcesses:
 
         Raises:
             ChildError: the script failed.
+            EconError: it was stopped.
         """
         environment = {**os.environ, cpu_cores.THREADS_VARIABLE: str(self._cores)}
         log = log_of(run)
@@ -56,7 +62,8 @@ class ChildProcesses:
             last = log.read_text().strip().splitlines()[-1:]
             name = Path(command[0]).name
             got = f"status {code}: {''.join(last)}"
-            raise ChildError(f"{name} to end well", got, f"see {log}")
+            kind = EconError if code in STOPPED else ChildError
+            raise kind(f"{name} to end well", got, f"see {log}")
 
     def stop(self) -> None:
         """Terminate all processes."""
@@ -94,6 +101,30 @@ def minutes_of(run: Path) -> float | None:
     """Minutes that a run was trained; None if it does not say."""
     seconds = [row.get("seconds") for row in checkpoint.read_metrics(run / checkpoint.METRICS)]
     return seconds[-1] / 60 if seconds and seconds[-1] is not None else None
+
+
+def words_of(options: Any, where: str, own: Sequence[str] = OWN) -> list[str]:
+    """The words of options of ``svi_train.py`` that are given as one text.
+
+    Args:
+        options: the text.
+        where: it comes from, for error messages.
+        own: options that may not be among them.
+
+    Raises:
+        EconError: it is no text, a quote is not closed, or it has one of those options.
+    """
+    if not isinstance(options, str) or not options.isprintable():
+        raise EconError(f"text as options in {where}", errors.describe(options))
+    try:
+        words = shlex.split(options)
+    except ValueError as error:
+        raise EconError(f"options in {where}", f"{options!r} ({error})") from None
+    if taken := [w for w in words if w.split("=")[0].replace("_", "-") in own]:
+        raise EconError(
+            f"options in {where} that are not set by this command itself", taken[0], "leave it out"
+        )
+    return words
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -21,14 +21,13 @@ is no option: it chooses one of several sets of parameters, each with the same p
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from econ_pyro import limits
 from econ_pyro.errors import EconError, describe, did_you_mean
 from econ_pyro.files import untrusted
+from econ_pyro.training import child_runs
 from econ_pyro.training.search_space import (
     SPACES,
     Cases,
@@ -43,9 +42,8 @@ from econ_pyro.training.search_space import (
 MAX_PARAMETERS = 100
 FIXED = ("scenes.", "model.size", "model.sigma-x", "train.steps", "train.valid-scenes", "seed")
 """Options that change the data, the likelihood or the budget: ELBOs would not be comparable."""
-OWN = ("--run", "--resume", "--overwrite", "--until", "--steps", "--train.steps", "--minutes",
-       "--train.minutes", "--dry-run", "--device", "--seed")  # fmt: skip
-"""Options that the search sets itself."""
+OWN = ("--steps", "--train.steps", "--minutes", "--train.minutes", "--device")
+"""Further options that the search sets itself."""
 
 
 def read_space(name: str) -> Space:
@@ -79,7 +77,7 @@ def parse(value: Any, where: str) -> Space:
     preset, options = value["preset"], value.get("options", "")
     if not isinstance(preset, str):
         raise EconError(f"text as preset in {where}", describe(preset))
-    words_of(options, where, OWN)
+    child_runs.words_of(options, where, (*child_runs.OWN, *OWN))
     parameters = _parameters(value["parameters"], where, inner=False)
     if not 1 <= len(parameters) <= MAX_PARAMETERS:
         raise EconError(f"1 to {MAX_PARAMETERS} parameters in {where}", str(len(parameters)))
@@ -181,30 +179,6 @@ def _check_alike(space: Space, where: str) -> None:
             alike = first == parameter
         if first is not parameter and not alike:
             raise EconError(f"one kind of range or the same choices for {name} in {where}", "two")
-
-
-def words_of(options: Any, where: str, own: Sequence[str]) -> list[str]:
-    """The words of options as one text.
-
-    Args:
-        options: the text.
-        where: name of the file, for error messages.
-        own: options that who reads the file sets itself.
-
-    Raises:
-        EconError: it is no text, a quote is not closed, or it has one of those options.
-    """
-    if not isinstance(options, str):
-        raise EconError(f"text as options in {where}", describe(options))
-    try:
-        words = shlex.split(options)
-    except ValueError as error:
-        raise EconError(f"options in {where}", f"{options!r} ({error})") from None
-    if taken := [w for w in words if w.split("=")[0].replace("_", "-") in own]:
-        raise EconError(
-            f"options in {where} that are not set by this command itself", taken[0], "leave it out"
-        )
-    return words
 
 
 def check_object(value: Any, where: str, needed: set[str], optional: set[str]) -> None:

@@ -26,11 +26,11 @@ from typing import Any
 from econ_pyro import presets
 from econ_pyro.errors import EconError, describe, did_you_mean
 from econ_pyro.files import untrusted
-from econ_pyro.training.space_file import check_object, words_of
+from econ_pyro.files.folder_names import safe_name
+from econ_pyro.training.child_runs import words_of
+from econ_pyro.training.space_file import check_object
 
 MAX_VARIANTS = 100
-OWN = ("--run", "--resume", "--overwrite", "--until", "--dry-run", "--seed")
-"""Options that are set for each run."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Variants:
     @staticmethod
     def folder(name: str) -> str:
         """A variant's name, as part of a folder's name."""
-        return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        return safe_name(re.sub(r"[^\w.-]+", "-", name.lower()).strip("-"))
 
 
 # ``paper-*`` at the size of ``quick``
@@ -83,8 +83,9 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     }
     for data, steps in (("unique-colours", 1000), ("random-colours", 2000))
 }
-"""From the paper's presets, at the size of ``quick``, to the ``learnt-`` ones, which the last
-variant is but for its number of steps and, of random colours, its corrupted images."""
+"""From the paper's presets, with networks and batches of the size of ``quick``, to learnt
+attention. The last variant of unique colours is ``learnt-unique-colours``. That of random colours
+has clean images, fewer steps and none of the lessons that ``learnt-random-colours`` adds."""
 
 
 def read_variants(name: str) -> Variants:
@@ -122,16 +123,18 @@ def parse(value: Any, where: str) -> Variants:
     if not isinstance(given, dict) or not 1 <= len(given) <= MAX_VARIANTS:
         expected = f"an object of 1 to {MAX_VARIANTS} variants in {where}"
         raise EconError(expected, describe(given))
-    common, found = words_of(value.get("options", ""), where, OWN), dict[str, tuple[str, ...]]()
+    common, found = words_of(value.get("options", ""), where), dict[str, tuple[str, ...]]()
     folders = dict[str, str]()
     for name, options in given.items():
         folder = Variants.folder(name)
-        if not folder or folder in folders:
-            other = f"{name!r} beside {folders[folder]!r}" if folder else repr(name)
-            raise EconError(f"names of variants in {where} that differ in letters and digits",
-                            other)  # fmt: skip
+        if not name.isprintable() or "|" in name:
+            expected = f"names of variants in {where} on one line and without |, for a table"
+            raise EconError(expected, describe(name))
+        if folder in folders:
+            expected = f"names of variants in {where} that give folders of different names"
+            raise EconError(expected, f"{folder} of {folders[folder]!r} and of {name!r}")
         folders[folder] = name
-        found[name] = (*common, *words_of(options, f"{name!r} of {where}", OWN))
+        found[name] = (*common, *words_of(options, f"{name!r} of {where}"))
         if cumulative:
             common = list(found[name])
     return Variants(presets.ALIASES.get(preset, preset), found)

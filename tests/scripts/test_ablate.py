@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from econ_pyro.errors import EconError
 from econ_pyro.scripts.ablate import table
 from econ_pyro.training.child_runs import ChildError, ChildProcesses
 from helpers.scripts import TINY_ARGS, fails, script
@@ -32,6 +33,10 @@ def variants(tmp_path, monkeypatch):
     return path, value, called
 
 
+def write(path, value, **changes):
+    path.write_text(json.dumps(value | changes))
+
+
 def test_variants_are_trained_once_and_compared(variants, tmp_path, capsys):
     path, value, called = variants
     out = tmp_path / "out"
@@ -41,33 +46,87 @@ def test_variants_are_trained_once_and_compared(variants, tmp_path, capsys):
     trained = [run for name, run in called if name == "svi_train"]
     assert trained == [f"{v}-seed-{s}" for s in (1, 2) for v in ("all-of-it", "no-whitening")]
     assert "| All of it | 0 of 2 |" in first and "| no whitening | 0 of 2 |" in first
-    assert (out / "variants.md").read_text() == first
-    stored = json.loads((out / "variants.json").read_text())
-    assert set(stored["no whitening"]) == {"1", "2"} and "options" not in stored["All of it"]["1"]
+    assert (out / "table.md").read_text() == first
+    stored = json.loads((out / "scores.json").read_text())
+    assert set(stored["no whitening"]) == {"1", "2"}
     configs = [json.loads((out / f"{v}-seed-2" / "config.json").read_text())["config"]
                for v in ("all-of-it", "no-whitening")]  # fmt: skip
     assert [c["recipe"]["whitening"] for c in configs] == [True, False]
-    script("ablate", *options, "--only", "no whitening")
-    assert "All of it" not in capsys.readouterr().out
-    assert len(called) == 8  # nothing more: 4 trained, 4 evaluated
+    # variants that are left out keep their rows, a further one is trained, nothing else is
+    further = value["variants"] | {"No occlusion": "--recipe.occlusion 0"}
+    write(path, value, variants=further)
+    script("ablate", *options, "--only", "No occlusion")
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert rows[:2] == first.splitlines()[2:] and rows[2].startswith("| No occlusion | 0 of 2 |")
+    assert len(called) == 12  # 6 trained, 6 evaluated
     unknown = fails(capsys, "ablate", *options, "--only", "no whitenin")
     assert "did you mean no whitening" in unknown
-    value["options"] += " --train.lr 1e-3"
-    path.write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"preset": "unique-colours"}, "got --model.expert.attention.patch 1"),
+        ({"variants": {"All of it": "", "no whitening": ""}}, "got --recipe.whitening True"),
+        ({"variants": {"All of it": "--train.lr 1e-3"}}, "0.002, got --train.lr 0.001"),
+    ],
+)
+def test_runs_of_another_configuration_are_refused_before_any_is_trained(
+    variants, tmp_path, capsys, changes, words
+):
+    path, value, called = variants
+    options = [path, "--seeds", "1", "--n", 8, "--out", tmp_path / "out"]
+    script("ablate", *options, "--only", "no whitening")
+    # as a run that was stopped, of which nothing but this is known
+    stopped = tmp_path / "out" / "all-of-it-seed-1"
+    stopped.mkdir()
+    config = json.loads((tmp_path / "out" / "no-whitening-seed-1" / "config.json").read_text())
+    config["config"]["recipe"]["whitening"], config["config"]["seed"] = True, 1
+    del config["sha256"]
+    (stopped / "config.json").write_text(json.dumps(config))
+    before = len(called)
+    write(path, value, **changes)
     error = fails(capsys, "ablate", *options)
-    assert "all-of-it-seed-1 was trained (nothing more), got --train.lr 1e-3: give" in error
+    assert words in error and "--out" in error and len(called) == before
+
+
+def test_wrong_options_are_reported_before_any_run_is_trained(variants, tmp_path, capsys):
+    path, value, called = variants
+    write(path, value, variants={"a": "", "b": "--recipe.wihtening"})
+    error = fails(capsys, "ablate", path, "--out", tmp_path / "out")
+    assert "--recipe.wihtening" in error and "did you mean --recipe.whitening?" in error
+    assert not called
 
 
 def test_a_run_that_fails_counts_and_the_others_go_on(variants, tmp_path, capsys):
     path, value, called = variants
-    value["variants"] = {"diverges": "", "all of it": ""}
-    path.write_text(json.dumps(value))
-    script("ablate", path, "--seeds", "1", "--n", 8, "--out", tmp_path / "out")
-    out, err = capsys.readouterr()
-    assert "warning: diverges-seed-1: expected svi_train.py to end well" in err
-    row = next(line for line in out.splitlines() if "diverges" in line)
-    assert row.startswith("| diverges | 0 of 1 | - | - |")
-    assert "| all of it | 0 of 1 | " in out and ("svi_train", "all-of-it-seed-1") in called
+    write(path, value, variants={"diverges": "", "all of it": ""})
+    error = fails(capsys, "ablate", path, "--seeds", "1", "--n", 8, "--out", tmp_path / "out")
+    assert error == "error: expected 2 runs to end well, got 1 failures: diverges-seed-1"
+    rows = (tmp_path / "out" / "table.md").read_text().splitlines()[2:]
+    assert rows[0].startswith("| diverges | 0 of 1 (1 failed) | - | - |")
+    assert rows[1].startswith("| all of it | 0 of 1 | ") and "failed" not in rows[1]
+    assert ("svi_train", "all-of-it-seed-1") in called
+
+
+def test_a_stop_is_no_failure(variants, tmp_path, capsys, monkeypatch):
+    path, value, _ = variants
+
+    def stopped(self, command, run):
+        raise EconError("svi_train.py to end well", "status 143: stopped")
+
+    monkeypatch.setattr(ChildProcesses, "call", stopped)
+    error = fails(capsys, "ablate", path, "--seeds", "1", "--out", tmp_path / "out")
+    assert "status 143" in error and not (tmp_path / "out" / "table.md").exists()
+
+
+@pytest.mark.parametrize(("code", "kind"), [(1, ChildError), (130, EconError), (143, EconError)])
+def test_children_that_were_stopped_are_told_from_those_that_failed(tmp_path, code, kind):
+    script = tmp_path / "ends.py"
+    script.write_text(f"raise SystemExit({code})")
+    with pytest.raises(EconError, match=f"status {code}") as error:
+        ChildProcesses(1).call([str(script)], tmp_path / "run")
+    assert type(error.value) is kind
 
 
 def test_table_counts_successes():
@@ -75,4 +134,5 @@ def test_table_counts_successes():
     bad = {**good, "amodal_iou": 0.5}
     lines = table({"one": {0: good, 1: bad, 2: {}}}).splitlines()
     assert lines[0].startswith("| variant | success | ARI | ARI-FG | visible IoU | amodal IoU |")
-    assert lines[2].startswith("| one | 1 of 3 | - | 0.990 (0.990 to 0.990) | - | 0.725 (0.500 ")
+    row = "| one | 1 of 3 (1 failed) | not defined | 0.990 (0.990 to 0.990) | not defined | 0.725 "
+    assert lines[2].startswith(row)

@@ -544,15 +544,46 @@ def test_seeds_are_trained_once_and_counted(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(ChildProcesses, "call", call)
     options = ["quick", "--seeds", "3", "--out", tmp_path, "--n", 8, "--jobs", 2]
-    script("seeds", *options, "--options=" + " ".join([*TINY_ARGS, "--steps 2"]))
+    tiny = " ".join([*TINY_ARGS, "--steps 2"])
+    script("seeds", *options, f"--options={tiny}")
     first = capsys.readouterr().out
     assert "| 3 |" in first and "0 of 1" in first
-    script("seeds", *options)  # all there
+    reordered = " ".join(["--steps=2", *TINY_ARGS])
+    script("seeds", *options, f"--options={reordered}")  # all there
     assert capsys.readouterr().out == first
+    error = fails(capsys, "seeds", *options, f"--options={tiny} --recipe.no-whitening")
+    assert f"the configuration of {tmp_path}/quick-seed-3, --recipe.whitening True" in error
+    assert "got --recipe.whitening False: give the same options, delete that folder" in error
+    assert "got --" in fails(capsys, "seeds", *options)  # quick itself is another
     assert "--seeds" not in fails(capsys, "seeds", "quick", "--seeds", "a-b", "--out", tmp_path)
-    bad = ["--seeds", "4", "--out", tmp_path, "--options=--train.batch 0"]
+    for bad, words in [
+        ("--train.batch 0", "train.batch"),
+        ("--seed 4", "got --seed"),
+        ("'", "No closing"),
+        ("--train.lrr 1", "did you mean --train.lr?"),
+    ]:
+        error = fails(capsys, "seeds", "quick", "--out", tmp_path, f"--options={bad}")
+        assert words in error and not (tmp_path / "quick-seed-0.log").exists()
+    bad = ["--seeds", "4", "--out", tmp_path, "--options=--data nowhere"]
     error = fails(capsys, "seeds", "quick", *bad)
-    assert "svi_train.py" in error and "train.batch" in error and "quick-seed-4.log" in error
+    assert "svi_train.py" in error and "nowhere" in error and "quick-seed-4.log" in error
+
+
+def test_scores_of_another_number_of_scenes_are_measured_again(tmp_path, capsys, monkeypatch):
+    called = []
+
+    def call(self, command, run):
+        called.append(Path(command[0]).stem)
+        with contextlib.redirect_stdout(io.StringIO()):
+            script(called[-1], *command[1:])
+
+    monkeypatch.setattr(ChildProcesses, "call", call)
+    tiny = " ".join([*TINY_ARGS, "--steps 2"])
+    for n in (4, 6, 6):
+        script("seeds", "quick", "--seeds", 0, "--out", tmp_path, "--n", n, f"--options={tiny}")
+        stored = json.loads((tmp_path / "quick-seed-0" / "held-out.json").read_text())
+        assert stored["scenes"] == stored["n"] == n
+    assert called == ["svi_train", "evaluate", "evaluate"]
 
 
 def test_a_kind_may_need_options_that_follow(capsys):

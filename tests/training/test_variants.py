@@ -36,7 +36,11 @@ def test_cumulative_variants_have_the_options_of_those_before():
 
 
 def test_names_become_names_of_folders():
-    assert Variants.folder("beta 1, gamma 0.5 to 1") == "beta-1-gamma-0-5-to-1"
+    names = {
+        "beta 1, gamma 0.5 to 1": "beta-1-gamma-0.5-to-1", "bias -1": "bias--1", "γ 1": "γ-1",
+        "a/b": "a-b", "..": "image", "CON": "_con",
+    }  # fmt: skip
+    assert {name: Variants.folder(name) for name in names} == names
 
 
 @pytest.mark.parametrize(
@@ -53,8 +57,12 @@ def test_names_become_names_of_folders():
         (variants(variants={"a": "--seed 3"}), "got --seed: leave it out"),
         (variants(options="--run x"), "got --run: leave it out"),
         (variants(variants={"a": "'"}), "No closing quotation"),
-        (variants(variants={"A, b": "", "a b": ""}), "got 'a b' beside 'A, b'"),
-        (variants(variants={"?": ""}), "differ in letters and digits, got '?'"),
+        (variants(variants={"A, b": "", "a b": ""}), "got a-b of 'A, b' and of 'a b'"),
+        (variants(variants={"a | b": ""}), "on one line and without |, for a table, got 'a | b'"),
+        (variants(variants={"a\nb": ""}), "on one line"),
+        (variants(variants={"\ud800": ""}), "on one line"),
+        (variants(options="--data \0"), "text as options in mine.json"),
+        (variants(options="--help"), "got --help: leave it out"),
     ],
 )
 def test_what_is_no_variants(value, message):
