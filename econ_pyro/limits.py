@@ -58,6 +58,7 @@ COMPETITION: dict[str, Bounds] = {
     "refine_steps": (0, 1000),
     "outliers": (0.0, 0.5),
     "layer_covariance": (0.0, 1.0),
+    "covariance_floor": (1e-3, 1.0),
     "feature_weight": (0.0, 1.0),
     "depth_order_from": (None, MAX_COUNT),
 }

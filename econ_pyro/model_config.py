@@ -240,6 +240,10 @@ class _Competition:
     """If above 0, refining estimates the covariance of the colours of each layer's pixels in each
     image, as if some more pixels had this standard deviation, in units of white: for objects and
     grounds with patterns; with background_noise, for objects alone."""
+    covariance_floor: float = 0.02
+    """Standard deviation that is added to these covariances in any direction of colours, in units
+    of white. With model.sigma-x, a layer without a pattern counts as it does without them: for
+    images of which some have patterns, or are corrupted."""
     feature_weight: float = 0.0
     """How much refining counts the features by which attention groups pixels, beside colours: for
     attention that has learnt to, and objects that are not drawn in their colours."""

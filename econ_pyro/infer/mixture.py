@@ -42,7 +42,6 @@ from econ_pyro.infer.depth_order import log_likelihood, only
 
 BEFOREHAND = 50.0  # pixels that count for the common noise when the background's is estimated
 PRIOR = 20.0  # likewise, of a layer's covariance
-LEAST = 0.02**2  # variance in any direction of colours: noise and edges, which no pattern has
 FACTORS = (0.01, 4.0)  # least and largest variance of the background over the common one
 WIDE = 2.5  # standard deviations of a pixel: a layer's colour may be so far from what is drawn
 
@@ -59,6 +58,9 @@ class Mixture:
     """Standard deviation of the PRIOR pixels with which the covariance of each layer's pixels is
     estimated in each image, but of the last layer's if its variance is; 0: all have the common
     noise."""
+    floor: float = 0.02
+    """Standard deviation that is added to that covariance in any direction of colours: noise and
+    edges, which are no pattern."""
     feature_weight: float = 0.0
     """Of the pixels' features beside their colours."""
     features: Tensor | None = None
@@ -73,7 +75,7 @@ class Mixture:
             noise: of the pixels.
         """
         if self.covariance:
-            errors = _at_own_covariance(d, mean, noise, self.covariance)
+            errors = _at_own_covariance(d, mean, noise, self.covariance, self.floor)
         else:
             errors = pixel_errors(d.image, mean, noise)
         if self.background_noise:
@@ -119,7 +121,7 @@ def _at_own_noise(errors: Tensor, region: Tensor) -> Tensor:
 
 
 def _at_own_covariance(
-    d: Decomposition, mean: Tensor, noise: PixelNoise, deviation: float
+    d: Decomposition, mean: Tensor, noise: PixelNoise, deviation: float, floor: float
 ) -> Tensor:
     """Errors of layers at the covariance of their own pixels, ``(B, T, 1, H, W)``.
 
@@ -128,12 +130,13 @@ def _at_own_covariance(
         mean: appearances, ``(B, T, 3, H, W)``.
         noise: on whose scale errors are.
         deviation: of PRIOR more pixels.
+        floor: deviation that is added in any direction.
     """
     off = (d.image[:, None] - mean).flatten(3)  # (B, T, 3, N)
     own, identity = off.detach(), torch.eye(3).to(off)
     weight = d.region.flatten(3).detach()  # (B, T, 1, N)
     scatter = (weight * own) @ own.mT + PRIOR * deviation**2 * identity
-    covariance = scatter / (weight.sum(3, keepdim=True) + PRIOR) + LEAST * identity
+    covariance = scatter / (weight.sum(3, keepdim=True) + PRIOR) + floor**2 * identity
     # Cholesky's method, channel by channel: no ONNX operator does it
     errors, rest = off.new_zeros(()), off
     for _ in range(3):

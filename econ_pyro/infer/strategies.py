@@ -59,6 +59,7 @@ def decomposition_of(config: Config, slots: int, evidence: bool, refine: bool) -
             options.outliers,
             options.background_noise,
             options.layer_covariance,
+            options.covariance_floor,
             options.feature_weight,
         ),
         divide=options.refine_division,

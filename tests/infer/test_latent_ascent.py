@@ -59,6 +59,7 @@ def test_one_layer_goes_to_the_mode_of_its_posterior():
     [
         ("background_noise", True, Mixture(background_noise=True)),
         ("layer_covariance", 0.05, Mixture(covariance=0.05)),
+        ("covariance_floor", 0.1, Mixture(floor=0.1)),
     ],
 )
 def test_options_say_how_decomposing_refines_and_a_start_does_less(
@@ -86,7 +87,7 @@ def test_options_say_how_decomposing_refines_and_a_start_does_less(
     mixtures.clear()
     with pytest.raises(EconError, match="objects that touch"):  # noise has none
         econ.initialise(lambda n: images)
-    assert not seen and mixtures == {Mixture()}
+    assert not seen and mixtures == {Mixture(floor=mixture.floor)}  # of no covariance
     Econ(changed(econ.config, model__competition__refine_steps=0)).decompose(images)
     assert not seen
 

@@ -12,7 +12,6 @@ from econ_pyro.infer.joint_competition import JointCompetition
 from econ_pyro.infer.mixture import (
     BEFOREHAND,
     FACTORS,
-    LEAST,
     PRIOR,
     Mixture,
     corrected_errors,
@@ -104,24 +103,35 @@ def striped(angle):
     return replace(d, image=image[None], mean=mean, shape=torch.full_like(d.shape, 0.5))
 
 
-def covariance_of(off, region):
+def covariance_of(off, region, floor=0.02):
     """Of an image's pixels ``(3, N)`` by their weights, with the prior of a deviation of 0.05."""
     weight = region.flatten()
     scatter = (weight * off) @ off.mT + PRIOR * 0.05**2 * torch.eye(3).double()
-    return scatter / (weight.sum() + PRIOR) + LEAST * torch.eye(3).double()
+    return scatter / (weight.sum() + PRIOR) + floor**2 * torch.eye(3).double()
 
 
-def test_each_layers_covariance_is_that_of_its_pixels():
+@pytest.mark.parametrize("floor", [0.02, 0.1])
+def test_each_layers_covariance_is_that_of_its_pixels(floor):
     d = striped(0.5)
     region = 0.8 * d.region + 0.1  # soft
     d = replace(d, region=region)
-    found = Mixture(covariance=0.05).errors(d, d.mean, PIXEL_NOISE)
+    found = Mixture(covariance=0.05, floor=floor).errors(d, d.mean, PIXEL_NOISE)
     for t in (0, 1):
         off = (d.image[0] - d.mean[0, t]).flatten(1)
-        covariance = covariance_of(off, region[0, t])
+        covariance = covariance_of(off, region[0, t], floor)
         normal = torch.distributions.MultivariateNormal(off.new_zeros(3), covariance)
         expected = -normal.log_prob(off.mT) - 1.5 * math.log(2 * math.pi * SIGMA**2)
         torch.testing.assert_close(found[0, t].flatten(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_without_a_pattern_the_floor_is_the_noise():
+    d = on_noise(0.0)
+    image = (d.region * d.mean).sum(1)  # as it is drawn
+    d = replace(d, image=image, region=d.region.round())
+    found = Mixture(covariance=1e-4, floor=SIGMA).errors(d, d.mean, PIXEL_NOISE)
+    inside = d.region > 0.5
+    plain = pixel_errors(image, d.mean, PIXEL_NOISE)
+    torch.testing.assert_close(found[inside], plain[inside], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.7, 1.5])
