@@ -72,6 +72,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options = tuple(child_runs.words_of(parsed.options, "--options"))
     label = cli.label(parsed.preset)
     runs = [SeedRun(parsed.preset, s, parsed.out / f"{label}-seed-{s}", options) for s in seeds]
+    check_same(runs)
     scores = dict(zip(seeds, train_all(runs, parsed.jobs, parsed.n), strict=True))
     print(table(scores, extra=("visible_iou", "oca", "minutes")))
     for seed, score in scores.items():
@@ -85,7 +86,7 @@ def train_all(
     """Train and evaluate runs, in child processes. Complete ones are only read.
 
     Args:
-        runs: the runs.
+        runs: the runs, which :func:`check_same` has checked.
         jobs: number of runs at a time, among which the CPU cores are divided.
         n: number of held-out scenes.
         tolerant: whether a run that fails is reported, and has no scores; else it stops all.
@@ -94,11 +95,10 @@ def train_all(
         Scores of each run, and ``minutes``; :data:`NOTE` says where a run was stopped early.
 
     Raises:
-        EconError: the options are wrong, a run has another configuration, or one failed.
+        EconError: a run failed, or its scores are damaged.
     """
     errors.check_positive("--jobs", jobs)
     errors.check_positive("--n", n)
-    check_same(runs)
     children = ChildProcesses(cpu_cores.available_cores() // jobs)
 
     def scores_of(run: SeedRun) -> dict[str, Any]:
