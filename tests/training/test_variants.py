@@ -71,6 +71,13 @@ def test_what_is_no_variants(value, message):
     assert message in str(error.value)
 
 
+def test_two_variants_of_one_name(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"preset": "quick", "variants": {"a": "", "b": "", "a": "--steps 3"}}')
+    with pytest.raises(EconError, match="JSON in .*mine.json, got .*'a' twice in an object"):
+        read_variants(str(path))
+
+
 def test_unknown_names():
     with pytest.raises(EconError, match="did you mean ladder-unique-colours"):
         read_variants("ladder-unique-colour")
