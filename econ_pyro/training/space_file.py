@@ -73,10 +73,8 @@ def parse(value: Any, where: str) -> Space:
     Raises:
         EconError: a field is missing, unknown or of another kind.
     """
-    check_object(value, where, {"preset", "parameters"}, {"options", "rungs", "factor"})
-    preset, options = value["preset"], value.get("options", "")
-    if not isinstance(preset, str):
-        raise EconError(f"text as preset in {where}", describe(preset))
+    preset = preset_of(value, where, {"parameters"}, {"options", "rungs", "factor"})
+    options = value.get("options", "")
     child_runs.words_of(options, where, (*child_runs.OWN, *OWN))
     parameters = _parameters(value["parameters"], where, inner=False)
     if not 1 <= len(parameters) <= MAX_PARAMETERS:
@@ -136,15 +134,15 @@ def _parameter(value: Any, where: str, inner: bool) -> Parameter:
     if isinstance(value, dict) and "cases" in value:
         if inner:
             raise EconError(f"ranges and choices alone within a case, for {where}", "cases")
-        check_object(value, where, {"cases"}, set())
+        _check_object(value, where, {"cases"}, set())
         cases = value["cases"]
         if not isinstance(cases, dict) or len(cases) < 2:
             raise EconError(f"at least two cases as {where}", describe(cases))
         return Cases({name: _parameters(p, where, inner=True) for name, p in cases.items()})
     if isinstance(value, dict) and "choices" in value:
-        check_object(value, where, {"choices"}, set())
+        _check_object(value, where, {"choices"}, set())
         return Choice(_choices(value["choices"], where))
-    check_object(value, where, {"low", "high"}, {"log"})
+    _check_object(value, where, {"low", "high"}, {"log"})
     low, high, log = value["low"], value["high"], value.get("log", False)
     numbers = all(type(v) in (int, float) and abs(v) < 1e15 for v in (low, high))
     if not numbers or not low < high or type(log) is not bool:
@@ -181,7 +179,20 @@ def _check_alike(space: Space, where: str) -> None:
             raise EconError(f"one kind of range or the same choices for {name} in {where}", "two")
 
 
-def check_object(value: Any, where: str, needed: set[str], optional: set[str]) -> None:
+def preset_of(value: Any, where: str, needed: set[str], optional: set[str]) -> str:
+    """The preset of an object that has one, and these fields beside it.
+
+    Raises:
+        EconError: as :func:`_check_object`, or the preset is no text.
+    """
+    _check_object(value, where, {"preset", *needed}, optional)
+    preset = value["preset"]
+    if not isinstance(preset, str):
+        raise EconError(f"text as preset in {where}", describe(preset))
+    return preset
+
+
+def _check_object(value: Any, where: str, needed: set[str], optional: set[str]) -> None:
     """Check that a value is an object with these fields.
 
     Raises:

@@ -28,7 +28,7 @@ from econ_pyro.errors import EconError, describe, did_you_mean
 from econ_pyro.files import untrusted
 from econ_pyro.files.folder_names import safe_name
 from econ_pyro.training.child_runs import words_of
-from econ_pyro.training.space_file import check_object
+from econ_pyro.training.space_file import preset_of
 
 MAX_VARIANTS = 100
 
@@ -113,10 +113,8 @@ def parse(value: Any, where: str) -> Variants:
     Raises:
         EconError: a field is missing, unknown or of another kind.
     """
-    check_object(value, where, {"preset", "variants"}, {"options", "cumulative"})
-    preset, cumulative = value["preset"], value.get("cumulative", False)
-    if not isinstance(preset, str):
-        raise EconError(f"text as preset in {where}", describe(preset))
+    preset = preset_of(value, where, {"variants"}, {"options", "cumulative"})
+    cumulative = value.get("cumulative", False)
     if type(cumulative) is not bool:
         raise EconError(f"true or false as cumulative in {where}", describe(cumulative))
     given = value["variants"]
