@@ -8,10 +8,9 @@ the scores of each run with their median and range, and the number of successes
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,25 +99,8 @@ def train_all(
     errors.check_positive("--jobs", jobs)
     errors.check_positive("--n", n)
     children = ChildProcesses(cpu_cores.available_cores() // jobs)
-
-    def scores_of(run: SeedRun) -> dict[str, Any]:
-        try:
-            return _train(run, n, children)
-        except child_runs.ChildError as error:
-            if not tolerant:
-                raise
-            print(f"warning: {run.folder.name}: {error}", file=sys.stderr, flush=True)
-            return {}
-
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(scores_of, run) for run in runs]
-        try:
-            return [f.result() for f in futures]
-        except BaseException as error:  # after a signal or the failure of a run, stop the others
-            pool.shutdown(wait=False, cancel_futures=True)
-            if isinstance(error, KeyboardInterrupt):
-                children.stop()
-            raise
+    tasks = {run.folder.name: partial(_scores, run, n, children) for run in runs}
+    return [scores or {} for scores in children.run_all(tasks, jobs, tolerant).values()]
 
 
 def check_same(runs: Sequence[SeedRun]) -> None:
@@ -173,15 +155,24 @@ def complete(run: SeedRun, n: int) -> dict[str, Any] | None:
     return scores if asked == n else None
 
 
-def _train(run: SeedRun, n: int, children: ChildProcesses) -> dict[str, Any]:
+def train(run: SeedRun, children: ChildProcesses) -> None:
+    """Train a run in a child process, or go on with it.
+
+    Raises:
+        EconError: training failed or was stopped.
+    """
+    command = [str(Path(__file__).parent / "svi_train.py"), run.preset, "--seed", str(run.seed)]
+    command += ["--run", str(run.folder), *run.options, *child_runs.resume_options(run.folder)]
+    children.call(command, run.folder)
+
+
+def _scores(run: SeedRun, n: int, children: ChildProcesses) -> dict[str, Any]:
     """Train and evaluate one run in child processes, as far as that has not been done."""
     if (scores := complete(run, n)) is not None:
         return scores
     folder, here = run.folder, Path(__file__).parent
     if not (folder / DONE).exists():
-        train = [str(here / "svi_train.py"), run.preset, "--seed", str(run.seed)]
-        train += ["--run", str(folder), *run.options, *child_runs.resume_options(folder)]
-        children.call(train, folder)
+        train(run, children)
     children.call([str(here / "evaluate.py"), str(folder), "--n", str(n)], folder)
     minutes = child_runs.minutes_of(folder)
     training = storage.read_json(folder / "evaluation.json").get(NOTE)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +25,8 @@ from econ_pyro.evaluation.table1 import PARTS, Measurements, Numbers, Part, RunF
 from econ_pyro.files import storage
 from econ_pyro.io.pretrained import load_model
 from econ_pyro.model_config import EconConfig
+from econ_pyro.scripts import seeds
+from econ_pyro.scripts.seeds import SeedRun
 from econ_pyro.training import checkpoint, child_runs
 from econ_pyro.training.child_runs import ChildProcesses
 from econ_pyro.training.run_config import read_config, read_config_file
@@ -87,19 +89,19 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = tyro.cli(Args, args=args, description=__doc__)
     for name in ("jobs", "n", "batch", "samples", "requests", "clustered", "rounds"):
         errors.check_positive(f"--{name}", getattr(parsed, name))
-    budget, seeds = Budget.of(parsed), child_runs.parse_seeds(parsed.seeds)
+    budget, wanted_seeds = Budget.of(parsed), child_runs.parse_seeds(parsed.seeds)
     systems = {cli.label(name): name for name in parsed.systems}
     for preset in systems.values():
         cli.check_preset(preset)
-    wanted = [Run(s, d, seed) for d in parsed.data for s in systems for seed in seeds]
-    failed = {} if parsed.read else _train(parsed, budget, wanted, systems)
+    wanted = [Run(s, d, seed) for d in parsed.data for s in systems for seed in wanted_seeds]
+    failed = [] if parsed.read else _train(parsed, budget, wanted, systems)
     runs = _runs(parsed, wanted)
     if not runs:
         raise EconError(f"runs of {', '.join(systems)} in {parsed.out}", "none")
     numbers = Numbers(parsed.n, parsed.samples, parsed.requests, parsed.clustered, parsed.rounds)
     cpu_cores.use_cores(1)
     measurements = Measurements(parsed.out, parsed.rows, numbers, load_model)
-    text, groups = measurements.tables(runs, len(seeds))
+    text, groups = measurements.tables(runs, len(wanted_seeds))
     table = {"numbers": vars(numbers), "batch": parsed.batch, "groups": groups}
     storage.write_json(parsed.out / "table1.json", table)
     storage.write_text(parsed.out / "table1.md", text)
@@ -107,8 +109,8 @@ def main(args: Sequence[str] | None = None) -> None:
     for path in measurements.draw_strips(runs) if parsed.strips else ():
         print(f"figure: {path}")
     if failed:
-        names = ", ".join(failed)
-        raise EconError(f"{len(wanted)} runs to end well", f"{len(failed)} failures: {names}")
+        got = f"{len(failed)} failures: {', '.join(failed)}"
+        raise EconError(f"{len(wanted)} runs to end well", got)
 
 
 @dataclass(frozen=True)
@@ -158,51 +160,31 @@ class Run:
         return f"{self.system}-{self.data}-seed-{self.seed}"
 
 
-def _train(
-    args: Args, budget: Budget, runs: Sequence[Run], systems: dict[str, str]
-) -> dict[str, str]:
-    """Train what is not complete; what failed, with the reason, by the name of the run."""
-    children, failed = ChildProcesses(1), dict[str, str]()
-
-    def train(run: Run) -> None:
-        folder, preset = args.out / budget.name / run.name, systems[run.system]
-        options = ["--seed", str(run.seed), "--scenes.kind", run.data, *budget.options]
-        options += ["--train.batch", str(args.batch)]
+def _train(args: Args, budget: Budget, runs: Sequence[Run], systems: dict[str, str]) -> list[str]:
+    """Train what is not complete; the names of the runs that failed."""
+    wanted = dict[str, SeedRun]()
+    for run in runs:
+        preset = systems[run.system]
+        options = ["--scenes.kind", run.data, *budget.options, "--train.batch", str(args.batch)]
         if not isinstance(_config_of(preset).model, EconConfig):
             options += budget.endless
-        if (folder / TRAINED).exists():
-            _check_same(folder / TRAINED, options)
-            return
-        command = [str(Path(__file__).parent / "svi_train.py"), preset, "--run", str(folder)]
-        resume = child_runs.resume_options(folder)
-        try:
-            children.call([*command, *options, *resume], folder)
-        except EconError as error:  # the others may do better
-            print(f"warning: {run.name}: {error}", file=sys.stderr, flush=True)
-            failed[run.name] = str(error)
-            return
-        storage.write_json(folder / TRAINED, {"preset": preset, "options": options})
-        minutes = child_runs.minutes_of(folder)
-        print(f"trained {run.name}: {minutes or 0:.1f} minutes", file=sys.stderr, flush=True)
+        folder = args.out / budget.name / run.name
+        wanted[run.name] = SeedRun(preset, run.seed, folder, tuple(options))
+    seeds.check_same([*wanted.values()])
+    children = ChildProcesses(1)
 
-    with ThreadPoolExecutor(args.jobs) as pool:
-        futures = [pool.submit(train, run) for run in runs]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            children.stop()
-            raise
-    return failed
+    def train(run: SeedRun) -> bool:
+        if not (run.folder / TRAINED).exists():
+            seeds.train(run, children)
+            storage.write_json(run.folder / TRAINED, {"options": run.options})
+            minutes = child_runs.minutes_of(run.folder)
+            text = f"trained {run.folder.name}: {minutes or 0:.1f} minutes"
+            print(text, file=sys.stderr, flush=True)
+        return True
 
-
-def _check_same(path: Path, options: Sequence[str]) -> None:
-    before = storage.read_json(path).get("options")
-    if before != options:
-        got = " ".join(map(str, before)) if isinstance(before, list) else "others"
-        hint = "give these, or another --out"
-        raise EconError(f"the options of {path.parent}, {got}", " ".join(options), hint)
+    tasks = {name: partial(train, run) for name, run in wanted.items()}
+    trained = children.run_all(tasks, args.jobs, tolerant=True)
+    return [name for name in wanted if not trained[name]]
 
 
 def _config_of(preset: str) -> Config:

@@ -9,15 +9,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from econ_pyro import errors
 from econ_pyro.accel import cpu_cores
 from econ_pyro.errors import EconError
 from econ_pyro.training import checkpoint
 
+Result = TypeVar("Result")
 MAX_SEEDS = 10_000
 """Maximum number of seeds in a range."""
 OWN = ("--run", "--resume", "--overwrite", "--until", "--dry-run", "--seed", "--help", "-h")
@@ -64,6 +66,43 @@ class ChildProcesses:
             got = f"status {code}: {''.join(last)}"
             kind = EconError if code in STOPPED else ChildError
             raise kind(f"{name} to end well", got, f"see {log}")
+
+    def run_all(
+        self, tasks: Mapping[str, Callable[[], Result]], jobs: int, tolerant: bool = False
+    ) -> dict[str, Result | None]:
+        """Run tasks that call children, several at a time.
+
+        Args:
+            tasks: the tasks, by the names that errors are reported with.
+            jobs: number of tasks at a time.
+            tolerant: whether a task whose child fails is reported, and has no result; else it
+                stops those that have not begun.
+
+        Returns:
+            The result of each task.
+
+        Raises:
+            EconError: a task failed.
+        """
+
+        def result(name: str) -> Result | None:
+            try:
+                return tasks[name]()
+            except ChildError as error:
+                if not tolerant:
+                    raise
+                print(f"warning: {name}: {error}", file=sys.stderr, flush=True)
+                return None
+
+        with ThreadPoolExecutor(jobs) as pool:
+            futures = {name: pool.submit(result, name) for name in tasks}
+            try:
+                return {name: future.result() for name, future in futures.items()}
+            except BaseException as error:
+                pool.shutdown(wait=False, cancel_futures=True)
+                if isinstance(error, KeyboardInterrupt):
+                    self.stop()
+                raise
 
     def stop(self) -> None:
         """Terminate all processes."""

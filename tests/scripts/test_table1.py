@@ -10,7 +10,7 @@ from econ_pyro.config import FORMAT, to_dict
 from econ_pyro.errors import EconError
 from econ_pyro.presets import PRESETS
 from econ_pyro.training import checkpoint
-from econ_pyro.training.child_runs import ChildProcesses
+from econ_pyro.training.child_runs import ChildError, ChildProcesses
 from helpers.judges import ByColour
 from helpers.scripts import fails, script
 from helpers.trainers import TINY, changed
@@ -99,7 +99,7 @@ def test_a_failed_run_counts_and_the_others_go_on(tmp_path, systems, here, capsy
 
     def call(self, command, run):
         if "-seed-0" in run.name:
-            raise EconError("a finite loss", "nan")
+            raise ChildError("a finite loss", "nan")
         train(self, command, run)
 
     monkeypatch.setattr(ChildProcesses, "call", call)
@@ -109,6 +109,16 @@ def test_a_failed_run_counts_and_the_others_go_on(tmp_path, systems, here, capsy
         script("table1", *options)
     printed = capsys.readouterr()
     assert "| steps-2 | 0 of 2 |" in printed.out and "got nan" in printed.err
+
+
+def test_a_stop_is_no_failure(tmp_path, systems, monkeypatch):
+    def call(self, command, run):
+        raise EconError("svi_train.py to end well", "status 143: stopped")
+
+    monkeypatch.setattr(ChildProcesses, "call", call)
+    options = ["--systems", systems[1], "--data", "unique-colours", "--seeds", "0", "--steps", 2]
+    with pytest.raises(EconError, match="svi_train.py to end well"):
+        script("table1", *options, "--out", tmp_path / "out")
 
 
 def test_budgets_stand_side_by_side(tmp_path, systems, here, capsys):
@@ -124,6 +134,6 @@ def test_budgets_stand_side_by_side(tmp_path, systems, here, capsys):
     printed = capsys.readouterr().out
     assert "| minutes-0.001 |" in printed and "| steps-2 |" in printed and len(here) == 2
     other = [*options[:-2], "--out", out, "--steps", 2, "--batch", 2]
-    assert "the options of" in fails(capsys, "table1", *other)
+    assert "the configuration of" in fails(capsys, "table1", *other)
     assert "above 0, got -1" in fails(capsys, "table1", *options, "--minutes", -1)
     assert "one budget" in fails(capsys, "table1", *options, "--steps", 2, "--minutes", 1)
