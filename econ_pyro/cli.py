@@ -136,6 +136,14 @@ def check_preset(preset: str) -> None:
         errors.check_choice("a preset", preset, presets.PRESETS)
 
 
+def preset_config(preset: str) -> Config:
+    """The configuration of a preset, by its name or file; errors as of :func:`check_preset`."""
+    check_preset(preset)
+    if is_preset_file(preset):
+        return read_config_file(Path(preset)).config
+    return presets.PRESETS[preset][1]
+
+
 def _of_kinds(config: Config, args: Sequence[str]) -> Config:
     """Replace parts of a configuration by those of the kinds that ``--PART.kind`` options set.
 

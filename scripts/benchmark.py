@@ -1,6 +1,8 @@
 """Time training steps against a baseline: ``python scripts/benchmark.py quick``.
 
-Any field of the preset can be set, as for ``svi_train.py``: ``--train.batch 256``, say.
+Of ECON, the baseline is a step with gradients through all experts. Of other systems, and of those
+given with ``--beside``, it is the forward and backward passes of their networks alone. Any field
+of the preset can be set, as for ``svi_train.py``: ``--train.batch 256``, say.
 
 All rows of a table are timed in one process, in turns. On a CPU, times are CPU time of one thread,
 which other programs on the machine change little; on a GPU, they are wall-clock time.
@@ -26,6 +28,7 @@ import tyro
 from econ_pyro import cli, errors
 from econ_pyro.accel import cpu_cores
 from econ_pyro.accel.amp import has_bfloat16
+from econ_pyro.accel.bare_networks import BareNetworks
 from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.accel.timing import (
     count_flops,
@@ -37,12 +40,13 @@ from econ_pyro.accel.timing import (
 )
 from econ_pyro.config import Config, to_dict
 from econ_pyro.data.synthetic.generated import GeneratedScenes
-from econ_pyro.econ import Econ
 from econ_pyro.errors import EconError
 from econ_pyro.files import storage
+from econ_pyro.infer import scene_model
 from econ_pyro.infer.cuda_graph_svi import CudaGraphSVI
 from econ_pyro.infer.elbo import ClassConditionalELBO
 from econ_pyro.infer.svi import CompetitiveSVI
+from econ_pyro.model_config import EconConfig
 from econ_pyro.training.baseline import all_experts_loss
 from econ_pyro.training.learner import Learner
 
@@ -63,6 +67,8 @@ class Args(Config):
     """Timed turns of each row."""
     scaling: bool = False
     """Also time steps with other numbers of experts and layers, image sizes and batches."""
+    beside: tuple[str, ...] = ()
+    """Other presets, or files, whose steps are timed beside its own, with batches of its size."""
     out: Path | None = None
     """JSON file for the figures."""
 
@@ -72,8 +78,17 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = cli.of_preset(Args, args, __doc__)
     errors.check_positive("--rounds", parsed.rounds)
     config = cli.config_of(parsed)
-    if config.gt_masks:
-        raise EconError("a preset with a competition", f"{parsed.preset}, given true regions")
+    is_econ = isinstance(config.model, EconConfig)
+    if parsed.scaling and not is_econ:
+        raise EconError("a preset with experts, for --scaling", parsed.preset)
+    systems = {cli.label(parsed.preset): config}
+    for preset in parsed.beside:
+        own = cli.preset_config(preset)
+        train = replace(own.train, batch=config.train.batch)
+        systems[cli.label(preset)] = replace(own, train=train, amp=config.amp)
+    for name, own in systems.items():
+        if own.gt_masks:
+            raise EconError("presets that find regions", f"{name}, which is given true ones")
     if parsed.out is not None:
         storage.check_writable(parsed.out)
     device = cli.pick_device(parsed.device)
@@ -81,7 +96,10 @@ def main(args: Sequence[str] | None = None) -> None:
     with pyro.validation_enabled(False):
         figures: dict[str, Any] = {"machine": _machine(device), "preset": parsed.preset}
         figures["config"] = to_dict(config)
-        figures["step"] = _compare(config, device, parsed.rounds)
+        if is_econ:
+            figures["step"] = _compare(config, device, parsed.rounds)
+        if parsed.beside or not is_econ:
+            figures["systems"] = _systems(systems, device, parsed.rounds)
         figures["use"] = _use(config, device, parsed.rounds)
         figures["start"] = _start(parsed.preset, device)
         if parsed.scaling:
@@ -99,22 +117,34 @@ def _machine(device: torch.device) -> dict[str, Any]:
     return machine
 
 
-class _Steps:
-    """Training steps of one configuration on one batch of generated scenes.
+class _System:
+    """Training steps of a system on one batch of generated scenes."""
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self.model: Any = scene_model.build(config, device)
+        scenes = replace(config.scenes, size=config.model.size)
+        source = GeneratedScenes(scenes, config.seed, config.train.batch, "train")
+        self.x = source.images(torch.arange(config.train.batch)).to(device)
+        self.engine: Any = Learner(config, self.model, device, ProcessGroup()).engine
+        if isinstance(self.engine, CompetitiveSVI):
+            self.engine.competition.temperature = EVEN
+
+    def train(self) -> None:
+        """A training step: of ECON, competition, then gradients of the winners."""
+        self.engine.update(self.x)
+
+
+class _Steps(_System):
+    """Training steps of ECON.
 
     Experts win equally often, whatever their losses: trained experts share the layers about
     evenly, new ones do not, and every run has as much to compute.
     """
 
     def __init__(self, config: Config, device: torch.device, traced: bool = False) -> None:
-        self.econ = Econ(config, device)
-        scenes = replace(config.scenes, size=config.model.size)
-        source = GeneratedScenes(scenes, config.seed, config.train.batch, "train")
-        self.x = source.images(torch.arange(config.train.batch)).to(device)
-        learner = Learner(config, self.econ, device, ProcessGroup())
-        engine = learner.engine
+        super().__init__(config, device)
+        engine = self.engine
         assert isinstance(engine, CompetitiveSVI)
-        engine.competition.temperature = EVEN
         if traced:
             engine.elbo = ClassConditionalELBO(engine.elbo.beta, engine.elbo.gamma)
         self.captured = isinstance(engine, CudaGraphSVI) and not traced
@@ -128,10 +158,6 @@ class _Steps:
             engine.execution,
         )
         self.engine = self.uncaptured if traced else engine
-
-    def train(self) -> None:
-        """Competition, then gradients of the winners."""
-        self.engine.update(self.x)
 
     def train_uncaptured(self) -> None:
         """The same without CUDA graphs."""
@@ -148,7 +174,7 @@ class _Steps:
         svi.optim.zero_grad(set_to_none=True)
         with svi.execution(self.x.device):
             loss, _ = all_experts_loss(
-                self.econ.model, self.econ.guide, self.x, draws, svi.competition, svi.elbo
+                self.model.model, self.model.guide, self.x, draws, svi.competition, svi.elbo
             )
         loss.backward()
         svi.optim.step()
@@ -192,7 +218,7 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
     batch, reference = config.train.batch, median(seconds[BASELINE])
     precision = str(dtype).removeprefix("torch.")
     print(f"\npeak, as a {precision} product of {size} x {size}: {peak / 1e9:.0f} GFLOP/s")
-    model = base.econ.sizes
+    model = base.model.sizes
     print(f"{precision}, batch {batch}, K {model.num_experts}, T {model.num_slots}\n")
     clock = "ms" if device.type == "cuda" else "CPU ms"
     print(f"| step | {clock}, median (range) | times the baseline's speed | scenes/s | GFLOP "
@@ -218,13 +244,48 @@ def _compare(config: Config, device: torch.device, rounds: int) -> dict[str, Any
     return {"peak_flops": peak, "rows": table}
 
 
+def _systems(configs: dict[str, Config], device: torch.device, rounds: int) -> dict[str, Any]:
+    """Steps of each system, and its networks alone, all in turns."""
+    jobs, networks = dict[str, Job](), dict[str, BareNetworks]()
+    for name, config in configs.items():
+        system = _System(replace(config, cuda_graphs=False, compile=False), device)
+        jobs[name] = system.train
+        bare = BareNetworks(system.model, system.train, system.engine.execution, device)
+        if len(bare):  # machines of units have none
+            networks[name] = bare
+    alone = {f"{name}, networks": network for name, network in networks.items()}
+    seconds = time_interleaved({**jobs, **alone}, device, rounds)
+    clock = "ms" if device.type == "cuda" else "CPU ms"
+    print(f"\nbatch {next(iter(configs.values())).train.batch}\n")
+    print(f"| system | step, {clock}, median (range) | its networks alone | step / networks "
+          "| GFLOP | of networks | memory MB |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|")
+    table = {}
+    for name, job in jobs.items():
+        row: dict[str, Any] = {"seconds": seconds[name], "flop": count_flops(job)}
+        row["memory"] = peak_memory(job, device)
+        cells = ["-", "-", "-"]
+        if name in networks:
+            row["networks"] = seconds[f"{name}, networks"]
+            row["flop_of_networks"] = count_flops(networks[name])
+            row["ratio"] = median(row["seconds"]) / median(row["networks"])
+            cells = [format_milliseconds(row["networks"]), f"{row['ratio']:.2f}"]
+            cells.append(f"{row['flop_of_networks'] / 1e9:.1f}")
+        table[name] = row
+        print(
+            f"| {name} | {format_milliseconds(row['seconds'])} | {cells[0]} | {cells[1]} "
+            f"| {row['flop'] / 1e9:.1f} | {cells[2]} | {_megabytes(row['memory'])} |"
+        )
+    return table
+
+
 def _use(config: Config, device: torch.device, rounds: int) -> dict[str, float]:
     """Scenes per second when decomposing (refined, where the preset refines) and generating."""
-    econ = Econ(config, device)
+    model = scene_model.build(config, device)
     source = GeneratedScenes(replace(config.scenes, size=config.model.size), 1, 256, "train")
     images = source.images(torch.arange(256))
     jobs: dict[str, Job] = {
-        "decompose": lambda: econ.decompose(images),
+        "decompose": lambda: model.decompose(images),
         "generate": lambda: source.images(torch.arange(256)),
     }
     seconds = time_interleaved(jobs, device, max(3, rounds // 3), warmup=1)

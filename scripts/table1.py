@@ -17,9 +17,8 @@ from typing import Literal
 
 import tyro
 
-from econ_pyro import cli, errors, presets
+from econ_pyro import cli, errors
 from econ_pyro.accel import cpu_cores
-from econ_pyro.config import Config
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.table1 import PARTS, Measurements, Numbers, Part, RunFolder
 from econ_pyro.files import storage
@@ -29,7 +28,7 @@ from econ_pyro.scripts import seeds
 from econ_pyro.scripts.seeds import SeedRun
 from econ_pyro.training import checkpoint, child_runs
 from econ_pyro.training.child_runs import ChildProcesses
-from econ_pyro.training.run_config import read_config, read_config_file
+from econ_pyro.training.run_config import read_config
 
 Data = Literal["unique-colours", "random-colours"]
 SYSTEMS = (
@@ -166,7 +165,7 @@ def _train(args: Args, budget: Budget, runs: Sequence[Run], systems: dict[str, s
     for run in runs:
         preset = systems[run.system]
         options = ["--scenes.kind", run.data, *budget.options, "--train.batch", str(args.batch)]
-        if not isinstance(_config_of(preset).model, EconConfig):
+        if not isinstance(cli.preset_config(preset).model, EconConfig):
             options += budget.endless
         folder = args.out / budget.name / run.name
         wanted[run.name] = SeedRun(preset, run.seed, folder, tuple(options))
@@ -185,12 +184,6 @@ def _train(args: Args, budget: Budget, runs: Sequence[Run], systems: dict[str, s
     tasks = {name: partial(train, run) for name, run in wanted.items()}
     trained = children.run_all(tasks, args.jobs, tolerant=True)
     return [name for name in wanted if not trained[name]]
-
-
-def _config_of(preset: str) -> Config:
-    if cli.is_preset_file(preset):
-        return read_config_file(Path(preset)).config
-    return presets.PRESETS[preset][1]
 
 
 def _runs(args: Args, wanted: Sequence[Run]) -> list[RunFolder]:

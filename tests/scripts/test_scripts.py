@@ -1,6 +1,7 @@
 """Every script from the command line, on a tiny configuration, and its error messages."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import shlex
@@ -25,6 +26,7 @@ from econ_pyro.training import checkpoint
 from econ_pyro.training.child_runs import ChildProcesses
 from helpers.data_files import blocks
 from helpers.scripts import TINY_ARGS, fails, script
+from helpers.small_systems import SYSTEMS
 
 # the schedules of quick are shares of the run: of another number of steps, they are others
 IN_STEPS = """--objective.gamma-until 1200 --model.competition.temperature-until 1200
@@ -508,16 +510,43 @@ def test_numbers_that_make_no_sense_are_refused(capsys, tmp_path, option, value,
     assert not (tmp_path / "run").exists()
 
 
-def test_benchmark_prints_tables_and_writes_json(monkeypatch, tmp_path, capsys, tiny):
-    monkeypatch.setattr(presets, "PRESETS", {"quick": ("tiny", tiny)})
+@pytest.fixture
+def benchmarked(monkeypatch, tmp_path, tiny):
+    """Time tiny presets; the figures."""
+    given = {"quick": tiny, **{name: SYSTEMS[name] for name in ("monet", "mrbm")}}
+    given["true-regions"] = dataclasses.replace(tiny, gt_masks=True)
+    monkeypatch.setattr(presets, "PRESETS", {name: ("tiny", c) for name, c in given.items()})
     # nobody looks at the seconds, nor at more than a half in operations
     monkeypatch.setattr(benchmark, "time_interleaved", partial(time_interleaved, warmup=0))
     monkeypatch.setattr(benchmark, "count_flops", partial(count_flops, calls=1))
-    out = tmp_path / "figures.json"
-    script(
-        "benchmark", "quick", "--train.batch", 23, "--device", "cpu", "--rounds", 2, "--out", out
-    )
-    figures = json.loads(out.read_text())
+
+    def call(*options):
+        out = tmp_path / "figures.json"
+        script("benchmark", *options, "--device", "cpu", "--rounds", 2, "--out", out)
+        return json.loads(out.read_text())
+
+    return call
+
+
+def test_benchmark_of_systems(benchmarked, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "_start", lambda preset, device: 1.0)
+    figures = benchmarked("monet", "--beside", "mrbm", "quick", "--train.batch", 3)
+    rows = figures["systems"]
+    assert set(rows) == {"monet", "mrbm", "quick"} and "step" not in figures
+    for name, most in (("monet", 1.0), ("quick", 1.5)):  # of ECON, other experts win in each step
+        row = rows[name]
+        assert row["ratio"] > 0 and 0.7 < row["flop_of_networks"] / row["flop"] <= most
+    assert "ratio" not in rows["mrbm"] and rows["mrbm"]["flop"] > 0
+    printed = capsys.readouterr().out
+    assert "| mrbm | " in printed and "batch 3\n" in printed
+    assert "presets that find regions" in fails(capsys, "benchmark", "true-regions")
+    assert "true-regions" in fails(capsys, "benchmark", "monet", "--beside", "true-regions")
+    assert "for --scaling, got monet" in fails(capsys, "benchmark", "monet", "--scaling")
+
+
+def test_benchmark_prints_tables_and_writes_json(benchmarked, capsys):
+    figures = benchmarked("quick", "--train.batch", 23)
+    assert "systems" not in figures
     assert figures["config"]["train"]["batch"] == 23
     rows = figures["step"]["rows"]
     baseline, ours = rows["baseline: all experts with gradients"], rows["winners"]

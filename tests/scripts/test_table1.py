@@ -1,6 +1,5 @@
 """scripts/table1.py on two tiny systems, trained in this process."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -8,18 +7,12 @@ import pytest
 
 from econ_pyro.config import FORMAT, to_dict
 from econ_pyro.errors import EconError
-from econ_pyro.presets import PRESETS
 from econ_pyro.training import checkpoint
 from econ_pyro.training.child_runs import ChildError, ChildProcesses
 from helpers.judges import ByColour
 from helpers.scripts import fails, script
+from helpers.small_systems import SYSTEMS
 from helpers.trainers import TINY, changed
-
-
-def tiny_monet():
-    config = PRESETS["monet"][1]
-    model = dataclasses.replace(config.model, size=16, features=4, hidden=8, channels=(4, 4))
-    return dataclasses.replace(TINY, model=model, objective=config.objective)
 
 
 @pytest.fixture
@@ -47,7 +40,7 @@ FEW = ["--n", 8, "--samples", 4, "--requests", 4, "--clustered", 8, "--rounds", 
 @pytest.fixture
 def systems(tmp_path):
     """Files of two configurations, one of them ECON's."""
-    found = {"econ": changed(TINY, train__valid_scenes=8), "monet": tiny_monet()}
+    found = {"econ": changed(TINY, train__valid_scenes=8), "monet": SYSTEMS["monet"]}
     for name, config in found.items():
         text = json.dumps({"format": FORMAT, "config": to_dict(config)})
         (tmp_path / f"{name}.json").write_text(text)
