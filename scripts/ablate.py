@@ -55,6 +55,8 @@ class Args:
     """Number of runs at a time, among which the CPU cores are divided."""
     n: int = 1000
     """Number of held-out scenes for the evaluation."""
+    read: bool = False
+    """Do not train: the table of the runs that are complete."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -70,7 +72,7 @@ def main(args: Sequence[str] | None = None) -> None:
         for name in variants.variants
     }
     check_same([*runs.values()])
-    wanted = [key for key in runs if key[0] in names]
+    wanted = [key for key in runs if key[0] in names and not parsed.read]
     trained = train_all([runs[key] for key in wanted], parsed.jobs, parsed.n, tolerant=True)
     results = dict(zip(wanted, trained, strict=True))
     # of the others, what there is
@@ -81,6 +83,8 @@ def main(args: Sequence[str] | None = None) -> None:
         name: {s: results[name, s] for s in seeds if (name, s) in results}
         for name in variants.variants
     }
+    if not results:
+        raise EconError(f"complete runs of {parsed.variants} in {parsed.out}", "none")
     text = table({name: scores for name, scores in found.items() if scores})
     print(text)
     for (name, seed), scores in sorted(results.items()):

@@ -51,9 +51,14 @@ class Variants:
 _SMALL = (
     "--model.expert.features 16 --model.expert.attention.channels 16 32 32 32 --train.batch 16"
 )
-_LADDER = {
+_PUBLISHED = {
     "as published": "",
     "Adam with 2e-3, cosine": "--train.lr 2e-3 --train.schedule.kind cosine",
+}
+# of uniquely coloured objects, the published experts have two latents: fewer than the background
+# has channels
+_THIRD_LATENT = {"three latents": "--model.expert.latents.dim 3"}
+_LADDER = {
     "He initialisation": "--model.expert.kaiming",
     "beta 1, gamma 0.5 to 1": "--objective.beta 1 --objective.gamma 0.5 --objective.gamma-end 1 "
     "--objective.gamma-until 60%",
@@ -79,10 +84,12 @@ BUILT_IN: dict[str, dict[str, Any]] = {
         "preset": f"paper-{data}",
         "options": f"{_SMALL} --train.steps {steps}",
         "cumulative": True,
-        "variants": _LADDER,
+        "variants": {**_PUBLISHED, **further, **_LADDER},
     }
-    for data, steps in (("unique-colours", 1000), ("random-colours", 2000))
-}
+    for data, steps, further in (
+        ("unique-colours", 1000, _THIRD_LATENT), ("random-colours", 2000, {})
+    )
+}  # fmt: skip
 """From the paper's presets, with networks and batches of the size of ``quick``, to learnt
 attention. The last variant of unique colours is ``learnt-unique-colours``. That of random colours
 has clean images, fewer steps and none of the lessons that ``learnt-random-colours`` adds."""

@@ -59,6 +59,13 @@ def test_variants_are_trained_once_and_compared(variants, tmp_path, capsys):
     rows = capsys.readouterr().out.splitlines()[2:]
     assert rows[:2] == first.splitlines()[2:] and rows[2].startswith("| No occlusion | 0 of 2 |")
     assert len(called) == 12  # 6 trained, 6 evaluated
+    # of the runs, these files are enough
+    for file in out.glob("*/**/*"):
+        if file.is_file() and file.name not in ("config.json", "held-out.json"):
+            file.unlink()
+    script("ablate", *options, "--read")
+    assert capsys.readouterr().out.splitlines()[2:] == rows and len(called) == 12
+    assert "complete runs" in fails(capsys, "ablate", path, "--read", "--out", tmp_path / "none")
     unknown = fails(capsys, "ablate", *options, "--only", "no whitenin")
     assert "did you mean no whitening" in unknown
 
