@@ -56,9 +56,11 @@ _SPECKS = 2 * MAX_OBJECTS  # areas in an image, of which more are parts of patte
 _LIT = 0.03  # spread of the ground's brightness that its chromaticity does not share
 _SMALL = 0.05  # share of objects too small to be present; slivers of hidden ones are fewer
 _MOST_COLOURS = 3.0  # exact colours of an area; objects of one colour each may touch
+_MANY_COLOURS = 60.0  # the same, above which textures are no patterns of a few colours
 _ENOUGH = 200  # images, in which whole objects can be clustered by shape
 _CLUSTERED = 1000  # images of which more are clustered only if they are small
 _LARGE, _SMALL_BATCH = 64, 8  # from this size on, the presets' batch takes too long
+_OF_LOOKS = ("mnist", "freedoom")  # presets for classes of several looks
 _MIN_FLAT_SHARE = 0.33  # objects count as unicoloured above this, at SIZES[0] pixels
 
 
@@ -221,7 +223,8 @@ def advise(inspection: Inspection, fit: Fit) -> Advice:
     assert isinstance(model, EconConfig) and isinstance(model.expert.latents, PoseLatents)
     latents = model.expert.latents
     # of classes of several looks, latents of shape have size and angle in them
-    scaled, turned = (preset != "mnist" and a for a in (inspection.scaled, inspection.turned))
+    own = preset not in _OF_LOOKS
+    scaled, turned = (own and a for a in (inspection.scaled, inspection.turned))
     if scaled:
         factor = f"{inspection.size_range:.1f}"
         reasons.append(
@@ -275,6 +278,9 @@ def _preset(inspection: Inspection) -> tuple[str, str]:
     if inspection.traits.lit > _LIT and not exact:
         return "clevr-like", "the ground differs in brightness, not in colour: light and shadow"
     if _is_textured(inspection.traits):
+        one_look = inspection.agreement is not None and not _has_looks(inspection)
+        if inspection.traits.colours > _MANY_COLOURS and not one_look:
+            return "freedoom", "ground and objects seem to have textures of many colours"
         return "textured", "ground and objects seem to have patterns; an hour"
     if exact:
         flat = inspection.traits.colours <= _MOST_COLOURS
@@ -302,7 +308,7 @@ def _beyond(inspection: Inspection, preset: str, size: int, slots: int) -> tuple
     found, traits = [], inspection.traits
     if slots - 1 > MAX_OBJECTS:
         found.append(f"{slots - 1} objects: models are trained with {MAX_OBJECTS} at most")
-    if _has_looks(inspection) and preset != "mnist":
+    if _has_looks(inspection) and preset not in _OF_LOOKS:
         found.append("several looks in a class: experts share out looks, not classes; raise "
                      "--model.expert.latents.dim and shape-dim")  # fmt: skip
     if not additions(presets.PRESETS[preset][1]).grouping_images:  # others learn from such images
@@ -379,7 +385,9 @@ def _size(inspection: Inspection, preset: str) -> tuple[int, str]:
         return min(largest, 64), reason
     first_decile = areas[len(areas) // 10].item()
     needed = math.sqrt(_MIN_OBJECT_AREA / first_decile)
-    size = min(next((s for s in SIZES if s >= needed), SIZES[-1]), largest)
+    # experts whose networks are for larger images draw nothing smaller
+    own_size = presets.PRESETS[preset][1].model.size
+    size = min(next((s for s in SIZES if s >= max(needed, own_size)), SIZES[-1]), largest)
     pixels = round(first_decile * size * size)
     return size, f"90% of the objects cover at least {pixels} pixels"
 

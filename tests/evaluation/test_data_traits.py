@@ -127,6 +127,25 @@ def test_objects_of_several_colours_are_cut_out_of_plain_grounds(tmp_path, looks
     assert "latents.angle" not in advice.command
 
 
+def test_textures_of_many_colours_are_told_from_patterns(tmp_path):
+    """Noise of all colours on objects, and a little of one on the ground."""
+    shapes, side = ("cross", "circle", "ellipse"), 64
+    scenes, classes = scenes_of(dataclasses.replace(FLAT, size=side, classes=shapes))
+    noise = torch.rand(2, N, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    noise = F.interpolate(noise.flatten(0, 1), (side, side), mode="bilinear").unflatten(0, (2, N))
+    image = torch.where(scenes.region.any(1, keepdim=True), noise[0], 0.4 + 0.3 * noise[1, :, :1])
+    for label, preset in ((scenes.label, "textured"), (0 * scenes.label, "freedoom")):
+        changed = dataclasses.replace(scenes, image=image, label=label)
+        save_npz(tmp_path / "a.npz", changed, classes[: int(label.max()) + 1])
+        advice = advise(inspect(tmp_path / "a.npz", "crop", N), "crop")
+        assert f"svi_train.py {preset} " in advice.command and not words(advice)
+        assert "latents.angle" not in advice.command
+    assert advice.size == 64  # the networks of freedoom are for no smaller images
+    np.save(tmp_path / "a.npy", (image * 255).round().byte().permute(0, 2, 3, 1).numpy())
+    without_truth = advise(inspect(tmp_path / "a.npy", "crop", N), "crop")
+    assert "svi_train.py freedoom " in without_truth.command
+
+
 def test_patterns_are_no_objects(tmp_path):
     images = scenes_of(SCENE_SETS["textured"])[0].image
     np.save(tmp_path / "a.npy", (images * 255).round().byte().permute(0, 2, 3, 1).numpy())
