@@ -15,7 +15,10 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGHUP"):  # not on Windows
     SIGNALS.append(signal.SIGHUP)
 _hangup = getattr(signal, "SIGHUP", None)  # stays ignored under nohup
-_ECHO = 1.0  # seconds within which torchrun repeats a signal that the terminal has sent already
+PARENT = "ECON_PYRO_PARENT"
+"""Environment variable of processes whose parent stops them when it is stopped."""
+_PARENTS = (PARENT, "WORLD_SIZE")  # ours, and torchrun's
+_ECHO = 1.0  # seconds within which a parent repeats a signal that the terminal has sent already
 
 
 class Stopped(KeyboardInterrupt):
@@ -52,12 +55,14 @@ class StopRequest:
         return self.signum != 0
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum and not self._is_echo():
+        if not self.signum:
+            self.signum, self._received = signum, time.monotonic()
+        elif not self._is_echo():
             raise Stopped(signum)
-        self.signum, self._received = signum, time.monotonic()
 
     def _is_echo(self) -> bool:
-        return "WORLD_SIZE" in os.environ and time.monotonic() - self._received < _ECHO
+        has_parent = any(name in os.environ for name in _PARENTS)
+        return has_parent and time.monotonic() - self._received < _ECHO
 
 
 @contextmanager

@@ -3,6 +3,9 @@
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from econ_pyro import cli, stopping
 from econ_pyro.accel.process_group import ProcessGroup
 from econ_pyro.config import CosineSchedule, PlateauSchedule, RecipeConfig
 from econ_pyro.files import outputs
+from econ_pyro.scripts import svi_train
 from econ_pyro.training import checkpoint
 from econ_pyro.training.learner import Learner
 from econ_pyro.training.trainer import STOPPED, Trainer
@@ -150,12 +154,66 @@ def test_the_first_signal_asks_and_the_second_stops(number):
         signal.signal(number, kept)
 
 
-def test_torchrun_says_it_twice(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", stopping.PARENT])
+def test_the_terminal_and_a_parent_are_one(monkeypatch, variable):
+    monkeypatch.setenv(variable, "2")
     with stopping.defer_signals() as request:
-        for _ in range(2):  # the terminal, and torchrun
-            os.kill(os.getpid(), signal.SIGINT)
-        assert request()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), signum)
+        assert request() and request.signum == signal.SIGINT
+    monkeypatch.delenv(variable)
+    with pytest.raises(stopping.Stopped), stopping.defer_signals():
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), signum)
+
+
+CHILD = """
+import pathlib, sys, time
+from econ_pyro import stopping
+with stopping.defer_signals() as request:
+    pathlib.Path(sys.argv[1], "ready").touch()
+    for _ in range(1000):
+        time.sleep(0.01)
+        if request():  # a step is over: what a parent repeats comes meanwhile
+            time.sleep(0.2)
+            pathlib.Path(sys.argv[1], "saved").touch()
+            raise SystemExit(128 + request.signum)
+"""
+PARENT = """
+import pathlib, sys
+from econ_pyro import cli
+from econ_pyro.training.child_runs import ChildProcesses
+folder = pathlib.Path(sys.argv[1])
+children = ChildProcesses(1)
+task = lambda: children.call([str(folder / "child.py"), str(folder)], folder / "run")
+cli.run(lambda: children.run_all({"run": task}, 1))
+"""
+
+
+def test_what_the_terminal_sends_to_parent_and_child_lets_the_child_save(tmp_path):
+    (tmp_path / "child.py").write_text(CHILD)
+    command = [sys.executable, "-c", PARENT, str(tmp_path)]
+    parent = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
+    try:
+        while not (tmp_path / "ready").exists():
+            assert parent.poll() is None
+            time.sleep(0.01)
+        os.killpg(parent.pid, signal.SIGINT)
+        _, said = parent.communicate(timeout=60)
+    finally:
+        parent.kill()
+    assert (tmp_path / "saved").exists()
+    assert parent.returncode == 130 and said == b"stopped\n"
+
+
+def test_sigterm_while_a_trained_run_is_reported_gives_its_own_status(tmp_path, monkeypatch):
+    def report(*_):
+        raise stopping.Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(svi_train, "_report", report)
+    with pytest.raises(stopping.Stopped, match="after the last step") as stop:
+        script("svi_train", "quick", *TINY_ARGS, "--steps", 1, "--run", tmp_path / "run")
+    assert stop.value.status == 128 + signal.SIGTERM
 
 
 def test_nohup_is_heeded():

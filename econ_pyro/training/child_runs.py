@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from econ_pyro import errors
+from econ_pyro import errors, stopping
 from econ_pyro.accel import cpu_cores
 from econ_pyro.errors import EconError
 from econ_pyro.training import checkpoint
@@ -56,6 +56,7 @@ class ChildProcesses:
             EconError: it was stopped.
         """
         environment = {**os.environ, cpu_cores.THREADS_VARIABLE: str(self._cores)}
+        environment[stopping.PARENT] = str(os.getpid())
         log = log_of(run)
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as f:
