@@ -196,5 +196,7 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_the_first_experts_have_different_colours():
-    assert len({panels.expert_colour(k) for k in range(8)}) == 8
-    assert panels.expert_colour(8) == panels.expert_colour(0)
+    colours = [panels.expert_colour(k) for k in range(25)]
+    assert tuple(colours[:8]) == panels.PALETTE and colours[24] == colours[0]
+    apart = np.abs(np.array(colours[:24])[:, None] - np.array(colours[:24])).sum(2)
+    assert apart[~np.eye(24, dtype=bool)].min() >= 40
