@@ -58,7 +58,7 @@ class Label(NamedTuple):
 
 
 def expert_colour(k: int) -> Colour:
-    """Colour of expert k in every figure: eight colours, then darker and lighter ones, and again."""
+    """Colour of expert k in every figure: eight, then darker and lighter ones, then the same."""
     turn, i = divmod(k, len(PALETTE))
     share, other = ((0.0, INK), (0.5, INK), (0.5, PAPER))[turn % 3]
     r, g, b = (round((1 - share) * a + share * c) for a, c in zip(PALETTE[i], other, strict=True))
