@@ -130,18 +130,34 @@ def check_preset(preset: str) -> None:
     Raises:
         EconError: there is no such preset, or its file is missing or damaged.
     """
-    if is_preset_file(preset):
-        read_config_file(Path(preset))
-    else:
-        errors.check_choice("a preset", preset, presets.PRESETS)
+    preset_config(preset)
 
 
 def preset_config(preset: str) -> Config:
     """The configuration of a preset, by its name or file; errors as of :func:`check_preset`."""
-    check_preset(preset)
     if is_preset_file(preset):
         return read_config_file(Path(preset)).config
-    return presets.PRESETS[preset][1]
+    name = presets.ALIASES.get(preset, preset)
+    errors.check_choice("a preset", name, presets.PRESETS)
+    return presets.PRESETS[name][1]
+
+
+def labelled(names: Sequence[str]) -> dict[str, str]:
+    """Presets by their labels, each once.
+
+    Raises:
+        EconError: two have the same label, or there is no such preset.
+    """
+    found = dict[str, str]()
+    for preset in names:
+        check_preset(preset)
+        if found.setdefault(label(preset), preset) != preset:
+            raise EconError(
+                "presets of different names",
+                f"{found[label(preset)]} and {preset}",
+                "copy the files to other names",
+            )
+    return found
 
 
 def _of_kinds(config: Config, args: Sequence[str]) -> Config:

@@ -16,8 +16,7 @@ if hasattr(signal, "SIGHUP"):  # not on Windows
     SIGNALS.append(signal.SIGHUP)
 _hangup = getattr(signal, "SIGHUP", None)  # stays ignored under nohup
 PARENT = "ECON_PYRO_PARENT"
-"""Environment variable of processes whose parent stops them when it is stopped."""
-_PARENTS = (PARENT, "WORLD_SIZE")  # ours, and torchrun's
+"""Environment variable of a process whose parent, which has this number, stops it with itself."""
 _ECHO = 1.0  # seconds within which a parent repeats a signal that the terminal has sent already
 
 
@@ -61,8 +60,8 @@ class StopRequest:
             raise Stopped(signum)
 
     def _is_echo(self) -> bool:
-        has_parent = any(name in os.environ for name in _PARENTS)
-        return has_parent and time.monotonic() - self._received < _ECHO
+        told = "WORLD_SIZE" in os.environ or os.environ.get(PARENT) == str(os.getppid())
+        return told and time.monotonic() - self._received < _ECHO
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class Args:
     n: int = 1000
     """Number of held-out scenes for the evaluation."""
     read: bool = False
-    """Do not train: the table of the runs that are complete."""
+    """Do not train and write nothing: print the table of the runs that there are."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -77,19 +77,21 @@ def main(args: Sequence[str] | None = None) -> None:
     results = dict(zip(wanted, trained, strict=True))
     # of the others, what there is
     for key in runs.keys() - results.keys():
-        if (scores := complete(runs[key], parsed.n)) is not None:
-            results[key] = scores
+        if runs[key].folder.exists():
+            results[key] = complete(runs[key], parsed.n) or {}
     found = {
         name: {s: results[name, s] for s in seeds if (name, s) in results}
         for name in variants.variants
     }
     if not results:
-        raise EconError(f"complete runs of {parsed.variants} in {parsed.out}", "none")
+        raise EconError(f"runs of {parsed.variants} in {parsed.out}", "none")
     text = table({name: scores for name, scores in found.items() if scores})
     print(text)
     for (name, seed), scores in sorted(results.items()):
         if note := scores.get(NOTE):
             print(f"{name}, seed {seed}: {note}")
+    if parsed.read:
+        return
     stored = {name: {str(s): v for s, v in scores.items()} for name, scores in found.items()}
     storage.write_json(parsed.out / "scores.json", stored)
     storage.write_text(parsed.out / "table.md", text + "\n")
@@ -120,14 +122,15 @@ def table(scores: dict[str, dict[int, dict[str, Any]]]) -> str:
     """Markdown table with a row for each variant: successes, median and range of each score.
 
     Args:
-        scores: of each variant, by seed; a run that failed has none.
+        scores: of each variant, by seed; a run that failed or has not been evaluated has none.
     """
     lines = [f"| variant | success | {' | '.join(COLUMNS.values())} |"]
     lines.append("|---" * (len(COLUMNS) + 2) + "|")
     for name, runs in scores.items():
         good = sum(not failures(run) for run in runs.values())
         ended = [run for run in runs.values() if run]
-        failed = f" ({len(runs) - len(ended)} failed)" if len(ended) < len(runs) else ""
+        short = len(runs) - len(ended)
+        failed = f" ({short} without scores)" if short else ""
         cells = [cell([run.get(c) for run in ended]) for c in COLUMNS]
         lines.append(f"| {name} | {good} of {len(runs)}{failed} | {' | '.join(cells)} |")
     return "\n".join(lines)

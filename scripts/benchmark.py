@@ -1,6 +1,6 @@
 """Time training steps against a baseline: ``python scripts/benchmark.py quick``.
 
-Of ECON, the baseline is a step with gradients through all experts. Of other systems, and of those
+For ECON, the baseline is a step with gradients through all experts. For other systems, and those
 given with ``--beside``, it is the forward and backward passes of their networks alone. Any field
 of the preset can be set, as for ``svi_train.py``: ``--train.batch 256``, say.
 
@@ -81,11 +81,12 @@ def main(args: Sequence[str] | None = None) -> None:
     is_econ = isinstance(config.model, EconConfig)
     if parsed.scaling and not is_econ:
         raise EconError("a preset with experts, for --scaling", parsed.preset)
-    systems = {cli.label(parsed.preset): config}
-    for preset in parsed.beside:
-        own = cli.preset_config(preset)
+    names = cli.labelled([parsed.preset, *parsed.beside])
+    systems = {label: cli.preset_config(preset) for label, preset in names.items()}
+    for label, own in systems.items():
         train = replace(own.train, batch=config.train.batch)
-        systems[cli.label(preset)] = replace(own, train=train, amp=config.amp)
+        systems[label] = replace(own, train=train, amp=config.amp)
+    systems[cli.label(parsed.preset)] = config
     for name, own in systems.items():
         if own.gt_masks:
             raise EconError("presets that find regions", f"{name}, which is given true ones")
@@ -118,7 +119,11 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
 
 class _System:
-    """Training steps of a system on one batch of generated scenes."""
+    """Training steps of a system on one batch of generated scenes.
+
+    Experts win equally often, whatever their losses: trained experts share the layers about
+    evenly, new ones do not, and every run has as much to compute.
+    """
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self.model: Any = scene_model.build(config, device)
@@ -130,16 +135,12 @@ class _System:
             self.engine.competition.temperature = EVEN
 
     def train(self) -> None:
-        """A training step: of ECON, competition, then gradients of the winners."""
+        """A training step: for ECON, competition, then gradients of the winners."""
         self.engine.update(self.x)
 
 
 class _Steps(_System):
-    """Training steps of ECON.
-
-    Experts win equally often, whatever their losses: trained experts share the layers about
-    evenly, new ones do not, and every run has as much to compute.
-    """
+    """Training steps of ECON, with what they are compared to."""
 
     def __init__(self, config: Config, device: torch.device, traced: bool = False) -> None:
         super().__init__(config, device)
@@ -251,7 +252,7 @@ def _systems(configs: dict[str, Config], device: torch.device, rounds: int) -> d
         system = _System(replace(config, cuda_graphs=False, compile=False), device)
         jobs[name] = system.train
         bare = BareNetworks(system.model, system.train, system.engine.execution, device)
-        if len(bare):  # machines of units have none
+        if len(bare):  # the masked RBM has no networks
             networks[name] = bare
     alone = {f"{name}, networks": network for name, network in networks.items()}
     seconds = time_interleaved({**jobs, **alone}, device, rounds)

@@ -100,7 +100,8 @@ def train_all(
     errors.check_positive("--n", n)
     children = ChildProcesses(cpu_cores.available_cores() // jobs)
     tasks = {run.folder.name: partial(_scores, run, n, children) for run in runs}
-    return [scores or {} for scores in children.run_all(tasks, jobs, tolerant).values()]
+    scores = children.run_all(tasks, jobs, tolerant)
+    return [scores.get(run.folder.name, {}) for run in runs]
 
 
 def check_same(runs: Sequence[SeedRun]) -> None:

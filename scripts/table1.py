@@ -89,10 +89,8 @@ def main(args: Sequence[str] | None = None) -> None:
     for name in ("jobs", "n", "batch", "samples", "requests", "clustered", "rounds"):
         errors.check_positive(f"--{name}", getattr(parsed, name))
     budget, wanted_seeds = Budget.of(parsed), child_runs.parse_seeds(parsed.seeds)
-    systems = {cli.label(name): name for name in parsed.systems}
-    for preset in systems.values():
-        cli.check_preset(preset)
-    wanted = [Run(s, d, seed) for d in parsed.data for s in systems for seed in wanted_seeds]
+    systems, kinds = cli.labelled(parsed.systems), dict.fromkeys(parsed.data)
+    wanted = [Run(s, d, seed) for d in kinds for s in systems for seed in wanted_seeds]
     failed = [] if parsed.read else _train(parsed, budget, wanted, systems)
     runs = _runs(parsed, wanted)
     if not runs:
@@ -162,28 +160,28 @@ class Run:
 def _train(args: Args, budget: Budget, runs: Sequence[Run], systems: dict[str, str]) -> list[str]:
     """Train what is not complete; the names of the runs that failed."""
     wanted = dict[str, SeedRun]()
+    configs = {label: cli.preset_config(preset) for label, preset in systems.items()}
     for run in runs:
         preset = systems[run.system]
         options = ["--scenes.kind", run.data, *budget.options, "--train.batch", str(args.batch)]
-        if not isinstance(cli.preset_config(preset).model, EconConfig):
+        if not isinstance(configs[run.system].model, EconConfig):
             options += budget.endless
         folder = args.out / budget.name / run.name
         wanted[run.name] = SeedRun(preset, run.seed, folder, tuple(options))
     seeds.check_same([*wanted.values()])
     children = ChildProcesses(1)
 
-    def train(run: SeedRun) -> bool:
+    def train(run: SeedRun) -> None:
         if not (run.folder / TRAINED).exists():
             seeds.train(run, children)
-            storage.write_json(run.folder / TRAINED, {"options": run.options})
+            storage.write_json(run.folder / TRAINED, {})
             minutes = child_runs.minutes_of(run.folder)
             text = f"trained {run.folder.name}: {minutes or 0:.1f} minutes"
             print(text, file=sys.stderr, flush=True)
-        return True
 
     tasks = {name: partial(train, run) for name, run in wanted.items()}
     trained = children.run_all(tasks, args.jobs, tolerant=True)
-    return [name for name in wanted if not trained[name]]
+    return [name for name in wanted if name not in trained]
 
 
 def _runs(args: Args, wanted: Sequence[Run]) -> list[RunFolder]:

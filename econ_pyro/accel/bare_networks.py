@@ -16,7 +16,8 @@ class BareNetworks:
 
     Nothing happens between the networks: no scopes, no distributions, no loss, no optimiser. Each
     gets its inputs as constants, with gradients where it had them in the step, and ones as the
-    gradient of its outputs.
+    gradient of its outputs. Counted are calls of the networks themselves, not of their other
+    methods, and no gradients that a step takes within itself.
 
     Args:
         model: a scene model; its networks are in the lists of its programs.
@@ -32,11 +33,14 @@ class BareNetworks:
         execution: Execution,
         device: torch.device,
     ) -> None:
-        self._calls: list[tuple[nn.Module, tuple[Any, ...], bool]] = []
+        self._calls: list[tuple[nn.Module, Any, Any, bool]] = []
         self._execution, self._device = execution, device
         networks = [*_networks(model)]
         self._parameters = [p for network in networks for p in network.parameters()]
-        hooks = [network.register_forward_pre_hook(self._record) for network in networks]
+        hooks = [
+            network.register_forward_pre_hook(self._record, with_kwargs=True)
+            for network in networks
+        ]
         try:
             step()
         finally:
@@ -53,14 +57,16 @@ class BareNetworks:
             p.grad = None
         outputs = list[Tensor]()
         with self._execution(self._device):
-            for network, inputs, grad in self._calls:
+            for network, inputs, named, grad in self._calls:
                 with torch.set_grad_enabled(grad):
-                    outputs += (a for a in _tensors(network(*inputs)) if a.requires_grad)
+                    found = _tensors(network(*inputs, **named))
+                    outputs += (a for a in found if a.requires_grad)
         if outputs:
             torch.autograd.backward(outputs, [torch.ones_like(a) for a in outputs])
 
-    def _record(self, network: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._calls.append((network, _constant(inputs), torch.is_grad_enabled()))
+    def _record(self, network: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
+        grad = torch.is_grad_enabled()
+        self._calls.append((network, _constant(inputs), _constant(named), grad))
 
 
 def _networks(model: nn.Module) -> Iterator[nn.Module]:
@@ -76,6 +82,8 @@ def _constant(value: Any) -> Any:
         return value.detach().clone().requires_grad_(value.requires_grad)
     if isinstance(value, tuple | list):
         return tuple(map(_constant, value))
+    if isinstance(value, dict):
+        return {name: _constant(part) for name, part in value.items()}
     return value
 
 

@@ -385,9 +385,10 @@ def _size(inspection: Inspection, preset: str) -> tuple[int, str]:
         return min(largest, 64), reason
     first_decile = areas[len(areas) // 10].item()
     needed = math.sqrt(_MIN_OBJECT_AREA / first_decile)
-    # experts whose networks are for larger images draw nothing smaller
+    size = min(next((s for s in SIZES if s >= needed), SIZES[-1]), largest)
     own_size = presets.PRESETS[preset][1].model.size
-    size = min(next((s for s in SIZES if s >= max(needed, own_size)), SIZES[-1]), largest)
+    if size < own_size <= largest and own_size in SIZES:
+        return own_size, f"that of the preset; {size} would do for the objects' areas"
     pixels = round(first_decile * size * size)
     return size, f"90% of the objects cover at least {pixels} pixels"
 

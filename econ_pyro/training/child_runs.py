@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -24,7 +24,7 @@ MAX_SEEDS = 10_000
 """Maximum number of seeds in a range."""
 OWN = ("--run", "--resume", "--overwrite", "--until", "--dry-run", "--seed", "--help", "-h")
 """Options of ``svi_train.py`` that are set for each run, or train nothing."""
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
+STOPPED = [sign for s in stopping.SIGNALS for sign in (128 + s, -s)]
 """Exit statuses of a script that was stopped."""
 
 
@@ -70,40 +70,46 @@ class ChildProcesses:
 
     def run_all(
         self, tasks: Mapping[str, Callable[[], Result]], jobs: int, tolerant: bool = False
-    ) -> dict[str, Result | None]:
+    ) -> dict[str, Result]:
         """Run tasks that call children, several at a time.
 
         Args:
             tasks: the tasks, by the names that errors are reported with.
             jobs: number of tasks at a time.
-            tolerant: whether a task whose child fails is reported, and has no result; else it
-                stops those that have not begun.
+            tolerant: whether a task whose child fails is reported, and has no result; else those
+                that have not begun by then do not begin.
 
         Returns:
-            The result of each task.
+            The results, in the order of the tasks, without those of children that failed.
 
         Raises:
             EconError: a task failed.
+            Stopped: a signal arrived. Children were told to stop, and have ended.
         """
+        results = dict[str, Result]()
 
-        def result(name: str) -> Result | None:
+        def run(name: str) -> None:
             try:
-                return tasks[name]()
+                results[name] = tasks[name]()
             except ChildError as error:
                 if not tolerant:
                     raise
                 print(f"warning: {name}: {error}", file=sys.stderr, flush=True)
-                return None
 
         with ThreadPoolExecutor(jobs) as pool:
-            futures = {name: pool.submit(result, name) for name in tasks}
             try:
-                return {name: future.result() for name, future in futures.items()}
+                ended, _ = wait([pool.submit(run, name) for name in tasks], None, FIRST_EXCEPTION)
+                for future in ended:
+                    future.result()
             except BaseException as error:
                 pool.shutdown(wait=False, cancel_futures=True)
-                if isinstance(error, KeyboardInterrupt):
-                    self.stop()
-                raise
+                if not isinstance(error, KeyboardInterrupt):
+                    raise
+                self.stop()
+                signum = getattr(error, "signum", signal.SIGINT)
+                text = "stopped: the same command goes on with what has been trained"
+                raise stopping.Stopped(signum, text) from None
+        return {name: results[name] for name in tasks if name in results}
 
     def stop(self) -> None:
         """Terminate all processes."""

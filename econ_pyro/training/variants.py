@@ -55,8 +55,7 @@ _PUBLISHED = {
     "as published": "",
     "Adam with 2e-3, cosine": "--train.lr 2e-3 --train.schedule.kind cosine",
 }
-# of uniquely coloured objects, the published experts have two latents: fewer than the background
-# has channels
+# with the published two latents, the background's expert cannot encode a colour of three channels
 _THIRD_LATENT = {"three latents": "--model.expert.latents.dim 3"}
 _LADDER = {
     "He initialisation": "--model.expert.kaiming",

@@ -140,7 +140,7 @@ def test_textures_of_many_colours_are_told_from_patterns(tmp_path):
         advice = advise(inspect(tmp_path / "a.npz", "crop", N), "crop")
         assert f"svi_train.py {preset} " in advice.command and not words(advice)
         assert "latents.angle" not in advice.command
-    assert advice.size == 64  # the networks of freedoom are for no smaller images
+    assert advice.size == 64 and "that of the preset; 32 would do" in advice.reasons[0]
     np.save(tmp_path / "a.npy", (image * 255).round().byte().permute(0, 2, 3, 1).numpy())
     without_truth = advise(inspect(tmp_path / "a.npy", "crop", N), "crop")
     assert "svi_train.py freedoom " in without_truth.command

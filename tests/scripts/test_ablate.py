@@ -65,7 +65,10 @@ def test_variants_are_trained_once_and_compared(variants, tmp_path, capsys):
             file.unlink()
     script("ablate", *options, "--read")
     assert capsys.readouterr().out.splitlines()[2:] == rows and len(called) == 12
-    assert "complete runs" in fails(capsys, "ablate", path, "--read", "--out", tmp_path / "none")
+    script("ablate", *options, "--n", 9, "--read")  # evaluated on others
+    assert "| All of it | 0 of 2 (2 without scores) | - |" in capsys.readouterr().out
+    assert (out / "table.md").read_text().splitlines()[2:] == rows
+    assert "got none" in fails(capsys, "ablate", path, "--read", "--out", tmp_path / "none")
     unknown = fails(capsys, "ablate", *options, "--only", "no whitenin")
     assert "did you mean no whitening" in unknown
 
@@ -111,8 +114,8 @@ def test_a_run_that_fails_counts_and_the_others_go_on(variants, tmp_path, capsys
     error = fails(capsys, "ablate", path, "--seeds", "1", "--n", 8, "--out", tmp_path / "out")
     assert error == "error: expected 2 runs to end well, got 1 failures: diverges-seed-1"
     rows = (tmp_path / "out" / "table.md").read_text().splitlines()[2:]
-    assert rows[0].startswith("| diverges | 0 of 1 (1 failed) | - | - |")
-    assert rows[1].startswith("| all of it | 0 of 1 | ") and "failed" not in rows[1]
+    assert rows[0].startswith("| diverges | 0 of 1 (1 without scores) | - | - |")
+    assert rows[1].startswith("| all of it | 0 of 1 | ")
     assert ("svi_train", "all-of-it-seed-1") in called
 
 
@@ -141,5 +144,5 @@ def test_table_counts_successes():
     bad = {**good, "amodal_iou": 0.5}
     lines = table({"one": {0: good, 1: bad, 2: {}}}).splitlines()
     assert lines[0].startswith("| variant | success | ARI | ARI-FG | visible IoU | amodal IoU |")
-    row = "| one | 1 of 3 (1 failed) | not defined | 0.990 (0.990 to 0.990) | not defined | 0.725 "
+    row = "| one | 1 of 3 (1 without scores) | not defined | 0.990 (0.990 to 0.990) | not defined "
     assert lines[2].startswith(row)

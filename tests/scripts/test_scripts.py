@@ -17,7 +17,7 @@ from PIL import Image
 import econ_pyro
 from econ_pyro import cli, presets
 from econ_pyro.accel.timing import count_flops, time_interleaved
-from econ_pyro.config import to_dict
+from econ_pyro.config import FORMAT, to_dict
 from econ_pyro.evaluation.baselines import SEGMENTATIONS
 from econ_pyro.evaluation.evaluate import CORRUPTIONS
 from econ_pyro.io.layer_files import write_image
@@ -528,7 +528,7 @@ def benchmarked(monkeypatch, tmp_path, tiny):
     return call
 
 
-def test_benchmark_of_systems(benchmarked, capsys, monkeypatch):
+def test_benchmark_of_systems(benchmarked, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "_start", lambda preset, device: 1.0)
     figures = benchmarked("monet", "--beside", "mrbm", "quick", "--train.batch", 3)
     rows = figures["systems"]
@@ -541,6 +541,13 @@ def test_benchmark_of_systems(benchmarked, capsys, monkeypatch):
     assert "| mrbm | " in printed and "batch 3\n" in printed
     assert "presets that find regions" in fails(capsys, "benchmark", "true-regions")
     assert "true-regions" in fails(capsys, "benchmark", "monet", "--beside", "true-regions")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        config = json.dumps({"format": FORMAT, "config": to_dict(SYSTEMS["monet"])})
+        (tmp_path / name / "config.json").write_text(config)
+    files = [tmp_path / name / "config.json" for name in ("a", "b")]
+    assert "of different names" in fails(capsys, "benchmark", "monet", "--beside", *files)
+    assert "of different names" in fails(capsys, "table1", "--systems", *files)
     assert "for --scaling, got monet" in fails(capsys, "benchmark", "monet", "--scaling")
 
 

@@ -195,7 +195,7 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path):
         training_curves.training_curves(ROWS, tmp_path / "curves.jpg")
 
 
-def test_the_first_experts_have_different_colours():
+def test_experts_have_different_colours():
     colours = [panels.expert_colour(k) for k in range(25)]
     assert tuple(colours[:8]) == panels.PALETTE and colours[24] == colours[0]
     apart = np.abs(np.array(colours[:24])[:, None] - np.array(colours[:24])).sum(2)
