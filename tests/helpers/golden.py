@@ -43,6 +43,7 @@ SLOW = {"learnt-random-colours": 16}
 # these presets have other numbers than their neighbour, but no other code
 ALIKE = (
     "paper-unique-colours-swapped",
+    "paper-unique-colours-tuned",
     "paper-random-colours",
     "multi-dsprites-coloured",
     "turned-random-colours",

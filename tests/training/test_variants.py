@@ -5,7 +5,7 @@ import json
 import pytest
 
 from econ_pyro import presets
-from econ_pyro.cli import of_preset
+from econ_pyro.cli import config_of, of_preset
 from econ_pyro.errors import EconError
 from econ_pyro.scripts.svi_train import TrainArgs
 from econ_pyro.training.variants import BUILT_IN, Variants, parse, read_variants
@@ -101,3 +101,10 @@ def test_a_ladder_leads_from_the_paper_to_learnt_attention(data):
         assert (last.model, last.train, last.teaching, last.augment) == (
             learnt.model, learnt.train, learnt.teaching, learnt.augment
         )  # fmt: skip
+
+
+def test_the_tuned_preset_of_the_paper_is_a_rung():
+    options = read_variants("ladder-unique-colours").variants["refined regions"]
+    tuned = presets.PRESETS["paper-unique-colours-tuned"][1]
+    rung = parsed("paper-unique-colours", [*options, "--train.steps", str(tuned.train.steps)])
+    assert config_of(rung) == tuned
