@@ -183,7 +183,8 @@ with stopping.defer_signals() as request:
             raise SystemExit(128 + request.signum)
 """
 PARENT = """
-import pathlib, sys
+import pathlib, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from econ_pyro import cli
 from econ_pyro.training.child_runs import ChildProcesses
 folder = pathlib.Path(sys.argv[1])
