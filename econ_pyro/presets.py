@@ -545,7 +545,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         _paper(2, 4, beta=0.52, gamma=9.54, lam=1.0),
     ),
     "paper-unique-colours-tuned": (
-        "Fig. 1 by the paper's networks, halved, without seeds or teacher, trained in another way.",
+        "Fig. 1 by the paper's networks, halved; no seeds, no teacher, trained in another way.",
         _TUNED,
     ),
     "paper-random-colours": (
