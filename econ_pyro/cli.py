@@ -146,11 +146,10 @@ def labelled(names: Sequence[str]) -> dict[str, str]:
     """Presets by their labels, each once.
 
     Raises:
-        EconError: two have the same label, or there is no such preset.
+        EconError: two have the same label.
     """
     found = dict[str, str]()
     for preset in names:
-        check_preset(preset)
         if found.setdefault(label(preset), preset) != preset:
             raise EconError(
                 "presets of different names",

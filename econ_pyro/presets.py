@@ -8,6 +8,7 @@ from econ_pyro.config import (
     AugmentConfig,
     Config,
     CosineSchedule,
+    NoTeaching,
     ObjectiveConfig,
     RecipeConfig,
     TeachingConfig,
@@ -264,35 +265,20 @@ def _paper(latents: int, layers: int, beta: float, gamma: float, lam: float) -> 
 
 
 # the rung "refined regions" of the ladder in training/variants.py, for more steps
-_TUNED = Config(
-    model=EconConfig(
+_TUNED = replace(
+    _LEARNT,
+    model=replace(
+        _TAUGHT,
         expert=ExpertConfig(
             latents=FreeLatents(dim=3),  # the background's colour has as many
             layers=4,
             features=16,
-            attention=UNetAttention(channels=(16, 32, 32, 32)),
+            attention=_TAUGHT.expert.attention,
             kaiming=True,
         ),
-        competition=SavingsOptions(
-            lam=1.0,
-            temperature=2.0,
-            temperature_end=1.0,
-            temperature_until="60%",
-            refine=True,
-            refine_rounds=3,
-        ),
     ),
-    objective=ObjectiveConfig(1.0, 0.5, gamma_end=1.0, gamma_until="60%"),
-    train=TrainConfig(steps=6000, batch=16, lr=2e-3, schedule=CosineSchedule()),
-    recipe=RecipeConfig(
-        load_balancing=3.0,
-        load_balancing_limit=300.0,
-        load_balancing_until="35%",
-        restart_below=0.2,
-        restart_until="100%",
-        occlusion=0.5,
-        whitening=True,
-    ),
+    train=replace(_TRAIN, steps=6000),
+    teaching=NoTeaching(),
 )
 
 

@@ -38,6 +38,11 @@ class Stopped(KeyboardInterrupt):
         return 128 + self.signum
 
 
+def signum_of(stop: KeyboardInterrupt) -> int:
+    """Number of the signal that stopped a program; Python's own interrupt is of SIGINT."""
+    return stop.signum if isinstance(stop, Stopped) else signal.SIGINT
+
+
 class StopRequest:
     """Records the first signal, so that a loop can stop between two iterations.
 

@@ -81,12 +81,12 @@ def main(args: Sequence[str] | None = None) -> None:
     is_econ = isinstance(config.model, EconConfig)
     if parsed.scaling and not is_econ:
         raise EconError("a preset with experts, for --scaling", parsed.preset)
-    names = cli.labelled([parsed.preset, *parsed.beside])
-    systems = {label: cli.preset_config(preset) for label, preset in names.items()}
-    for label, own in systems.items():
-        train = replace(own.train, batch=config.train.batch)
-        systems[label] = replace(own, train=train, amp=config.amp)
-    systems[cli.label(parsed.preset)] = config
+    systems = {cli.label(parsed.preset): config}
+    for label, preset in cli.labelled([parsed.preset, *parsed.beside]).items():
+        if label not in systems:
+            own = cli.preset_config(preset)
+            train = replace(own.train, batch=config.train.batch)
+            systems[label] = replace(own, train=train, amp=config.amp)
     for name, own in systems.items():
         if own.gt_masks:
             raise EconError("presets that find regions", f"{name}, which is given true ones")

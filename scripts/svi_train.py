@@ -145,9 +145,8 @@ def main(args: Sequence[str] | None = None) -> None:
             try:
                 _report(trainer, run, valid, reason)
             except KeyboardInterrupt as stop:
-                number = getattr(stop, "signum", signal.SIGINT)
                 text = f"stopped after the last step: for figures and scores, {go_on}"
-                raise stopping.Stopped(number, text) from None
+                raise stopping.Stopped(stopping.signum_of(stop), text) from None
 
 
 def _trainer(

@@ -19,6 +19,7 @@ import tyro
 
 from econ_pyro import cli, errors
 from econ_pyro.accel import cpu_cores
+from econ_pyro.config import Config
 from econ_pyro.errors import EconError
 from econ_pyro.evaluation.table1 import PARTS, Measurements, Numbers, Part, RunFolder
 from econ_pyro.files import storage
@@ -90,8 +91,9 @@ def main(args: Sequence[str] | None = None) -> None:
         errors.check_positive(f"--{name}", getattr(parsed, name))
     budget, wanted_seeds = Budget.of(parsed), child_runs.parse_seeds(parsed.seeds)
     systems, kinds = cli.labelled(parsed.systems), dict.fromkeys(parsed.data)
+    configs = {label: cli.preset_config(preset) for label, preset in systems.items()}
     wanted = [Run(s, d, seed) for d in kinds for s in systems for seed in wanted_seeds]
-    failed = [] if parsed.read else _train(parsed, budget, wanted, systems)
+    failed = [] if parsed.read else _train(parsed, budget, wanted, systems, configs)
     runs = _runs(parsed, wanted)
     if not runs:
         raise EconError(f"runs of {', '.join(systems)} in {parsed.out}", "none")
@@ -157,10 +159,15 @@ class Run:
         return f"{self.system}-{self.data}-seed-{self.seed}"
 
 
-def _train(args: Args, budget: Budget, runs: Sequence[Run], systems: dict[str, str]) -> list[str]:
+def _train(
+    args: Args,
+    budget: Budget,
+    runs: Sequence[Run],
+    systems: dict[str, str],
+    configs: dict[str, Config],
+) -> list[str]:
     """Train what is not complete; the names of the runs that failed."""
     wanted = dict[str, SeedRun]()
-    configs = {label: cli.preset_config(preset) for label, preset in systems.items()}
     for run in runs:
         preset = systems[run.system]
         options = ["--scenes.kind", run.data, *budget.options, "--train.batch", str(args.batch)]

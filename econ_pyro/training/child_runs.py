@@ -106,9 +106,8 @@ class ChildProcesses:
                 if not isinstance(error, KeyboardInterrupt):
                     raise
                 self.stop()
-                signum = getattr(error, "signum", signal.SIGINT)
                 text = "stopped: the same command goes on with what has been trained"
-                raise stopping.Stopped(signum, text) from None
+                raise stopping.Stopped(stopping.signum_of(error), text) from None
         return {name: results[name] for name in tasks if name in results}
 
     def stop(self) -> None:

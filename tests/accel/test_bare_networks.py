@@ -61,7 +61,7 @@ def test_gradients_are_those_of_the_sums_of_all_outputs():
     torch.testing.assert_close(found, cell.linear.weight.grad)
 
 
-# gradients within IODINE's steps, and what is tried for each pair of slots, are not its networks
+# IODINE takes gradients within a step, and products of slots and pixels are no network
 @pytest.mark.parametrize(
     ("kind", "share"),
     [("monet", 0.98), ("genesis", 0.98), ("genesis-v2", 0.95), ("slot-attention", 0.9),

@@ -647,3 +647,7 @@ def test_composer_of_bad_addresses(tmp_path, capsys):
 @pytest.mark.needs("gradio")
 def test_composer_of_no_run(tmp_path, capsys):
     assert "train one" in fails(capsys, "composer", tmp_path)  # the rest: tests/ui/test_page.py
+
+
+def test_either_spelling_names_a_preset():
+    assert cli.preset_config("random-colors") is presets.PRESETS["random-colours"][1]

@@ -130,3 +130,8 @@ def test_budgets_stand_side_by_side(tmp_path, systems, here, capsys):
     assert "the configuration of" in fails(capsys, "table1", *other)
     assert "above 0, got -1" in fails(capsys, "table1", *options, "--minutes", -1)
     assert "one budget" in fails(capsys, "table1", *options, "--steps", 2, "--minutes", 1)
+
+
+def test_unknown_systems_are_refused_also_if_nothing_is_trained(tmp_path, capsys):
+    options = ["--systems", "monett", "--read", "--out", tmp_path]
+    assert "a preset among" in fails(capsys, "table1", *options)
