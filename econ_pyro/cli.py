@@ -84,8 +84,8 @@ def of_preset(
             configuration has no such option.
     """
     given = list(sys.argv[1:] if args is None else args)
-    if given and given[0] in presets.ALIASES:
-        given[0] = presets.ALIASES[given[0]]
+    if given:
+        given[0] = presets.in_full(given[0])
     known = dict(named or presets.PRESETS)
     data: dict[str, Any] = {}
     if given and is_preset_file(given[0]):
@@ -137,7 +137,7 @@ def preset_config(preset: str) -> Config:
     """The configuration of a preset, by its name or file; errors as of :func:`check_preset`."""
     if is_preset_file(preset):
         return read_config_file(Path(preset)).config
-    name = presets.ALIASES.get(preset, preset)
+    name = presets.in_full(preset)
     errors.check_choice("a preset", name, presets.PRESETS)
     return presets.PRESETS[name][1]
 

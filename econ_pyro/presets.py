@@ -83,9 +83,11 @@ _SAVINGS = SavingsOptions(
     refine=True,
     refine_rounds=3,
 )
+# what is not even in colour is a pattern, unless two objects are likelier
+_PATTERNS = replace(_SAVINGS, layer_covariance=0.01, covariance_floor=0.04, refine_twice=True)
 _TAUGHT = EconConfig(
     expert=replace(_EXPERT, attention=UNetAttention(channels=(16, 32, 32, 32))),
-    competition=_SAVINGS,
+    competition=_PATTERNS,
 )
 _TEACHING = TeachingConfig(seeds_until="60%", recomposed=0.5)
 _LEARNT = Config(
@@ -269,6 +271,7 @@ _TUNED = replace(
     _LEARNT,
     model=replace(
         _TAUGHT,
+        competition=_SAVINGS,
         expert=ExpertConfig(
             latents=FreeLatents(dim=3),  # the background's colour has as many
             layers=4,
@@ -301,8 +304,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
         replace(
             _LEARNT,
             scenes=SceneConfig(kind="random-colours"),
-            model=replace(_TAUGHT, competition=replace(_SAVINGS, refine_rounds=6, outliers=0.002)),
-            train=replace(_LEARNT.train, steps=5000),
+            model=replace(
+                _TAUGHT,
+                competition=replace(_PATTERNS, refine_rounds=6, outliers=0.002),
+            ),
+            train=replace(_LEARNT.train, steps=3500),
             # a step with seeds takes a quarter of the time of one without
             teaching=replace(_TEACHING, seeds_until="80%", recoloured=0.5, leftovers=0.4),
             augment=_CORRUPTED,
@@ -543,3 +549,8 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
 }
 ALIASES = {name.replace("colour", "color"): name for name in PRESETS if "colour" in name}
+
+
+def in_full(name: str) -> str:
+    """The name of a preset in :data:`PRESETS`; other names stay as they are."""
+    return ALIASES.get(name, name)

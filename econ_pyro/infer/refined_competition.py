@@ -5,6 +5,10 @@ stands too far in front is drawn as small as its region, as nothing is thought t
 drawn it is likeliest in front. So each layer is explained once more as if all the others hid it
 (:func:`move_behind`).
 
+Where layers have covariances, one layer with a pattern may take two objects before there is a
+second layer for the other, and nothing divides it again. Layers that were refined without
+covariances at first, and with them then, end in another optimum; the better one is kept.
+
 A part of the ground that is lighter or darker than the rest saves nats as a layer of its own. If
 attention has learnt to group pixels, it knows better, and the layer is merged with the background
 (:func:`merge_with_background`).
@@ -12,12 +16,14 @@ attention has learnt to group pixels, it knows better, and the layer is merged w
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from econ_pyro.core.distributions import PixelNoise
 from econ_pyro.core.pixel_features import like_last
 from econ_pyro.core.selection import Draws, Selection
 from econ_pyro.infer.competition import Competition, Contest, propose
@@ -41,6 +47,8 @@ class Refined(Competition):
         mixture: what the pixels are.
         divide: whether objects of one colour that touch are divided anew.
         merge: whether what is like the background in the guide's features goes to it.
+        twice: where layers have covariances, whether to refine from a second start, too, whose
+            layers are refined without them first; what makes an image likelier is kept.
     """
 
     inner: Competition | None = None
@@ -49,6 +57,7 @@ class Refined(Competition):
     mixture: Mixture = PLAIN
     divide: bool = False
     merge: bool = False
+    twice: bool = False
 
     @classmethod
     def of(cls, inner: Competition, **options: Any) -> Refined:
@@ -77,25 +86,62 @@ class Refined(Competition):
     ) -> Decomposition:
         """The winners' explanation, refined."""
         d, noise = self.contest(model, guide, x, draws, evidence)
-        oracle = OracleCompetition(self.num_slots, self.lam, self.temperature)
         draws = draws._replace(noise=noise)
         weight = self.mixture.feature_weight
         features = guide.pixel_features(x) if weight or self.merge else None
         mixture = replace(self.mixture, features=features if weight else None)
-        how = (mixture, self.steps)
-        d = refine_rounds(model, guide, d, draws, oracle, self.rounds, *how)
-        if self.divide:
-            d = divide_again(model, guide, d, self.lam, self.mixture)
-            d = refine(model, guide, d, draws, oracle, *how)
-        d = move_behind(model, guide, d, draws, self.lam, mixture)
+        found = self._refined(model, guide, d, draws, mixture, self.rounds)
+        if self.twice and mixture.covariance:
+            even = replace(mixture, covariance=0.0)
+            other = self._refined(model, guide, d, draws, even, self.rounds)
+            other = self._refined(model, guide, other, draws, mixture, math.ceil(self.rounds / 2))
+            found = likelier(other, found, model.pixel_noise, mixture)
         if self.merge and features is not None:
-            d = merge_with_background(model, d, features)
-        return d
+            found = merge_with_background(model, found, features)
+        return found
+
+    def _refined(
+        self,
+        model: Model,
+        guide: Any,
+        d: Decomposition,
+        draws: Draws,
+        mixture: Mixture,
+        rounds: int,
+    ) -> Decomposition:
+        """The local optimum that so many rounds from ``d`` end in."""
+        oracle = OracleCompetition(self.num_slots, self.lam, self.temperature)
+        how = (mixture, self.steps)
+        d = refine_rounds(model, guide, d, draws, oracle, rounds, *how)
+        if self.divide:
+            d = divide_again(model, guide, d, self.lam, replace(mixture, features=None))
+            d = refine(model, guide, d, draws, oracle, *how)
+        return move_behind(model, guide, d, draws, self.lam, mixture)
 
     def _inner(self) -> Competition:
         """The competition within, at this one's temperature and with its bias."""
         assert self.inner is not None
         return replace(self.inner, temperature=self.temperature, expert_bias=self.expert_bias)
+
+
+@torch.no_grad()
+def likelier(
+    other: Decomposition, d: Decomposition, noise: PixelNoise, mixture: Mixture = PLAIN
+) -> Decomposition:
+    """The other layers of each image where they make it likelier, else ``d``'s.
+
+    Args:
+        other: refined layers.
+        d: refined layers of the same images.
+        noise: of the pixels.
+        mixture: what the pixels are.
+    """
+    better = _evidence(other, noise, mixture) > _evidence(d, noise, mixture) + MARGIN
+    return other.where(better[:, None].expand_as(d.k), d)
+
+
+def _evidence(d: Decomposition, noise: PixelNoise, mixture: Mixture) -> Tensor:
+    return log_evidence(d, d.area > 0, noise, mixture)
 
 
 @torch.no_grad()
@@ -125,7 +171,7 @@ def move_behind(
     """
     slots = d.k.shape[1]
     index = torch.arange(slots, device=d.k.device)
-    likely = log_evidence(d, d.area > 0, model.pixel_noise, mixture)
+    likely = _evidence(d, model.pixel_noise, mixture)
     for t in reversed(range(slots - 1)):  # those that move back have had their turn
         r = d.region[:, t]
         s = (r + d.region[:, -1]).clamp(max=1)

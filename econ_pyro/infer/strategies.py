@@ -64,4 +64,5 @@ def decomposition_of(config: Config, slots: int, evidence: bool, refine: bool) -
         ),
         divide=options.refine_division,
         merge=options.refine_merging,
+        twice=options.refine_twice,
     )

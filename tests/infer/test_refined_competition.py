@@ -15,10 +15,16 @@ from econ_pyro.infer.competition import GreedyCompetition
 from econ_pyro.infer.decomposition import Decomposition
 from econ_pyro.infer.elbo import Terms
 from econ_pyro.infer.joint_competition import JointCompetition
-from econ_pyro.infer.mixture import Mixture
+from econ_pyro.infer.mixture import Mixture, log_evidence
 from econ_pyro.infer.oracle_competition import OracleCompetition
 from econ_pyro.infer.refined_competition import Refined, merge_with_background, move_behind
-from econ_pyro.infer.refinement import e_step, fill_spare, in_their_scopes, refine
+from econ_pyro.infer.refinement import (
+    e_step,
+    fill_spare,
+    in_their_scopes,
+    refine,
+    refine_rounds,
+)
 from helpers.selections import draws_of, same_layers
 from helpers.trainers import changed, seeded_tiny
 
@@ -113,6 +119,43 @@ def test_rounds_of_refinement_one_by_one(make_pq, rounds, outliers):
     assert same_layers(found, expected) and torch.equal(found.terms.x, expected.terms.x)
     if outliers:
         assert not torch.equal(found.region, by_hand(0.0, outliers).region)
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_refined_twice_is_the_likelier_of_both_in_each_image(make_pq, rounds):
+    """From layers that were refined without covariances and then with them, and from others."""
+    images = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(6)).double()
+    model, guide = make_pq()
+    noise = torch.randn(12, 3, 2, generator=torch.Generator().manual_seed(7)).double()
+    inner, draws = GreedyCompetition(3, 0.7, 0.0), draws_of(noise)
+    oracle = OracleCompetition(num_slots=3, lam=0.7, temperature=0.0)
+    even, mixture = Mixture(0.01), Mixture(0.01, covariance=0.1)
+
+    def refined(d, mixture, rounds):
+        d = refine_rounds(model, guide, d, draws, oracle, rounds, mixture)
+        return move_behind(model, guide, d, draws, 0.7, mixture)
+
+    def evidence(d):
+        return log_evidence(d, d.area > 0, PIXEL_NOISE, mixture)
+
+    d = inner.decompose(model, guide, images, draws=draws)
+    once = refined(d, mixture, rounds)
+    other = refined(refined(d, even, rounds), mixture, {1: 1, 3: 2}[rounds])
+    options = {"rounds": rounds, "twice": True}
+    found = Refined.of(inner, mixture=mixture, **options).decompose(
+        model, guide, images, draws=draws
+    )
+    better = evidence(other) > evidence(once)
+    assert better.any() and not better.all()
+    for b in range(12):
+        assert same_layers(found[b : b + 1], (other if better[b] else once)[b : b + 1])
+    plain = [
+        Refined.of(inner, mixture=even, rounds=rounds, twice=twice).decompose(
+            model, guide, images, draws=draws
+        )
+        for twice in (False, True)
+    ]
+    assert same_layers(*plain)  # there is nothing to leave out at first
 
 
 FRONT, BACK = (slice(4, 12), slice(4, 12)), (slice(2, 14), slice(9, 15))  # rows and columns
