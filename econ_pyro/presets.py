@@ -83,11 +83,9 @@ _SAVINGS = SavingsOptions(
     refine=True,
     refine_rounds=3,
 )
-# what is not even in colour is a pattern, unless two objects are likelier
-_PATTERNS = replace(_SAVINGS, layer_covariance=0.01, covariance_floor=0.04, refine_twice=True)
 _TAUGHT = EconConfig(
     expert=replace(_EXPERT, attention=UNetAttention(channels=(16, 32, 32, 32))),
-    competition=_PATTERNS,
+    competition=_SAVINGS,
 )
 _TEACHING = TeachingConfig(seeds_until="60%", recomposed=0.5)
 _LEARNT = Config(
@@ -271,7 +269,6 @@ _TUNED = replace(
     _LEARNT,
     model=replace(
         _TAUGHT,
-        competition=_SAVINGS,
         expert=ExpertConfig(
             latents=FreeLatents(dim=3),  # the background's colour has as many
             layers=4,
@@ -306,7 +303,15 @@ PRESETS: dict[str, tuple[str, Config]] = {
             scenes=SceneConfig(kind="random-colours"),
             model=replace(
                 _TAUGHT,
-                competition=replace(_PATTERNS, refine_rounds=6, outliers=0.002),
+                competition=replace(
+                    _SAVINGS,
+                    refine_rounds=6,
+                    outliers=0.002,
+                    # what is not even in colour is a pattern, unless two objects are likelier
+                    layer_covariance=0.01,
+                    covariance_floor=0.04,
+                    refine_twice=True,
+                ),
             ),
             train=replace(_LEARNT.train, steps=3500),
             # a step with seeds takes a quarter of the time of one without

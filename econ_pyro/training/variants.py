@@ -77,8 +77,6 @@ _LADDER = {
     "--model.expert.latents.reach 0.7 --model.expert.latents.shape-dim 2 --model.expert.layers 3 "
     "--model.expert.no-kaiming",
     "seeds as the first teacher": "--teaching.start 5% --teaching.seeds-until 60%",
-    "covariances of layers": "--model.competition.layer-covariance 0.01 "
-    "--model.competition.covariance-floor 0.04 --model.competition.refine-twice",
 }
 BUILT_IN: dict[str, dict[str, Any]] = {
     f"ladder-{data}": {
