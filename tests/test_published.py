@@ -34,7 +34,8 @@ def measured(request):
     name = request.param
     econ = load(name)
     published = json.loads((SHIPPED / name / "evaluation.json").read_text())["held-out"]
-    scenes = N // 2 if name in LEARNT else N
+    # refinement takes its time; but where one scene in fifty lacks an object, 32 may have none
+    scenes = N if name in (*SEEDED, "learnt-random-colours") else N // 2
     source = GeneratedScenes(econ.config.scenes, HELD_OUT, scenes, "valid")
     return name, econ, source, published, evaluate(econ, source)
 
